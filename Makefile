@@ -13,7 +13,7 @@ TOOLS    = openssl:openssl ssh-keygen:openssh-client curl:curl nmap:nmap \
            spin:spin \
            ip:iproute2 gcc:build-essential
 # What takes longest goes first, so that it does not run alone at the end.
-ALL      = ./internal/systest ./cmd/... ./internal/cli/... ./internal/dev/... ./...
+ALL      = ./internal/systest ./cmd/... ./internal/cli/devcmd ./...
 # nitro and nvidia keep nothing between calls, so the race detector has nothing to see there.
 RACE     = ./internal/systest ./internal/... ./attest ./attest/soft ./attest/dcap ./attest/snp ./attest/tpm ./identity ./policy/... ./unit ./client
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0

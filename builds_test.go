@@ -48,6 +48,15 @@ func TestBuildsElsewhere(t *testing.T) {
 	}
 }
 
+// TestClientCommandsElsewhere: the commands of clients build on the systems that people
+// have at their desks.
+func TestClientCommandsElsewhere(t *testing.T) {
+	skipCrossBuilds(t)
+	for _, system := range []string{"darwin/arm64", "windows/amd64"} {
+		t.Run(system, func(t *testing.T) { crossBuild(t, system, "./internal/cli/clientcmd") })
+	}
+}
+
 // TestClientRefusesTLS: on js/wasm, where no handshake calls VerifyConnection, package
 // client opens no TLS connection.
 func TestClientRefusesTLS(t *testing.T) {

@@ -6,8 +6,8 @@
 // A task is a program, known by its reference values (its code hash on each
 // platform). A unit is one running replica of a task inside a TEE. The authority
 // is the trusted certificate generator, itself in a TEE: it appraises a unit's
-// evidence, matches it with the policy that owners signed k-of-n, and answers
-// with a certificate report. A client pins one value, the genesis digest of the
+// evidence, matches it with the policy that owners signed k-of-n, and returns a
+// certificate report. A client pins one value, the genesis digest of the
 // policy history, and can check everything from there.
 //
 // # Trust boundary
@@ -17,12 +17,21 @@
 // the network, hosts, the authority's operator and database, and any proxy
 // between. The long form is docs/threat-model.md.
 //
-// # The flows
+// # Three flows
+//
+// A unit gets its certificate report, a client's request runs in a unit, and owners
+// change policy; ⇒ crosses the network. house_test.go finds each name in the code.
+//
+//	unit.Start → attest.Attester.Attest ⇒ authority.Authority.certify → attest.Verifier.Appraise → policy.Approved.Admit → identity.Issuer.UnitLeaf
+//	channelhttp.Transport.RoundTrip → channel.Session.NewRequest ⇒ manager.gateway.forward ⇒ channel.Host.Open → channelhttp.Server.ServeHTTP → channel.ServerRequest.Responder
+//	policyfile.Parse → sshsig.Sign ⇒ history.History.Propose → policy.Approved.Next → store.Store.Append → history.History.install
+//
+// # The flows in full
 //
 // A unit obtains its certificate report:
 //
 //	unit.Start → (*Unit).renew → api.Authority.Challenge ⇒ authority.challenge
-//	  → attest.Bind → Attester.Attest → api.Authority.Certify ⇒ authority.certify
+//	  → attest.BindReportData → Attester.Attest → api.Authority.Certify ⇒ authority.certify
 //	      → collateral.Endorse → attest.Verifier.Appraise → policy.Approved.Admit → identity.Issuer
 //	      → store.Record → sign, seal
 //	  → identity.Check → serve
@@ -36,7 +45,7 @@
 // A user opens a session with one unit, and talks to the whole cluster:
 //
 //	client.Open → channelhttp.Transport ⇒ manager's gateway ⇒ channel.Host.Accept (unit A)
-//	  → channelhttp.Relay.Push → bus ⇒ manager's relay ⇒ channel.Host.Join (unit B)
+//	  → channelhttp.Relay.Push → bus ⇒ manager's relay ⇒ channel.Host.ImportSession (unit B)
 //	(*client.Channel).RoundTrip → channel.Session.NewRequest ⇒ manager's gateway
 //	  ⇒ channel.Host.Open (unit B) → http.Handler → channel.Responder
 //
@@ -48,7 +57,7 @@
 // Founders make a domain:
 //
 //	cohort authority init --draft → sealed.Init → founding.MakeRoot → store
-//	cohort policy sign --init → founding.Founder.Check → policy.Draft.Fill → sign
+//	cohort policy sign --init → founding.Founder.Check → policydraft.Draft.Fill → sign
 //	  (and before, where a key is bound by a credential: authority init --open → founding.OpenChallenge)
 //
 // Owners change policy:
@@ -60,7 +69,7 @@
 //
 //	(*Authority).snapshot → groupRoots → Roster.AdmitAuthority → store (first row stays)
 //	cohort group approve ⇒ authority.groupRoot → attest.Verifier.Appraise, Roster.AdmitAuthority
-//	  → sign ⇒ history.AddStatement → policy.Approved.Next → policy.Pact
+//	  → sign ⇒ history.AddStatement → policy.Approved.Next → policy.GroupState
 //	policy.Approved.AdmitMember → identity.Issuer → identity.Check
 //
 // Owners keep a backup of the root, and bring it back on another machine:
@@ -95,6 +104,7 @@
 //	   internal/retry            how long a caller waits before it tries again
 //	   internal/cli/tree         prints facts for people, each below the one it belongs to
 //	   internal/queue            a heap whose items can be removed from wherever they are
+//	   internal/der              writes ASN.1 elements, of which certificates are made
 //	   internal/loopback         addresses for the servers that tests start; tests only
 //	   attest/internal/closed    keeps the set of appraisers closed
 //	1  attest                    Evidence in, Attestation Result out
@@ -106,6 +116,7 @@
 //	   internal/chunk            a message as encrypted chunks, in order and to its end
 //	   attest/internal/pki       how vendors vouch by certificates: chains, revocation
 //	                             lists, validity, and a memory of what was verified
+//	   internal/hostclock        a unit's time, of which the host sets the wall clock
 //	   internal/api              the authority's API: bodies, problems, client
 //	   policy/sshsig             SSH signatures of owners and parties
 //	   internal/authority/trustedclock  the authority's time, of which the host has one clock
@@ -114,7 +125,9 @@
 //	2  attest/soft …             one platform each, attest/nvidia a device beside one;
 //	                             attest/snp imports attest/tpm beside it, whose quotes
 //	                             Azure's reports vouch for
+//	   policy/policytoml         strict TOML: tables, faults, characters that are not seen
 //	   policy/policyfile         policy files: read, checked, compared
+//	   policy/policydraft        the first policy before its authority root exists
 //	   policy                    what owners and parties approve, and when it is approved
 //	   policy/policytest         policies, keys and vectors of their tests; tests only
 //	   internal/bus/cluster      managers and one another over NATS, which no unit reaches
@@ -144,7 +157,8 @@
 //	                             place for the tests of all packages; tests only
 //	   internal/bus/bustest      units' certificates for tests of bus and manager, beside
 //	                             testworld; tests only
-//	5  internal/channelhttp      the trusted channel over net/http: a RoundTripper and a Handler,
+//	5  internal/busrelay         a unit's sealed sessions over the bus
+//	   internal/channelhttp      the trusted channel over net/http: a RoundTripper and a Handler,
 //	                             which unit and client stand on
 //	   internal/manager          registry, gateway, links to units and managers; knows no key
 //	   unit                      SDK for units

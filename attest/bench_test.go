@@ -19,7 +19,7 @@ func BenchmarkCollection(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	e = e.With(vendor.Endorsements(attest.TDX))
+	e = e.WithEndorsements(vendor.Endorsements(attest.TDX))
 	text, err := e.MarshalJSON()
 	if err != nil {
 		b.Fatal(err)

@@ -7,7 +7,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Demand is what policy says of one bit of a field that whoever launches or hosts
+// Demand is what policy states about one bit of a field that the launcher or host of
 // a TEE chooses.
 type Demand uint8
 
@@ -20,21 +20,21 @@ const (
 )
 
 // Bits are demands on the bits of one [BitField], by name. A bit that they do not
-// name is as the field's own table says, so the zero Bits are the careful ones.
+// name is as the field's own table states, so the zero Bits are the careful ones.
 type Bits map[string]Demand
 
 // Bit is one bit of a [BitField].
 type Bit struct {
 	Position int
 	Name     string // as the vendor writes it
-	Default  Demand // where policy says nothing; the zero Demand is DemandAny
+	Default  Demand // where policy states nothing; the zero Demand is DemandAny
 	// Rule is the policy key that decides on the bit in place of its field's;
 	// empty for most.
 	Rule string
 }
 
-// BitField is a field of evidence whose bits whoever launches or hosts a TEE
-// chooses, and nothing measures. A bit that stands in no table is refused by its
+// BitField is a field of evidence whose bits the launcher or host of a TEE
+// chooses, and nothing measures. A bit that is in no table is refused by its
 // number: what it does is not known.
 type BitField struct {
 	Name string // for people, with the platform
@@ -122,8 +122,8 @@ func (f BitField) Default(name string) Demand {
 	return max(f.Bits[i].Default, DemandAny)
 }
 
-// Set names the bits of a value that are 1, one that is in no table by its number.
-func (f BitField) Set(value uint64) []string {
+// SetNames names the bits of a value that are 1, one that is in no table by its number.
+func (f BitField) SetNames(value uint64) []string {
 	names := []string{}
 	for position := range 64 {
 		if value>>position&1 == 0 {
@@ -158,12 +158,12 @@ func (f BitField) Permit(value uint64, demands Bits) error {
 		}
 	}
 	if unknown != 0 {
-		return f.refuse(f.Set(unknown)[0], true, ": no rule knows what it does")
+		return f.refuse(f.SetNames(unknown)[0], true, ": no rule knows what it does")
 	}
 	return nil
 }
 
-// refuse says which bit is wrong, and after what it should be how to change that.
+// refuse states which bit is wrong, and after what it should be how to change that.
 func (f BitField) refuse(name string, set bool, hint string) error {
 	got, want := "clear", "set"
 	if set {

@@ -3,6 +3,7 @@ package attest
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -39,7 +40,7 @@ func (e Evidence) collect() ([]byte, error) {
 	if err := e.addTo(members, ""); err != nil {
 		return nil, err
 	}
-	if err := e.devicesOK(); err != nil {
+	if err := e.checkDevices(); err != nil {
 		return nil, err
 	}
 	for i, d := range e.Devices {
@@ -47,12 +48,12 @@ func (e Evidence) collect() ([]byte, error) {
 			return nil, err
 		}
 	}
-	return join(members), nil
+	return joinMembers(members), nil
 }
 
-// join writes members in the order of their names, none of which needs an escape. It
-// is written by hand for what split says.
-func join(members map[string]json.RawMessage) []byte {
+// joinMembers writes members in the order of their names, none of which needs an escape.
+// It is written by hand for the reason that splitMembers states.
+func joinMembers(members map[string]json.RawMessage) []byte {
 	size := 2
 	for name, value := range members {
 		size += len(name) + len(value) + len(`"":,`)
@@ -75,27 +76,27 @@ func (e Evidence) addTo(members map[string]json.RawMessage, prefix string) (err 
 		return err
 	}
 	for role, content := range e.Endorsed {
-		if !roleOK(role) {
+		if !isRole(role) {
 			return wire.Refuse(wire.Malformed, "evidence: role of an endorsement", role, "1 to 32 of a-z and _, another one")
 		}
-		if members[prefix+role], err = wrap(endorsementType, content); err != nil {
+		if members[prefix+role], err = wrapRecord(endorsementType, content); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// roleOK tells a name that an endorsement may have from those that mean something
+// isRole reports whether a name may be the role of an endorsement, and does not mean something
 // else.
-func roleOK(role string) bool {
+func isRole(role string) bool {
 	if role == memberEvidence || role == memberType {
 		return false
 	}
 	return role != "" && len(role) <= maxRole && strings.Trim(role, "abcdefghijklmnopqrstuvwxyz_") == ""
 }
 
-// devicesOK refuses devices that are none, that have devices, and too many.
-func (e Evidence) devicesOK() error {
+// checkDevices refuses devices that are none, that have devices, and too many.
+func (e Evidence) checkDevices() error {
 	if len(e.Devices) > MaxDevices {
 		return wire.Refuse(wire.Malformed, "evidence: number of devices", len(e.Devices), MaxDevices)
 	}
@@ -113,9 +114,9 @@ func (e Evidence) devicesOK() error {
 // readCollection takes a collection apart. Members that belong to no part, and
 // types that are not ours, show when it is encoded again.
 func readCollection(b []byte) (Evidence, error) {
-	members, ok := split(b)
+	members, ok := splitMembers(b)
 	if !ok {
-		return Evidence{}, wire.Refuse(wire.Malformed, "evidence: collection", "another value", "a JSON collection of RFC 9999")
+		return Evidence{}, wire.Refuse(wire.Malformed, "evidence: collection", fmt.Sprintf("%d bytes that begin with %.16q", len(b), b), "a JSON collection of RFC 9999")
 	}
 	e, err := readPart(members, "")
 	if err != nil {
@@ -128,26 +129,26 @@ func readCollection(b []byte) (Evidence, error) {
 		}
 		e.Devices = append(e.Devices, d)
 	}
-	return e, e.devicesOK()
+	return e, e.checkDevices()
 }
 
-// split finds the members of a collection, none of which needs an escape and none
+// splitMembers finds the members of a collection, none of which needs an escape and none
 // holds a bracket inside. It and join are written by hand: package json needs for
 // either of the two steps twice as long as all of the reading takes, and for both nearly
 // half as long as the appraisal (BenchmarkCollection).
-func split(b []byte) (members map[string]json.RawMessage, ok bool) {
+func splitMembers(b []byte) (members map[string]json.RawMessage, ok bool) {
 	members = map[string]json.RawMessage{}
 	rest, ok := bytes.CutPrefix(b, []byte("{"))
 	for ok {
 		var name, value []byte
-		if name, rest, ok = enclosed(rest, '"', '"'); !ok {
+		if name, rest, ok = cutEnclosed(rest, '"', '"'); !ok {
 			break
 		}
 		if rest, ok = bytes.CutPrefix(rest, []byte(":")); !ok {
 			break
 		}
-		if value, rest, ok = enclosed(rest, '[', ']'); !ok {
-			value, rest, ok = enclosed(rest, '"', '"')
+		if value, rest, ok = cutEnclosed(rest, '[', ']'); !ok {
+			value, rest, ok = cutEnclosed(rest, '"', '"')
 		}
 		if !ok {
 			break
@@ -161,8 +162,8 @@ func split(b []byte) (members map[string]json.RawMessage, ok bool) {
 	return nil, false
 }
 
-// enclosed is what b begins with, from one character to another.
-func enclosed(b []byte, from, to byte) (value, rest []byte, ok bool) {
+// cutEnclosed is what b begins with, from one character to another.
+func cutEnclosed(b []byte, from, to byte) (value, rest []byte, ok bool) {
 	if len(b) == 0 || b[0] != from {
 		return nil, b, false
 	}
@@ -181,10 +182,10 @@ func readPart(members map[string]json.RawMessage, prefix string) (Evidence, erro
 	}
 	for name, member := range members {
 		role, mine := strings.CutPrefix(name, prefix)
-		if !mine || !roleOK(role) {
+		if !mine || !isRole(role) {
 			continue
 		}
-		_, content, err := unwrap(member)
+		_, content, err := unwrapRecord(member)
 		if err != nil {
 			return Evidence{}, err
 		}

@@ -112,7 +112,7 @@ type judge struct {
 	claims   attest.Claims
 }
 
-func (j judge) Genuine() closed.Appraiser { return closed.Of(j) }
+func (j judge) Genuine() closed.Appraiser { return closed.VouchFor(j) }
 
 func (j judge) Platform() attest.Platform { return j.platform }
 
@@ -175,8 +175,8 @@ func TestAppraiseComposite(t *testing.T) {
 			if c.want == "" && (err != nil || len(result.Devices()) != 2) {
 				t.Errorf("got %d devices, %v, want both", len(result.Devices()), err)
 			}
-			if c.want != "" && (!errors.Is(err, c.want) || result.OK()) {
-				t.Errorf("got OK %v, %v, want %v", result.OK(), err, c.want)
+			if c.want != "" && (!errors.Is(err, c.want) || result.Appraised()) {
+				t.Errorf("got OK %v, %v, want %v", result.Appraised(), err, c.want)
 			}
 		})
 	}
@@ -215,18 +215,18 @@ func TestAppraiseDevices(t *testing.T) {
 // TestResultOfDevices: what is said of a device shows in the result.
 func TestResultOfDevices(t *testing.T) {
 	result, err := beside(t, attest.Evidence{Platform: attest.Soft, Raw: []byte{1}, Devices: []attest.Evidence{gpu(2)}}, func(tee, device *judge, q *attest.Question) {
-		tee.claims.Unjudged, device.claims.Unjudged, device.claims.Debug = []string{"a"}, []string{"b", "c"}, true
+		tee.claims.NotVerified, device.claims.NotVerified, device.claims.Debug = []string{"a"}, []string{"b", "c"}, true
 		q.Rules[attest.NvidiaGPU] = attest.Rules{Debug: true}
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []attest.Device{{Platform: attest.NvidiaGPU, Chip: "\x02", Unjudged: []string{"b", "c"}, Debug: true}}
+	want := []attest.Device{{Platform: attest.NvidiaGPU, Chip: "\x02", NotVerified: []string{"b", "c"}, Debug: true}}
 	if got := result.Devices(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got devices %+v, want %+v", got, want)
 	}
-	if !result.Debug() || !reflect.DeepEqual(result.Unjudged(), []string{"a"}) || result.Chip() != "\x01" {
-		t.Errorf("got debug %v, unjudged %q, chip %q", result.Debug(), result.Unjudged(), result.Chip())
+	if !result.Debug() || !reflect.DeepEqual(result.NotVerified(), []string{"a"}) || result.ChipID() != "\x01" {
+		t.Errorf("got debug %v, unjudged %q, chip %q", result.Debug(), result.NotVerified(), result.ChipID())
 	}
 }
 
@@ -245,8 +245,8 @@ func (a *asked) Attest(_ context.Context, data attest.ReportData) (attest.Eviden
 // challenged is one whose evidence shows a credential.
 type challenged struct{ asked }
 
-func (c *challenged) Introduce() attest.Introduction {
-	return attest.Introduction{Device: []byte("ek")}
+func (c *challenged) TPMKeys() attest.TPMKeys {
+	return attest.TPMKeys{Device: []byte("ek")}
 }
 
 func (c *challenged) AttestFor(_ context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
@@ -265,7 +265,7 @@ func TestWithDevices(t *testing.T) {
 	if tee.data != someData || one.data != someData || two.data != someData {
 		t.Error("not all were asked for the same report data")
 	}
-	if _, ok := a.(attest.Challenged); ok {
+	if _, ok := a.(attest.CredentialAttester); ok {
 		t.Error("a TEE that is not challenged became so")
 	}
 	two.err = wire.NotThisDevice
@@ -273,12 +273,12 @@ func TestWithDevices(t *testing.T) {
 		t.Errorf("got %v, want what the device said", err)
 	}
 
-	c, ok := attest.WithDevices(&challenged{}, one).(attest.Challenged)
+	c, ok := attest.WithDevices(&challenged{}, one).(attest.CredentialAttester)
 	if !ok {
 		t.Fatal("a challenged TEE is no longer one")
 	}
 	got, err = c.AttestFor(context.Background(), someData, []byte("credential"))
-	if err != nil || !bytes.Equal(got.Raw, []byte("credential")) || len(got.Devices) != 1 || string(c.Introduce().Device) != "ek" {
+	if err != nil || !bytes.Equal(got.Raw, []byte("credential")) || len(got.Devices) != 1 || string(c.TPMKeys().Device) != "ek" {
 		t.Errorf("got %v, %v, want evidence for the credential, with the device", got, err)
 	}
 }

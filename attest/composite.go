@@ -7,13 +7,13 @@ import (
 
 // WithDevices is a TEE together with devices beside it: an [Attester] whose evidence
 // is the TEE's, with that of every device for the same report data. It is what the
-// TEE is besides that does not make evidence: a [Challenged] one stays challenged. An
-// attester that asks several devices at once gives the others' evidence as the devices
+// TEE is besides that does not make evidence: a [CredentialAttester] one stays challenged. An
+// attester that asks several devices at once returns the others' evidence as the devices
 // of the first one's.
 func WithDevices(tee Attester, devices ...Attester) Attester {
 	c := composite{tee, devices}
-	if challenged, ok := tee.(Challenged); ok {
-		return challengedComposite{c, challenged}
+	if challenged, ok := tee.(CredentialAttester); ok {
+		return credentialComposite{c, challenged}
 	}
 	return c
 }
@@ -29,10 +29,10 @@ func (c composite) Attest(ctx context.Context, data ReportData) (Evidence, error
 	if err != nil {
 		return Evidence{}, err
 	}
-	return c.join(ctx, e, data)
+	return c.addDevices(ctx, e, data)
 }
 
-func (c composite) join(ctx context.Context, e Evidence, data ReportData) (Evidence, error) {
+func (c composite) addDevices(ctx context.Context, e Evidence, data ReportData) (Evidence, error) {
 	for i, device := range c.devices {
 		part, err := device.Attest(ctx, data)
 		if err != nil {
@@ -42,24 +42,24 @@ func (c composite) join(ctx context.Context, e Evidence, data ReportData) (Evide
 		part.Devices = nil
 		e.Devices = append(append(e.Devices, part), others...)
 	}
-	return e, e.devicesOK()
+	return e, e.checkDevices()
 }
 
-type challengedComposite struct {
+type credentialComposite struct {
 	composite
-	challenged Challenged
+	challenged CredentialAttester
 }
 
-var _ Challenged = challengedComposite{}
+var _ CredentialAttester = credentialComposite{}
 
-// Introduce implements [Challenged].
-func (c challengedComposite) Introduce() Introduction { return c.challenged.Introduce() }
+// TPMKeys implements [CredentialAttester].
+func (c credentialComposite) TPMKeys() TPMKeys { return c.challenged.TPMKeys() }
 
-// AttestFor implements [Challenged].
-func (c challengedComposite) AttestFor(ctx context.Context, data ReportData, credential []byte) (Evidence, error) {
+// AttestFor implements [CredentialAttester].
+func (c credentialComposite) AttestFor(ctx context.Context, data ReportData, credential []byte) (Evidence, error) {
 	e, err := c.challenged.AttestFor(ctx, data, credential)
 	if err != nil {
 		return Evidence{}, err
 	}
-	return c.join(ctx, e, data)
+	return c.addDevices(ctx, e, data)
 }

@@ -5,39 +5,39 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
-
+	"fmt"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Introduction is what a device says of itself before it is challenged, on
-// platforms whose signing key nobody certifies: a credential made for both, which
+// TPMKeys is what a device states about itself before it is challenged, on
+// platforms whose signing key no authority certifies: a credential made for both, which
 // only the device opens, binds the key to the device.
-type Introduction struct {
-	Device []byte // what the maker says of the device (TPM: EK certificate, DER)
+type TPMKeys struct {
+	Device []byte // what the maker states about the device (TPM: EK certificate, DER)
 	Key    []byte // the key that signs evidence (TPM: TPMT_PUBLIC)
 }
 
-// Challenged is an [Attester] whose evidence must show the secret of a
+// CredentialAttester is an [Attester] whose evidence must show the secret of a
 // credential.
-type Challenged interface {
+type CredentialAttester interface {
 	Attester
-	// Introduce says who the device is.
-	Introduce() Introduction
+	// TPMKeys identifies the device and its key.
+	TPMKeys() TPMKeys
 	// AttestFor is Attest, with the secret of the credential in the
 	// evidence. It refuses with reason "wrong-chip" a credential that was
 	// not made for this device and key.
 	AttestFor(ctx context.Context, data ReportData, credential []byte) (Evidence, error)
 }
 
-// Keeper is a [Challenged] whose key a later start of the same program may use,
+// CredentialActivator is a [CredentialAttester] whose key a later start of the same program may use,
 // to open credentials that were made for it.
-type Keeper interface {
-	Challenged
-	// Keep is what [Keeper.Open] needs of the key, and as secret as the key.
-	Keep() []byte
-	// Open gives the secret of a credential for this device and a key that
+type CredentialActivator interface {
+	CredentialAttester
+	// ExportKey returns the key for [CredentialActivator.ActivateCredential]. It is as secret as the key.
+	ExportKey() []byte
+	// ActivateCredential returns the secret of a credential for this device and a key that
 	// was kept. It refuses with reason "wrong-chip" any other.
-	Open(ctx context.Context, kept, credential []byte) ([]byte, error)
+	ActivateCredential(ctx context.Context, kept, credential []byte) ([]byte, error)
 }
 
 // SecretSize is the size in bytes of a secret that a credential hides.
@@ -47,10 +47,10 @@ const SecretSize = 32
 type challenger interface {
 	// Credential hides a secret so that only the device gets it, and only
 	// while it holds the key.
-	Credential(in Introduction, secret []byte) ([]byte, error)
+	Credential(in TPMKeys, secret []byte) ([]byte, error)
 	// Introduced are the device and key that evidence, of which nothing is
 	// checked yet, speaks of.
-	Introduced(raw []byte) (Introduction, error)
+	UnverifiedKeys(raw []byte) (TPMKeys, error)
 }
 
 // challenger is the appraiser of a platform that challenges.
@@ -62,7 +62,7 @@ func (v *Verifier) challenger(p Platform) (challenger, error) {
 }
 
 // Credential makes a credential for a device of a platform.
-func (v *Verifier) Credential(p Platform, in Introduction, secret []byte) ([]byte, error) {
+func (v *Verifier) Credential(p Platform, in TPMKeys, secret []byte) ([]byte, error) {
 	c, err := v.challenger(p)
 	if err != nil {
 		return nil, err
@@ -70,26 +70,26 @@ func (v *Verifier) Credential(p Platform, in Introduction, secret []byte) ([]byt
 	return c.Credential(in, secret)
 }
 
-// Introduced reports whom evidence introduces; ok is false on platforms that need
+// UnverifiedKeys reports whom evidence introduces; ok is false on platforms that need
 // no credential.
-func (v *Verifier) Introduced(e Evidence) (in Introduction, ok bool, err error) {
+func (v *Verifier) UnverifiedKeys(e Evidence) (in TPMKeys, ok bool, err error) {
 	c, err := v.challenger(e.Platform)
 	if err != nil {
 		return in, false, nil
 	}
-	in, err = c.Introduced(e.Raw)
+	in, err = c.UnverifiedKeys(e.Raw)
 	return in, true, err
 }
 
 // Challenge is one credential with a random secret.
 type Challenge struct {
 	Credential []byte
-	in         Introduction
+	in         TPMKeys
 	secret     []byte
 }
 
 // Challenge makes one for a device of a platform.
-func (v *Verifier) Challenge(p Platform, in Introduction) (Challenge, error) {
+func (v *Verifier) Challenge(p Platform, in TPMKeys) (Challenge, error) {
 	c := Challenge{in: in, secret: make([]byte, SecretSize)}
 	rand.Read(c.secret)
 	var err error
@@ -100,57 +100,57 @@ func (v *Verifier) Challenge(p Platform, in Introduction) (Challenge, error) {
 // Secret is what only the device that was challenged learns; nil when none was.
 func (c Challenge) Secret() []byte { return c.secret }
 
-// Hidden is [Question.Secret] of evidence that answers the challenge.
-func (c Challenge) Hidden(in Introduction) []byte {
+// SecretFor is [Question.Secret] of evidence for the challenge.
+func (c Challenge) SecretFor(in TPMKeys) []byte {
 	if !bytes.Equal(in.Device, c.in.Device) || !bytes.Equal(in.Key, c.in.Key) {
 		return nil
 	}
 	return c.secret
 }
 
-// Ask asks an attester for evidence, and challenges it where its platform needs
-// that. hidden is the [Question.Secret] of what it answers.
-func (v *Verifier) Ask(ctx context.Context, a Attester, data ReportData) (e Evidence, hidden func(Introduction) []byte, err error) {
-	challenged, ok := a.(Challenged)
+// RequestEvidence asks an attester for evidence, and challenges it where its platform needs
+// that. hidden is the [Question.Secret] for its evidence.
+func (v *Verifier) RequestEvidence(ctx context.Context, a Attester, data ReportData) (e Evidence, hidden func(TPMKeys) []byte, err error) {
+	challenged, ok := a.(CredentialAttester)
 	if !ok {
 		e, err = a.Attest(ctx, data)
 		return e, nil, err
 	}
-	c, err := v.Challenge(TPM, challenged.Introduce())
+	c, err := v.Challenge(TPM, challenged.TPMKeys())
 	if err != nil {
 		return e, nil, err
 	}
 	e, err = challenged.AttestFor(ctx, data, c.Credential)
-	return e, c.Hidden, err
+	return e, c.SecretFor, err
 }
 
-// Answer asks an attester for evidence that shows the secret of a credential; an
+// AttestWithCredential asks an attester for evidence that shows the secret of a credential; an
 // empty one asks for none.
-func Answer(ctx context.Context, a Attester, data ReportData, credential []byte) (Evidence, error) {
+func AttestWithCredential(ctx context.Context, a Attester, data ReportData, credential []byte) (Evidence, error) {
 	if len(credential) == 0 {
 		return a.Attest(ctx, data)
 	}
-	if challenged, ok := a.(Challenged); ok {
+	if challenged, ok := a.(CredentialAttester); ok {
 		return challenged.AttestFor(ctx, data, credential)
 	}
-	return Evidence{}, wire.Refuse(wire.BadRequest, "credential", "one", "none: this platform's keys are bound otherwise")
+	return Evidence{}, wire.Refuse(wire.BadRequest, "credential", fmt.Sprintf("%d bytes", len(credential)), "no credential: this platform's keys are bound otherwise")
 }
 
 // Activation is what evidence shows of a credential.
 type Activation struct {
-	Introduction
+	TPMKeys
 	Secret []byte
 }
 
-// check demands the secret that this verifier hid for this device and key.
-func (a *Activation) check(hidden func(Introduction) []byte) error {
+// verify demands the secret that this verifier hid for this device and key.
+func (a *Activation) verify(hidden func(TPMKeys) []byte) error {
 	switch {
 	case a == nil:
 		return nil
 	case hidden == nil:
-		return wire.Refuse(wire.WrongChip, "appraisal: credential", "none was asked for", "a key that is bound to its device")
-	case len(a.Secret) != SecretSize || subtle.ConstantTimeCompare(a.Secret, hidden(a.Introduction)) != 1:
-		return wire.Refuse(wire.WrongChip, "appraisal: credential", "not opened", "a key that lives in the device of its certificate")
+		return wire.Refuse(wire.WrongChip, "appraisal: credential", "evidence for which no credential was made", "a key that is bound to its device")
+	case len(a.Secret) != SecretSize || subtle.ConstantTimeCompare(a.Secret, hidden(a.TPMKeys)) != 1:
+		return wire.Refuse(wire.WrongChip, "appraisal: credential", "a credential that was not opened", "a key inside the device of its certificate")
 	}
 	return nil
 }

@@ -13,13 +13,13 @@ import (
 
 // open is an appraiser whose credentials hide nothing, and a device that opens
 // them: what is shown here is what the verifier makes of the answers.
-type open struct{ in Introduction }
+type open struct{ in TPMKeys }
 
-func (o open) Genuine() closed.Appraiser                         { return closed.Of(o) }
-func (open) Platform() Platform                                  { return TPM }
-func (open) Credential(_ Introduction, s []byte) ([]byte, error) { return s, nil }
-func (o open) Introduced([]byte) (Introduction, error)           { return o.in, nil }
-func (o open) Introduce() Introduction                           { return o.in }
+func (o open) Genuine() closed.Appraiser                    { return closed.VouchFor(o) }
+func (open) Platform() Platform                             { return TPM }
+func (open) Credential(_ TPMKeys, s []byte) ([]byte, error) { return s, nil }
+func (o open) UnverifiedKeys([]byte) (TPMKeys, error)       { return o.in, nil }
+func (o open) TPMKeys() TPMKeys                             { return o.in }
 func (open) Attest(context.Context, ReportData) (Evidence, error) {
 	return Evidence{Platform: TPM}, nil
 }
@@ -33,9 +33,9 @@ func (o open) Appraise(raw []byte, _ Endorsements, _ Rules, _ time.Time) (Claims
 
 // TestChallenge: a secret counts for the device and key that it was hidden for.
 func TestChallenge(t *testing.T) {
-	device := open{Introduction{[]byte("device"), []byte("key")}}
+	device := open{TPMKeys{[]byte("device"), []byte("key")}}
 	v := NewVerifier(device)
-	e, hidden, err := v.Ask(t.Context(), device, ReportData{1})
+	e, hidden, err := v.RequestEvidence(t.Context(), device, ReportData{1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,13 +44,13 @@ func TestChallenge(t *testing.T) {
 		t.Errorf("its own answer: %v", err)
 	}
 	for name, other := range map[string]open{
-		"another key": {Introduction{[]byte("device"), []byte("KEY")}}, "another device": {Introduction{[]byte("DEVICE"), []byte("key")}},
+		"another key": {TPMKeys{[]byte("device"), []byte("KEY")}}, "another device": {TPMKeys{[]byte("DEVICE"), []byte("key")}},
 	} {
 		if _, err := NewVerifier(other).Appraise(question); !errors.Is(err, wire.WrongChip) {
 			t.Errorf("%s with that secret: %v", name, err)
 		}
 	}
-	question.Secret = Challenge{}.Hidden
+	question.Secret = Challenge{}.SecretFor
 	if _, err := v.Appraise(question); !errors.Is(err, wire.WrongChip) {
 		t.Errorf("a challenge that was never made: %v", err)
 	}
@@ -58,7 +58,7 @@ func TestChallenge(t *testing.T) {
 	if _, err := v.Appraise(question); !errors.Is(err, wire.WrongChip) {
 		t.Errorf("no secret, and none asked for: %v", err)
 	}
-	if answer, err := Answer(t.Context(), device, ReportData{1}, []byte("credential")); err != nil || !bytes.Equal(answer.Raw, []byte("credential")) {
+	if answer, err := AttestWithCredential(t.Context(), device, ReportData{1}, []byte("credential")); err != nil || !bytes.Equal(answer.Raw, []byte("credential")) {
 		t.Errorf("got %+v, %v", answer, err)
 	}
 }
@@ -66,30 +66,30 @@ func TestChallenge(t *testing.T) {
 // TestAppraiseFor judges evidence without a secret, for whoever opens a challenge
 // that is another each time, and everything else about it as ever.
 func TestAppraiseFor(t *testing.T) {
-	device := open{Introduction{[]byte("device"), []byte("key")}}
+	device := open{TPMKeys{[]byte("device"), []byte("key")}}
 	v := NewVerifier(device, elsewhere{})
 	question := Question{Evidence: Evidence{Platform: TPM}, ReportData: ReportData{1}, Rules: map[Platform]Rules{TPM: {}, Soft: {}}}
 	r, first, err := v.AppraiseFor(question)
-	if err != nil || !r.OK() || len(first.Secret()) != SecretSize || !bytes.Equal(first.Credential, first.Secret()) {
-		t.Errorf("got %v, %+v, %v", r.OK(), first, err)
+	if err != nil || !r.Appraised() || len(first.Secret()) != SecretSize || !bytes.Equal(first.Credential, first.Secret()) {
+		t.Errorf("got %v, %+v, %v", r.Appraised(), first, err)
 	}
 	if _, second, _ := v.AppraiseFor(question); bytes.Equal(first.Secret(), second.Secret()) {
 		t.Error("got one secret twice")
 	}
 	question.ReportData = ReportData{2}
-	if r, c, err := v.AppraiseFor(question); !errors.Is(err, wire.BadNonce) || r.OK() || c.Secret() != nil {
-		t.Errorf("of another use: got %v, %v", r.OK(), err)
+	if r, c, err := v.AppraiseFor(question); !errors.Is(err, wire.BadNonce) || r.Appraised() || c.Secret() != nil {
+		t.Errorf("of another use: got %v, %v", r.Appraised(), err)
 	}
 	question.Evidence.Platform = Soft
-	if r, c, err := v.AppraiseFor(question); err != nil || !r.OK() || c.Secret() != nil || c.Credential != nil {
-		t.Errorf("where nothing is challenged: got %v, %+v, %v", r.OK(), c, err)
+	if r, c, err := v.AppraiseFor(question); err != nil || !r.Appraised() || c.Secret() != nil || c.Credential != nil {
+		t.Errorf("where nothing is challenged: got %v, %+v, %v", r.Appraised(), c, err)
 	}
 }
 
 // elsewhere is an appraiser of a platform that needs no credential.
 type elsewhere struct{}
 
-func (e elsewhere) Genuine() closed.Appraiser { return closed.Of(e) }
+func (e elsewhere) Genuine() closed.Appraiser { return closed.VouchFor(e) }
 func (elsewhere) Platform() Platform          { return Soft }
 func (elsewhere) Appraise([]byte, Endorsements, Rules, time.Time) (Claims, error) {
 	use := ReportData{2}
@@ -103,13 +103,13 @@ type plain struct{ Attester }
 // that comes is refused.
 func TestChallengeElsewhere(t *testing.T) {
 	v := NewVerifier()
-	if _, introduced, err := v.Introduced(Evidence{Platform: Soft}); introduced || err != nil {
+	if _, introduced, err := v.UnverifiedKeys(Evidence{Platform: Soft}); introduced || err != nil {
 		t.Errorf("got %v, %v, want none", introduced, err)
 	}
-	if _, err := v.Challenge(Soft, Introduction{}); !errors.Is(err, wire.NoPlatform) {
+	if _, err := v.Challenge(Soft, TPMKeys{}); !errors.Is(err, wire.NoPlatform) {
 		t.Errorf("a credential for soft: %v", err)
 	}
-	if _, err := Answer(t.Context(), plain{}, ReportData{1}, []byte("credential")); !errors.Is(err, wire.BadRequest) {
+	if _, err := AttestWithCredential(t.Context(), plain{}, ReportData{1}, []byte("credential")); !errors.Is(err, wire.BadRequest) {
 		t.Errorf("a credential to soft: %v", err)
 	}
 }

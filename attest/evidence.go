@@ -2,24 +2,28 @@
 // RFC 9334.
 //
 // An [Attester] makes [Evidence] about the program it runs beside; evidence is
-// always bound to its use by [Bind]. A [Verifier] appraises evidence with the
+// always bound to its use by [BindReportData]. A [Verifier] appraises evidence with the
 // [Appraiser] of its platform, against the [Rules] that policy gives for that
 // platform, and is the only maker of a [Result]. The zero Result is accepted
-// nowhere. What code a result may stand for is not decided here but by package
+// nowhere. What code a result may represent is not decided here but by package
 // policy, which compares the result's measurement with a task's reference
 // values.
 //
 // Appraisal is pure: evidence, endorsements, rules and time go in, a result or
 // a [Refusal] comes out. It reads no clock and no network and keeps nothing.
-// The package trusts the vendors whose roots the rules name, and nobody else;
+// The package trusts the vendors whose roots the rules name, and no other party;
 // an unknown platform, a missing rule and every malformed byte are refused.
 //
-// The platforms live in the packages below this one.
+// The platforms are in the packages below this one.
+//
+// Files, each using those before it: result.go, bits.go, measurement.go, platform.go, policyrules.go, rules.go,
+// sealing.go, collection.go, fetched.go, composite.go, evidence.go, credential.go, verifier.go.
 package attest
 
 import (
 	"bytes"
 	"encoding/base64"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -53,7 +57,7 @@ const (
 )
 
 // IsDevice reports whether a platform is a device that a program uses and not a TEE
-// that it runs in. Its evidence says nothing of a program, so it counts beside a
+// that it runs in. Its evidence states nothing of a program, so it counts beside a
 // TEE's only.
 func (p Platform) IsDevice() bool { return p == NvidiaGPU }
 
@@ -70,7 +74,7 @@ var mediaTypes = map[Platform]string{
 	NvidiaGPU: "application/vnd.cohort.nvidia-gpu-evidence",
 }
 
-// Evidence is what a TEE says about the program inside it, in the encoding of
+// Evidence is what a TEE states about the program inside it, in the encoding of
 // its platform. Nothing in it is checked yet.
 type Evidence struct {
 	Platform Platform
@@ -83,9 +87,9 @@ type Evidence struct {
 	Devices []Evidence
 }
 
-// With is e with more endorsements, which stand in place of those of the same
+// WithEndorsements is e with more endorsements, which replaces those of the same
 // role that came along.
-func (e Evidence) With(more Endorsements) Evidence {
+func (e Evidence) WithEndorsements(more Endorsements) Evidence {
 	if len(more) > 0 {
 		all := Endorsements{}
 		maps.Copy(all, e.Endorsed)
@@ -101,10 +105,10 @@ func (e Evidence) WithEach(more []Endorsements) Evidence {
 	if len(more) == 0 {
 		return e
 	}
-	e = e.With(more[0])
+	e = e.WithEndorsements(more[0])
 	e.Devices = slices.Clone(e.Devices)
 	for i := range min(len(e.Devices), len(more)-1) {
-		e.Devices[i] = e.Devices[i].With(more[i+1])
+		e.Devices[i] = e.Devices[i].WithEndorsements(more[i+1])
 	}
 	return e
 }
@@ -125,11 +129,11 @@ func (e Evidence) record() ([]byte, error) {
 	if !ok {
 		return nil, wire.Refuse(wire.NoPlatform, "evidence: platform", e.Platform, "a known platform")
 	}
-	return wrap(mediaType, e.Raw)
+	return wrapRecord(mediaType, e.Raw)
 }
 
-// wrap makes a record in JSON.
-func wrap(mediaType string, value []byte) ([]byte, error) {
+// wrapRecord makes a record in JSON.
+func wrapRecord(mediaType string, value []byte) ([]byte, error) {
 	if len(value) == 0 {
 		return nil, wire.Refuse(wire.Malformed, "evidence: size in bytes", 0, "at least 1")
 	}
@@ -151,7 +155,7 @@ func (e *Evidence) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	if again, err := read.MarshalJSON(); err != nil || !bytes.Equal(again, b) {
-		return wire.Refuse(wire.Malformed, "evidence: wrapper", "another encoding", "the one encoding")
+		return wire.Refuse(wire.Malformed, "evidence: wrapper", "text that is encoded in another way", "the one encoding")
 	}
 	*e = read
 	return nil
@@ -167,7 +171,7 @@ func readWrapper(b []byte) (Evidence, error) {
 }
 
 func readRecord(b []byte) (Evidence, error) {
-	mediaType, raw, err := unwrap(b)
+	mediaType, raw, err := unwrapRecord(b)
 	if err != nil {
 		return Evidence{}, err
 	}
@@ -178,14 +182,14 @@ func readRecord(b []byte) (Evidence, error) {
 	return e, nil
 }
 
-// unwrap takes a record apart. The caller makes sure that it is spelled as wrap
+// unwrapRecord takes a record apart. The caller makes sure that it is spelled as wrap
 // does.
-func unwrap(b []byte) (mediaType string, raw []byte, err error) {
+func unwrapRecord(b []byte) (mediaType string, raw []byte, err error) {
 	inside, began := bytes.CutPrefix(b, []byte(`["`))
 	inside, ended := bytes.CutSuffix(inside, []byte(`"]`))
 	name, value, both := bytes.Cut(inside, []byte(`","`))
 	if !began || !ended || !both {
-		return "", nil, wire.Refuse(wire.Malformed, "evidence: wrapper", "another value", "a JSON record of RFC 9999")
+		return "", nil, wire.Refuse(wire.Malformed, "evidence: wrapper", fmt.Sprintf("%d bytes that begin with %.16q", len(b), b), "a JSON record of RFC 9999")
 	}
 	raw, err = base64.RawURLEncoding.Strict().AppendDecode(nil, value)
 	if err != nil {

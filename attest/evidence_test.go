@@ -139,14 +139,14 @@ func TestCollectionRefusals(t *testing.T) {
 
 func TestWith(t *testing.T) {
 	e := attest.Evidence{Platform: attest.SNP, Endorsed: attest.Endorsements{"vlek": {1}, "crl": {2}}}
-	got := e.With(attest.Endorsements{"crl": {3}, "ask_ark": {4}}).Endorsed
+	got := e.WithEndorsements(attest.Endorsements{"crl": {3}, "ask_ark": {4}}).Endorsed
 	if want := (attest.Endorsements{"vlek": {1}, "crl": {3}, "ask_ark": {4}}); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	if e.Endorsed["crl"][0] != 2 || len(e.Endorsed) != 2 {
 		t.Errorf("the evidence itself was changed: %v", e.Endorsed)
 	}
-	if got := e.With(nil).Endorsed; !reflect.DeepEqual(got, e.Endorsed) {
+	if got := e.WithEndorsements(nil).Endorsed; !reflect.DeepEqual(got, e.Endorsed) {
 		t.Errorf("got %v, want what came along", got)
 	}
 }

@@ -46,15 +46,15 @@ func FuzzCheckedParts(f *testing.F) {
 	f.Add("crl", "tcb_info", int64(1), int64(2))
 	f.Add("a", "a", int64(-1), int64(1<<40))
 	f.Fuzz(func(t *testing.T, first, second string, at, until int64) {
-		all := []attest.Checked{
+		all := []attest.Fetched{
 			{Role: first, Digest: wire.Sum([]byte(first)), At: time.Unix(at, 0).UTC(), Until: time.Unix(until, 0).UTC()},
 			{Role: second, Digest: wire.Sum([]byte(second)), At: time.Unix(at, 0).UTC(), Until: time.Unix(until, 0).UTC()},
 		}
 		if first > second {
 			all[0], all[1] = all[1], all[0]
 		}
-		framed := attest.FrameChecked(all)
-		got, err := attest.Endorsements{attest.RoleChecked: framed}.Checked()
+		framed := attest.FrameFetched(all)
+		got, err := attest.Endorsements{attest.RoleChecked: framed}.Fetched()
 		if err != nil && wire.ReasonOf(err) != wire.Malformed {
 			t.Fatalf("got %v, want a reason", err)
 		}

@@ -35,7 +35,7 @@ func (pretender) Genuine() closed.Appraiser { return closed.Appraiser{} }
 // TestAppraisersAreClosed: neither a type that wraps an appraiser nor one that nothing
 // vouches for makes a result of evidence that was made for another use.
 func TestAppraisersAreClosed(t *testing.T) {
-	vendor, other := attesttest.NewVendor(), attest.Bind(wire.LabelTrust)
+	vendor, other := attesttest.NewVendor(), attest.BindReportData(wire.LabelTrust)
 	evidence, err := vendor.Chip().Attester(attesttest.Measure("scoring")).Attest(t.Context(), someData)
 	if err != nil {
 		t.Fatal(err)
@@ -54,8 +54,8 @@ func TestAppraisersAreClosed(t *testing.T) {
 		"a wrapper of one without a genuine": {forger{pretender{liar{claims}}, other}, other, wire.NoPlatform},
 	} {
 		result, err := attest.NewVerifier(c.appraiser).Appraise(attest.Question{Evidence: evidence, ReportData: c.data, Rules: vendor.Rules(), At: someTime})
-		if result.OK() != (c.want == "") || c.want != "" && !errors.Is(err, c.want) {
-			t.Errorf("%s: got OK %v, %v, want %q", name, result.OK(), err, c.want)
+		if result.Appraised() != (c.want == "") || c.want != "" && !errors.Is(err, c.want) {
+			t.Errorf("%s: got OK %v, %v, want %q", name, result.Appraised(), err, c.want)
 		}
 	}
 }

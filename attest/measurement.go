@@ -11,7 +11,7 @@ import (
 )
 
 // Register is one register that names code or configuration. In a reference
-// value, Any says that every value is accepted; it is then part of the tuple
+// value, Any states that every value is accepted; it is then part of the tuple
 // and so of the identity.
 type Register struct {
 	Name  string
@@ -86,12 +86,12 @@ func (m Measurement) String() string {
 	var b strings.Builder
 	b.WriteString(string(m.Platform))
 	for _, r := range m.Registers {
-		fmt.Fprintf(&b, " %s=%s", r.Name, r.text())
+		fmt.Fprintf(&b, " %s=%s", r.Name, r.valueText())
 	}
 	return b.String()
 }
 
-func (r Register) text() string {
+func (r Register) valueText() string {
 	switch {
 	case r.Any:
 		return "any"
@@ -118,7 +118,7 @@ func Match(reference ReferenceValue, got Measurement) error {
 			return wire.Refuse(wire.NotMeasured, "measurement: register", have.Name, want.Name)
 		}
 		if !want.Any && !bytes.Equal(have.Value, want.Value) {
-			return wire.Refuse(wire.NotMeasured, "measurement: "+want.Name, have.text(), want.text())
+			return wire.Refuse(wire.NotMeasured, "measurement: "+want.Name, have.valueText(), want.valueText())
 		}
 	}
 	return nil

@@ -7,7 +7,7 @@ import (
 // PlatformInfo is everything that code outside a platform's own package knows of it.
 // Each platform package returns one; attest/platforms has the table of all.
 type PlatformInfo struct {
-	// PolicyRules are what policy files may say of it, with its name and registers.
+	// PolicyRules are what policy files may state about it, with its name and registers.
 	PolicyRules
 	Title string // for people
 	// Appraiser makes the appraiser of its evidence.
@@ -47,14 +47,14 @@ type Source struct {
 	Usage string // for people
 }
 
-// DocumentKind says how long a document counts.
+// DocumentKind states how long a document counts.
 type DocumentKind int
 
 // The kinds of documents.
 const (
 	CertificateDocument    DocumentKind = iota // never changes during its validity
 	StatementDocument                          // the newest counts
-	RevocationListDocument                     // the newest counts, and policy says what none means
+	RevocationListDocument                     // the newest counts, and policy states what none means
 )
 
 // Document is one document of a vendor that belongs to evidence: what it is for, and
@@ -66,7 +66,7 @@ type Document struct {
 	Name   string // in a mirror directory and in a cache; it ends in .pem for certificates in PEM
 	Source string // name of the [Source] that has it
 	Path   string // below the URL of the source
-	// URL is where the evidence itself says that the document is. It is asked where the
+	// URL is where the evidence itself states that the document is. It is asked where the
 	// source is the vendor's own, and Path where it is a mirror. Empty means Path for both.
 	URL string
 	// Chain is the header of the response that has the certificates of the signer, and

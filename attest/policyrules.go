@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// PolicyRules is what a policy file may say about one platform: its registers in
+// PolicyRules is what a policy file may state about one platform: its registers in
 // reference values, the keys of its table, and in which direction a change of each key
 // moves what is accepted. Package policy reads files by it, and every unit does, so that
 // it links no vendor's library: each platform has it in a package of its own.
@@ -33,7 +33,7 @@ type PolicyRules struct {
 	// SealsToOthers reports whether a TEE seals to any reference values, so that another
 	// build of the authority obtains the root by policy.
 	SealsToOthers bool
-	// Note is what the rules let in beyond what their words say, for people. Nil is nothing.
+	// Note is what the rules let in beyond what their words state, for people. Nil is nothing.
 	Note func(r Rules) string
 	// Warn finds rules that are void, or less strict than they seem. Nil finds none.
 	Warn func(r Rules, references []PlacedReference, warn func(key, text string))
@@ -76,8 +76,8 @@ const (
 // PCRPrefix begins the names of registers of [FormPCR].
 const PCRPrefix = "pcr"
 
-// PCRs are the registers of a TPM's PCRs.
-func PCRs(numbers ...int) []RegisterForm {
+// PCRRegisters are the registers of a TPM's PCRs.
+func PCRRegisters(numbers ...int) []RegisterForm {
 	var all []RegisterForm
 	for _, n := range numbers {
 		all = append(all, RegisterForm{Name: fmt.Sprint(PCRPrefix, n), Form: FormPCR})
@@ -114,7 +114,7 @@ const (
 	KeyNamed                     // a table of tables with the keys that Named returns: []string
 )
 
-// Direction says which change of a key's value accepts less. Every other change accepts
+// Direction states which change of a key's value accepts less. Every other change accepts
 // more, so the zero Direction is the careful one.
 type Direction int
 
@@ -154,7 +154,7 @@ type Key struct {
 	Optional bool
 	// Loosest is the word that accepts most, with direction Loosest.
 	Loosest string
-	// Implied is the TOML value that the key stands for where it is left out.
+	// Implied is the TOML value that the key represents where it is left out.
 	Implied any
 	// Recorded marks a rule about what a leaf records of a unit, so that it refuses the
 	// leaves of exactly those units that it cuts off.

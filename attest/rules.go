@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Rules are what policy says about one platform: who may vouch for it, and the
+// Rules are what policy states about one platform: who may vouch for it, and the
 // floors below which evidence is refused. The zero Rules accept nothing.
 type Rules struct {
 	// Roots are SHA-256 digests of the SubjectPublicKeyInfo of accepted
@@ -15,10 +15,10 @@ type Rules struct {
 	// Debug accepts TEEs whose memory their host can read. It is set by a
 	// flag of its own name in policy and shown wherever a result is shown.
 	Debug bool
-	// CRL says what a missing revocation list means (policy key "crl").
+	// CRL states what a missing revocation list means (policy key "crl").
 	CRL CRLRule
 	// CheckedWithin is how long ago lists and statements of the vendor may have
-	// been had from him (policy key "checked_within"). Zero leaves it to their
+	// been fetched from the vendor (policy key "checked_within"). Zero leaves it to their
 	// own end.
 	CheckedWithin time.Duration
 	// Soft, SNP, Nitro, TPM and NVIDIA are the rules of one platform only, DCAP
@@ -31,26 +31,26 @@ type Rules struct {
 	NVIDIA NVIDIARules
 }
 
-// CRLRule says what a missing revocation list means. A list that is there is
+// CRLRule states what a missing revocation list means. A list that is there is
 // always checked.
 type CRLRule string
 
 // The two rules of policy key "crl"; anything but CRLIfPresent, the zero value
 // included, is CRLRequired. [Nitro] alone is the other way round: its certificates
-// live for days at most, and those of enclaves and instances are on no list.
+// are valid for days at most, and those of enclaves and instances are on no list.
 const (
 	CRLRequired  CRLRule = "required"
 	CRLIfPresent CRLRule = "if-present"
 )
 
 // List is what policy accepts of one field: the values it names, or each value
-// where it says "any". The zero List accepts nothing.
+// where it is "any". The zero List accepts nothing.
 type List struct {
 	Any    bool
 	Values [][]byte
 }
 
-// Accepts reports whether the list names v or says any.
+// Accepts reports whether the list names v or accepts any.
 func (l List) Accepts(v []byte) bool {
 	return l.Any || slices.ContainsFunc(l.Values, func(w []byte) bool { return bytes.Equal(v, w) })
 }
@@ -64,7 +64,7 @@ type SNPRules struct {
 	Generations map[string]SNPFloor
 	// Chips are the accepted chip ids, 64 bytes each (key "chips").
 	Chips List
-	// CutChips are chip ids that are refused whatever Chips says (key
+	// CutChips are chip ids that are refused whatever Chips accepts (key
 	// "cut_chips").
 	CutChips [][]byte
 	// IDKeys are the accepted SHA-384 digests of the key that signed the
@@ -136,7 +136,7 @@ type TPMRules struct {
 // NitroRules are the rules of [Nitro] (policy table "platform.nitro").
 type NitroRules struct {
 	// MaxAge is how long ago a document may have been made (key "max_age").
-	// The zero MaxAge accepts none that is older than the time it is judged
+	// The zero MaxAge accepts none that is older than the time it is appraised
 	// for.
 	MaxAge time.Duration
 }
@@ -148,7 +148,7 @@ type DCAPRules struct {
 	// (key "statuses"). "Revoked" never is.
 	Statuses []string
 	// Advisories are the ids of Intel's security advisories whose presence
-	// is accepted (key "advisories"). All that stand beside the platform's
+	// is accepted (key "advisories"). All that are beside the platform's
 	// TCB levels must be among them.
 	Advisories []string
 	// MinEvaluation is the least tcbEvaluationDataNumber of TCB info and QE
@@ -157,7 +157,7 @@ type DCAPRules struct {
 	// Chips are the accepted platforms, by the PPID of 16 bytes in their PCK
 	// certificate (key "chips").
 	Chips List
-	// CutChips are PPIDs that are refused whatever Chips says (key
+	// CutChips are PPIDs that are refused whatever Chips accepts (key
 	// "cut_chips").
 	CutChips [][]byte
 	// CutModels are models of platforms that are refused, by the FMSPC of 6
@@ -192,7 +192,7 @@ type NVIDIARules struct {
 	// Chips are the accepted devices, by the SHA-256 of the public key in their
 	// device certificate (key "chips").
 	Chips List
-	// CutChips are devices that are refused whatever Chips says (key
+	// CutChips are devices that are refused whatever Chips accepts (key
 	// "cut_chips").
 	CutChips [][]byte
 	// Drivers and VBIOS are the accepted versions, as text (keys "drivers",
@@ -200,12 +200,12 @@ type NVIDIARules struct {
 	Drivers, VBIOS List
 	// Modes are the accepted modes of protection between GPUs (key "modes").
 	Modes []string
-	// AnyMeasurements accepts measurements that nobody compared with reference
+	// AnyMeasurements accepts measurements that were not compared with reference
 	// values (key "measurements"). There is no other comparison here yet.
 	AnyMeasurements bool
 	// Development accepts a GPU that is, or may be, in development mode, in which
 	// its host can read it (key "mode"). Reports state the mode by their
-	// measurements alone, so without it no GPU passes whose measurements nobody
+	// measurements alone, so without it no GPU passes whose measurements were never
 	// compared.
 	Development bool
 }

@@ -13,7 +13,7 @@ import (
 
 // OwnKey is the key that a TEE derives on one chip for one program alone, as
 // SEV-SNP and SGX do. What it sealed, another program, chip or debug state
-// cannot unseal, so it seals to the caller and to nobody else.
+// cannot unseal, so it seals to the caller and to no other program.
 type OwnKey struct {
 	Key         []byte      // at least 16 bytes that only this program gets
 	Measurement Measurement // of this program, with what the TEE itself does not mix into the key
@@ -26,9 +26,9 @@ func (k OwnKey) Seal(secret []byte, to []ReferenceValue) ([]byte, error) {
 	if len(secret) > wire.MaxSealed {
 		return nil, wire.Refuse(wire.TooLarge, "sealing: size in bytes", len(secret), wire.MaxSealed)
 	}
-	if !k.among(to) {
-		return nil, wire.Refuse(wire.NotThisDevice, "sealing: programs to seal to", "none is the one that runs",
-			"the one that runs: "+string(k.Measurement.Platform)+" seals to nobody else")
+	if !k.isAmong(to) {
+		return nil, wire.Refuse(wire.NotThisDevice, "sealing: programs to seal to", fmt.Sprintf("%d programs without the running one", len(to)),
+			"the running one: "+string(k.Measurement.Platform)+" seals to no other")
 	}
 	aead, err := k.cipher()
 	if err != nil {
@@ -37,7 +37,7 @@ func (k OwnKey) Seal(secret []byte, to []ReferenceValue) ([]byte, error) {
 	return wire.Frame(wire.LabelOwnSeal, aead.Seal(nil, nil, secret, nil)), nil
 }
 
-// Unseal gives back what this program sealed on this chip. It refuses anything
+// Unseal returns what this program sealed on this chip. It refuses anything
 // else with "malformed" or "signature".
 func (k OwnKey) Unseal(sealed []byte) ([]byte, error) {
 	parts, err := wire.Unframe(wire.LabelOwnSeal, sealed, 1)
@@ -55,7 +55,7 @@ func (k OwnKey) Unseal(sealed []byte) ([]byte, error) {
 	return secret, nil
 }
 
-func (k OwnKey) among(to []ReferenceValue) bool {
+func (k OwnKey) isAmong(to []ReferenceValue) bool {
 	for _, reference := range to {
 		if Match(reference, k.Measurement) == nil {
 			return true

@@ -16,15 +16,15 @@ import (
 // verifier's nonce and the keys that will carry secrets.
 type ReportData [64]byte
 
-// Bind is the report data of one use: SHA-512 over the framing of the fields
+// BindReportData is the report data of one use: SHA-512 over the framing of the fields
 // under the label of that use.
-func Bind(label wire.Label, fields ...[]byte) ReportData {
+func BindReportData(label wire.Label, fields ...[]byte) ReportData {
 	return ReportData(wire.Hash512(label, fields...))
 }
 
-// carried reports whether evidence carries the report data: all 64 bytes, or
+// isCarriedBy reports whether evidence carries the report data: all 64 bytes, or
 // their SHA-256 on platforms with room for 32.
-func (d ReportData) carried(in []byte) bool {
+func (d ReportData) isCarriedBy(in []byte) bool {
 	short := sha256.Sum256(d[:])
 	return subtle.ConstantTimeCompare(in, d[:]) == 1 || subtle.ConstantTimeCompare(in, short[:]) == 1
 }
@@ -33,7 +33,7 @@ func (d ReportData) carried(in []byte) bool {
 // the device of each platform.
 type Attester interface {
 	// Attest asks the TEE for evidence that carries the report data. It
-	// blocks until the TEE answers or ctx is done.
+	// blocks until the TEE responds or ctx is done.
 	Attest(ctx context.Context, data ReportData) (Evidence, error)
 }
 
@@ -44,14 +44,14 @@ type Sealer interface {
 	// match one of the reference values can unseal it. With none it is
 	// sealed to the caller's own measurement.
 	Seal(ctx context.Context, secret []byte, to []ReferenceValue) ([]byte, error)
-	// Unseal gives the secret back, or refuses with reason "measurement"
+	// Unseal returns the secret, or refuses with reason "measurement"
 	// when it was not sealed to the caller.
 	Unseal(ctx context.Context, sealed []byte) ([]byte, error)
 }
 
 // Claims are what an [Appraiser] read out of evidence whose signatures it
 // checked. They are not yet a [Result]: neither the binding nor the debug state
-// was judged.
+// was checked.
 type Claims struct {
 	Measurement Measurement
 	ReportData  []byte // 64 bytes, or 32 on platforms with room for no more
@@ -64,16 +64,16 @@ type Claims struct {
 	// Issued is when the newest of the vendor's signed documents that were checked, a
 	// revocation list or a statement of levels, was issued. Zero without any.
 	Issued time.Time
-	// Unjudged is what the vendor would have compared and nobody did, a phrase
-	// each. It stands wherever a verdict on the evidence is shown.
-	Unjudged []string
+	// NotVerified is what the vendor would have compared and nobody did, a phrase
+	// each. It is wherever a verdict on the evidence is shown.
+	NotVerified []string
 	// Details is everything else that was read, by the names of
 	// docs/spec/evidence-*.md, as JSON would hold it (byte strings in hex).
 	// It is for people: nothing decides on it.
 	Details map[string]any
 }
 
-// Appraiser judges the evidence of one platform, as its vendor defines it:
+// Appraiser appraises the evidence of one platform, as its vendor defines it:
 // encoding, signatures, chains, revocation, versions. The set is closed: the packages
 // below this one have one each, and nothing else can be one.
 type Appraiser interface {
@@ -86,7 +86,7 @@ type Appraiser interface {
 	Genuine() closed.Appraiser
 }
 
-// UnverifiedClaims are what evidence says of itself, with no signature checked.
+// UnverifiedClaims are what evidence states about itself, with no signature checked.
 // They are for people who want to know why evidence is refused. It refuses what
 // cannot be read, and platforms that the verifier does not know or that have no
 // reader.
@@ -125,19 +125,19 @@ type Question struct {
 	Endorsements Endorsements       // beside those that came with the evidence
 	ReportData   ReportData         // what the evidence must be bound to
 	Rules        map[Platform]Rules // from policy; a platform without rules is refused
-	At           time.Time          // the time to judge for
+	At           time.Time          // the time to appraise for
 	// Secret is what the verifier hid in the credential for a device and
 	// key. Without it, evidence that needs one is refused.
-	Secret func(Introduction) []byte
+	Secret func(TPMKeys) []byte
 }
 
-// AppraiseFor judges evidence that answers no challenge, where the verifier gives
-// something to whoever made it. On platforms whose keys a credential binds, the
-// result holds for the device that opens the challenge and for nobody else: the
+// AppraiseFor appraises evidence that carries no response to a challenge, where the verifier gives
+// something to its sender. On platforms whose keys a credential binds, the
+// result holds for the device that opens the challenge and for no other party: the
 // caller encrypts whatever it gives under [Challenge.Secret]. On all others it is
 // Appraise, and the challenge is the zero one. It refuses as Appraise does.
 func (v *Verifier) AppraiseFor(q Question) (Result, Challenge, error) {
-	in, introduced, err := v.Introduced(q.Evidence)
+	in, introduced, err := v.UnverifiedKeys(q.Evidence)
 	if err != nil {
 		return Result{}, Challenge{}, err
 	}
@@ -157,11 +157,11 @@ func (v *Verifier) AppraiseFor(q Question) (Result, Challenge, error) {
 }
 
 // Appraise appraises evidence, and that of every device beside it: each for the same
-// report data, each by the rules of its own platform. One part that does not hold
+// report data, each by the rules of its own platform. One part that is refused
 // refuses the whole. It refuses with reason "platform" when no appraiser or no rule
 // knows the platform, and a device alone, with "nonce" when the evidence was made
 // for another use, with "expired" when the vendor's documents were fetched longer ago
-// than the rules say, with "wrong-chip" when a credential does not bind its key to the
+// than the rules state, with "wrong-chip" when a credential does not bind its key to the
 // device it names and when one device vouches twice, with "debug" when the host can
 // read the TEE and the rules do not allow it, and with the appraiser's reason
 // otherwise.
@@ -170,7 +170,7 @@ func (v *Verifier) Appraise(q Question) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if err := r.claims.Activation.check(q.Secret); err != nil {
+	if err := r.claims.Activation.verify(q.Secret); err != nil {
 		return Result{}, err
 	}
 	return r, nil
@@ -182,12 +182,12 @@ func (v *Verifier) appraiseUnchallenged(q Question) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	all, err := q.each(parts, v.appraise)
+	all, err := q.appraiseEach(parts, v.appraise)
 	if err != nil {
 		return Result{}, err
 	}
 	tee := all[0]
-	result := Result{claims: tee.Claims, checked: tee.checked, devices: devicesOf(all[1:]), at: q.At, ok: true}
+	result := Result{claims: tee.Claims, fetched: tee.fetched, devices: devicesOf(all[1:]), at: q.At, ok: true}
 	for _, part := range all {
 		if part.Issued.After(result.issued) {
 			result.issued = part.Issued
@@ -207,7 +207,7 @@ func (v *Verifier) AppraiseDevices(q Question) ([]Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := q.each(parts, v.appraise)
+	all, err := q.appraiseEach(parts, v.appraise)
 	return devicesOf(all), err
 }
 
@@ -221,7 +221,7 @@ func (v *Verifier) Inspect(q Question) ([]Claims, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := q.each(parts, v.inspect)
+	all, err := q.appraiseEach(parts, v.inspect)
 	if err != nil {
 		return nil, err
 	}
@@ -235,10 +235,10 @@ func (v *Verifier) Inspect(q Question) ([]Claims, error) {
 // parts are the evidence as a list: the TEE's with the endorsements of the question,
 // then that of each device.
 func (q Question) parts() ([]Evidence, error) {
-	if err := q.Evidence.devicesOK(); err != nil {
+	if err := q.Evidence.checkDevices(); err != nil {
 		return nil, err
 	}
-	return append([]Evidence{q.Evidence.With(q.Endorsements)}, q.Evidence.Devices...), nil
+	return append([]Evidence{q.Evidence.WithEndorsements(q.Endorsements)}, q.Evidence.Devices...), nil
 }
 
 // partsBesideTEE are the parts of evidence that has a TEE's.
@@ -249,9 +249,9 @@ func (q Question) partsBesideTEE() ([]Evidence, error) {
 	return q.parts()
 }
 
-// each appraises parts one after the other by one function, and refuses two of one
+// appraiseEach appraises parts one after the other by one function, and refuses two of one
 // chip.
-func (q Question) each(parts []Evidence, by func(Question, Evidence) (appraised, error)) ([]appraised, error) {
+func (q Question) appraiseEach(parts []Evidence, by func(Question, Evidence) (appraised, error)) ([]appraised, error) {
 	var all []appraised
 	for i, e := range parts {
 		part, err := by(q, e)
@@ -271,7 +271,7 @@ func (q Question) each(parts []Evidence, by func(Question, Evidence) (appraised,
 
 // appraise appraises one part for the use of the question.
 func (v *Verifier) appraise(q Question, e Evidence) (appraised, error) {
-	claims, err := v.bound(q, e, appraising)
+	claims, err := v.appraiseBound(q, e, appraising)
 	if err != nil {
 		return appraised{}, err
 	}
@@ -280,7 +280,7 @@ func (v *Verifier) appraise(q Question, e Evidence) (appraised, error) {
 
 // inspect appraises one part for any use.
 func (v *Verifier) inspect(q Question, e Evidence) (appraised, error) {
-	claims, err := v.read(q, e, appraising)
+	claims, err := v.appraisePart(q, e, appraising)
 	if err != nil {
 		return appraised{}, err
 	}
@@ -289,20 +289,20 @@ func (v *Verifier) inspect(q Question, e Evidence) (appraised, error) {
 
 // screen is Screen of one part. A platform without documents is appraised.
 func (v *Verifier) screen(q Question, e Evidence) (appraised, error) {
-	claims, err := v.bound(q, e, screening)
+	claims, err := v.appraiseBound(q, e, screening)
 	if err != nil {
 		return appraised{}, err
 	}
 	return appraised{Claims: claims}, q.permitDebug(claims)
 }
 
-// reader is [Appraiser.Appraise], or [Screener.Screen].
-type reader func(raw []byte, endorsed Endorsements, rules Rules, at time.Time) (Claims, error)
+// appraiseFunc is [Appraiser.Appraise], or [Screener.Screen].
+type appraiseFunc func(raw []byte, endorsed Endorsements, rules Rules, at time.Time) (Claims, error)
 
-func appraising(a Appraiser) reader { return a.Appraise }
+func appraising(a Appraiser) appraiseFunc { return a.Appraise }
 
-// read asks the appraiser of a part's platform.
-func (v *Verifier) read(q Question, e Evidence, by func(Appraiser) reader) (Claims, error) {
+// appraisePart asks the appraiser of a part's platform.
+func (v *Verifier) appraisePart(q Question, e Evidence, by func(Appraiser) appraiseFunc) (Claims, error) {
 	appraiser, known := v.appraisers[e.Platform]
 	rules, ruled := q.Rules[e.Platform]
 	if !known || !ruled {
@@ -318,14 +318,14 @@ func (v *Verifier) read(q Question, e Evidence, by func(Appraiser) reader) (Clai
 	return claims, nil
 }
 
-// bound is read, and refuses evidence that was made for another use than the
+// appraiseBound is read, and refuses evidence that was made for another use than the
 // question's, and a question without one.
-func (v *Verifier) bound(q Question, e Evidence, by func(Appraiser) reader) (Claims, error) {
+func (v *Verifier) appraiseBound(q Question, e Evidence, by func(Appraiser) appraiseFunc) (Claims, error) {
 	if q.ReportData == (ReportData{}) {
-		return Claims{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "none", "what the evidence must be bound to")
+		return Claims{}, wire.Refuse(wire.BadNonce, "appraisal: report data", "64 zero bytes", "the data that the evidence must be bound to")
 	}
-	claims, err := v.read(q, e, by)
-	if err == nil && !q.ReportData.carried(claims.ReportData) {
+	claims, err := v.appraisePart(q, e, by)
+	if err == nil && !q.ReportData.isCarriedBy(claims.ReportData) {
 		err = wire.Refuse(wire.BadNonce, "appraisal: report data", "evidence made for another use", "this request's")
 	}
 	return claims, err
@@ -336,11 +336,11 @@ func (q Question) permit(claims Claims, e Evidence) (appraised, error) {
 	if err := q.permitDebug(claims); err != nil {
 		return appraised{}, err
 	}
-	checked, err := e.Endorsed.Checked()
+	checked, err := e.Endorsed.Fetched()
 	if err != nil {
 		return appraised{}, err
 	}
-	return appraised{claims, checked}, q.Rules[e.Platform].recent(e.Endorsed, checked, q.At)
+	return appraised{claims, checked}, q.Rules[e.Platform].checkFetched(e.Endorsed, checked, q.At)
 }
 
 // permitDebug refuses a TEE whose memory its host can read, unless the rules let it pass.
@@ -349,4 +349,39 @@ func (q Question) permitDebug(claims Claims) error {
 		return wire.Refuse(wire.Debug, "appraisal: debug", "a TEE its host can read", "debug off")
 	}
 	return nil
+}
+
+// Screener is an [Appraiser] of a platform whose vendor is asked for documents.
+// Screen refuses, without any of them, what Appraise would refuse with all of them:
+// form, what the evidence signs itself, the chip and floors of the rules. Its claims
+// are not verified: what only a document can show is left out. It is pure.
+type Screener interface {
+	Screen(raw []byte, brought Endorsements, rules Rules, at time.Time) (unverified Claims, err error)
+}
+
+// Screen does every check of [Verifier.Appraise] that needs no document of a vendor,
+// and returns the measurement that the evidence claims. Call it before such
+// documents are fetched: evidence that it refuses costs no request to a vendor. A nil
+// error is no verdict: the evidence may have no valid signature. Its refusals have
+// the reasons of Appraise, for the parts in the same order.
+func (v *Verifier) Screen(q Question) (unverified Measurement, err error) {
+	parts, err := q.partsBesideTEE()
+	if err != nil {
+		return Measurement{}, err
+	}
+	all, err := q.appraiseEach(parts, v.screen)
+	if err != nil {
+		return Measurement{}, err
+	}
+	if err := all[0].Activation.verify(q.Secret); err != nil {
+		return Measurement{}, err
+	}
+	return all[0].Measurement, nil
+}
+
+func screening(a Appraiser) appraiseFunc {
+	if s, ok := a.(Screener); ok {
+		return s.Screen
+	}
+	return a.Appraise
 }

@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	someData = attest.Bind(wire.LabelIssue, []byte("nonce"), []byte("key"))
+	someData = attest.BindReportData(wire.LabelIssue, []byte("nonce"), []byte("key"))
 	someTime = time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
 )
 
@@ -39,16 +39,16 @@ func TestAppraise(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !result.OK() || result.Debug() || result.Dynamic() {
-		t.Errorf("got OK %v, debug %v, dynamic %v", result.OK(), result.Debug(), result.Dynamic())
+	if !result.Appraised() || result.Debug() || result.Dynamic() {
+		t.Errorf("got OK %v, debug %v, dynamic %v", result.Appraised(), result.Debug(), result.Dynamic())
 	}
 	if err := attest.Match(attesttest.Measure("scoring", "--model", "m.json"), result.Measurement()); err != nil {
 		t.Error(err)
 	}
-	if !result.At().Equal(someTime) {
-		t.Errorf("got time %v, want %v", result.At(), someTime)
+	if !result.AppraisedAt().Equal(someTime) {
+		t.Errorf("got time %v, want %v", result.AppraisedAt(), someTime)
 	}
-	if got, want := result.Chip(), vendor.Root().Hex()[:16]; got != want {
+	if got, want := result.ChipID(), vendor.Root().Hex()[:16]; got != want {
 		t.Errorf("got chip %q, want %q", got, want)
 	}
 }
@@ -85,10 +85,10 @@ func TestAppraiseRefusals(t *testing.T) {
 		{"bad signature", attesttest.Faults{BadSignature: true}, func(*question) {}, wire.BadSignature},
 		{"evidence bound to something else", attesttest.Faults{OtherReportData: true}, func(*question) {}, wire.BadNonce},
 		{"question of another use", attesttest.Faults{}, func(q *question) {
-			q.ReportData = attest.Bind(wire.LabelTrust, []byte("nonce"), []byte("key"))
+			q.ReportData = attest.BindReportData(wire.LabelTrust, []byte("nonce"), []byte("key"))
 		}, wire.BadNonce},
 		{"question of another nonce", attesttest.Faults{}, func(q *question) {
-			q.ReportData = attest.Bind(wire.LabelIssue, []byte("other"), []byte("key"))
+			q.ReportData = attest.BindReportData(wire.LabelIssue, []byte("other"), []byte("key"))
 		}, wire.BadNonce},
 		{"question and evidence bound to nothing", attesttest.Faults{}, func(q *question) {
 			q.ReportData = attest.ReportData{}
@@ -113,13 +113,13 @@ func TestAppraiseRefusals(t *testing.T) {
 			c.change(&q)
 			result, err := q.verifier.Appraise(q.Question)
 			if c.want == "" {
-				if err != nil || !result.OK() || result.Debug() != c.fault.Debug || result.Dynamic() != c.fault.Dynamic {
-					t.Errorf("got OK %v, debug %v, dynamic %v, error %v", result.OK(), result.Debug(), result.Dynamic(), err)
+				if err != nil || !result.Appraised() || result.Debug() != c.fault.Debug || result.Dynamic() != c.fault.Dynamic {
+					t.Errorf("got OK %v, debug %v, dynamic %v, error %v", result.Appraised(), result.Debug(), result.Dynamic(), err)
 				}
 				return
 			}
-			if !errors.Is(err, c.want) || result.OK() {
-				t.Errorf("got OK %v, %v, want %v", result.OK(), err, c.want)
+			if !errors.Is(err, c.want) || result.Appraised() {
+				t.Errorf("got OK %v, %v, want %v", result.Appraised(), err, c.want)
 			}
 		})
 	}
@@ -129,7 +129,7 @@ func TestAppraiseRefusals(t *testing.T) {
 // data of another size, out of evidence.
 type liar struct{ claims attest.Claims }
 
-func (l liar) Genuine() closed.Appraiser { return closed.Of(l) }
+func (l liar) Genuine() closed.Appraiser { return closed.VouchFor(l) }
 
 func (liar) Platform() attest.Platform { return attest.Soft }
 
@@ -159,24 +159,24 @@ func TestVerifierDoesNotBelieveAppraisers(t *testing.T) {
 				Evidence: attest.Evidence{Platform: attest.Soft, Raw: []byte{1}}, ReportData: someData,
 				Rules: map[attest.Platform]attest.Rules{attest.Soft: {}}, At: someTime,
 			})
-			if c.want == "" && (err != nil || !result.OK()) {
+			if c.want == "" && (err != nil || !result.Appraised()) {
 				t.Errorf("got %v, want it accepted", err)
 			}
-			if c.want != "" && (!errors.Is(err, c.want) || result.OK()) {
-				t.Errorf("got OK %v, %v, want %v", result.OK(), err, c.want)
+			if c.want != "" && (!errors.Is(err, c.want) || result.Appraised()) {
+				t.Errorf("got OK %v, %v, want %v", result.Appraised(), err, c.want)
 			}
 		})
 	}
 }
 
-// reader is an appraiser that keeps the endorsements it was asked with.
-type reader struct{ seen attest.Endorsements }
+// appraiseFunc is an appraiser that keeps the endorsements it was asked with.
+type appraiseFunc struct{ seen attest.Endorsements }
 
-func (r *reader) Genuine() closed.Appraiser { return closed.Of(r) }
+func (r *appraiseFunc) Genuine() closed.Appraiser { return closed.VouchFor(r) }
 
-func (*reader) Platform() attest.Platform { return attest.Soft }
+func (*appraiseFunc) Platform() attest.Platform { return attest.Soft }
 
-func (r *reader) Appraise(_ []byte, endorsed attest.Endorsements, _ attest.Rules, _ time.Time) (attest.Claims, error) {
+func (r *appraiseFunc) Appraise(_ []byte, endorsed attest.Endorsements, _ attest.Rules, _ time.Time) (attest.Claims, error) {
 	r.seen = endorsed
 	return attest.Claims{}, wire.Malformed
 }
@@ -184,7 +184,7 @@ func (r *reader) Appraise(_ []byte, endorsed attest.Endorsements, _ attest.Rules
 // TestAppraiseEndorsements: those of the question stand in place of those that
 // came with the evidence.
 func TestAppraiseEndorsements(t *testing.T) {
-	r := new(reader)
+	r := new(appraiseFunc)
 	attest.NewVerifier(r).Appraise(attest.Question{
 		Evidence:     attest.Evidence{Platform: attest.Soft, Raw: []byte{1}, Endorsed: attest.Endorsements{"vlek": {1}, "crl": {2}}},
 		Endorsements: attest.Endorsements{"crl": {3}},
@@ -196,7 +196,7 @@ func TestAppraiseEndorsements(t *testing.T) {
 }
 
 func TestZeroResultIsNotOK(t *testing.T) {
-	if (attest.Result{}).OK() {
+	if (attest.Result{}).Appraised() {
 		t.Error("the zero Result is OK")
 	}
 }
@@ -204,11 +204,11 @@ func TestZeroResultIsNotOK(t *testing.T) {
 func TestBindSeparates(t *testing.T) {
 	seen := map[attest.ReportData]string{}
 	for name, data := range map[string]attest.ReportData{
-		"a label":        attest.Bind(wire.LabelIssue, []byte("ab"), []byte("c")),
-		"another label":  attest.Bind(wire.LabelTrust, []byte("ab"), []byte("c")),
-		"another border": attest.Bind(wire.LabelIssue, []byte("a"), []byte("bc")),
-		"one field":      attest.Bind(wire.LabelIssue, []byte("abc")),
-		"an empty field": attest.Bind(wire.LabelIssue, []byte("ab"), []byte("c"), nil),
+		"a label":        attest.BindReportData(wire.LabelIssue, []byte("ab"), []byte("c")),
+		"another label":  attest.BindReportData(wire.LabelTrust, []byte("ab"), []byte("c")),
+		"another border": attest.BindReportData(wire.LabelIssue, []byte("a"), []byte("bc")),
+		"one field":      attest.BindReportData(wire.LabelIssue, []byte("abc")),
+		"an empty field": attest.BindReportData(wire.LabelIssue, []byte("ab"), []byte("c"), nil),
 	} {
 		if other, ok := seen[data]; ok {
 			t.Errorf("%s and %s are bound to the same", name, other)
@@ -222,7 +222,7 @@ func Example() {
 	vendor := attesttest.NewVendor() // in place of a TEE's maker
 	device := vendor.Chip().Attester(attesttest.Measure("scoring"))
 
-	data := attest.Bind(wire.LabelIssue, []byte("the verifier's nonce"), []byte("the unit's key"))
+	data := attest.BindReportData(wire.LabelIssue, []byte("the verifier's nonce"), []byte("the unit's key"))
 	evidence, err := device.Attest(context.Background(), data)
 	if err != nil {
 		fmt.Println(err)
@@ -232,10 +232,10 @@ func Example() {
 	result, err := verifier.Appraise(attest.Question{
 		Evidence: evidence, ReportData: data, Rules: vendor.Rules(), At: someTime,
 	})
-	fmt.Println(result.OK(), err)
+	fmt.Println(result.Appraised(), err)
 
 	_, err = verifier.Appraise(attest.Question{
-		Evidence: evidence, ReportData: attest.Bind(wire.LabelIssue, []byte("a later nonce")), Rules: vendor.Rules(), At: someTime,
+		Evidence: evidence, ReportData: attest.BindReportData(wire.LabelIssue, []byte("a later nonce")), Rules: vendor.Rules(), At: someTime,
 	})
 	fmt.Println(errors.Is(err, wire.BadNonce))
 	// Output:

@@ -27,7 +27,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 )
 
 // platforms are those of the hardware that the benchmarks play.
@@ -91,7 +91,7 @@ func (v *vendors) collateral(t testing.TB) *collateral.Collateral {
 	mux.Handle("/", v.intel.Service())
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
-	return collateral.New(collateral.Config{Documents: allPlatforms.All().Documents, Sources: map[string]string{"amd": server.URL, "intel": server.URL, "intel-root": server.URL}})
+	return collateral.New(collateral.Config{Documents: allPlatforms.Supported().Documents, Sources: map[string]string{"amd": server.URL, "intel": server.URL, "intel-root": server.URL}})
 }
 
 // reference is a measurement as policy writes it.
@@ -131,12 +131,12 @@ func found(t testing.TB, v *vendors) founded {
 	tee := v.device(attest.SNP, "authority")
 	// It seals for the measurement; hardware's sealing is not played.
 	sealer := attesttest.NewVendor().Chip().Attester(attesttest.MeasureSNP("authority"))
-	draft := testworld.Must(policy.ParseDraft([]byte(w.PolicyText("", tasks, "development  = true\n", "",
+	draft := testworld.Must(policydraft.Parse([]byte(w.PolicyText("", tasks, "development  = true\n", "",
 		"[platform.soft]\nroots = [\"VENDOR\"]\n", platforms, `{ platform = "soft", program = "authority" }`, reference(attesttest.MeasureSNP("authority")),
 		"AMD", v.amd.Root().String(), "INTEL", v.intel.Root().String(), "NOKEY", strings.Repeat("0", 96),
 		"REFERENCE-OWN", references("own"), "REFERENCE-SCORING", references("scoring")))))
 	f.root = testworld.Must(sealed.Init(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: sealer, Draft: draft})).Root
-	genesis := w.SignPolicy(string(testworld.Must(draft.Fill(f.root))))
+	genesis := w.SignPolicy(string(testworld.Must(draft.WithRoot(f.root))))
 	f.genesis = wire.Sum(genesis.Policy)
 	f.config = authority.Config{
 		Attester: tee, Sealer: sealer, Verifier: verifier(), Clock: trustedclock.System(),
@@ -170,8 +170,8 @@ func (f founded) start(t testing.TB) (e estate, stop func()) {
 	}
 }
 
-// newAuthority is a client whose TLS checks nobody: what it costs the authority
-// is the same, and nothing that it is told is believed.
+// newAuthority is a client whose TLS verifies no certificate: what it costs the authority
+// is the same, and nothing that it receives is trusted.
 func newAuthority(url string) *api.Authority {
 	return testworld.Must(api.NewAuthority(url, &tls.Config{InsecureSkipVerify: true}))
 }

@@ -1,4 +1,4 @@
-// Package bench measures what the project does beside what nobody can do
+// Package bench measures what the project does beside what no program can do
 // cheaper: the bare primitive, the bare transport, or the other way of doing
 // the same. Times differ from machine to machine and from minute to minute;
 // ratios of one run do not, so a ratio is what it reports.
@@ -23,7 +23,7 @@ import (
 type Contender struct {
 	// Name is part of the metrics' names and has no spaces.
 	Name string
-	// Cost does it some times, as often as is needed to measure it, and gives
+	// Cost does it some times, as often as is needed to measure it, and returns
 	// what once has cost.
 	Cost func() time.Duration
 }
@@ -40,11 +40,11 @@ func Compare(b *testing.B, contenders ...Contender) {
 	costs := make([][]float64, len(contenders))
 	for round := 0; b.Loop(); round++ {
 		for i := range contenders {
-			i = (i + round) % len(contenders) // nobody is always behind the same one
+			i = (i + round) % len(contenders) // none is always behind the same one
 			costs[i] = append(costs[i], float64(contenders[i].Cost()))
 		}
 	}
-	b.ReportMetric(0, "ns/op") // of a round, which says nothing
+	b.ReportMetric(0, "ns/op") // of a round, which means nothing
 	for i, c := range contenders {
 		_, median, _ := Quartiles(costs[i])
 		b.ReportMetric(median/float64(time.Microsecond), c.Name+"-µs")

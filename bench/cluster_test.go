@@ -15,7 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// stapled gives a chip's certificates along with its evidence.
+// stapled returns a chip's certificates along with its evidence.
 type stapled struct {
 	attest.Attester
 	more attest.Endorsements
@@ -23,7 +23,7 @@ type stapled struct {
 
 func (s stapled) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	e, err := s.Attester.Attest(ctx, data)
-	return e.With(s.more), err
+	return e.WithEndorsements(s.more), err
 }
 
 // cluster enrols n units on SNP that share their sessions.
@@ -31,7 +31,7 @@ func (s *server) cluster(n int) []http.Handler {
 	return s.clusterOn(stapled{s.vendors.device(attest.SNP, "scoring"), s.vendors.chip.Endorsements()}, n)
 }
 
-// clusterOn is a cluster that gives its clients evidence of a device.
+// clusterOn is a cluster that sends its clients evidence of a device.
 func (s *server) clusterOn(device attest.Attester, n int) []http.Handler {
 	r := &relay{units: make([]*channel.Host, n)}
 	var units []http.Handler
@@ -56,7 +56,7 @@ func (r *relay) Pull(context.Context, wire.SessionID) ([]byte, error) { return n
 
 func (r *relay) Push(kind envelope.Kind, sealed []byte) {
 	for _, u := range r.units {
-		take := u.Join
+		take := u.ImportSession
 		if kind == envelope.Tombstone {
 			take = u.Terminate
 		}

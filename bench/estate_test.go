@@ -55,7 +55,7 @@ func (e estate) applicant(ctx context.Context, p attest.Platform, task string, n
 	if task == "own" {
 		a.CSR = newCSR()
 	}
-	data := attest.Bind(wire.LabelIssue, a.Bound()...)
+	data := attest.BindReportData(wire.LabelIssue, a.Bound()...)
 	a.Evidence = testworld.Must(json.Marshal(testworld.Must(e.attester(p, task).Attest(ctx, data))))
 	return a
 }
@@ -79,7 +79,7 @@ func (a applicant) report(ctx context.Context, e estate) (r api.Report) {
 	return r
 }
 
-// host enrols a unit of task scoring and gives its side of the channel.
+// host enrols a unit of task scoring and returns its side of the channel.
 func (e estate) host(t testing.TB) *channel.Host {
 	t.Helper()
 	a := e.applicant(t.Context(), attest.SNP, "scoring", e.challenges(t.Context(), 1)[0])

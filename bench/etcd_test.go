@@ -15,7 +15,7 @@ import (
 )
 
 // etcdFanout is N watchers of one key of an etcd server, each over a connection of its
-// own, or nil where there is no etcd. A put is on etcd's disk before they hear of it.
+// own, or nil where there is no etcd. A put is on etcd's disk before they receive it.
 // Of gRPC just the two calls are spoken: messages behind five bytes over HTTP/2.
 func etcdFanout(b *testing.B, n int) *fanout {
 	b.Helper()
@@ -72,7 +72,7 @@ func etcdFanout(b *testing.B, n int) *fanout {
 	return f
 }
 
-// etcdCall begins a stream, says something on it, and gives what comes back.
+// etcdCall begins a stream, sends something on it, and returns the response.
 func etcdCall(b *testing.B, url string, request io.Reader, say func()) io.Reader {
 	b.Helper()
 	go say()

@@ -24,7 +24,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// fanout is something that brings bytes to many subscribers: publish gives them
+// fanout is something that brings bytes to many subscribers: publish sends them
 // to it, and each subscriber calls heard.
 type fanout struct {
 	publish func()
@@ -34,9 +34,9 @@ type fanout struct {
 // publications is how often one cost publishes.
 const publications = 100
 
-// round publishes some times. It gives the CPU of this process, which holds server
+// round publishes some times. It returns the CPU of this process, which holds server
 // and subscribers, for one of the deliveries to n subscribers, and the time until
-// the last of them has heard, at the 99th percentile.
+// the last of them has received, at the 99th percentile.
 func (f *fanout) round(n int) (delivery, last time.Duration) {
 	took := make([]time.Duration, publications)
 	cpu := CPU()
@@ -79,7 +79,7 @@ func insideOf(i bus.Item) []byte {
 // server without TLS, over one with TLS, and as a sealed session from one unit to all
 // units of its cluster, over TLS and the manager's relay, which keeps a copy. All
 // connections are in this one process. Where etcd is installed, the time until the last
-// of as many watchers of a key has heard of a put stands beside it.
+// of as many watchers of a key has received a put is beside it.
 func BenchmarkFanout(b *testing.B) {
 	for _, n := range []int{3, 30, 100, 300, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -179,7 +179,7 @@ func BenchmarkColdOpen(b *testing.B) {
 	lookup, h := p.estate.host(b), p.estate.host(b)
 	var ids []wire.SessionID
 	for _, sealed := range p.sealed(b, known) {
-		id := testworld.Must(lookup.Join(sealed, time.Now()))
+		id := testworld.Must(lookup.ImportSession(sealed, time.Now()))
 		ids = append(ids, id)
 		if err := opener.PublishWithin(b.Context(), itemAround(unit.Identity, id, sealed)); err != nil {
 			b.Fatal(err)
@@ -194,7 +194,7 @@ func BenchmarkColdOpen(b *testing.B) {
 		took := make([]time.Duration, rounds)
 		for i := range took {
 			begin := time.Now()
-			testworld.Must(h.Join(insideOf(testworld.Must(puller.FetchCopy(b.Context(), ids[i]))), time.Now()))
+			testworld.Must(h.ImportSession(insideOf(testworld.Must(puller.FetchCopy(b.Context(), ids[i]))), time.Now()))
 			took[i] = time.Since(begin)
 		}
 		slices.Sort(took)
@@ -239,8 +239,8 @@ func (w *busWorld) connect(b *testing.B) (*bus.Conn, bustest.Unit) {
 	return c, u
 }
 
-// joined waits until a unit's subscription is there: an answer to a later request
-// says so.
+// joined waits until a unit's subscription is there: a response to a later request
+// shows that.
 func joined(b *testing.B, c *bus.Conn) {
 	b.Helper()
 	for range 100 {

@@ -24,7 +24,7 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// gatewayInfo is what a serving process with a manager tells.
+// gatewayInfo is what a serving process with a manager reports.
 type gatewayInfo struct {
 	info
 	Gateway, GatewayTLS string // of a manager with one unit
@@ -60,7 +60,7 @@ func TestGatewayServer(t *testing.T) {
 	io.Copy(io.Discard, os.Stdin) // ends with the parent
 }
 
-// app answers with the body, or streams tokens.
+// app responds with the body, or streams tokens.
 func app() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/echo", echo)
@@ -84,7 +84,7 @@ func (s *server) proxy(to string, ca []byte) http.Handler {
 	return p
 }
 
-// manager runs a manager with one unit, and gives its gateway.
+// manager runs a manager with one unit, and returns its gateway.
 func (s *server) manager() http.Handler {
 	trust := testworld.Must(client.FetchTrust(s.t.Context(), client.TrustConfig{
 		Authorities: []string{s.estate.url}, Genesis: s.estate.genesis, Task: "scoring", Verifier: verifier(),
@@ -217,7 +217,7 @@ func BenchmarkGateway(b *testing.B) {
 }
 
 // BenchmarkFirstToken is the time from a request to the first token of a streamed
-// answer, by the clock.
+// response, by the clock.
 func BenchmarkFirstToken(b *testing.B) {
 	t := newThrough(b)
 	const n = 100

@@ -37,7 +37,7 @@ func start(b *testing.B) *peer {
 }
 
 // serving runs a test of this binary as the process that serves, until the
-// benchmark ends, and reads what it tells.
+// benchmark ends, and reads what it reports.
 func serving(b *testing.B, test string, told any) {
 	b.Helper()
 	command := exec.Command(os.Args[0], "-test.run=^"+test+"$")

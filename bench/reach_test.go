@@ -73,7 +73,7 @@ func (r *reaching) openAll(ctx context.Context, gateway string, cost func(func()
 	return took / opens
 }
 
-// get makes a request and reads nothing but the head of its answer.
+// get makes a request and reads nothing but the head of its response.
 func get(rt http.RoundTripper, url string) {
 	answer := testworld.Must(rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodGet, url, nil))))
 	answer.Body.Close()
@@ -89,7 +89,7 @@ func alone(f func()) time.Duration {
 	return CPU() - before
 }
 
-// BenchmarkReach is G13: a user reaches 100 units. "client" compares his CPU
+// BenchmarkReach is G13: a user reaches 100 units. "client" compares the CPU
 // time, bytes and requests with those for one unit, "system" all CPU time with
 // that of RA-TLS to each. The bus between the units is left out.
 func BenchmarkReach(b *testing.B) {

@@ -37,7 +37,7 @@ const serverEnv = "BENCH_SERVER"
 // replicas is the size of the large cluster.
 const replicas = 100
 
-// info is what the serving process tells the measuring one.
+// info is what the serving process reports to the measuring one.
 type info struct {
 	Authority     string // URL
 	Genesis, Root wire.Digest
@@ -138,7 +138,7 @@ func (l countingListener) Accept() (net.Conn, error) {
 
 func listener() net.Listener { return testworld.Must(net.Listen("tcp", "127.0.0.1:0")) }
 
-// listen serves a handler until the test ends and gives its URL.
+// listen serves a handler until the test ends and returns its URL.
 func (s *server) listen(l net.Listener, h http.Handler, config *tls.Config) string {
 	server := &http.Server{Handler: h, TLSConfig: config}
 	s.t.Cleanup(func() { server.Close() })
@@ -165,7 +165,7 @@ type stats struct {
 	Requests int64
 }
 
-// control gives the stats, and evidence over a body of 64 bytes.
+// control returns the stats, and evidence over a body of 64 bytes.
 func (s *server) control(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodGet {
 		json.NewEncoder(w).Encode(stats{CPU(), s.bytes.Load(), s.requests.Load()})
@@ -177,7 +177,7 @@ func (s *server) control(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(testworld.Must(device.Attest(r.Context(), data)))
 }
 
-// echo answers with the body of the request.
+// echo responds with the body of the request.
 func echo(w http.ResponseWriter, r *http.Request) {
 	body := make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(r.Body, body); err != nil {
@@ -193,7 +193,7 @@ func newAEAD() cipher.AEAD {
 	return testworld.Must(cipher.NewGCM(testworld.Must(aes.NewCipher(make([]byte, 32)))))
 }
 
-// ciphers give the AEAD for the message with a nonce.
+// ciphers return the AEAD for the message with a nonce.
 type ciphers func(nonce []byte) cipher.AEAD
 
 // oneKey are the ciphers of messages under one key.
@@ -222,7 +222,7 @@ func (b *buffers) get(n int) *[]byte {
 }
 
 // sealedEcho is the floor of any channel: one open, one seal. The nonce is the
-// body's first 12 bytes, with another first bit in the answer.
+// body's first 12 bytes, with another first bit in the response.
 func sealedEcho(of ciphers) http.HandlerFunc {
 	var lent buffers
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -256,7 +256,7 @@ func (s *server) selfSigned(more func(spki []byte) pkix.Extension) tls.Certifica
 }
 
 // raTLS serves with a certificate that carries SNP evidence over its key, and
-// gives the endorsements of that evidence too.
+// returns the endorsements of that evidence too.
 func (s *server) raTLS() (string, attest.Evidence) {
 	var evidence attest.Evidence
 	config := &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true}
@@ -264,7 +264,7 @@ func (s *server) raTLS() (string, attest.Evidence) {
 		evidence = testworld.Must(s.vendors.device(attest.SNP, "scoring").Attest(s.t.Context(), attest.ReportData(sha512.Sum512(spki))))
 		return pkix.Extension{Id: evidenceID, Value: evidence.Raw}
 	})}
-	return s.listenCounted(http.HandlerFunc(echo), config), evidence.With(s.vendors.chip.Endorsements())
+	return s.listenCounted(http.HandlerFunc(echo), config), evidence.WithEndorsements(s.vendors.chip.Endorsements())
 }
 
 // unit serves a real unit, and beside it crypto/tls alone with the same chain.

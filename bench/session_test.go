@@ -30,7 +30,7 @@ func BenchmarkJoin(b *testing.B) {
 		Contender{"join", func() (cost time.Duration) {
 			for range units {
 				h, i := p.estate.host(b), 0
-				cost += Repeat(len(sealed), func() { testworld.Must(h.Join(sealed[i], time.Now())); i++ })()
+				cost += Repeat(len(sealed), func() { testworld.Must(h.ImportSession(sealed[i], time.Now())); i++ })()
 			}
 			return cost / units
 		}})

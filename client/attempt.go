@@ -20,7 +20,7 @@ type attemptKey struct{}
 // attempt is one try to send a call's request to one replica. It waits for a
 // connection of the replica's transport, asks the call whether to send on it,
 // and reports how it ended. The fields below began belong to the goroutine of
-// [call.run], those below rejected to that of attempt.run.
+// [call.runCall], those below rejected to that of runAttempt.
 type attempt struct {
 	call     *call
 	replica  *replica
@@ -61,9 +61,9 @@ func (k *call) newAttempt(r *replica) *attempt {
 // needsConn reports whether the attempt needs a connection.
 func (a *attempt) needsConn() bool { return !a.hasConn.Load() && a.context.Err() == nil }
 
-// run sends the request and reads a short response whole. A rejected connection
+// runAttempt sends the request and reads a short response whole. A rejected connection
 // has carried nothing of it, so run takes another one.
-func (a *attempt) run() {
+func (a *attempt) runAttempt() {
 	for {
 		a.rejected = false
 		a.response, a.err = a.roundTrip()
@@ -86,7 +86,7 @@ func (a *attempt) run() {
 
 func (a *attempt) roundTrip() (*http.Response, error) {
 	request := a.call.request.WithContext(a.context)
-	body, err := a.call.body.open()
+	body, err := a.call.body.openBody()
 	if err != nil {
 		return nil, err
 	}
@@ -121,9 +121,9 @@ func (a *attempt) askCall(c *conn) bool {
 	}
 }
 
-// sent reports whether a part of the request may have been written. If not,
+// mayHaveSent reports whether a part of the request may have been written. If not,
 // nothing of it is written later.
-func (a *attempt) sent() bool {
+func (a *attempt) mayHaveSent() bool {
 	return a.wrote || a.conn != nil && a.call.client.pool.wrote(a)
 }
 

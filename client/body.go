@@ -55,8 +55,8 @@ func newBody(r *http.Request, keep int64) (*body, error) {
 	return &body{reopen: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(kept)), nil }}, nil
 }
 
-// open returns the body for one more attempt.
-func (b *body) open() (io.ReadCloser, error) {
+// openBody returns the body for one more attempt.
+func (b *body) openBody() (io.ReadCloser, error) {
 	if b.reopen != nil {
 		return b.reopen()
 	}

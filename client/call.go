@@ -89,7 +89,7 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	c.retries.refill()
 	k := &call{client: c, request: r, body: body, repeatable: again && body.reopen != nil,
 		events: make(chan event), done: make(chan struct{})}
-	return k.run()
+	return k.runCall()
 }
 
 // checkRequest refuses requests that are not for this cluster.
@@ -103,7 +103,7 @@ func (c *Client) checkRequest(r *http.Request) error {
 	return nil
 }
 
-func (k *call) run() (*http.Response, error) {
+func (k *call) runCall() (*http.Response, error) {
 	defer k.finish()
 	k.wanted = 1
 	k.startAttempt()
@@ -142,10 +142,10 @@ func (k *call) raceDelay() time.Duration {
 // none left to try.
 func (k *call) startAttempt() bool {
 	pool := k.client.pool
-	if len(k.tried) > pool.size() { // each replica once, and one of them again
+	if len(k.tried) > pool.replicaCount() { // each replica once, and one of them again
 		return false
 	}
-	r, rank := pool.choose(k.client.now(), k.tried)
+	r, rank := pool.choose(k.client.currentTime(), k.tried)
 	if r == nil || rank == rankPaused && k.probedPaused && !k.client.retries.spend() {
 		return false
 	}
@@ -153,7 +153,7 @@ func (k *call) startAttempt() bool {
 	k.tried = append(k.tried, r)
 	a := k.newAttempt(r)
 	k.waiting = append(k.waiting, a)
-	k.client.tasks.Go(a.run)
+	k.client.tasks.Go(a.runAttempt)
 	return true
 }
 
@@ -163,7 +163,7 @@ func (k *call) startAttempt() bool {
 func (k *call) admit(a *attempt, on *conn) bool {
 	switch i := slices.Index(k.waiting, a); {
 	case a.conn != nil: // it ended before a response, and the transport took another
-		if a.wrote = a.sent(); a.wrote && !k.repeatable { // by the rules of net/http it may be
+		if a.wrote = a.mayHaveSent(); a.wrote && !k.repeatable { // by the rules of net/http it may be
 			a.cancel(errCut)
 			return false
 		}
@@ -174,7 +174,7 @@ func (k *call) admit(a *attempt, on *conn) bool {
 		k.waiting = slices.Delete(k.waiting, i, i+1)
 		k.active = append(k.active, a)
 	}
-	a.conn, a.began, a.writes = on, k.client.now(), on.writes.Load()
+	a.conn, a.began, a.writes = on, k.client.currentTime(), on.writes.Load()
 	k.client.counters.sends.Add(1)
 	if k.wanted == 0 {
 		k.cancelWaiting()
@@ -201,8 +201,8 @@ func (k *call) handleEnded(a *attempt) (*http.Response, error) {
 	if a.err != nil {
 		return nil, k.handleBroken(a)
 	}
-	at := k.client.now()
-	k.client.latencies.add(at.Sub(a.began))
+	at := k.client.currentTime()
+	k.client.latencies.addSample(at.Sub(a.began))
 	if k.shouldTryElsewhere(a.response) {
 		a.cancel(nil)
 		a.response.Body.Close()
@@ -219,14 +219,14 @@ func (k *call) handleEnded(a *attempt) (*http.Response, error) {
 
 // handleBroken retries after a broken connection, or returns the call's error.
 func (k *call) handleBroken(a *attempt) error {
-	left := a.sent()
+	left := a.mayHaveSent()
 	if ctx := k.request.Context(); ctx.Err() != nil {
 		k.sent = k.sent || left
 		return k.finalError(context.Cause(ctx))
 	}
 	if left {
 		k.sent = true
-		k.client.pool.failed(a.replica, a.began, k.client.now())
+		k.client.pool.failed(a.replica, a.began, k.client.currentTime())
 	}
 	a.replica.transport.CloseIdleConnections() // they may be dead too
 	k.recordCause(a.err)
@@ -250,7 +250,7 @@ func (k *call) shouldTryElsewhere(response *http.Response) bool {
 	if response.StatusCode != http.StatusBadGateway && response.StatusCode != http.StatusServiceUnavailable {
 		return false
 	}
-	return k.repeatable && k.client.pool.hasUntried(k.client.now(), k.tried) && k.client.retries.spend()
+	return k.repeatable && k.client.pool.hasUntried(k.client.currentTime(), k.tried) && k.client.retries.spend()
 }
 
 // handleOverdue starts a race after a delay: it asks for a connection to another
@@ -266,7 +266,7 @@ func (k *call) handleOverdue() {
 			k.client.pool.addLate(a.replica, 1)
 		}
 	}
-	if !k.repeatable || !k.client.pool.hasUntried(k.client.now(), k.tried) || !k.client.hedges.spend() {
+	if !k.repeatable || !k.client.pool.hasUntried(k.client.currentTime(), k.tried) || !k.client.hedges.spend() {
 		return
 	}
 	k.wanted++
@@ -288,7 +288,7 @@ func (k *call) clearLate(a *attempt) {
 // of its replica.
 func (k *call) finish() {
 	close(k.done)
-	at := k.client.now()
+	at := k.client.currentTime()
 	for _, a := range k.active {
 		k.clearLate(a)
 		if a.late {
@@ -322,7 +322,7 @@ func (k *call) recordCause(err error) {
 // finalError is the error of the whole call.
 func (k *call) finalError(cause error) error {
 	for _, a := range k.active {
-		k.sent = a.sent() || k.sent
+		k.sent = a.mayHaveSent() || k.sent
 	}
 	switch {
 	case k.sent && !isSafe(k.request):

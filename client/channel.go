@@ -92,10 +92,10 @@ func Open(ctx context.Context, config OpenConfig) (*Channel, error) {
 	if config.Role != "" || config.Trust != nil && config.Trust.config.Group != "" {
 		return nil, wire.Refuse(wire.WrongGroup, "channel: trust", "of a group", "OpenGroup")
 	}
-	return open(ctx, config)
+	return openChannel(ctx, config)
 }
 
-func open(ctx context.Context, config OpenConfig) (*Channel, error) {
+func openChannel(ctx context.Context, config OpenConfig) (*Channel, error) {
 	all, err := config.check()
 	if err != nil {
 		return nil, err
@@ -126,7 +126,7 @@ func open(ctx context.Context, config OpenConfig) (*Channel, error) {
 func (o OpenConfig) check() ([]*url.URL, error) {
 	var faults []error
 	if o.Trust == nil {
-		faults = append(faults, wire.Refuse(wire.BadRequest, "channel: trust", "", "that of FetchTrust"))
+		faults = append(faults, wire.Refuse(wire.BadRequest, "channel: trust", "no trust", "a Trust of FetchTrust"))
 	}
 	all, err := parseGateways(o.Gateway)
 	return all, errors.Join(append(faults, err)...)
@@ -142,8 +142,8 @@ func (o OpenConfig) sessionOptions() (w channel.SessionOptions) {
 	return w
 }
 
-// pin returns the pin of sessions under t.
-func (t *Trust) pin() unitauth.Pin {
+// basePin returns the pin of sessions under t.
+func (t *Trust) basePin() unitauth.Pin {
 	p := unitauth.Pin{Genesis: t.config.Genesis, ID: t.config.ID, Task: t.config.Task, Group: t.config.Group}
 	if p.Task+p.Group == "" {
 		p.ID = t.identities[0].ID
@@ -160,7 +160,7 @@ func newGateway(ca *x509.CertPool) *http.Transport {
 	secure := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: ca, NextProtos: []string{"h2", "http/1.1"}}
 	return &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
-		DialTLSContext:      (&gatewayDialer{config: secure, routes: map[string]*gatewayRoute{}}).dial,
+		DialTLSContext:      (&gatewayDialer{config: secure, routes: map[string]*gatewayRoute{}}).dialGateway,
 		MaxIdleConnsPerHost: maxGatewayIdle, IdleConnTimeout: idleTimeout,
 		DisableCompression: true, Protocols: &protocols,
 		HTTP2: &http.HTTP2Config{SendPingTimeout: gatewayPingAfter, PingTimeout: gatewayPingTimeout},
@@ -243,7 +243,7 @@ func (c *Channel) Session(ctx context.Context) (Session, error) {
 	if err != nil {
 		return Session{}, wrapChannelError(err)
 	}
-	return Session{ID: s.ID(), Unit: s.Peer(), Expires: s.Expires(), Evidence: s.Evidence()}, nil
+	return Session{ID: s.ID(), Unit: s.OpenedBy(), Expires: s.Expires(), Evidence: s.Evidence()}, nil
 }
 
 // Opens returns the number of sessions opened so far.
@@ -285,5 +285,5 @@ func WithRecord(ctx context.Context, r *Record) context.Context {
 // response. It refuses a changed request, response or unit, and a unit outside the
 // pin of t.
 func VerifyReceipt(r Record, t *Trust, at time.Time) (Receipt, error) {
-	return unitauth.VerifyReceipt(r, t.channelTrust(), unitauth.ReceiptExpect{Pin: t.pin(), At: at})
+	return unitauth.VerifyReceipt(r, t.channelTrust(), unitauth.ReceiptExpect{Pin: t.basePin(), At: at})
 }

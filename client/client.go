@@ -16,6 +16,11 @@
 // authority's operator are untrusted. The package refuses code that policy does
 // not name, roots that policy does not name, and policy older than any it has
 // seen. No option turns a check off.
+//
+// Files, each using those before it: pace.go, gateways.go, body.go, state.go,
+// tls_other.go, gatewaydial.go, dynamic.go, tls.go, pool.go, refresh.go, trust.go,
+// group.go, client.go, channel.go, stats.go, call.go, fetch.go, conn.go, oneoff.go,
+// attempt.go, verify.go.
 package client
 
 import (
@@ -111,7 +116,7 @@ func New(config Config) (*Client, error) {
 // complete fills in defaults and returns every fault of the other fields.
 func (c *Config) complete() error {
 	if c.Trust == nil {
-		return wire.Refuse(wire.BadRequest, "client: trust", "", "that of FetchTrust")
+		return wire.Refuse(wire.BadRequest, "client: trust", "no trust", "a Trust of FetchTrust")
 	}
 	var faults []error
 	names := c.Trust.serverNames()
@@ -141,7 +146,7 @@ func (c *Config) complete() error {
 	return errors.Join(faults...)
 }
 
-func (c *Client) now() time.Time { return c.config.Trust.config.Clock() }
+func (c *Client) currentTime() time.Time { return c.config.Trust.config.Clock() }
 
 // Trust returns the newest trust. Store its [Trust.State] for [TrustConfig.State].
 func (c *Client) Trust() *Trust { return c.trust.Load() }
@@ -187,12 +192,12 @@ func (c *Client) maintain() {
 			continue
 		case <-ticker.C:
 		}
-		if held := c.trust.Load(); c.now().Sub(held.fetchedAt) >= c.config.Refresh {
-			c.renewTrust(c.lifetime, held)
+		if known := c.trust.Load(); c.currentTime().Sub(known.fetchedAt) >= c.config.Refresh {
+			c.renewTrust(c.lifetime, known)
 		}
 		// The known addresses stay when a lookup fails.
 		_ = c.resolve(c.lifetime)
-		c.pool.sweep(c.now())
+		c.pool.sweep(c.currentTime())
 	}
 }
 
@@ -212,20 +217,20 @@ func (c *Client) renewTrust(ctx context.Context, old *Trust) *Trust {
 // enforce checks every connection under trust. One that it refuses ends at once,
 // with the request on it; the others stay open.
 func (c *Client) enforce(t *Trust) {
-	c.pool.enforce(t.Policy().Head(), c.now(), func(opened *conn) error {
-		_, err := identity.Check(opened.peer.PeerCertificates, t.root, t.expect(c.now()))
+	c.pool.enforce(t.Policy().Head(), c.currentTime(), func(opened *conn) error {
+		_, err := identity.Check(opened.peer.PeerCertificates, t.root, t.expect(c.currentTime()))
 		return err
 	})
 }
 
 // ensureAddresses looks up the addresses unless some are known.
 func (c *Client) ensureAddresses(ctx context.Context) error {
-	if c.pool.size() > 0 {
+	if c.pool.replicaCount() > 0 {
 		return nil
 	}
 	c.locating.Lock()
 	defer c.locating.Unlock()
-	if c.pool.size() > 0 {
+	if c.pool.replicaCount() > 0 {
 		return nil
 	}
 	if err := c.resolve(ctx); err != nil {

@@ -50,7 +50,7 @@ func (c *conn) Write(b []byte) (int, error) {
 	}
 	n, err := c.Conn.Write(b)
 	if err != nil {
-		c.fail(err)
+		c.failWith(err)
 	}
 	return n, err
 }
@@ -61,14 +61,14 @@ func (c *conn) Read(b []byte) (int, error) {
 		err = errCut
 	}
 	if err != nil {
-		c.fail(err)
+		c.failWith(err)
 	}
 	return n, err
 }
 
-// fail ends the attempt on a connection that broke. Otherwise the transport
+// failWith ends the attempt on a connection that broke. Otherwise the transport
 // could send the request again on its own, to the same replica.
-func (c *conn) fail(err error) {
+func (c *conn) failWith(err error) {
 	c.stopped.Store(true) // a TLS close is not a part of a request
 	if a := c.user.Load(); a != nil {
 		a.cancel(err)
@@ -98,7 +98,7 @@ func (c *conn) reject() {
 // that dial returns, whatever the address.
 func (c *Client) newTransport(r *replica) *http.Transport {
 	return &http.Transport{
-		DialTLSContext:      func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx, r) },
+		DialTLSContext:      func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dialReplica(ctx, r) },
 		MaxIdleConnsPerHost: maxIdle,
 		IdleConnTimeout:     idleTimeout,
 		// Asking for gzip would hide the length of a response.
@@ -106,12 +106,12 @@ func (c *Client) newTransport(r *replica) *http.Transport {
 	}
 }
 
-// dial connects to a replica and checks its identity, on behalf of the attempt
+// dialReplica connects to a replica and checks its identity, on behalf of the attempt
 // in ctx. At most maxDials run at a time: a replica that is catching up on
 // handshakes serves no requests. An attempt that has waited dialWait dials
 // anyway, so that stuck dials cannot block it; one that got another connection
 // does not.
-func (c *Client) dial(ctx context.Context, r *replica) (net.Conn, error) {
+func (c *Client) dialReplica(ctx context.Context, r *replica) (net.Conn, error) {
 	if err := c.beginTask(); err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func (c *Client) connect(r *replica) (*conn, error) {
 			c.pool.addLate(r, -1)
 		}
 	}()
-	began := c.now()
+	began := c.currentTime()
 	trust := c.trust.Load()
 	opened, err := c.connectUnder(ctx, trust, r)
 	if isRefusal(err) {
@@ -160,7 +160,7 @@ func (c *Client) connect(r *replica) (*conn, error) {
 	}
 	c.counters.dials.Add(1)
 	if err != nil {
-		c.pool.failed(r, began, c.now())
+		c.pool.failed(r, began, c.currentTime())
 		return nil, err
 	}
 	return opened, nil
@@ -190,7 +190,7 @@ func (c *Client) connectUnder(ctx context.Context, trust *Trust, r *replica) (*c
 
 // tlsConfig completes a handshake only with a replica that trust names.
 func (c *Client) tlsConfig(trust *Trust) *tls.Config {
-	expect := func() identity.Expect { return trust.expect(c.now()) }
+	expect := func() identity.Expect { return trust.expect(c.currentTime()) }
 	config := identity.ClientTLS(c.config.ServerName, trust.AuthorityRoot, expect)
 	config.NextProtos = []string{"http/1.1"}
 	return config

@@ -90,7 +90,7 @@ func (f *trustFetch) trust(ctx context.Context) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	in, introduced, err := f.config.Verifier.Introduced(unverified.Evidence)
+	in, introduced, err := f.config.Verifier.UnverifiedKeys(unverified.Evidence)
 	if err != nil {
 		return nil, fmt.Errorf("reading the authority's evidence: %w", err)
 	}
@@ -174,8 +174,8 @@ func (f *trustFetch) appraise(query api.TrustQuery, evidence attest.Evidence) (a
 	root, head := f.state.Policy().Document().Authority.Root, f.state.Policy().Head()
 	result, err := f.config.Verifier.Appraise(attest.Question{
 		Evidence:   evidence,
-		ReportData: attest.Bind(wire.LabelTrust, query.Nonce[:], root[:], head[:]),
-		Secret:     f.challenge.Hidden,
+		ReportData: attest.BindReportData(wire.LabelTrust, query.Nonce[:], root[:], head[:]),
+		Secret:     f.challenge.SecretFor,
 		Rules:      f.state.Policy().Rules(),
 		At:         f.config.Clock(),
 	})

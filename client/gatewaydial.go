@@ -44,8 +44,8 @@ func (d *gatewayDialer) route(address string) (g *gatewayRoute, shared <-chan st
 	return g, g.shared
 }
 
-// dial implements [http.Transport.DialTLSContext].
-func (d *gatewayDialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+// dialGateway implements [http.Transport.DialTLSContext].
+func (d *gatewayDialer) dialGateway(ctx context.Context, network, address string) (net.Conn, error) {
 	g, shared := d.route(address)
 	select {
 	case g.slots <- struct{}{}:

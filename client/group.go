@@ -23,16 +23,16 @@ func OpenGroup(ctx context.Context, config OpenConfig) (*Channel, error) {
 	if config.Trust == nil || config.Trust.config.Group == "" {
 		return nil, wire.Refuse(wire.WrongGroup, "channel: trust", "not of a group", "that of FetchTrust for a group")
 	}
-	g := config.Trust.Policy().Pact(config.Trust.config.Group).Group
+	g := config.Trust.Policy().GroupByName(config.Trust.config.Group).Group
 	if config.Role != Whole && g.Roles[config.Role] == nil {
 		return nil, wire.Refuse(wire.WrongRole, "channel: role", config.Role, fmt.Sprint(g.RoleNames(), ", or * for the whole group"))
 	}
-	return open(ctx, config)
+	return openChannel(ctx, config)
 }
 
 // sessionPin returns the pin of sessions.
 func (o OpenConfig) sessionPin() unitauth.Pin {
-	p := o.Trust.pin()
+	p := o.Trust.basePin()
 	if o.Role != Whole {
 		p.Role = o.Role
 	}
@@ -52,7 +52,7 @@ func (i Identity) String() string {
 // exactly that identity. The parties approve the root of each, so that the
 // authority's word is never enough.
 func (c *TrustConfig) pinnedGroup(p policy.Approved) ([]Identity, error) {
-	pact := p.Pact(c.Group)
+	pact := p.GroupByName(c.Group)
 	if pact == nil {
 		return nil, wire.Refuse(wire.NotFound, "trust: group", c.Group, p.Document().GroupNames())
 	}
@@ -65,7 +65,7 @@ func (c *TrustConfig) pinnedGroup(p policy.Approved) ([]Identity, error) {
 		return nil, wire.Refuse(wire.StaleRoster, "trust: identity of group "+c.Group, inForce.ID(), c.ID)
 	}
 	var found []Identity
-	for ; inForce != nil; inForce = inForce.Before {
+	for ; inForce != nil; inForce = inForce.Predecessor {
 		for _, root := range inForce.Roots(at) {
 			unapproved := identity.CheckApprovers(inForce, root, c.PartyKeys, at)
 			if unapproved == nil && (c.ID.IsZero() || c.ID == inForce.ID()) {
@@ -82,8 +82,8 @@ func (c *TrustConfig) pinnedGroup(p policy.Approved) ([]Identity, error) {
 }
 
 // Group returns the group of the trust, as its parties approve it; nil outside groups.
-func (t *Trust) Group() *policy.Pact {
-	return t.Policy().PactOf(t.groupID())
+func (t *Trust) Group() *policy.GroupState {
+	return t.Policy().GroupByID(t.groupID())
 }
 
 func (t *Trust) groupID() attest.Digest {

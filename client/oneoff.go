@@ -62,7 +62,7 @@ type OneOff struct {
 // a check fails, and [ErrUnreachable] when no unit responds.
 func NewOneOff(ctx context.Context, config OneOffConfig) (*OneOff, error) {
 	if config.Trust == nil {
-		return nil, wire.Refuse(wire.BadRequest, "one-off: trust", "", "that of FetchTrust")
+		return nil, wire.Refuse(wire.BadRequest, "one-off: trust", "no trust", "a Trust of FetchTrust")
 	}
 	if config.Trust.config.Group != "" {
 		return nil, wire.Refuse(wire.WrongGroup, "one-off: trust", "of a group", "of a task")
@@ -164,7 +164,7 @@ func (o *OneOff) fetchKeys(ctx context.Context) (unitauth.OHTTPKeys, error) {
 }
 
 func (o *OneOff) verifyKeys(signed []byte, t *Trust) (unitauth.OHTTPKeys, error) {
-	return unitauth.VerifyOHTTPKeys(signed, t.pin(), t.channelTrust(), t.config.Clock())
+	return unitauth.VerifyOHTTPKeys(signed, t.basePin(), t.channelTrust(), t.config.Clock())
 }
 
 // checkNotCutOff refuses keys that a unit may hold which the newest policy cuts off.
@@ -177,7 +177,7 @@ func (o *OneOff) fetchSigned(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, keysTimeout)
 	defer cancel()
 	query := url.Values{}
-	if pin := o.trust.Load().pin(); pin.Task != "" {
+	if pin := o.trust.Load().basePin(); pin.Task != "" {
 		query.Set("task", pin.Task)
 	} else {
 		query.Set("id", pin.ID.Hex())
@@ -217,7 +217,7 @@ func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	response, err := o.send(r, keys)
+	response, err := o.sealAndSend(r, keys)
 	again := r.Body == nil || r.Body == http.NoBody || r.GetBody != nil
 	if !errors.Is(err, wire.OneOffKey) && !errors.Is(err, wire.CutOff) || !again {
 		return response, err
@@ -231,10 +231,10 @@ func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	return o.send(r, keys)
+	return o.sealAndSend(r, keys)
 }
 
-func (o *OneOff) send(r *http.Request, keys unitauth.OHTTPKeys) (*http.Response, error) {
+func (o *OneOff) sealAndSend(r *http.Request, keys unitauth.OHTTPKeys) (*http.Response, error) {
 	through, err := channelhttp.NewOHTTPTransport(channelhttp.OHTTPConfig{URL: o.requestURL(keys), Inner: &o.gateways, Keys: keys, Whole: o.config.Whole, Valid: func() error { return o.checkNotCutOff(keys) }})
 	if err != nil {
 		return nil, err

@@ -102,7 +102,7 @@ type latencies struct {
 	p99   time.Duration // 0 while too few are known
 }
 
-func (l *latencies) add(d time.Duration) {
+func (l *latencies) addSample(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.record(d)

@@ -63,13 +63,13 @@ func TestLateAfter(t *testing.T) {
 		t.Errorf("at first: got %v, want %v", got, defaultLateAfter)
 	}
 	for range hedgeWindow {
-		l.add(time.Millisecond)
+		l.addSample(time.Millisecond)
 	}
 	if got := l.lateAfter(); got != minLateAfter {
 		t.Errorf("fast responses: got %v, want %v", got, minLateAfter)
 	}
 	for i := range hedgeWindow {
-		l.add(time.Duration(i) * time.Millisecond)
+		l.addSample(time.Duration(i) * time.Millisecond)
 	}
 	p99 := time.Duration(hedgeWindow*99/100) * time.Millisecond
 	if got, want := l.lateAfter(), p99+p99/4; got != want {
@@ -82,14 +82,14 @@ func TestLateAfter(t *testing.T) {
 func TestLateDoesNotFeedItself(t *testing.T) {
 	var l latencies
 	for i := range hedgeWindow {
-		l.add(time.Duration(i%100) * time.Millisecond)
+		l.addSample(time.Duration(i%100) * time.Millisecond)
 	}
 	want := l.lateAfter()
 	for i := range 20 * hedgeWindow {
 		if d := time.Duration(i%100) * time.Millisecond; d > want || i%3 == 0 {
 			l.addLate()
 		} else {
-			l.add(d)
+			l.addSample(d)
 		}
 	}
 	if got := l.lateAfter(); got != want {
@@ -105,7 +105,7 @@ func someReplicas(n int) (*pool, []*replica) {
 		addresses = append(addresses, string(rune('a'+i)))
 	}
 	p.setAddresses(addresses)
-	return p, p.list()
+	return p, p.allReplicas()
 }
 
 func TestPick(t *testing.T) {
@@ -175,7 +175,7 @@ func TestSetKeepsWhatIsKnown(t *testing.T) {
 	p, all := someReplicas(2)
 	all[1].busy = 7
 	p.setAddresses([]string{"b", "c"})
-	if got := p.list(); len(got) != 2 || got[0] != all[1] || got[1].address != "c" {
+	if got := p.allReplicas(); len(got) != 2 || got[0] != all[1] || got[1].address != "c" {
 		t.Errorf("got %+v, want b as it was and a new c", got)
 	}
 }

@@ -70,13 +70,13 @@ func (p *pool) setAddresses(addresses []string) {
 	}
 }
 
-func (p *pool) list() []*replica {
+func (p *pool) allReplicas() []*replica {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.replicas // set replaces the slice and never changes it
 }
 
-func (p *pool) size() int { return len(p.list()) }
+func (p *pool) replicaCount() int { return len(p.allReplicas()) }
 
 // Ranks of replicas for the next attempt of a call, best first.
 const (
@@ -87,7 +87,7 @@ const (
 	rankNone           // tried and late
 )
 
-func (r *replica) rank(at time.Time, tried []*replica) int {
+func (r *replica) rankAt(at time.Time, tried []*replica) int {
 	again := slices.Contains(tried, r)
 	switch {
 	case !r.backoff.ready(at):
@@ -112,7 +112,7 @@ func (p *pool) choose(at time.Time, tried []*replica) (*replica, int) {
 	best := rankNone
 	var among []*replica
 	for _, r := range p.replicas {
-		switch rank := r.rank(at, tried); {
+		switch rank := r.rankAt(at, tried); {
 		case rank < best:
 			best, among = rank, []*replica{r}
 		case rank == best && rank != rankNone:
@@ -134,7 +134,7 @@ func (p *pool) choose(at time.Time, tried []*replica) (*replica, int) {
 func (p *pool) hasUntried(at time.Time, tried []*replica) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.ContainsFunc(p.replicas, func(r *replica) bool { return r.rank(at, tried) == rankUntried })
+	return slices.ContainsFunc(p.replicas, func(r *replica) bool { return r.rankAt(at, tried) == rankUntried })
 }
 
 // lessBusy is the power of two choices.

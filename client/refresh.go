@@ -164,12 +164,12 @@ func (l *sharedTrust) adoptHistory(h history.History) *Trust {
 func (l *sharedTrust) store(t *Trust) *Trust {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	held := l.newest.Load()
-	if !t.Policy().Knows(held.Policy().Head()) {
-		t = t.withHistory(held.state.history)
+	known := l.newest.Load()
+	if !t.Policy().Knows(known.Policy().Head()) {
+		t = t.withHistory(known.state.history)
 	}
 	l.newest.Store(t)
-	if w := l.watching; w != nil && t.Policy().Head() != held.Policy().Head() {
+	if w := l.watching; w != nil && t.Policy().Head() != known.Policy().Head() {
 		close(w.moved)
 		w.moved = make(chan struct{})
 	}
@@ -187,8 +187,8 @@ func (l *sharedTrust) fetchMissing(ctx context.Context, stale <-chan struct{}) {
 		case <-stale:
 		}
 		_ = retry.Sleep(ctx, rand.N(l.newest.Load().state.history.Proved().Spread()+1))
-		for held := l.newest.Load(); ctx.Err() == nil && held.incomplete(); held = l.newest.Load() {
-			if _, err := f.renew(ctx, held); err != nil {
+		for known := l.newest.Load(); ctx.Err() == nil && known.incomplete(); known = l.newest.Load() {
+			if _, err := f.renew(ctx, known); err != nil {
 				_ = retry.Sleep(ctx, missingRetry)
 			}
 		}
@@ -248,20 +248,20 @@ func (f *trustRefresher) renew(ctx context.Context, old *Trust) (*Trust, error) 
 	case <-ctx.Done():
 		return f.Load(), nil
 	}
-	held := f.Load()
+	known := f.Load()
 	least := f.minInterval
 	if !f.waits && f.historyCurrent() {
 		least = max(least, watchedMinRefresh)
 	}
-	early := least - held.config.Clock().Sub(f.lastFetch)
-	if !held.sameAs(old) || early > 0 && !f.waits {
-		return held, nil
+	early := least - known.config.Clock().Sub(f.lastFetch)
+	if !known.sameAs(old) || early > 0 && !f.waits {
+		return known, nil
 	}
 	if retry.Sleep(ctx, early) != nil {
-		return held, nil
+		return known, nil
 	}
-	f.lastFetch = held.config.Clock()
-	newer, err := held.refetch(ctx)
+	f.lastFetch = known.config.Clock()
+	newer, err := known.refetch(ctx)
 	if err != nil {
 		return f.Load(), err
 	}

@@ -47,7 +47,7 @@ func TestFetchTrust(t *testing.T) {
 			if got := wire.Sum(trust.AuthorityRoot().RawSubjectPublicKeyInfo); got != w.keys.RootDigest() {
 				t.Errorf("got authority root %v, want %v", got, w.keys.RootDigest())
 			}
-			if !trust.Evidence().OK() {
+			if !trust.Evidence().Appraised() {
 				t.Error("got evidence that is not appraised")
 			}
 			rest := trust.PEM()

@@ -35,7 +35,7 @@ type HardwareReport struct {
 	Units       []attest.Platform `json:"units"`
 	Development bool              `json:"development"` // protects nothing from the host
 	// Collateral has the times when the authority fetched vendor documents.
-	Collateral []attest.Checked `json:"authority_collateral,omitempty"`
+	Collateral []attest.Fetched `json:"authority_collateral,omitempty"`
 }
 
 // CodeReport names the program that holds the certificate.
@@ -103,7 +103,7 @@ func Verify(ctx context.Context, address string, config Config) (*Report, error)
 	cluster := ClusterReport{ServerName: c.config.ServerName, OneIdentity: true}
 	var first *conn
 	var cause error
-	for _, r := range c.pool.list() {
+	for _, r := range c.pool.allReplicas() {
 		opened, err := c.connectUnder(ctx, config.Trust, r)
 		if isRefusal(err) {
 			return nil, fmt.Errorf("verifying %s: %w", r.address, err)
@@ -128,7 +128,7 @@ func Verify(ctx context.Context, address string, config Config) (*Report, error)
 
 // describe reports on a verified peer.
 func (c *Client) describe(opened *conn) AddressReport {
-	peer, err := c.peer(opened)
+	peer, err := c.checkedPeer(opened)
 	if err != nil { // only if its certificate ended meanwhile
 		return AddressReport{Address: opened.replica.address, Error: err.Error()}
 	}
@@ -136,28 +136,28 @@ func (c *Client) describe(opened *conn) AddressReport {
 	return AddressReport{Address: opened.replica.address, Identity: peer.ID(), Serial: serial}
 }
 
-func (c *Client) peer(opened *conn) (identity.Peer, error) {
+func (c *Client) checkedPeer(opened *conn) (identity.Peer, error) {
 	trust := c.config.Trust
-	return identity.Check(opened.peer.PeerCertificates, trust.root, trust.expect(c.now()))
+	return identity.Check(opened.peer.PeerCertificates, trust.root, trust.expect(c.currentTime()))
 }
 
 // report fills the report from the first replica that responded.
 func (c *Client) report(opened *conn, cluster ClusterReport) (*Report, error) {
-	peer, err := c.peer(opened)
+	peer, err := c.checkedPeer(opened)
 	if err != nil {
 		return nil, err
 	}
 	trust := c.config.Trust
 	i := slices.IndexFunc(trust.identities, func(i Identity) bool { return i.ID == peer.ID() })
-	held, leaf := trust.identities[i], opened.peer.PeerCertificates[0]
+	known, leaf := trust.identities[i], opened.peer.PeerCertificates[0]
 	doc, p := trust.Policy().Document(), trust.Policy()
 	r := &Report{
 		Schema: ReportSchema,
 		Hardware: HardwareReport{
-			Authority: trust.evidence.Measurement().Platform, Chip: trust.evidence.Chip(), Debug: trust.evidence.Debug(),
-			Development: doc.Development, Collateral: trust.evidence.Checked(),
+			Authority: trust.evidence.Measurement().Platform, Chip: trust.evidence.ChipID(), Debug: trust.evidence.Debug(),
+			Development: doc.Development, Collateral: trust.evidence.Fetched(),
 		},
-		Code: CodeReport{Task: held.Task, Release: held.Release, Identity: held.ID, Authority: trust.evidence.Measurement().String(), Dynamic: trust.Dynamic(held)},
+		Code: CodeReport{Task: known.Task, Release: known.Release, Identity: known.ID, Authority: trust.evidence.Measurement().String(), Dynamic: trust.Dynamic(known)},
 		Policy: PolicyReport{
 			TrustDomain: doc.TrustDomain, Genesis: p.Genesis(), Sequence: doc.Sequence, Digest: doc.Digest(), Head: p.Head(),
 			Created: doc.Created, Quorum: doc.Owners.Quorum,

@@ -226,7 +226,7 @@ func (w *world) trust(rw http.ResponseWriter, r *http.Request) {
 	w.asked++
 	approved, entries := w.visible()
 	root, head := w.keys.RootDigest(), approved.Head()
-	evidence := testworld.Must(w.device.Attest(r.Context(), attest.Bind(wire.LabelTrust, nonce, root[:], head[:])))
+	evidence := testworld.Must(w.device.Attest(r.Context(), attest.BindReportData(wire.LabelTrust, nonce, root[:], head[:])))
 	response := api.TrustResponse{
 		Authority: w.issuer.AuthorityRoot(),
 		History:   api.History{Entries: entries, Head: head},

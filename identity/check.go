@@ -98,8 +98,7 @@ func Check(chain []*x509.Certificate, authorityRoot *x509.Certificate, e Expect)
 	if err != nil {
 		return Peer{}, err
 	}
-	key := chain[0].PublicKey.(*ecdsa.PublicKey) // verified by certificate
-	p := Peer{ok: true, leaf: leaf, measurements: cross.measurements, key: key, notAfter: chain[0].NotAfter}
+	p := Peer{ok: true, leaf: leaf, measurements: cross.measurements, notAfter: chain[0].NotAfter, key: chain[0].PublicKey.(*ecdsa.PublicKey)}
 	if leaf.kind == KindAuthority {
 		return p, nil
 	}
@@ -202,10 +201,10 @@ func (e Expect) verifyUse(c *x509.Certificate, x extension) error {
 		return wire.Refuse(wire.WrongKind, "leaf: extended key usage", c.ExtKeyUsage, want)
 	}
 	if x.kind == KindShared && e.Use == UseSigning {
-		return wire.Refuse(wire.WrongKind, "leaf: use of kind shared", "signing", "TLS")
+		return wire.Refuse(wire.WrongKind, "leaf: use of kind shared", "signing statements", "TLS")
 	}
 	if reporter && e.Use == UseTLS {
-		return wire.Refuse(wire.WrongKind, "leaf: use of a group's kind authority", "TLS", "signing")
+		return wire.Refuse(wire.WrongKind, "leaf: use of a group's kind authority", "serving TLS", "signing reports")
 	}
 	if !ofUnit {
 		return nil
@@ -259,7 +258,7 @@ func (e Expect) verifyCross(c, authorityRoot *x509.Certificate) (extension, erro
 	if err != nil {
 		return extension{}, fmt.Errorf("checking cross-certificate: %w", err)
 	}
-	if id := identityID(e.Policy, x.task, x.measurements); id != x.id {
+	if id := e.Policy.Document().ReleaseID(e.Policy.Genesis(), x.task, x.measurements); id != x.id {
 		return extension{}, wire.Refuse(wire.WrongIdentity, "cross-certificate: identity of its measurements", x.id, id)
 	}
 	return x, nil
@@ -344,7 +343,7 @@ func (e Expect) verifyProfile(c *x509.Certificate) (extension, error) {
 	if c.SignatureAlgorithm != x509.ECDSAWithSHA256 {
 		return extension{}, wire.Refuse(wire.BadChain, "certificate: signature algorithm", c.SignatureAlgorithm, x509.ECDSAWithSHA256)
 	}
-	if _, err := p256(c.PublicKey); err != nil {
+	if _, err := verifyP256(c.PublicKey); err != nil {
 		return extension{}, wire.Refuse(wire.BadChain, "certificate: key", c.PublicKeyAlgorithm, "ECDSA on P-256")
 	}
 	if len(c.UnhandledCriticalExtensions) > 0 {

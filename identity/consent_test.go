@@ -29,7 +29,7 @@ func TestOwnConsent(t *testing.T) {
 	chains := map[string][]*x509.Certificate{"the role's pair": both.roleChain(t, southern)}
 	for name, g := range map[string]policy.Grant{"south's unit": southern, "north's unit": northern} {
 		leaf := testworld.Must(both.issuer.UnitLeaf(g, unitKey(name).Public(), noon))
-		chains[name] = parse(t, leaf.DER, testworld.Must(both.issuer.GroupIdentity(g.Pact)).Root)
+		chains[name] = parse(t, leaf.DER, testworld.Must(both.issuer.GroupIdentity(g.GroupState)).Root)
 	}
 	never := newWorld(t, 1, grouped(scorersOfTwo...)...).said(t, "trial", "north", nil)
 	for _, tt := range []struct {
@@ -117,13 +117,13 @@ func under(t testing.TB, seed byte, root *GroupKeys) *world {
 // parties did not approve.
 func TestGroupRootIsTheParties(t *testing.T) {
 	w := agreed(t, 1)
-	secret := testworld.Must(DeriveGroup(secretOf(7), w.policy.Pact("trial").ID()))
+	secret := testworld.Must(DeriveGroup(secretOf(7), w.policy.GroupByName("trial").ID()))
 	theirs := under(t, 1, secret)
-	if theirs.keys.RootDigest() != w.keys.RootDigest() || theirs.policy.Pact("trial").ID() != w.policy.Pact("trial").ID() {
+	if theirs.keys.RootDigest() != w.keys.RootDigest() || theirs.policy.GroupByName("trial").ID() != w.policy.GroupByName("trial").ID() {
 		t.Fatal("the other authority is of another domain: the test tests nothing")
 	}
 	grant, err := theirs.policy.AdmitMember("trial", "scorer", theirs.grant(t, "scoring", "2026.11").Result, everyParty(theirs.policy, "trial"),
-		func(*policy.Pact) attest.Digest { return secret.RootDigest() }, noon)
+		func(*policy.GroupState) attest.Digest { return secret.RootDigest() }, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestGroupRootIsTheParties(t *testing.T) {
 func TestGroupAuthority(t *testing.T) {
 	w := agreed(t, 1)
 	reporter := func(w *world, group string) []*x509.Certificate {
-		p := w.policy.Pact(group)
+		p := w.policy.GroupByName(group)
 		return parse(t, testworld.Must(w.issuer.GroupAuthorityLeaf(p, noon)).DER, testworld.Must(w.issuer.GroupIdentity(p)).Root)
 	}
 	own := parse(t, testworld.Must(w.issuer.AuthorityLeaf(noon)).DER)
@@ -160,10 +160,10 @@ func TestGroupAuthority(t *testing.T) {
 		}
 		return e
 	}
-	if p, err := Check(reporter(w, "trial"), w.root(t), expect(nil)); err != nil || p.ID() != w.policy.Pact("trial").ID() || p.Kind() != KindAuthority {
+	if p, err := Check(reporter(w, "trial"), w.root(t), expect(nil)); err != nil || p.ID() != w.policy.GroupByName("trial").ID() || p.Kind() != KindAuthority {
 		t.Fatalf("got %v of %v, %v", p.Kind(), p.ID(), err)
 	}
-	other := under(t, 1, testworld.Must(DeriveGroup(secretOf(7), w.policy.Pact("trial").ID())))
+	other := under(t, 1, testworld.Must(DeriveGroup(secretOf(7), w.policy.GroupByName("trial").ID())))
 	withdrawn := w.said(t, "trial", "south", withdraws)
 	for _, tt := range []struct {
 		name   string
@@ -187,7 +187,7 @@ func TestGroupAuthority(t *testing.T) {
 			testworld.Refused(t, err, tt.want)
 		})
 	}
-	_, err := testworld.Must(w.keys.Issuer(w.policy)).GroupAuthorityLeaf(w.policy.Pact("trial"), noon)
+	_, err := testworld.Must(w.keys.Issuer(w.policy)).GroupAuthorityLeaf(w.policy.GroupByName("trial"), noon)
 	testworld.Refused(t, err, wire.GroupElsewhere)
 	_, err = testworld.Must(w.keys.Issuer(w.policy)).SharedLeaf(w.scorer(t), noon)
 	testworld.Refused(t, err, wire.GroupElsewhere)
@@ -199,7 +199,7 @@ func TestPinnedParties(t *testing.T) {
 	w := agreed(t, 1, scorersOfTwo...)
 	north, south := party("north").Digest(), party("south").Digest()
 	unit := testworld.Must(w.issuer.UnitLeaf(w.scorer(t), unitKey("s").Public(), noon))
-	signing := parse(t, unit.DER, testworld.Must(w.issuer.GroupIdentity(w.scorer(t).Pact)).Root)
+	signing := parse(t, unit.DER, testworld.Must(w.issuer.GroupIdentity(w.scorer(t).GroupState)).Root)
 	for _, tt := range []struct {
 		name  string
 		pins  map[string][]attest.Digest
@@ -235,7 +235,7 @@ func TestApprovers(t *testing.T) {
 	w := agreed(t, 1, scorersOfTwo...).said(t, "trial", "north", func(s *policy.Statement) { s.Withdraws = true })
 	north, south := party("north").Digest(), party("south").Digest()
 	unit := testworld.Must(w.issuer.UnitLeaf(w.scorer(t), unitKey("s").Public(), noon))
-	chain := parse(t, unit.DER, testworld.Must(w.issuer.GroupIdentity(w.scorer(t).Pact)).Root)
+	chain := parse(t, unit.DER, testworld.Must(w.issuer.GroupIdentity(w.scorer(t).GroupState)).Root)
 	for _, tt := range []struct {
 		name string
 		keys []attest.Digest

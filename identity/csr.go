@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
 	"fmt"
+	"math/big"
 
+	"github.com/cohort-tee/cohort/internal/der"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -17,24 +17,21 @@ const maxCSR = 4 << 10
 
 // CSRKey verifies a PKCS #10 request that contains a key and nothing else: P-256, self-signed,
 // empty subject, no attribute and no extension. It refuses other requests with "csr".
-func CSRKey(der []byte) (crypto.PublicKey, error) {
-	if len(der) > maxCSR {
-		return nil, wire.Refuse(wire.BadCSR, "csr: size in bytes", len(der), maxCSR)
+func CSRKey(encoded []byte) (crypto.PublicKey, error) {
+	if len(encoded) > maxCSR {
+		return nil, wire.Refuse(wire.BadCSR, "csr: size in bytes", len(encoded), maxCSR)
 	}
-	request, err := x509.ParseCertificateRequest(der)
+	request, err := x509.ParseCertificateRequest(encoded)
 	if err != nil {
 		return nil, wire.Refuse(wire.BadCSR, "csr: encoding", err, "PKCS #10, DER")
 	}
-	key, err := p256(request.PublicKey)
+	key, err := verifyP256(request.PublicKey)
 	if err != nil {
 		return nil, wire.Refuse(wire.BadCSR, "csr: key", request.PublicKeyAlgorithm, "ECDSA on P-256")
 	}
-	plain, err := plainRequest(publicKeyInfo(key), request.Signature)
-	if err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(plain, der) {
-		return nil, wire.Refuse(wire.BadCSR, "csr: size in bytes of subject, attributes and all", fmt.Sprintf("%d, %d, %d", len(request.RawSubject), len(request.Attributes), len(der)), fmt.Sprintf("an empty subject, no attribute, %d bytes with ecdsa-with-SHA256", len(plain)))
+	plain := plainRequest(publicKeyInfo(key), request.Signature)
+	if !bytes.Equal(plain, encoded) {
+		return nil, wire.Refuse(wire.BadCSR, "csr: size in bytes of subject and all", fmt.Sprintf("%d, %d", len(request.RawSubject), len(encoded)), fmt.Sprintf("an empty subject, no attribute, %d bytes with ecdsa-with-SHA256", len(plain)))
 	}
 	if err := request.CheckSignature(); err != nil {
 		return nil, wire.Refuse(wire.BadCSR, "csr: signature", err, "a signature by the key in the request")
@@ -44,25 +41,8 @@ func CSRKey(der []byte) (crypto.PublicKey, error) {
 
 // plainRequest returns the request (RFC 2986, section 4) for a key with this signature that
 // has neither subject nor attributes.
-func plainRequest(spki, signature []byte) ([]byte, error) {
-	type requestInfo struct {
-		Version    int
-		Subject    pkix.RDNSequence
-		Key        asn1.RawValue
-		Attributes []asn1.RawValue `asn1:"tag:0,set"`
-	}
-	var ecdsaWithSHA256 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
-	der, err := asn1.Marshal(struct {
-		Info      requestInfo
-		Algorithm pkix.AlgorithmIdentifier
-		Signature asn1.BitString
-	}{
-		Info:      requestInfo{Subject: pkix.RDNSequence{}, Key: asn1.RawValue{FullBytes: spki}},
-		Algorithm: pkix.AlgorithmIdentifier{Algorithm: ecdsaWithSHA256},
-		Signature: asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("encoding plain csr: %w", err)
-	}
-	return der, nil
+func plainRequest(spki, signature []byte) []byte {
+	version, subject, attributes := der.Integer(new(big.Int)), der.Element(der.Sequence), der.Element(der.ContextConstructed)
+	info := der.Element(der.Sequence, version, subject, spki, attributes)
+	return der.Element(der.Sequence, info, ecdsaWithSHA256, der.Element(der.BitString, []byte{0}, signature))
 }

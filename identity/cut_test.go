@@ -122,9 +122,9 @@ func TestSharedKeyNeverReturns(t *testing.T) {
 			v = w.next(`lifetime = "1h"`, `lifetime = "`+life+`"`)
 		}
 		grant := v.grant(t, "scoring", "2026.11")
-		today := testworld.Must(windowAt(grant.Life(), noon)).index
+		today := testworld.Must(windowAt(grant.LeafLifetime(), noon)).index
 		for _, index := range []uint64{today, today + 1, testworld.Must(windowAt(time.Hour, noon)).index} {
-			leaf := testworld.Must(v.issuer.SharedLeaf(grant, windowBegin(index, grant.Life()).Add(time.Second)))
+			leaf := testworld.Must(v.issuer.SharedLeaf(grant, windowBegin(index, grant.LeafLifetime()).Add(time.Second)))
 			key := string(testworld.Must(leaf.Key.Bytes()))
 			if end, again := ends[key]; again && !end.Equal(leaf.NotAfter) {
 				t.Errorf("life %s: the key of the pair that ended %v is back in the one that ends %v", life, end, leaf.NotAfter)
@@ -212,7 +212,7 @@ func TestMemberOfLeaves(t *testing.T) {
 		t.Errorf("pair: got %q %q %v", task, release, p.Party())
 	}
 	e.Use = UseSigning
-	p = testworld.Must(Check(parse(t, testworld.Must(w.issuer.GroupIdentity(scorer.Pact)).Signing(signer.DER)...), w.root(t), e))
+	p = testworld.Must(Check(parse(t, testworld.Must(w.issuer.GroupIdentity(scorer.GroupState)).Signing(signer.DER)...), w.root(t), e))
 	task, release := p.Member()
 	if want := party("south").Digest(); task != "scoring" || release != "2026.11" || p.Party() != want {
 		t.Errorf("unit: got %q %q %v, want the member of south, %v", task, release, p.Party(), want)

@@ -222,6 +222,7 @@ func (e extension) validate() error {
 	want.unit = want.unit || want.role && unit
 	want.identity = want.identity || want.optional && !e.id.IsZero()
 	ofMember := want.role && unit
+	complete := wire.ValidName(e.member.task) && wire.ValidReleaseName(e.member.release) && !e.member.party.IsZero()
 	rules := []struct {
 		name string
 		got  any
@@ -238,7 +239,7 @@ func (e extension) validate() error {
 		{"measurements", len(e.measurements), (len(e.measurements) > 0) == want.measurements && ascending(e.measurements)},
 		{"role", e.role, wire.ValidName(e.role) == want.role && (e.role != "") == want.role},
 		{"end", e.ends, e.ends.IsZero() != want.role},
-		{"member", e.member, (e.member != member{}) == ofMember && e.member.isComplete() == ofMember},
+		{"member", e.member, (e.member != member{}) == ofMember && complete == ofMember},
 	}
 	for _, r := range rules {
 		if !r.ok {
@@ -258,11 +259,6 @@ func (e extension) policyFacts() policy.Facts {
 		f.Group, f.Role = e.task, e.role
 	}
 	return f
-}
-
-// isComplete reports whether m names a program and a party.
-func (m member) isComplete() bool {
-	return wire.ValidName(m.task) && wire.ValidReleaseName(m.release) && !m.party.IsZero()
 }
 
 // ascending reports whether the measurements are sorted, without duplicates.

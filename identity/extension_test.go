@@ -156,7 +156,7 @@ func TestExtensionShapes(t *testing.T) {
 				m.Registers[2].Value = make([]byte, 64)
 				e.measurements = append(e.measurements, m)
 			}
-			e.measurements = sortedMeasurements(e.measurements)
+			e.measurements = policyfile.SortedMeasurements(e.measurements)
 		}},
 		{"a measurement twice", kindIdentityRoot, func(e *extension) {
 			e.measurements = []attest.Measurement{softMeasurement(1), softMeasurement(1)}

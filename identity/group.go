@@ -50,8 +50,7 @@ func (e Expect) verifyGroupChain(chain []*x509.Certificate, authorityRoot *x509.
 			return extension{}, fmt.Errorf("checking group-bus certificate: %w", err)
 		}
 	}
-	digest := wire.Sum(chain[1].RawSubjectPublicKeyInfo)
-	p, err := e.findApprovedGroup(root, digest)
+	p, err := e.findApprovedGroup(root, wire.Sum(chain[1].RawSubjectPublicKeyInfo))
 	if err == nil && leaf.kind == KindGroup {
 		err = e.verifyParty(p, leaf)
 	}
@@ -98,19 +97,19 @@ func CheckGroupRoot(root *x509.Certificate, e Expect) error {
 
 // findApprovedGroup requires that a group's identity is one that the policy has in force, and that its
 // parties approve this root of it according to the policy's history.
-func (e Expect) findApprovedGroup(root extension, digest attest.Digest) (*policy.Pact, error) {
-	p := e.Policy.Pact(e.Group)
+func (e Expect) findApprovedGroup(root extension, digest attest.Digest) (*policy.GroupState, error) {
+	p := e.Policy.GroupByName(e.Group)
 	if p == nil {
 		return nil, wire.Refuse(wire.NotFound, "group", e.Group, "a group of the policy")
 	}
 	want := p.ID()
-	if p.ID() != root.id && p.Before != nil {
-		p = p.Before
+	if p.ID() != root.id && p.Predecessor != nil {
+		p = p.Predecessor
 	}
 	if p.ID() != root.id {
 		return nil, wire.Refuse(wire.StaleRoster, "group "+e.Group+": identity", root.id, want)
 	}
-	if _, err := p.Agreed(digest, e.At); err != nil {
+	if _, err := p.ApprovedUntil(digest, e.At); err != nil {
 		return nil, err
 	}
 	return p, CheckApprovers(p, digest, e.Approvers, e.At)
@@ -120,7 +119,7 @@ func (e Expect) findApprovedGroup(root extension, digest attest.Digest) (*policy
 // Whether the party named in a unit's leaf approves is checked by [policy.Approved.CutOff]. A
 // shared leaf names no party: its key is derived from the last cut, and only units whose own
 // party approves receive it.
-func (e Expect) verifyParty(p *policy.Pact, leaf extension) error {
+func (e Expect) verifyParty(p *policy.GroupState, leaf extension) error {
 	pins, pinned := e.Parties[leaf.role]
 	if !pinned {
 		return nil
@@ -134,9 +133,9 @@ func (e Expect) verifyParty(p *policy.Pact, leaf extension) error {
 }
 
 // CheckApprovers refuses a group root that a trusted party has not approved: with "party" a roster
-// that has none of its keys, and as [policy.Pact.Consents] does a root that a party with such
+// that has none of its keys, and as [policy.GroupState.Consents] does a root that a party with such
 // a key does not approve. Without keys it refuses nothing.
-func CheckApprovers(p *policy.Pact, root attest.Digest, keys []attest.Digest, at time.Time) error {
+func CheckApprovers(p *policy.GroupState, root attest.Digest, keys []attest.Digest, at time.Time) error {
 	found := len(keys) == 0
 	for _, party := range p.Roster.Parties {
 		if !slices.Contains(keys, party.Key) {
@@ -156,7 +155,7 @@ func CheckApprovers(p *policy.Pact, root attest.Digest, keys []attest.Digest, at
 // roleApprovalEnd returns the time at which the first approval of a group root by the parties of a
 // role's members ends, at the latest the group's end: no leaf that several of their units
 // share outlives it. A party that does not approve has no share in it.
-func roleApprovalEnd(p *policy.Pact, root attest.Digest, role string, at time.Time) time.Time {
+func roleApprovalEnd(p *policy.GroupState, root attest.Digest, role string, at time.Time) time.Time {
 	first := p.Roster.Until
 	for _, key := range partyKeys(p.Roster, role, attest.Digest{}) {
 		if ends, err := p.Consents(root, key, at); err == nil {
@@ -166,7 +165,7 @@ func roleApprovalEnd(p *policy.Pact, root attest.Digest, role string, at time.Ti
 	return first
 }
 
-// partyKeys returns the keys of the parties that stand for a leaf of a role: the party named in
+// partyKeys returns the keys of the parties that a leaf of a role belongs to: the party named in
 // the leaf, or, if the leaf names none because all units of the role share it, the party of
 // each member. It is empty if the named party has no member in the role.
 func partyKeys(r policy.Roster, role string, party attest.Digest) []attest.Digest {

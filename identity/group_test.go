@@ -46,12 +46,12 @@ func grouped(edits ...string) []string {
 // said is the world after a party's statement.
 func (w *world) said(t testing.TB, group, name string, change func(*policy.Statement)) *world {
 	t.Helper()
-	return worldOf(w.keys, w.WithStep(w.Statement(group, name, w.groupRoot(w.policy.Pact(group)), change)))
+	return worldOf(w.keys, w.WithStep(w.Statement(group, name, w.groupRoot(w.policy.GroupByName(group)), change)))
 }
 
 // everyParty pins the keys of all parties of a group.
 func everyParty(p policy.Approved, group string) (pins policy.Pins) {
-	if pact := p.Pact(group); pact != nil {
+	if pact := p.GroupByName(group); pact != nil {
 		for _, party := range pact.Roster.Parties {
 			pins.Parties = append(pins.Parties, party.Key)
 		}
@@ -60,7 +60,7 @@ func everyParty(p policy.Approved, group string) (pins policy.Pins) {
 }
 
 // groupRoot is the root of a pact, as the issuer has it.
-func (w *world) groupRoot(p *policy.Pact) attest.Digest { return groupKeys(p.ID()).RootDigest() }
+func (w *world) groupRoot(p *policy.GroupState) attest.Digest { return groupKeys(p.ID()).RootDigest() }
 
 // findApprovedGroup is a world whose groups are agreed on.
 func agreed(t testing.TB, seed byte, edits ...string) *world {
@@ -82,13 +82,13 @@ func (w *world) member(t testing.TB, group, role, task, release string) policy.G
 func (w *world) roleChain(t testing.TB, g policy.Grant) []*x509.Certificate {
 	t.Helper()
 	var leaf Leaf
-	if g.Pact.Group.KeyMode == policyfile.Shared {
+	if g.GroupState.Group.KeyMode == policyfile.Shared {
 		leaf = testworld.Must(w.issuer.SharedLeaf(g, noon))
 	} else {
 		key := unitKey("a").Public()
 		leaf = testworld.Must(w.issuer.UnitTLSLeaf(g, key, wire.UnitID{1}, noon))
 	}
-	id := testworld.Must(w.issuer.GroupIdentity(g.Pact))
+	id := testworld.Must(w.issuer.GroupIdentity(g.GroupState))
 	return parse(t, leaf.DER, id.Root, id.Cross)
 }
 
@@ -106,7 +106,7 @@ func TestCheckGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pact := w.policy.Pact("trial")
+	pact := w.policy.GroupByName("trial")
 	if p.Group() != "trial" || p.Role() != "scorer" || p.Task() != "" || p.ID() != pact.Roster.ID() || !p.ApprovedUntil().Equal(pact.Group.Until) {
 		t.Errorf("got %q %q %q %v %v", p.Group(), p.Role(), p.Task(), p.ID(), p.ApprovedUntil())
 	}
@@ -115,12 +115,12 @@ func TestCheckGroup(t *testing.T) {
 	key := unitKey("a")
 	holder := w.member(t, "audit", "holder", "keys", "1.4")
 	signer := testworld.Must(w.issuer.UnitLeaf(holder, key.Public(), noon))
-	if p, err = Check(parse(t, signer.DER, testworld.Must(w.issuer.GroupIdentity(holder.Pact)).Root), w.root(t), e); err != nil || p.UnitID() != wire.UnitIDOf(publicKeyInfo(&key.PublicKey)) {
+	if p, err = Check(parse(t, signer.DER, testworld.Must(w.issuer.GroupIdentity(holder.GroupState)).Root), w.root(t), e); err != nil || p.UnitID() != wire.UnitIDOf(publicKeyInfo(&key.PublicKey)) {
 		t.Errorf("the signing key's certificate: %v, unit %v", err, p.UnitID())
 	}
 	for _, g := range []policy.Grant{w.scorer(t), holder} {
-		id := testworld.Must(w.issuer.GroupIdentity(g.Pact))
-		e := Expect{Policy: w.policy, Group: g.Pact.Group.Name, At: noon}
+		id := testworld.Must(w.issuer.GroupIdentity(g.GroupState))
+		e := Expect{Policy: w.policy, Group: g.GroupState.Group.Name, At: noon}
 		if err := CheckGroupRoot(parse(t, id.Root)[0], e); err != nil {
 			t.Errorf("root of %s: %v", e.Group, err)
 		}
@@ -222,7 +222,7 @@ func TestIssuerRefusesPacts(t *testing.T) {
 	after := w.said(t, "trial", "north", nil)
 	_, err := after.issuer.SharedLeaf(before, noon)
 	testworld.Refused(t, err, wire.NotAllowed)
-	_, err = after.issuer.GroupIdentity(before.Pact)
+	_, err = after.issuer.GroupIdentity(before.GroupState)
 	testworld.Refused(t, err, wire.NotFound)
 	_, err = w.issuer.GroupIdentity(nil)
 	testworld.Refused(t, err, wire.NotFound)
@@ -243,7 +243,7 @@ func TestAdmitMember(t *testing.T) {
 		{"no such role", "trial", "none", keys, noon, wire.NotFound},
 		{"no such group", "none", "holder", keys, noon, wire.NotFound},
 		{"nothing appraised", "trial", "holder", attest.Result{}, noon, wire.NotMeasured},
-		{"after the group's end", "trial", "holder", keys, w.policy.Pact("trial").Group.Until, wire.Expired},
+		{"after the group's end", "trial", "holder", keys, w.policy.GroupByName("trial").Group.Until, wire.Expired},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := w.policy.AdmitMember(tt.group, tt.role, tt.result, everyParty(w.policy, tt.group), w.groupRoot, tt.at)

@@ -47,7 +47,7 @@ func (k GroupKeys) Format(f fmt.State, _ rune) { io.WriteString(f, "keys") }
 // GroupRootData returns the report data of an authority's own evidence when it presents the
 // root of a roster to a party that sent a nonce.
 func GroupRootData(nonce []byte, roster, root attest.Digest) attest.ReportData {
-	return attest.Bind(wire.LabelGroupRoot, nonce, roster[:], root[:])
+	return attest.BindReportData(wire.LabelGroupRoot, nonce, roster[:], root[:])
 }
 
 // SealedGroup returns the plaintext that a TEE seals for a roster, framed under "cohort group
@@ -79,7 +79,7 @@ func OpenGroup(plain []byte, roster attest.Digest) (*GroupKeys, error) {
 // the group keys at hand.
 func (i *Issuer) deriveGroups(all []*GroupKeys) error {
 	for _, name := range i.doc.GroupNames() {
-		for p := i.policy.Pact(name); p != nil; p = p.Before {
+		for p := i.policy.GroupByName(name); p != nil; p = p.Predecessor {
 			k := issuedIdentity{Identity: Identity{ID: p.ID()}}
 			for _, keys := range all {
 				if keys.roster != p.ID() {
@@ -100,7 +100,7 @@ func (i *Issuer) deriveGroups(all []*GroupKeys) error {
 
 // findGroup finds the identity of a group. It refuses with "not-found" a group that is not of this
 // policy, and with "group-authority" a group without keys.
-func (i *Issuer) findGroup(p *policy.Pact) (issuedIdentity, error) {
+func (i *Issuer) findGroup(p *policy.GroupState) (issuedIdentity, error) {
 	k, ours := i.groups[p]
 	switch {
 	case !ours:
@@ -113,7 +113,7 @@ func (i *Issuer) findGroup(p *policy.Pact) (issuedIdentity, error) {
 
 // GroupIdentity returns the identity of a group. It refuses with "not-found" a group that is not of
 // this policy, and with "group-authority" a group without keys.
-func (i *Issuer) GroupIdentity(p *policy.Pact) (Identity, error) {
+func (i *Issuer) GroupIdentity(p *policy.GroupState) (Identity, error) {
 	k, err := i.findGroup(p)
 	return k.Identity, err
 }
@@ -121,7 +121,7 @@ func (i *Issuer) GroupIdentity(p *policy.Pact) (Identity, error) {
 // GroupAuthorityLeaf returns the kind-authority leaf of a group for the window that contains at.
 // It signs reports for the group's units and does not serve TLS; its identity is the roster's.
 // It refuses as Group does.
-func (i *Issuer) GroupAuthorityLeaf(p *policy.Pact, at time.Time) (Leaf, error) {
+func (i *Issuer) GroupAuthorityLeaf(p *policy.GroupState, at time.Time) (Leaf, error) {
 	k, err := i.findGroup(p)
 	if err != nil {
 		return Leaf{}, err

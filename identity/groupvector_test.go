@@ -29,7 +29,7 @@ type groupVector struct {
 
 func TestGroupVector(t *testing.T) {
 	w := agreed(t, 'a')
-	p := w.policy.Pact("trial")
+	p := w.policy.GroupByName("trial")
 	id, keys, secret := p.ID(), groupKeys(p.ID()), groupSecret(p.ID())
 	nonce := make([]byte, 32)
 	for i := range nonce {

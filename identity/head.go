@@ -139,7 +139,7 @@ func ParseHead(b []byte, approved policy.Approved, authorityRoot *x509.Certifica
 		return ProvedHead{}, fmt.Errorf("checking the signer of the policy head: %w", err)
 	}
 	if leaf.CheckSignature(x509.ECDSAWithSHA256, unverified.message(), signature) != nil {
-		return ProvedHead{}, wire.Refuse(wire.BadSignature, "policy head: signature", "one that does not verify under "+leaf.Subject.String(), "the authority's signature")
+		return ProvedHead{}, wire.Refuse(wire.BadSignature, "policy head: signature", "a signature that does not verify under "+leaf.Subject.String(), "the authority's signature")
 	}
 	heads := approved.Heads()
 	if n := int(unverified.Steps); n <= len(heads) && heads[n-1] != unverified.Head {

@@ -25,6 +25,9 @@
 // The package trusts approved policy, and a certificate only after Check has accepted it. It
 // refuses unknown algorithms, unknown critical extensions and certificates without its own
 // extension. docs/spec/identity.md specifies every byte.
+//
+// Files, each using those before it: identity.go, extension.go, secret.go, keys.go, profile.go, peer.go, csr.go,
+// head.go, ring.go, tls.go, check.go, group.go, grouproot.go, issuer.go.
 package identity
 
 import (
@@ -63,7 +66,7 @@ func ReleaseID(p policy.Approved, task, release string) (attest.Digest, error) {
 	if err != nil {
 		return attest.Digest{}, err
 	}
-	return identityID(p, task, r.References), nil
+	return p.Document().ReleaseID(p.Genesis(), task, r.References), nil
 }
 
 // LiveIDs returns the identity ids of all releases of a task in the current policy, in the
@@ -76,7 +79,7 @@ func LiveIDs(p policy.Approved, task string) ([]attest.Digest, error) {
 	}
 	var ids []attest.Digest
 	for _, name := range t.ReleaseNames() {
-		ids = append(ids, identityID(p, task, t.Releases[name].References))
+		ids = append(ids, p.Document().ReleaseID(p.Genesis(), task, t.Releases[name].References))
 	}
 	return ids, nil
 }
@@ -102,15 +105,4 @@ func findRelease(p policy.Approved, task, release string) (*policyfile.Release, 
 		return nil, wire.Refuse(wire.NotFound, "identity: release of task "+task, release, "a release of the policy")
 	}
 	return r, nil
-}
-
-// identityID returns the identity id of a task of this policy's trust domain whose
-// measurements are list, in any order.
-func identityID(p policy.Approved, task string, list []attest.Measurement) attest.Digest {
-	return p.Document().ReleaseID(p.Genesis(), task, list)
-}
-
-// sortedMeasurements returns a copy of list in the order in which it is encoded, without duplicates.
-func sortedMeasurements(list []attest.Measurement) []attest.Measurement {
-	return policyfile.SortedMeasurements(list)
 }

@@ -25,7 +25,7 @@ type Issuer struct {
 	signer signer // the authority root
 	root   []byte
 	known  map[*policyfile.Release]issuedIdentity
-	groups map[*policy.Pact]issuedIdentity // without a CA if the roster's keys are missing
+	groups map[*policy.GroupState]issuedIdentity // without a CA if the roster's keys are missing
 }
 
 // issuedIdentity is the identity of a release or group with its CA.
@@ -89,7 +89,7 @@ func (k *Keys) Issuer(p policy.Approved, groups ...*GroupKeys) (*Issuer, error) 
 		return nil, wire.Refuse(wire.WrongRoot, "issuer: root that policy names", doc.Authority.Root, "the root of these keys")
 	}
 	name := subject("authority root", k.RootDigest(), doc.TrustDomain)
-	i := &Issuer{keys: k, policy: p, doc: doc, signer: newSigner(k.root, name), known: make(map[*policyfile.Release]issuedIdentity), groups: make(map[*policy.Pact]issuedIdentity)}
+	i := &Issuer{keys: k, policy: p, doc: doc, signer: newSigner(k.root, name), known: make(map[*policyfile.Release]issuedIdentity), groups: make(map[*policy.GroupState]issuedIdentity)}
 	var err error
 	if i.root, _, err = i.signer.signCertificate(i.caContent(i.signer, extension{kind: kindAuthorityRoot})); err != nil {
 		return nil, err
@@ -141,7 +141,7 @@ func (i *Issuer) Identity(task, release string) (Identity, error) {
 
 // deriveRelease derives the keys of a release's identity and makes its CA certificates.
 func (i *Issuer) deriveRelease(task string, r *policyfile.Release) (issuedIdentity, error) {
-	e := extension{kind: kindIdentityRoot, id: identityID(i.policy, task, r.References), task: task, measurements: sortedMeasurements(r.References)}
+	e := extension{kind: kindIdentityRoot, id: i.doc.ReleaseID(i.policy.Genesis(), task, r.References), task: task, measurements: policyfile.SortedMeasurements(r.References)}
 	key, err := i.keys.secret.deriveSigningKey(wire.LabelIdentityKey, e.id[:])
 	if err != nil {
 		return issuedIdentity{}, err
@@ -179,7 +179,7 @@ func (i *Issuer) SharedLeaf(grant policy.Grant, at time.Time) (Leaf, error) {
 		return Leaf{}, err
 	}
 	if g.role != "" {
-		g.ends = earliest(g.ends, roleApprovalEnd(grant.Pact, g.root, g.role, at))
+		g.ends = earliest(g.ends, roleApprovalEnd(grant.GroupState, g.root, g.role, at))
 	}
 	// Lifetime and last cut are inputs of the derivation, so that no later leaf has the key of
 	// a leaf that was cut off. The role is empty outside groups.
@@ -210,7 +210,7 @@ func (i *Issuer) UnitLeaf(grant policy.Grant, signing crypto.PublicKey, at time.
 	if err != nil {
 		return Leaf{}, err
 	}
-	key, err := p256(signing)
+	key, err := verifyP256(signing)
 	if err != nil {
 		return Leaf{}, err
 	}
@@ -228,7 +228,7 @@ func (i *Issuer) UnitTLSLeaf(grant policy.Grant, key crypto.PublicKey, unit wire
 	if err := g.checkKeyMode(policyfile.PerUnit); err != nil {
 		return Leaf{}, err
 	}
-	public, err := p256(key)
+	public, err := verifyP256(key)
 	if err != nil {
 		return Leaf{}, err
 	}
@@ -254,7 +254,7 @@ type granted struct {
 // another policy, and with "retired" one of a release that receives no new certificates.
 func (i *Issuer) checkGrant(grant policy.Grant, at time.Time) (granted, error) {
 	refused := wire.Refuse(wire.NotAllowed, "issuing: grant", "of another policy", "a grant of the policy in force")
-	if !grant.Result.OK() || grant.Task == nil || grant.Release == nil ||
+	if !grant.Result.Appraised() || grant.Task == nil || grant.Release == nil ||
 		i.doc.Tasks[grant.Task.Name] != grant.Task || grant.Task.Releases[grant.Release.Name] != grant.Release {
 		return granted{}, refused
 	}
@@ -265,7 +265,7 @@ func (i *Issuer) checkGrant(grant policy.Grant, at time.Time) (granted, error) {
 		issuedIdentity: i.known[grant.Release], issuer: i, result: grant.Result,
 		holder: grant.Task.Name, path: wire.TaskPath(grant.Task.Name), names: grant.Task.Names, keyMode: grant.Task.KeyMode,
 	}
-	if p := grant.Pact; p != nil {
+	if p := grant.GroupState; p != nil {
 		if _, ours := i.groups[p]; !ours {
 			return granted{}, refused
 		}
@@ -273,7 +273,7 @@ func (i *Issuer) checkGrant(grant policy.Grant, at time.Time) (granted, error) {
 		if g.issuedIdentity, err = i.findGroup(p); err != nil {
 			return granted{}, err
 		}
-		if g.ends, err = p.Agreed(g.root, at); err != nil {
+		if g.ends, err = p.ApprovedUntil(g.root, at); err != nil {
 			return granted{}, err
 		}
 		own, err := p.Consents(g.root, grant.Party, at)
@@ -286,7 +286,7 @@ func (i *Issuer) checkGrant(grant policy.Grant, at time.Time) (granted, error) {
 		g.member = member{grant.Member.Task, grant.Member.Release, grant.Party}
 	}
 	var err error
-	if g.window, err = windowAt(grant.Life(), at); err != nil {
+	if g.window, err = windowAt(grant.LeafLifetime(), at); err != nil {
 		return granted{}, err
 	}
 	return g, nil
@@ -303,7 +303,7 @@ func (g granted) checkKeyMode(mode policyfile.KeyMode) error {
 // unitExtension returns the extension fields that the certificates of one unit share.
 func (g granted) unitExtension(id wire.UnitID) extension {
 	return extension{
-		kind: KindUnit, head: g.issuer.policy.Head(), unit: id, platform: g.result.Measurement().Platform, chip: g.result.Chip(), member: g.member,
+		kind: KindUnit, head: g.issuer.policy.Head(), unit: id, platform: g.result.Measurement().Platform, chip: g.result.ChipID(), member: g.member,
 	}
 }
 

@@ -226,11 +226,11 @@ func TestReleaseID(t *testing.T) {
 	doc := base.policy.Document()
 	list := doc.Tasks["scoring"].Releases["2026.11"].References
 	reversed := []attest.Measurement{list[1], list[0]}
-	if got := identityID(base.policy, "scoring", reversed); got != want {
+	if got := base.policy.Document().ReleaseID(base.policy.Genesis(), "scoring", reversed); got != want {
 		t.Errorf("got %v from the measurements in another order, want %v", got, want)
 	}
 	for name, list := range map[string][]attest.Measurement{"a measurement less": list[:1], "any": {list[0], softMeasurement(5)}} {
-		if got := identityID(base.policy, "scoring", list); got == want {
+		if got := base.policy.Document().ReleaseID(base.policy.Genesis(), "scoring", list); got == want {
 			t.Errorf("%s: got the same id, want another", name)
 		}
 	}

@@ -70,7 +70,7 @@ func (k *Keys) RowMAC(label wire.Label, fields ...[]byte) []byte {
 // CredentialSecret returns the secret of the credential that belongs to a challenge, 32 bytes. It is
 // derived from the challenge's nonce, the device and the name of its key, so that no authority
 // stores it.
-func (k *Keys) CredentialSecret(nonce []byte, in attest.Introduction) []byte {
+func (k *Keys) CredentialSecret(nonce []byte, in attest.TPMKeys) []byte {
 	name := wire.Sum(in.Key)
 	return k.credential(wire.LabelActivate, [][]byte{nonce, in.Device, name[:]})
 }
@@ -91,8 +91,8 @@ func (k *Keys) deriveMAC(use wire.Label) (macFunc, error) {
 	}, nil
 }
 
-// p256 refuses, with "request", public keys that are not on P-256.
-func p256(public crypto.PublicKey) (*ecdsa.PublicKey, error) {
+// verifyP256 refuses, with "request", public keys that are not on P-256.
+func verifyP256(public crypto.PublicKey) (*ecdsa.PublicKey, error) {
 	key, ok := public.(*ecdsa.PublicKey)
 	if ok && key != nil && key.Curve == elliptic.P256() {
 		if _, err := key.Bytes(); err == nil {

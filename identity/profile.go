@@ -8,10 +8,12 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"math/big"
+	"math/bits"
 	"net/url"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/der"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -60,7 +62,7 @@ type certificateContent struct {
 func subject(what string, id attest.Digest, domain string) []byte {
 	common := fmt.Sprintf("%.*s %s", maxAttribute-9, what, id.Hex()[:8])
 	name := pkix.Name{CommonName: common, Organization: []string{fmt.Sprintf("%.*s", maxAttribute, domain)}}
-	return mustMarshal(name.ToRDNSequence())
+	return der.MustMarshal(name.ToRDNSequence())
 }
 
 // signCertificate makes the certificate, DER. It is deterministic: signatures follow RFC 6979, and the
@@ -70,19 +72,19 @@ func subject(what string, id attest.Digest, domain string) []byte {
 // number in advance, so the signed part would be built and signed twice, and it verifies its
 // own signature in case of a faulty crypto.Signer; this one is crypto/ecdsa, and a unit
 // verifies its chain before it serves.
-func (s signer) signCertificate(c certificateContent) (der []byte, number *big.Int, err error) {
+func (s signer) signCertificate(c certificateContent) (encoded []byte, number *big.Int, err error) {
 	rest, err := c.signedPart(s)
 	if err != nil {
 		return nil, nil, fmt.Errorf("issuing %s certificate: %w", c.extension.kind, err)
 	}
-	number = serial(s.spki, derElement(tagSequence, version3, derInteger(big.NewInt(1)), rest))
-	signed := derElement(tagSequence, version3, derInteger(number), rest)
+	number = serial(s.spki, der.Element(der.Sequence, version3, der.Integer(big.NewInt(1)), rest))
+	signed := der.Element(der.Sequence, version3, der.Integer(number), rest)
 	digest := wire.Sum(signed)
 	signature, err := s.key.Sign(nil, digest[:], crypto.SHA256) // no randomness: RFC 6979
 	if err != nil {
 		return nil, nil, fmt.Errorf("signing certificate: %w", err)
 	}
-	return derElement(tagSequence, signed, ecdsaWithSHA256, derElement(tagBitString, []byte{0}, signature)), number, nil
+	return der.Element(der.Sequence, signed, ecdsaWithSHA256, der.Element(der.BitString, []byte{0}, signature)), number, nil
 }
 
 // serial returns the serial number of a certificate: the first 19 bytes of the digest of the
@@ -107,24 +109,24 @@ func (c certificateContent) signedPart(by signer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	times := mustMarshal(struct{ NotBefore, NotAfter time.Time }{c.notBefore, c.notAfter})
+	times := der.MustMarshal(struct{ NotBefore, NotAfter time.Time }{c.notBefore, c.notAfter})
 	usage, constraints := digitalSignature, endOfChain
 	if depth, isCA := pathLen[c.extension.kind]; isCA {
-		usage, constraints = certSign, derElement(tagSequence, isTrue, derInteger(big.NewInt(int64(depth))))
+		usage, constraints = certSign, der.Element(der.Sequence, isTrue, der.Integer(big.NewInt(int64(depth))))
 	}
 	list := [][]byte{criticalExtension(idKeyUsage, usage)}
 	if c.tls {
 		list = append(list, plainExtension(idExtKeyUsage, tlsUsageDER))
 	}
-	list = append(list, criticalExtension(idBasicConstraints, constraints), plainExtension(idSubjectKey, derElement(tagOctetString, keyID(c.spki))))
+	list = append(list, criticalExtension(idBasicConstraints, constraints), plainExtension(idSubjectKey, der.Element(der.OctetString, keyID(c.spki))))
 	if !bytes.Equal(by.name, c.name) {
-		list = append(list, plainExtension(idAuthorityKey, derElement(tagSequence, derElement(tagContext, keyID(by.spki)))))
+		list = append(list, plainExtension(idAuthorityKey, der.Element(der.Sequence, der.Element(der.Context, keyID(by.spki)))))
 	}
 	if c.path != "" {
 		list = append(list, plainExtension(idAltName, c.altNames()))
 	}
 	list = append(list, plainExtension(idExtension, value))
-	extensions := derElement(tagContextCons|3, derElement(tagSequence, list...))
+	extensions := der.Element(der.ContextConstructed|3, der.Element(der.Sequence, list...))
 	return bytes.Join([][]byte{ecdsaWithSHA256, by.name, times, c.name, c.spki, extensions}, nil), nil
 }
 
@@ -132,37 +134,37 @@ func (c certificateContent) signedPart(by signer) ([]byte, error) {
 func (c certificateContent) altNames() []byte {
 	var list [][]byte
 	for _, name := range c.names {
-		list = append(list, derElement(tagContext|2, []byte(name)))
+		list = append(list, der.Element(der.Context|2, []byte(name)))
 	}
-	list = append(list, derElement(tagContext|6, []byte(spiffe(c.domain, c.path).String())))
-	return derElement(tagSequence, list...)
+	list = append(list, der.Element(der.Context|6, []byte(spiffe(c.domain, c.path).String())))
+	return der.Element(der.Sequence, list...)
 }
 
 func criticalExtension(id, value []byte) []byte {
-	return derElement(tagSequence, id, isTrue, derElement(tagOctetString, value))
+	return der.Element(der.Sequence, id, isTrue, der.Element(der.OctetString, value))
 }
 
 func plainExtension(id, value []byte) []byte {
-	return derElement(tagSequence, id, derElement(tagOctetString, value))
+	return der.Element(der.Sequence, id, der.Element(der.OctetString, value))
 }
 
 // Constant parts of certificates, DER.
 var (
-	version3         = derElement(tagContextCons, derInteger(big.NewInt(2)))
-	isTrue           = derElement(tagBoolean, []byte{0xff})
-	digitalSignature = derElement(tagBitString, []byte{7, 1 << 7})
-	certSign         = derElement(tagBitString, []byte{2, 1 << 2})
-	endOfChain       = derElement(tagSequence)
-	ecdsaWithSHA256  = derElement(tagSequence, derObjectID(1, 2, 840, 10045, 4, 3, 2))
-	tlsUsageDER      = derElement(tagSequence, derObjectID(1, 3, 6, 1, 5, 5, 7, 3, 1), derObjectID(1, 3, 6, 1, 5, 5, 7, 3, 2)) // server, client
+	version3         = der.Element(der.ContextConstructed, der.Integer(big.NewInt(2)))
+	isTrue           = der.Element(der.Boolean, []byte{0xff})
+	digitalSignature = der.Element(der.BitString, []byte{7, 1 << 7})
+	certSign         = der.Element(der.BitString, []byte{2, 1 << 2})
+	endOfChain       = der.Element(der.Sequence)
+	ecdsaWithSHA256  = der.Element(der.Sequence, der.ObjectID(1, 2, 840, 10045, 4, 3, 2))
+	tlsUsageDER      = der.Element(der.Sequence, der.ObjectID(1, 3, 6, 1, 5, 5, 7, 3, 1), der.ObjectID(1, 3, 6, 1, 5, 5, 7, 3, 2)) // server, client
 
-	idSubjectKey       = derObjectID(2, 5, 29, 14)
-	idKeyUsage         = derObjectID(2, 5, 29, 15)
-	idAltName          = derObjectID(2, 5, 29, 17)
-	idBasicConstraints = derObjectID(2, 5, 29, 19)
-	idAuthorityKey     = derObjectID(2, 5, 29, 35)
-	idExtKeyUsage      = derObjectID(2, 5, 29, 37)
-	idExtension        = derObjectID(extensionOID...)
+	idSubjectKey       = der.ObjectID(2, 5, 29, 14)
+	idKeyUsage         = der.ObjectID(2, 5, 29, 15)
+	idAltName          = der.ObjectID(2, 5, 29, 17)
+	idBasicConstraints = der.ObjectID(2, 5, 29, 19)
+	idAuthorityKey     = der.ObjectID(2, 5, 29, 35)
+	idExtKeyUsage      = der.ObjectID(2, 5, 29, 37)
+	idExtension        = der.ObjectID(extensionOID...)
 )
 
 // pathLen is the path length constraint of each kind of CA. Kinds without an entry are leaves.
@@ -172,3 +174,52 @@ var pathLen = map[Kind]int{kindAuthorityRoot: 1, kindIdentityRoot: 0, kindCross:
 func spiffe(domain, path string) *url.URL {
 	return &url.URL{Scheme: "spiffe", Host: domain, Path: path}
 }
+
+// lastTime bounds times so that their nanoseconds since the Unix epoch fit the
+// arithmetic below.
+var lastTime = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// window is one period of leaf certificates with lifetime L. Window k begins at 2kL/3 since
+// the Unix epoch and is served until the next begins; its leaf is valid from 60 s before its
+// begin until L after. So a unit that cannot renew for L/4 still has a valid leaf.
+type window struct {
+	index    uint64
+	begin    time.Time
+	next     time.Time // begin of window index+1
+	lifetime time.Duration
+}
+
+// windowAt returns the window ⌊3t/2L⌋, the same for all callers at time t. It refuses a
+// lifetime outside the limits with "policy" and a time before 1970 or after 2200 with "clock".
+func windowAt(lifetime time.Duration, t time.Time) (window, error) {
+	if lifetime < wire.MinLifetime || lifetime > wire.MaxLifetime {
+		return window{}, wire.Refuse(wire.BadPolicy, "window: certificate lifetime", lifetime, "3s to 24h")
+	}
+	if t.Unix() < 0 || t.After(lastTime) {
+		return window{}, wire.Refuse(wire.ClockSkew, "window: time", t.UTC(), "1970 to 2200")
+	}
+	// Exact on 128 bits: 3t exceeds 64 bits from the year 2164 on.
+	hi, lo := bits.Mul64(3, uint64(t.UnixNano()))
+	k, _ := bits.Div64(hi, lo, 2*uint64(lifetime))
+	return window{index: k, begin: windowBegin(k, lifetime), next: windowBegin(k+1, lifetime), lifetime: lifetime}, nil
+}
+
+// windowBegin returns the first nanosecond of window k: 2kL/3, rounded up.
+func windowBegin(k uint64, lifetime time.Duration) time.Time {
+	hi, lo := bits.Mul64(k, 2*uint64(lifetime))
+	begin, rest := bits.Div64(hi, lo, 3)
+	if rest > 0 {
+		begin++
+	}
+	return time.Unix(0, int64(begin)).UTC()
+}
+
+// notBefore and notAfter return whole seconds, rounded down, as certificates encode them: no
+// leaf is valid longer than its lifetime.
+func (w window) notBefore() time.Time { return w.begin.Add(-wire.WindowLead).Truncate(time.Second) }
+
+func (w window) notAfter() time.Time { return w.begin.Add(w.lifetime).Truncate(time.Second) }
+
+// renewBefore returns the end of the time over which renewals spread: a twelfth of the
+// lifetime after the next window's begin, so that L/3 - L/12 = L/4 is left for an outage.
+func (w window) renewBefore() time.Time { return w.next.Add(w.lifetime / 12) }

@@ -22,7 +22,7 @@ const MaxRingLifetime = time.Hour
 
 // RingLifetime returns the lifetime of a ring key, for a lifetime of certificates. The key can
 // open sessions for the same time again.
-func RingLifetime(leafLife time.Duration) time.Duration { return min(MaxRingLifetime, 2*leafLife) }
+func RingLifetime(leaf time.Duration) time.Duration { return min(MaxRingLifetime, 2*leaf) }
 
 // RingID names a ring key: the first 16 bytes of H("cohort ring id v1", key).
 type RingID [16]byte
@@ -103,7 +103,7 @@ func (k *RingKey) Derive(size int, label wire.Label, fields ...[]byte) (key []by
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	if k.reveal == nil {
-		return nil, wire.Refuse(wire.UnknownRing, "ring key "+k.id.String(), "erased", "a key that is not erased")
+		return nil, wire.Refuse(wire.UnknownRing, "ring key "+k.id.String(), "an erased key", "a key that is not erased")
 	}
 	wire.Secretly(func() {
 		secret := k.reveal()

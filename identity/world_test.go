@@ -85,7 +85,7 @@ func groupSecret(roster attest.Digest) Secret {
 func issuerOf(keys *Keys, p policy.Approved) *Issuer {
 	var all []*GroupKeys
 	for _, name := range p.Document().GroupNames() {
-		for pact := p.Pact(name); pact != nil; pact = pact.Before {
+		for pact := p.GroupByName(name); pact != nil; pact = pact.Predecessor {
 			all = append(all, groupKeys(pact.ID()))
 		}
 	}
@@ -103,7 +103,7 @@ func (w *world) grant(t testing.TB, task, release string) policy.Grant {
 	for i := range m.Registers {
 		m.Registers[i].Any = false
 	}
-	data := attest.Bind(wire.LabelIssue)
+	data := attest.BindReportData(wire.LabelIssue)
 	claims := attest.Claims{Measurement: m, ReportData: data[:], Chip: "chip-7"}
 	result, err := attest.NewVerifier(attesttest.Vouch(claims)).Appraise(attest.Question{
 		Evidence: attest.Evidence{Platform: attest.Soft}, ReportData: data,

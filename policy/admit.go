@@ -11,25 +11,26 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// Grant is what policy gives an attested unit.
+// Grant is the result of admission: the task, the release and the role of an attested
+// unit.
 type Grant struct {
-	Task    *policyfile.Task
-	Release *policyfile.Release
-	Result  attest.Result
-	Pact    *Pact  // in a group; nil outside
-	Role    string // in a group
+	Task       *policyfile.Task
+	Release    *policyfile.Release
+	Result     attest.Result
+	GroupState *GroupState // in a group; nil outside
+	Role       string      // in a group
 
 	Member policyfile.Member // of the roster, in a group
 	Party  attest.Digest     // key of the member's party, in a group
 	Ends   time.Time         // of the approval of that party, or of the group, in a group
 }
 
-// Life is that of the unit's leaf certificates.
-func (g Grant) Life() time.Duration {
-	if g.Pact != nil {
-		return g.Pact.Group.Life
+// LeafLifetime returns the lifetime of the unit's leaf certificates.
+func (g Grant) LeafLifetime() time.Duration {
+	if g.GroupState != nil {
+		return g.GroupState.Group.Lifetime
 	}
-	return g.Task.Life
+	return g.Task.Lifetime
 }
 
 // Admit matches an attestation result with the releases of a task. It refuses
@@ -56,7 +57,7 @@ func (a Approved) Admit(task string, result attest.Result) (Grant, error) {
 	return Grant{}, policyfile.Match(all, result.Measurement())
 }
 
-// grantOf returns the grant of a program that is a release, which has to admit it.
+// grantOf returns the grant of a program that is a release, if the release admits it.
 func grantOf(t *policyfile.Task, r *policyfile.Release, result attest.Result) (Grant, error) {
 	if err := r.Admit(result); err != nil {
 		return Grant{}, err
@@ -64,9 +65,9 @@ func grantOf(t *policyfile.Task, r *policyfile.Release, result attest.Result) (G
 	return Grant{Task: t, Release: r, Result: result}, nil
 }
 
-// Pins are what a unit was given of its own party: keys of it, the old and the new
-// one while it changes them, and where it was given the group's identity. A unit
-// without pins is in no group.
+// Pins are a unit's configured pins of its own party: the party's keys, the old and the
+// new one while it changes them, and the identity of the group. A unit without pins is in
+// no group.
 type Pins struct {
 	Parties []attest.Digest
 	Roster  attest.Digest // zero is any
@@ -74,18 +75,18 @@ type Pins struct {
 
 // AdmitMember matches an attestation result with the members of a role at a time.
 // It refuses as Admit does; with "role" a program that is a member of another role;
-// with "party" a program that the roster has under none, or several, of the pinned
+// with "party" a program that the roster lists under none, or several, of the pinned
 // keys; with "roster" another roster than the pinned one; with "quorum", "expired" or
-// "withdrawn" a group that its parties have not agreed on under the root that it has,
-// and one that the unit's own party does not approve. While the parties have not agreed,
-// a group that is continued admits those that are members of both.
-func (a Approved) AdmitMember(group, role string, result attest.Result, pins Pins, root func(*Pact) attest.Digest, at time.Time) (Grant, error) {
+// "withdrawn" a group that its parties have not approved under its root, and one that
+// the unit's own party does not approve. Until the parties have approved a group, its
+// predecessor admits the programs that are members of both.
+func (a Approved) AdmitMember(group, role string, result attest.Result, pins Pins, root func(*GroupState) attest.Digest, at time.Time) (Grant, error) {
 	if err := a.admissible(result); err != nil {
 		return Grant{}, err
 	}
-	p := a.pacts[group]
+	p := a.groups[group]
 	if p == nil || p.Group.Roles[role] == nil {
-		return Grant{}, wire.Refuse(wire.NotFound, "admission: role of group "+group, role, "one of the policy")
+		return Grant{}, wire.Refuse(wire.NotFound, "admission: role of group "+group, role, "a role of the policy")
 	}
 	grant, err := memberOf(a.doc, p.Group.Roles[role], result)
 	if err != nil {
@@ -101,8 +102,8 @@ func (a Approved) AdmitMember(group, role string, result attest.Result, pins Pin
 		return Grant{}, err
 	}
 	id := a.doc.ReleaseID(a.genesis, grant.Task.Name, grant.Release.References)
-	if !inForce.Roster.has(role, id) {
-		_, err = p.Agreed(root(p), at) // it waits for the parties
+	if !inForce.Roster.hasMember(role, id) {
+		_, err = p.ApprovedUntil(root(p), at) // it waits for its parties
 		return Grant{}, err
 	}
 	if grant.Member, grant.Party, err = inForce.Roster.Pinned(role, id, pins); err != nil {
@@ -112,16 +113,16 @@ func (a Approved) AdmitMember(group, role string, result attest.Result, pins Pin
 	if err != nil {
 		return Grant{}, err
 	}
-	if grant.Ends, err = inForce.Agreed(root(inForce), at); own.Before(grant.Ends) {
+	if grant.Ends, err = inForce.ApprovedUntil(root(inForce), at); own.Before(grant.Ends) {
 		grant.Ends = own
 	}
-	grant.Pact, grant.Role = inForce, role
+	grant.GroupState, grant.Role = inForce, role
 	return grant, err
 }
 
-// Pinned is the member of a role that the program with an identity is, of the one
-// party that is pinned, and that party's key. It refuses with "roster" and "party" as
-// [Approved.AdmitMember] does, and does not ask whether the party approves.
+// Pinned returns the member of a role with an identity whose party has a pinned key, and
+// that key. It refuses with "roster" and "party" as [Approved.AdmitMember] does. It does
+// not check whether the party approves.
 func (r Roster) Pinned(role string, id attest.Digest, pins Pins) (m policyfile.Member, key attest.Digest, err error) {
 	if !pins.Roster.IsZero() && pins.Roster != r.ID() {
 		return m, key, wire.Refuse(wire.StaleRoster, "admission: roster of group "+r.Group, r.ID(), pins.Roster)
@@ -144,7 +145,7 @@ func (r Roster) Pinned(role string, id attest.Digest, pins Pins) (m policyfile.M
 	return m, key, nil
 }
 
-// memberOf finds the member of a role that a result is.
+// memberOf returns the grant of the member of a role that a result matches.
 func memberOf(d *policyfile.Document, r *policyfile.Role, result attest.Result) (Grant, error) {
 	var all []attest.ReferenceValue
 	for _, m := range r.Members {
@@ -158,8 +159,8 @@ func memberOf(d *policyfile.Document, r *policyfile.Role, result attest.Result) 
 	return Grant{}, policyfile.Match(all, result.Measurement())
 }
 
-// AdmitAuthority matches a result with the authority's reference values, and with
-// the machines that may hold the root ("wrong-chip"). An authority never loads
+// AdmitAuthority matches a result with the authority's reference values, and with the
+// machines that may have the root ("wrong-chip"). It refuses an authority that loads
 // unmeasured libraries.
 func (a Approved) AdmitAuthority(result attest.Result) error {
 	if !a.OK() {

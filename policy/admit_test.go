@@ -13,7 +13,7 @@ import (
 // demands none is content with any.
 func TestAdmitDevices(t *testing.T) {
 	h := newHouse()
-	data, agent := attest.Bind(wire.LabelIssue), policytest.Digest("2")
+	data, agent := attest.BindReportData(wire.LabelIssue), policytest.Digest("2")
 	equipped := func(chips ...string) attest.Result {
 		claims := attest.Claims{Measurement: measured(agent, policytest.Digest("5")), ReportData: data[:]}
 		e := attest.Evidence{Platform: attest.Soft}
@@ -51,6 +51,6 @@ func TestAdmitDevices(t *testing.T) {
 
 // gpus is an appraiser of devices that hold, each the chip that its evidence names.
 var gpus = attesttest.Voucher{Of: attest.NvidiaGPU, Says: func(raw []byte) attest.Claims {
-	data := attest.Bind(wire.LabelIssue)
+	data := attest.BindReportData(wire.LabelIssue)
 	return attest.Claims{Measurement: attest.Measurement{Platform: attest.NvidiaGPU}, ReportData: data[:], Chip: string(raw)}
 }}

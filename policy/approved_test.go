@@ -10,6 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/policytest"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
@@ -227,7 +228,7 @@ func TestThen(t *testing.T) {
 	}
 	for name, a := range map[string]Approved{"step by step": third, "replayed": replayed} {
 		for i, want := range []Approved{first, second, third} {
-			then, known := a.At(want.Head())
+			then, known := a.AtHead(want.Head())
 			if !known || then.Head() != want.Head() || then.Document().Sequence != want.Document().Sequence || len(then.Steps()) != i+1 {
 				t.Errorf("%s: step %d: got head %v of sequence %d, known %v", name, i+1, then.Head(), i+1, known)
 			}
@@ -238,14 +239,14 @@ func TestThen(t *testing.T) {
 		}
 	}
 	for _, head := range []attest.Digest{{}, policytest.Digest("a"), third.Head()} {
-		if then, known := second.At(head); known || then.OK() {
+		if then, known := second.AtHead(head); known || then.OK() {
 			t.Errorf("got what was in force at %v, want none", head)
 		}
 		if later, known := second.Since(head); known || len(later) > 0 {
 			t.Errorf("got steps since %v, want none", head)
 		}
 	}
-	if then, known := (Approved{}).At(attest.Digest{}); known || then.OK() {
+	if then, known := (Approved{}).AtHead(attest.Digest{}); known || then.OK() {
 		t.Error("the zero Approved looks back on something")
 	}
 }
@@ -280,7 +281,7 @@ func result(t testing.TB, m attest.Measurement) attest.Result {
 
 func appraised(t testing.TB, c attest.Claims) attest.Result {
 	t.Helper()
-	data := attest.Bind(wire.LabelIssue)
+	data := attest.BindReportData(wire.LabelIssue)
 	c.ReportData = data[:]
 	r, err := attest.NewVerifier(attesttest.Vouch(c)).Appraise(attest.Question{
 		Evidence: attest.Evidence{Platform: attest.Soft}, ReportData: data, Rules: map[attest.Platform]attest.Rules{attest.Soft: {}}, At: policytest.Start,
@@ -349,7 +350,7 @@ func TestAdmit(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if grant.Task.Name != row.task || grant.Release.Name != row.release || !grant.Result.OK() {
+			if grant.Task.Name != row.task || grant.Release.Name != row.release || !grant.Result.Appraised() {
 				t.Errorf("got %s release %s, want %s release %s", grant.Task.Name, grant.Release.Name, row.task, row.release)
 			}
 		})
@@ -366,7 +367,7 @@ func TestAdmit(t *testing.T) {
 func TestAdmitAuthority(t *testing.T) {
 	h := newHouse()
 	a := h.found(t)
-	draft, err := ParseDraft(h.Text(t))
+	draft, err := policydraft.Parse(h.Text(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -391,7 +392,7 @@ func TestAdmitAuthority(t *testing.T) {
 	if err := anywhere.Authority.Admit(on("fedcba9876543210", own)); err != nil {
 		t.Error(err)
 	}
-	policytest.Refused(t, Draft{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
+	policytest.Refused(t, policydraft.Draft{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
 	policytest.Refused(t, Approved{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
 }
 

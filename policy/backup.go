@@ -8,9 +8,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// BackupStatement is the text by which an owner asks for a backup of the root
-// secret. It names the policy head, so that it is good for the owners of one
-// policy alone.
+// BackupStatement returns the text by which an owner requests a backup of the root secret.
+// It names the policy head, so that it is valid for the owners of one policy only.
 func BackupStatement(a Approved) []byte {
 	domain := ""
 	if a.OK() {
@@ -19,9 +18,9 @@ func BackupStatement(a Approved) []byte {
 	return fmt.Appendf(nil, "schema = \"cohort/backup/v1\"\ntrust_domain = %q\ngenesis = %q\nhead = %q\n", domain, a.genesis, a.Head())
 }
 
-// AdmitBackup demands that an owner of the policy in force asks for a backup
-// under it, and gives his name. The statement is [BackupStatement] byte for
-// byte, signed in the namespace "cohort-backup".
+// AdmitBackup verifies that an owner of the policy in force requests a backup under it,
+// and returns the owner's name. The statement must be [BackupStatement] byte for byte,
+// signed in the namespace "cohort-backup".
 func (a Approved) AdmitBackup(statement []byte, signature string) (string, error) {
 	if !a.OK() {
 		return "", errNothing

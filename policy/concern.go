@@ -9,14 +9,13 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// Concerns reports whether a step after a head concerns a unit, so that it renews
-// at once: one that cut off units of its identity, or what policy says of its task,
-// release or platform, of the tasks it calls or of the authority has changed; and
-// in a group what policy or a party says of the group. Other releases of its task
-// concern it no more than other tasks do, but for cuts of those that it shares ring keys
-// with: that continue it, or that it continues. That its own is retired does not: a
-// retired release is not renewed. A head that this history does not have concerns
-// every unit.
+// Concerns reports whether a step after a head concerns a unit, so that the unit renews at
+// once. Such a step cuts off units of its identity, or changes the rules of its task,
+// release or platform, of the tasks it calls or of the authority; in a group also the
+// rules of the group and statements of its parties. Other releases of its task do not
+// concern it, except cuts of those with which it shares ring keys: that continue it, or
+// that it continues. Retirement of its own release does not concern it: a retired release
+// is not renewed. A head that this history does not have concerns every unit.
 func (a Approved) Concerns(since attest.Digest, c Facts) bool {
 	index, known := a.Index(since)
 	if !known || index < 0 {
@@ -25,15 +24,15 @@ func (a Approved) Concerns(since attest.Digest, c Facts) bool {
 	if a.ringsCut(index, c) {
 		return true
 	}
-	if c.Group != "" && a.heardSince(index, c) {
+	if c.Group != "" && a.statementSince(index, c) {
 		return true
 	}
 	was := a.documentAt(index)
 	return was != a.doc && !reflect.DeepEqual(concernOf(was, a.genesis, c), concernOf(a.doc, a.genesis, c))
 }
 
-// ringsCut reports whether a step after one of an index cut off a unit that holds ring
-// keys which the unit holds as well.
+// ringsCut reports whether a step after one of an index cut off a unit that has ring keys
+// in common with the unit.
 func (a Approved) ringsCut(index int, c Facts) bool {
 	ids := []attest.Digest{c.Identity}
 	if own, live := a.live[c.Identity]; live {
@@ -46,11 +45,11 @@ func (a Approved) ringsCut(index int, c Facts) bool {
 	})
 }
 
-// heardSince reports whether a party said something of the unit's group after the
-// step of an index: of its own roster, or of one that follows it.
-func (a Approved) heardSince(index int, c Facts) bool {
+// statementSince reports whether a party made a statement about the unit's group after the
+// step of an index: about its own roster, or about one that follows it.
+func (a Approved) statementSince(index int, c Facts) bool {
 	rosters := []attest.Digest{c.Identity}
-	for p := a.pacts[c.Group]; p != nil; p = p.Before {
+	for p := a.groups[c.Group]; p != nil; p = p.Predecessor {
 		rosters = append(rosters, p.id)
 	}
 	return slices.ContainsFunc(a.steps[index+1:], func(step Step) bool {
@@ -59,7 +58,7 @@ func (a Approved) heardSince(index int, c Facts) bool {
 	})
 }
 
-// concern is what a document says that bears on one unit's certificate report.
+// concern has the parts of a document that affect one unit's certificate report.
 type concern struct {
 	authority policyfile.Authority
 	task      policyfile.Task    // without its releases
@@ -69,7 +68,7 @@ type concern struct {
 	group     *policyfile.Group
 }
 
-// concernOf is what d says of a unit.
+// concernOf returns the parts of d that affect a unit.
 func concernOf(d *policyfile.Document, genesis attest.Digest, c Facts) concern {
 	out := concern{authority: d.Authority, platforms: map[attest.Platform]attest.Rules{}, calls: map[string]*policyfile.Task{}, group: d.Groups[c.Group]}
 	var own program

@@ -22,7 +22,7 @@ func TestConcerns(t *testing.T) {
 	}
 	scoring := Facts{Task: "scoring", Identity: before.id(t, "scoring", "2026.11"), Unit: wire.UnitID{1}, Platform: attest.Soft}
 	keys := Facts{Task: "keys", Identity: before.id(t, "keys", "1.4"), Unit: wire.UnitID{1}, Platform: attest.Soft}
-	holder := Facts{Task: "keys", Release: "1.4", Identity: before.Pact("trial").ID(), Group: "trial", Role: "holder",
+	holder := Facts{Task: "keys", Release: "1.4", Identity: before.GroupByName("trial").ID(), Group: "trial", Role: "holder",
 		Party: sshsig.KeyDigest(h.Owners["north"].PublicKey()), Unit: wire.UnitID{1}, Platform: attest.Soft}
 	for _, tt := range []struct {
 		name                  string

@@ -29,7 +29,7 @@ func holding(t testing.TB) attest.Result {
 	return result(t, measured(policytest.Digest("9"), policytest.Digest("4"), "-v"))
 }
 
-// then is a with a policy that follows it, signed by two owners.
+// stepState is a with a policy that follows it, signed by two owners.
 func (h *house) then(t testing.TB, a Approved, edits ...string) Approved {
 	t.Helper()
 	next, err := a.Next(h.step(t, h.next(t, a, edits...), "ana", "ben"))
@@ -57,7 +57,7 @@ var loose = []string{"quorum = 2\nuntil", "quorum = 1\nuntil"}
 func TestOwnConsent(t *testing.T) {
 	h := newGroupHouse()
 	a := h.says(t, h.found(t, policytest.Grouped(loose...)...), "south", nil)
-	if _, err := a.Pact("trial").Agreed(groupRoot, policytest.Start); err != nil {
+	if _, err := a.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start); err != nil {
 		t.Fatal(err)
 	}
 	north := Pins{Parties: h.keyed("north")}
@@ -85,7 +85,7 @@ func TestOwnConsent(t *testing.T) {
 		})
 	}
 	g, err := admit(approved, policytest.Start)
-	if err != nil || g.Member != (policyfile.Member{Party: "north", Task: "keys", Release: "1.4"}) || g.Party != north.Parties[0] || !g.Ends.Equal(g.Pact.Roster.Until) {
+	if err != nil || g.Member != (policyfile.Member{Party: "north", Task: "keys", Release: "1.4"}) || g.Party != north.Parties[0] || !g.Ends.Equal(g.GroupState.Roster.Until) {
 		t.Errorf("got member %v of party %v until %v, %v", g.Member, g.Party, g.Ends, err)
 	}
 	if g, err := admit(h.says(t, a, "north", func(s *Statement) { s.NotAfter = early }), policytest.Start); err != nil || !g.Ends.Equal(early) {
@@ -100,7 +100,7 @@ func TestPins(t *testing.T) {
 	listed := append(slices.Clone(loose), `{ party = "north", task = "keys", release = "1.4" }`,
 		`{ party = "east", task = "keys", release = "1.4" }, { party = "north", task = "keys", release = "1.4" }`)
 	a := h.heard(t, h.found(t, policytest.Grouped(listed...)...), "north")
-	id := a.Pact("trial").ID()
+	id := a.GroupByName("trial").ID()
 	for _, tt := range []struct {
 		name string
 		pins Pins
@@ -132,7 +132,7 @@ func TestPins(t *testing.T) {
 	scoring := result(t, measured(policytest.Digest("2"), policytest.Digest("6"), "--model", "m.json"))
 	_, err := a.AdmitMember("trial", "scorer", scoring, Pins{}, rooted, policytest.Start)
 	policytest.Refused(t, err, wire.NoParty)
-	other := func(*Pact) attest.Digest { return policytest.Digest("b") }
+	other := func(*GroupState) attest.Digest { return policytest.Digest("b") }
 	_, err = a.AdmitMember("trial", "holder", holding(t), Pins{Parties: h.keyed("north")}, other, policytest.Start)
 	policytest.Refused(t, err, wire.NoQuorum) // the authority's root is another than the party approves
 }
@@ -159,7 +159,7 @@ func TestNumbers(t *testing.T) {
 		}
 		_, err = b.Next(h.say(t, b, "north", func(s *Statement) { s.Number = 1 })) // the approval again
 		policytest.Refused(t, err, wire.WrongSequence)
-		if again := h.says(t, b, "north", nil); len(again.Pact("trial").Agreement(groupRoot, policytest.Start).Approved) != 1 {
+		if again := h.says(t, b, "north", nil); len(again.GroupByName("trial").ApprovalStatus(groupRoot, policytest.Start).Approved) != 1 {
 			t.Errorf("after a withdrawal with number %d the party approves no more", tt.number)
 		}
 	}
@@ -172,13 +172,13 @@ func TestSecondText(t *testing.T) {
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
 	shorter := func(s *Statement) { s.Number, s.NotAfter = 1, s.NotAfter.Add(-time.Second) }
 	b := h.says(t, a, "north", shorter)
-	agreement := b.Pact("trial").Agreement(groupRoot, policytest.Start)
+	agreement := b.GroupByName("trial").ApprovalStatus(groupRoot, policytest.Start)
 	if !slices.Equal(agreement.Approved, []string{"south"}) || b.Head() == a.Head() {
 		t.Errorf("got approvals of %v, want south's alone, in a step of its own", agreement.Approved)
 	}
 	// Who holds both texts, in whatever order, sees it too.
-	p := b.Pact("trial")
-	all := p.Said()
+	p := b.GroupByName("trial")
+	all := p.SignedStatements()
 	for range all {
 		all = append(all[1:], all[0])
 		_, err := p.Roster.Check(groupRoot, all, []ssh.PublicKey{h.Owners["south"].PublicKey()}, policytest.Start)
@@ -196,7 +196,7 @@ func TestSecondText(t *testing.T) {
 			t.Errorf("%s: got %v, want it refused", name, err)
 		}
 	}
-	if _, err := h.heard(t, b, "north").Pact("trial").Agreed(groupRoot, policytest.Start); err != nil {
+	if _, err := h.heard(t, b, "north").GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start); err != nil {
 		t.Errorf("after a higher number: %v", err)
 	}
 	withdrawn := h.says(t, a, "north", withdraws)
@@ -237,7 +237,7 @@ func TestStatementsElsewhere(t *testing.T) {
 	_, err = a.Next(edited(func(s *Statement) { s.Key = h.keyed("south")[0] }))
 	policytest.Refused(t, err, wire.NotOwner)
 	// One party's word on one group says nothing of another.
-	s, err := two.Pact("audit").Statement(h.keyed("north")[0], groupRoot)
+	s, err := two.GroupByName("audit").Statement(h.keyed("north")[0], groupRoot)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,10 +245,10 @@ func TestStatementsElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := two.Pact("trial").Agreement(groupRoot, policytest.Start).Approved; len(got) != 0 {
+	if got := two.GroupByName("trial").ApprovalStatus(groupRoot, policytest.Start).Approved; len(got) != 0 {
 		t.Errorf("got approvals of the other group by %v", got)
 	}
-	s.Group = two.Pact("trial").ID()
+	s.Group = two.GroupByName("trial").ID()
 	_, err = two.Next(Step{s.Bytes(), h.sign(t, sshsig.ForApprove, two.Steps()[1].Policy, "north")})
 	policytest.Refused(t, err, wire.BadSignature)
 }
@@ -260,30 +260,30 @@ func TestRoots(t *testing.T) {
 	moved := policytest.Digest("b")
 	other := func(s *Statement) { s.GroupRoot = moved }
 	split := h.says(t, a, "south", other)
-	p := split.Pact("trial")
+	p := split.GroupByName("trial")
 	if roots := p.Roots(policytest.Start); len(roots) != 0 {
 		t.Errorf("got roots %v though no two parties approve one", roots)
 	}
-	got := p.Agreement(groupRoot, policytest.Start)
+	got := p.ApprovalStatus(groupRoot, policytest.Start)
 	if !slices.Equal(got.OtherRoot, []string{"south"}) || !slices.Equal(got.Approved, []string{"north"}) {
 		t.Errorf("got %+v, want south to approve another root", got)
 	}
-	_, err := p.Agreed(moved, policytest.Start)
+	_, err := p.ApprovedUntil(moved, policytest.Start)
 	policytest.Refused(t, err, wire.NoQuorum)
-	all := h.says(t, split, "north", other).Pact("trial")
+	all := h.says(t, split, "north", other).GroupByName("trial")
 	if roots := all.Roots(policytest.Start); len(roots) != 1 || roots[0] != moved || ApprovedRoot(policytest.Start)(all) != moved {
 		t.Errorf("got roots %v, want the one that both approve", roots)
 	}
-	_, err = all.Agreed(groupRoot, policytest.Start)
+	_, err = all.ApprovedUntil(groupRoot, policytest.Start)
 	policytest.Refused(t, err, wire.NoQuorum) // what north approved before counts no more
 	one := h.found(t, policytest.Grouped(loose...)...)
 	one = h.says(t, h.says(t, one, "north", nil), "south", other)
 	want := []attest.Digest{groupRoot, moved}
 	slices.SortFunc(want, func(x, y attest.Digest) int { return bytes.Compare(x[:], y[:]) })
-	if roots := one.Pact("trial").Roots(policytest.Start); !slices.Equal(roots, want) {
+	if roots := one.GroupByName("trial").Roots(policytest.Start); !slices.Equal(roots, want) {
 		t.Errorf("got roots %v, want both, in order", roots)
 	}
-	if !ApprovedRoot(policytest.Start)(h.found(t, policytest.Grouped()...).Pact("trial")).IsZero() {
+	if !ApprovedRoot(policytest.Start)(h.found(t, policytest.Grouped()...).GroupByName("trial")).IsZero() {
 		t.Error("got a root that nobody approves")
 	}
 }

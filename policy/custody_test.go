@@ -8,6 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // TestRosterNamesAuthorities: a roster appraises an authority by what stands in it,
@@ -15,7 +16,7 @@ import (
 func TestRosterNamesAuthorities(t *testing.T) {
 	h := newGroupHouse()
 	a := h.found(t, policytest.Grouped()...)
-	r, err := ParseRoster(a.Pact("trial").Roster.Bytes())
+	r, err := ParseRoster(a.GroupByName("trial").Roster.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,10 +48,10 @@ func TestRosterNamesAuthorities(t *testing.T) {
 	if err := next.AdmitAuthority(evil); err != nil {
 		t.Error(err)
 	}
-	if next.Pact("trial").ID() != a.Pact("trial").ID() {
+	if next.GroupByName("trial").ID() != a.GroupByName("trial").ID() {
 		t.Error("the group is another because the policy's authority is")
 	}
-	policytest.Refused(t, next.Pact("trial").Roster.AdmitAuthority(evil), wire.NotMeasured)
+	policytest.Refused(t, next.GroupByName("trial").Roster.AdmitAuthority(evil), wire.NotMeasured)
 }
 
 // TestCustodyIsApproved: what a roster says of authorities is part of what parties
@@ -67,10 +68,10 @@ func TestCustodyIsApproved(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			next := h.then(t, a, policytest.Grouped(edit...)...)
-			if next.Pact("trial").ID() == a.Pact("trial").ID() {
+			if next.GroupByName("trial").ID() == a.GroupByName("trial").ID() {
 				t.Error("the group is the same")
 			}
-			_, err := next.Pact("trial").Agreed(groupRoot, policytest.Start)
+			_, err := next.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start)
 			policytest.Refused(t, err, wire.NoQuorum)
 		})
 	}
@@ -95,7 +96,7 @@ func TestCustodyRefusals(t *testing.T) {
 				t.Fatalf("the trial has no %q", tt.old)
 			}
 			_, err := policyfile.Parse(h.Text(t, "oneoff = true\n", "oneoff = true\n"+strings.Replace(policytest.Trial, tt.old, tt.new, 1)))
-			faults, _ := err.(policyfile.Faults)
+			faults, _ := err.(policytoml.Faults)
 			found := false
 			for _, f := range faults {
 				found = found || strings.HasPrefix(f.Path, "group.trial.authority") && f.Rule == tt.rule
@@ -105,7 +106,7 @@ func TestCustodyRefusals(t *testing.T) {
 			}
 		})
 	}
-	good := h.found(t, policytest.Grouped()...).Pact("trial").Roster
+	good := h.found(t, policytest.Grouped()...).GroupByName("trial").Roster
 	for name, line := range map[string]string{
 		"none": "", "no table": "1", "a key more": strings.Replace(good.Authority, "{ ", "{ a = 1, ", 1), "other spaces": strings.Replace(good.Authority, "{ ", "{  ", 1),
 		"a name": strings.Replace(good.Authority, policytest.Digest("2").String(), "@agent-1", 1), "two lines": good.Authority + "\nroot = 1", "text behind": good.Authority + " # x",
@@ -122,7 +123,7 @@ func TestCustodyRefusals(t *testing.T) {
 
 func FuzzCustody(f *testing.F) {
 	f.Add(policytest.CustodyOf(f))
-	f.Add(newGroupHouse().found(f, policytest.Grouped()...).Pact("trial").Roster.Authority)
+	f.Add(newGroupHouse().found(f, policytest.Grouped()...).GroupByName("trial").Roster.Authority)
 	f.Fuzz(func(t *testing.T, line string) {
 		c, err := policyfile.ParseCustody(line)
 		if err == nil && c.String() != line {

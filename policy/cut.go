@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// Facts are what a unit's certificate says of the unit. [Approved.CutOff] judges
-// them by the newest policy, whatever the certificate's remaining lifetime.
+// Facts are the fields of a unit's certificate that [Approved.CutOff] checks by the newest
+// policy, whatever the certificate's remaining lifetime.
 type Facts struct {
 	Task     string        // of the unit's program; empty in a pair of a role
 	Release  string        // in a group: the member's
@@ -23,7 +23,7 @@ type Facts struct {
 	Platform attest.Platform
 	Chip     string        // as results of appraisal name it
 	Head     attest.Digest // under which the leaf was issued; of a shared leaf, its cut
-	Shared   bool          // all units of the identity, or of the role, hold the leaf
+	Shared   bool          // all units of the identity, or of the role, have the leaf
 }
 
 // CutOff refuses the unit of a certificate that the newest policy cuts off: with
@@ -34,10 +34,10 @@ type Facts struct {
 // names a cut which this history does not have is refused with "behind".
 //
 // In a group it refuses with "withdrawn" a roster that is no longer in force, as
-// [Pact.Agreed] does one that the parties do not agree on, and as [Pact.Consents]
-// does a unit whose own party does not approve. A pair names no party: none holds the
-// newest one but units whose party approved after the cut that it names, and it ends
-// when the first of those approvals does.
+// [GroupState.ApprovedUntil] does one that the parties do not approve, and as
+// [GroupState.Consents] does a unit whose own party does not approve. A shared leaf names
+// no party: only units whose party approved after the cut that it names have it, and it
+// ends with the first of those approvals.
 //
 // A leaf that was issued under a head which this history does not have is newer
 // than it, and is checked against the policy in force alone.
@@ -47,11 +47,11 @@ func (a Approved) CutOff(f Facts, at time.Time) error {
 	}
 	id := f.Identity
 	if f.Group != "" {
-		p := a.PactOf(f.Identity)
+		p := a.GroupByID(f.Identity)
 		if p == nil || p.Group.Name != f.Group {
 			return wire.Refuse(wire.Withdrawn, "cut-off: identity of group "+f.Group, f.Identity, "that of a roster in force")
 		}
-		if err := p.stands(f, at); err != nil {
+		if err := p.checkApproval(f, at); err != nil {
 			return err
 		}
 		id = p.Roster.memberID(f)
@@ -62,17 +62,17 @@ func (a Approved) CutOff(f Facts, at time.Time) error {
 	return a.cutUnit(id, f)
 }
 
-// stands refuses what holds a leaf of the pact where its parties do not agree, or a
-// unit's own party does not consent.
-func (p *Pact) stands(f Facts, at time.Time) error {
-	_, err := p.Agreed(f.Root, at)
+// checkApproval refuses a leaf of the group if its parties do not approve it, or if the
+// unit's own party does not.
+func (p *GroupState) checkApproval(f Facts, at time.Time) error {
+	_, err := p.ApprovedUntil(f.Root, at)
 	if err == nil && !f.Shared {
 		_, err = p.Consents(f.Root, f.Party, at)
 	}
 	return err
 }
 
-// cutPair refuses a leaf that several units hold.
+// cutPair refuses a leaf that several units have.
 func (a Approved) cutPair(f Facts) error {
 	if _, live := a.live[f.Identity]; f.Group == "" && !live {
 		return cutOff("release of task "+f.Task, f.Identity, "one that policy names")
@@ -82,7 +82,7 @@ func (a Approved) cutPair(f Facts) error {
 		return nil
 	}
 	if _, known := a.Index(f.Head); !known {
-		return wire.Refuse(wire.Behind, "cut-off: cut that a shared leaf names", f.Head, "one of the history that is known")
+		return wire.Refuse(wire.Behind, "cut-off: cut that a shared leaf names", f.Head, "a head of the known history")
 	}
 	return cutOff("cut that a shared leaf names", f.Head, want)
 }
@@ -114,24 +114,22 @@ func cutOff(rule string, got, want any) error {
 	return wire.Refuse(wire.CutOff, "cut-off: "+rule, got, want)
 }
 
-// LastCut is the head after the last step of the history after which a unit of an
-// identity that was admitted before may be refused, zero before the first. The
-// identity is a release's, and role is empty, or a group's; there an empty role is
-// any role. It is what a shared leaf names and what its key is derived from. Taking
-// back what a step said does not undo the cut.
+// LastCut returns the head after the last step that may cut off an already admitted unit
+// of an identity, or zero. The identity is that of a release, with an empty role, or of a
+// group; in a group an empty role is any role. A shared leaf names this head and its key
+// is derived from it. If a later step reverts such a step, the cut remains.
 func (a Approved) LastCut(identity attest.Digest, role string) attest.Digest {
 	return a.headAt(a.cuts.last[holder{identity, role}])
 }
 
-// LastCutOfHeirs is the head after the last step that may have cut off a unit of a
-// release which continues the release of an identity, by itself or through others:
-// such a unit holds what sessions opened by task name are sealed under. It is zero
-// before the first.
+// LastCutOfHeirs returns the head after the last step that may cut off a unit of a release
+// which continues the release of an identity, directly or through others, or zero: such a
+// unit has the keys of sessions that were opened by task name.
 func (a Approved) LastCutOfHeirs(identity attest.Digest) attest.Digest {
 	return a.headAt(a.cuts.heirs[identity])
 }
 
-// headAt is the head after the last of some steps, zero where there is none.
+// headAt returns the head after the last of some steps, or zero.
 func (a Approved) headAt(steps indexes) attest.Digest {
 	if i := steps.before(len(a.heads)); i >= 0 {
 		return a.heads[i]
@@ -139,9 +137,9 @@ func (a Approved) headAt(steps indexes) attest.Digest {
 	return attest.Digest{}
 }
 
-// Index is the place of a head in [Approved.Heads], so that the steps after it are
-// Steps()[index+1:]. The zero digest stands before them all, at -1. It is false
-// for a head that this history does not have.
+// Index returns the place of a head in [Approved.Heads], so that the steps after it are
+// Steps()[index+1:]. The index of the zero digest is -1. The result is false for a head
+// that this history does not have.
 func (a Approved) Index(head attest.Digest) (int, bool) {
 	if head.IsZero() {
 		return -1, a.OK()
@@ -160,7 +158,7 @@ type program struct {
 	release *policyfile.Release
 }
 
-// programsOf are the releases of a document by their identities.
+// programsOf returns the releases of a document by their identities.
 func programsOf(d *policyfile.Document, genesis attest.Digest) map[attest.Digest]program {
 	all := map[attest.Digest]program{}
 	for _, task := range d.Tasks {
@@ -171,8 +169,8 @@ func programsOf(d *policyfile.Document, genesis attest.Digest) map[attest.Digest
 	return all
 }
 
-// memberID is the identity of the release that a member of a role runs, zero
-// where the role has no such member.
+// memberID returns the identity of the release that a member of a role runs, or zero if
+// the role has no such member.
 func (r Roster) memberID(f Facts) attest.Digest {
 	for _, m := range r.members(f.Role) {
 		if m.Task == f.Task && m.Release == f.Release && r.keyOf(m.Party) == f.Party {
@@ -182,7 +180,7 @@ func (r Roster) memberID(f Facts) attest.Digest {
 	return attest.Digest{}
 }
 
-// keyOf is the digest of the key of a party, zero for a name that is no party's.
+// keyOf returns the digest of the key of a party, or zero for an unknown name.
 func (r Roster) keyOf(party string) attest.Digest {
 	if i := slices.IndexFunc(r.Parties, func(p RosterParty) bool { return p.Name == party }); i >= 0 {
 		return r.Parties[i].Key

@@ -274,7 +274,7 @@ func TestCutsOfPrefixes(t *testing.T) {
 		if want > 0 {
 			head = a.Heads()[want]
 		}
-		then, _ := replayed.At(a.Heads()[i])
+		then, _ := replayed.AtHead(a.Heads()[i])
 		for name, x := range map[string]Approved{"step by step": all[i], "looking back": then, "replayed": mustReplay(t, all[i])} {
 			if got := x.LastCut(id, ""); got != head {
 				t.Errorf("step %d, %s: got %v, want that of step %d", i, name, got, want)

@@ -49,10 +49,10 @@ func TestCutOfGroups(t *testing.T) {
 		{"a party approves another root", says("south", func(s *Statement) { s.GroupRoot = policytest.Digest("9") }), true, true, "", wire.NoQuorum},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			pact := before.Pact("trial")
+			group := before.GroupByName("trial")
 			after := tt.step(t, before)
 			unit := func(role, task, release, party string) Facts {
-				return Facts{Task: task, Release: release, Identity: pact.ID(), Group: "trial", Role: role, Root: groupRoot,
+				return Facts{Task: task, Release: release, Identity: group.ID(), Group: "trial", Role: role, Root: groupRoot,
 					Party: sshsig.KeyDigest(h.Owners[party].PublicKey()), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: before.Head()}
 			}
 			for _, row := range []struct {
@@ -64,7 +64,7 @@ func TestCutOfGroups(t *testing.T) {
 				{"holder", tt.holder, unit("holder", "keys", "1.4", "north"), tt.holderUnit},
 				{"scorer", tt.scorer, unit("scorer", "scoring", "2026.11", "south"), tt.scorerUnit},
 			} {
-				if got := after.LastCut(pact.ID(), row.role) == after.Head(); got != row.cut {
+				if got := after.LastCut(group.ID(), row.role) == after.Head(); got != row.cut {
 					t.Errorf("%s: got a cut %v, want %v", row.role, got, row.cut)
 				}
 				if err := before.CutOff(row.unit, policytest.Start); err != nil {
@@ -73,7 +73,7 @@ func TestCutOfGroups(t *testing.T) {
 				if err := after.CutOff(row.unit, policytest.Start); wire.ReasonOf(err) != row.want && !(err == nil && row.want == "") {
 					t.Errorf("%s: got %v, want reason %q", row.role, err, row.want)
 				}
-				pair := Facts{Identity: pact.ID(), Group: "trial", Role: row.role, Root: groupRoot, Shared: true}
+				pair := Facts{Identity: group.ID(), Group: "trial", Role: row.role, Root: groupRoot, Shared: true}
 				if err := before.CutOff(pair, policytest.Start); err != nil {
 					t.Fatalf("pair of %s, before: %v", row.role, err)
 				}
@@ -90,7 +90,7 @@ func TestCutOfGroups(t *testing.T) {
 func TestCutOfMembers(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.began(t, h.Text(t, policytest.Grouped()...)), "north", "south", "east")
-	good := Facts{Task: "scoring", Release: "2026.11", Identity: a.Pact("trial").ID(), Group: "trial", Role: "scorer", Root: groupRoot,
+	good := Facts{Task: "scoring", Release: "2026.11", Identity: a.GroupByName("trial").ID(), Group: "trial", Role: "scorer", Root: groupRoot,
 		Party: sshsig.KeyDigest(h.Owners["south"].PublicKey()), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: a.Head()}
 	if err := a.CutOff(good, policytest.Start); err != nil {
 		t.Fatal(err)
@@ -117,5 +117,5 @@ func TestCutOfMembers(t *testing.T) {
 			policytest.Refused(t, a.CutOff(f, policytest.Start), tt.want)
 		})
 	}
-	policytest.Refused(t, a.CutOff(good, a.Pact("trial").Group.Until), wire.Expired)
+	policytest.Refused(t, a.CutOff(good, a.GroupByName("trial").Group.Until), wire.Expired)
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// cuts are the steps of a history that cut units off. They are found when a step is
-// approved, and what a later step takes back stays cut. Whoever reads them knows up
-// to which step: an earlier policy of the same history may have the same maps.
+// cuts are the steps of a history that cut units off. They are computed when a step is
+// approved, and remain when a later step reverts it. Readers pass the number of steps: an
+// earlier policy of the same history may have the same maps.
 type cuts struct {
 	// last are the steps that may have cut off a unit of the holder, and heirs those
 	// that may have cut off a unit of a release which continues the release of an
@@ -18,11 +18,11 @@ type cuts struct {
 	last  map[holder]indexes
 	heirs map[attest.Digest]indexes
 	// whole are the steps that cut off whatever had the identity of a release until
-	// then, and floors those that raised what a platform must be. A leaf does not
-	// record what they ask for, so they refuse every older one.
+	// then, and floors those that raised the rules of a platform. A leaf does not record
+	// the raised properties, so they refuse every older one.
 	whole  map[attest.Digest]indexes
 	floors map[attest.Platform]indexes
-	// kept says that another Approved may write into the maps or read them at the
+	// kept is true if another Approved may write into the maps or read them at the
 	// same time, so that they are copied before anything is written.
 	kept bool
 }
@@ -30,7 +30,7 @@ type cuts struct {
 // indexes are places of steps in a history, in their order.
 type indexes []int
 
-// before is the last one before an index, -1 where there is none.
+// before returns the last index before end, or -1.
 func (x indexes) before(end int) int {
 	for _, i := range slices.Backward(x) {
 		if i < end {
@@ -40,15 +40,15 @@ func (x indexes) before(end int) int {
 	return -1
 }
 
-// holder is who holds a shared leaf, or ring keys: the units of a release, of a role
-// in a group, or of all its roles.
+// holder identifies the units that share a leaf, or ring keys: those of a release, of a
+// role in a group, or of all its roles.
 type holder struct {
 	identity attest.Digest
 	role     string // empty outside groups, and for all roles
 }
 
-// raised is the last step of a history that refuses every older leaf of a release on
-// a platform, -1 where there is none.
+// raised returns the last step that refuses every older leaf of a release on a platform,
+// or -1.
 func (a Approved) raised(id attest.Digest, r *policyfile.Release, p attest.Platform) int {
 	last := max(a.cuts.whole[id].before(len(a.heads)), a.cuts.floors[p].before(len(a.heads)))
 	for device := range r.Devices {
@@ -57,16 +57,16 @@ func (a Approved) raised(id attest.Digest, r *policyfile.Release, p attest.Platf
 	return last
 }
 
-// found is what one step cuts off.
-type found struct {
+// stepCuts has the cuts of one step.
+type stepCuts struct {
 	holders []holder
 	heirs   []attest.Digest
 	whole   []attest.Digest
 	floors  []attest.Platform
 }
 
-// with is c after the step of an index.
-func (c cuts) with(f found, index int) cuts {
+// withStep returns c after the step of an index.
+func (c cuts) withStep(f stepCuts, index int) cuts {
 	if len(f.holders)+len(f.whole)+len(f.floors) == 0 {
 		return c
 	}
@@ -91,7 +91,7 @@ func (c cuts) with(f found, index int) cuts {
 	return c
 }
 
-// copied is a copy of m whose lists grow apart from those of m.
+// copied returns a copy of m whose lists do not share memory with those of m.
 func copied[K comparable](m map[K]indexes) map[K]indexes {
 	next := make(map[K]indexes, len(m)+1)
 	for k, list := range m {
@@ -100,8 +100,8 @@ func copied[K comparable](m map[K]indexes) map[K]indexes {
 	return next
 }
 
-// cutBy is what a policy that follows a cuts off.
-func (a Approved) cutBy(doc *policyfile.Document, live map[attest.Digest]program, pacts map[string]*Pact) (f found) {
+// cutBy returns the cuts of a policy that follows a.
+func (a Approved) cutBy(doc *policyfile.Document, live map[attest.Digest]program, groups map[string]*GroupState) (f stepCuts) {
 	narrowed, raised := policyfile.Tightened(a.doc, doc)
 	f.floors = slices.Collect(maps.Keys(raised))
 	cut := map[attest.Digest]bool{}
@@ -118,8 +118,8 @@ func (a Approved) cutBy(doc *policyfile.Document, live map[attest.Digest]program
 			f.heirs = append(f.heirs, a.continuedBy(was)...)
 		}
 	}
-	for _, p := range chains(a.pacts) {
-		gone := !slices.ContainsFunc(chains(pacts), func(q *Pact) bool { return q.id == p.id })
+	for _, p := range chains(a.groups) {
+		gone := !slices.ContainsFunc(chains(groups), func(q *GroupState) bool { return q.id == p.id })
 		for _, role := range p.Roster.Roles {
 			if gone || slices.ContainsFunc(role.Members, func(m RosterMember) bool { return cut[m.Identity] }) {
 				f.holders = append(f.holders, holder{p.id, role.Name})
@@ -129,7 +129,7 @@ func (a Approved) cutBy(doc *policyfile.Document, live map[attest.Digest]program
 	return f
 }
 
-// continuedBy are the releases that a release continues, by itself or through others.
+// continuedBy returns the releases that a release continues, directly or through others.
 func (a Approved) continuedBy(p program) (ids []attest.Digest) {
 	for r := p.task.Releases[p.release.Continues]; r != nil; r = p.task.Releases[r.Continues] {
 		ids = append(ids, a.doc.ReleaseID(a.genesis, p.task.Name, r.References))
@@ -137,14 +137,14 @@ func (a Approved) continuedBy(p program) (ids []attest.Digest) {
 	return ids // no release leads back to itself
 }
 
-// cutByStatement is what a party's statement cuts off: the pairs of the group where
+// cutByStatement returns the cuts of a party's statement: the key pairs of each group that
 // the party approves less than before.
-func cutByStatement(before, after map[string]*Pact) (f found) {
+func cutByStatement(before, after map[string]*GroupState) (f stepCuts) {
 	now := chains(after)
 	for _, p := range chains(before) {
-		i := slices.IndexFunc(now, func(q *Pact) bool { return q.id == p.id })
+		i := slices.IndexFunc(now, func(q *GroupState) bool { return q.id == p.id })
 		if i < 0 || now[i] == p || !slices.ContainsFunc(p.Roster.Parties, func(party RosterParty) bool {
-			return p.said.of(party.Key).takenBack(now[i].said.of(party.Key))
+			return p.newest.latest(party.Key).takenBack(now[i].newest.latest(party.Key))
 		}) {
 			continue
 		}
@@ -157,22 +157,22 @@ func cutByStatement(before, after map[string]*Pact) (f found) {
 
 // takenBack reports whether a party that approved a group root no longer does, or not
 // for as long: a unit of its was admitted for that.
-func (h heard) takenBack(now heard) bool {
+func (h verifiedStatement) takenBack(now verifiedStatement) bool {
 	return h.approves(h.GroupRoot) && (!now.approves(h.GroupRoot) || now.NotAfter.Before(h.NotAfter))
 }
 
-// chains are the pacts of a policy, with those that they continue.
-func chains(pacts map[string]*Pact) (all []*Pact) {
-	for _, p := range pacts {
-		for ; p != nil; p = p.Before {
+// chains returns the groups of a policy and their predecessors.
+func chains(groups map[string]*GroupState) (all []*GroupState) {
+	for _, p := range groups {
+		for ; p != nil; p = p.Predecessor {
 			all = append(all, p)
 		}
 	}
 	return all
 }
 
-// raisedBy reports whether a release demands more of its units than before, in what
-// their leaves do not record.
+// raisedBy reports whether a release requires more of its units than before in a property
+// that their leaves do not record.
 func raisedBy(was, now *policyfile.Release) bool {
 	for p, n := range now.Devices {
 		if n > was.Devices[p] {

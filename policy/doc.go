@@ -16,4 +16,7 @@
 // owners that follow from it. It refuses history that does not follow, signatures of
 // other keys, kinds or namespaces, and programs that no release names. It reads no
 // clock, no file and no network.
+//
+// Files, each using those before it: roster.go, statement.go, groupstate.go, records.go, approved.go,
+// proposal.go, backup.go, cut.go, screen.go, cuts.go, admit.go, concern.go.
 package policy

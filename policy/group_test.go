@@ -14,7 +14,7 @@ import (
 // say is a party's statement about the group as a history has it.
 func (h *house) say(t testing.TB, a Approved, party string, change func(*Statement)) Step {
 	t.Helper()
-	s, err := a.Pact("trial").Statement(sshsig.KeyDigest(h.Owners[party].PublicKey()), groupRoot)
+	s, err := a.GroupByName("trial").Statement(sshsig.KeyDigest(h.Owners[party].PublicKey()), groupRoot)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,11 +28,11 @@ func (h *house) say(t testing.TB, a Approved, party string, change func(*Stateme
 var groupRoot = policytest.Digest("a")
 
 // rooted is that of every pact.
-func rooted(*Pact) attest.Digest { return groupRoot }
+func rooted(*GroupState) attest.Digest { return groupRoot }
 
 func withdraws(s *Statement) { s.Withdraws = true }
 
-// heard is a with statements of parties.
+// verifiedStatement is a with statements of parties.
 func (h *house) heard(t testing.TB, a Approved, parties ...string) Approved {
 	t.Helper()
 	for _, party := range parties {
@@ -47,35 +47,35 @@ func (h *house) heard(t testing.TB, a Approved, parties ...string) Approved {
 func TestPartiesAgree(t *testing.T) {
 	h := newGroupHouse()
 	a := h.found(t, policytest.Grouped()...)
-	_, err := a.Pact("trial").Agreed(groupRoot, policytest.Start)
+	_, err := a.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start)
 	policytest.Refused(t, err, wire.NoQuorum)
 	a = h.heard(t, a, "north")
-	_, err = a.Pact("trial").Agreed(groupRoot, policytest.Start)
+	_, err = a.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start)
 	policytest.Refused(t, err, wire.NoQuorum)
 	early := policytest.Start.Add(time.Hour)
 	a, err = a.Next(h.say(t, a, "south", func(s *Statement) { s.NotAfter = early }))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ends, err := a.Pact("trial").Agreed(groupRoot, policytest.Start); err != nil || !ends.Equal(early) {
+	if ends, err := a.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start); err != nil || !ends.Equal(early) {
 		t.Errorf("got end %v, %v, want the earlier of the two", ends, err)
 	}
-	_, err = a.Pact("trial").Agreed(groupRoot, early)
+	_, err = a.GroupByName("trial").ApprovedUntil(groupRoot, early)
 	policytest.Refused(t, err, wire.NoQuorum)
 	a = h.heard(t, a, "south")
-	_, err = a.Pact("trial").Agreed(groupRoot, a.Pact("trial").Group.Until)
+	_, err = a.GroupByName("trial").ApprovedUntil(groupRoot, a.GroupByName("trial").Group.Until)
 	policytest.Refused(t, err, wire.Expired)
 	withdrawn, err := a.Next(h.say(t, a, "north", withdraws))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = withdrawn.Pact("trial").Agreed(groupRoot, policytest.Start)
+	_, err = withdrawn.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start)
 	policytest.Refused(t, err, wire.NoQuorum)
-	if again := h.heard(t, withdrawn, "north"); len(again.Pact("trial").Agreement(groupRoot, policytest.Start).Missing) != 1 {
-		t.Errorf("got missing %v after north approved again", again.Pact("trial").Agreement(groupRoot, policytest.Start).Missing)
+	if again := h.heard(t, withdrawn, "north"); len(again.GroupByName("trial").ApprovalStatus(groupRoot, policytest.Start).Missing) != 1 {
+		t.Errorf("got missing %v after north approved again", again.GroupByName("trial").ApprovalStatus(groupRoot, policytest.Start).Missing)
 	}
 	replayed, err := Replay(a.Genesis(), a.Steps())
-	if err != nil || replayed.Head() != a.Head() || replayed.Pact("trial").ID() != a.Pact("trial").ID() {
+	if err != nil || replayed.Head() != a.Head() || replayed.GroupByName("trial").ID() != a.GroupByName("trial").ID() {
 		t.Errorf("replaying: %v", err)
 	}
 }

@@ -35,7 +35,7 @@ func (h *house) step(t testing.TB, raw []byte, names ...string) Step {
 	return Step{raw, h.sign(t, sshsig.ForPolicy, raw, names...)}
 }
 
-// found is the approved genesis.
+// stepCuts is the approved genesis.
 func (h *house) found(t testing.TB, edits ...string) Approved {
 	t.Helper()
 	raw := h.Text(t, edits...)
@@ -46,7 +46,7 @@ func (h *house) found(t testing.TB, edits ...string) Approved {
 	return a
 }
 
-// next is the text that follows a, after edits.
+// nextInPlace is the text that follows a, after edits.
 func (h *house) next(t testing.TB, a Approved, edits ...string) []byte {
 	t.Helper()
 	d := a.Document()

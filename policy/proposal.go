@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// State says how far a proposal has come.
+// State is the state of a proposal.
 type State string
 
 // The states. A proposal is over in the last three.
@@ -25,23 +25,21 @@ const (
 	Expired   State = "expired"   // found no quorum in time, or another policy came first
 )
 
-// Record is a proposal as a store keeps it. Nothing in it is checked but by
-// [Reopen].
+// Record is a proposal in a store. Only [Reopen] verifies it.
 type Record struct {
 	Policy     []byte
 	Signatures []string // armored, the proposer's first
 	Created    time.Time
 	Quorate    time.Time // when the quorum was reached, zero before
 	Cancel     string    // armored signature over [CancelStatement], or empty
-	// Waited is how much of the delay has passed while an authority ran, by
-	// its monotonic clock. Counter names the start of the authority that adds
-	// to it; the name means something to authorities only.
+	// Waited is how much of the delay has passed while an authority ran, by its monotonic
+	// clock. Counter names the start of the authority that adds to it.
 	Waited  time.Duration `json:",omitzero"`
 	Counter string        `json:",omitempty"`
 }
 
-// Proposal is a policy that waits, with the signatures so far, all checked. Only
-// [Propose] and [Reopen] make one. It is immutable.
+// Proposal is a policy that waits for its quorum or its delay, with the signatures so far,
+// all verified. Only [Propose] and [Reopen] make one. It is immutable.
 type Proposal struct {
 	record  Record
 	owners  policyfile.Owners // of the policy it follows
@@ -54,16 +52,16 @@ type Proposal struct {
 // first signature is the proposer's. It refuses what [Approved.Next] refuses but
 // for a quorum, and with "clock" a policy created later than at.
 func Propose(a Approved, step Step, at time.Time) (Proposal, error) {
-	p, err := open(a, Record{Policy: step.Policy, Signatures: step.Signatures, Created: at})
+	p, err := newProposal(a, Record{Policy: step.Policy, Signatures: step.Signatures, Created: at})
 	if err != nil {
 		return Proposal{}, err
 	}
 	if doc, err := policyfile.Parse(step.Policy); err != nil {
 		return Proposal{}, err
-	} else if _, err := a.succeed(doc); err != nil {
+	} else if _, err := a.nextGroups(doc); err != nil {
 		return Proposal{}, err
 	}
-	return p.counted(at), nil
+	return p.withQuorumTime(at), nil
 }
 
 // Reopen checks a stored proposal again, against the policy that it was made
@@ -77,7 +75,7 @@ func Reopen(a Approved, r Record) (Proposal, error) {
 	if err != nil {
 		return Proposal{}, err
 	}
-	p, err := open(base, r)
+	p, err := newProposal(base, r)
 	if err != nil {
 		return Proposal{}, err
 	}
@@ -96,8 +94,8 @@ func Reopen(a Approved, r Record) (Proposal, error) {
 	return p, nil
 }
 
-// open checks a proposal but for its times and its cancellation.
-func open(a Approved, r Record) (Proposal, error) {
+// newProposal verifies a proposal except for its times and its cancellation.
+func newProposal(a Approved, r Record) (Proposal, error) {
 	if !a.OK() {
 		return Proposal{}, errNothing
 	}
@@ -120,8 +118,7 @@ func open(a Approved, r Record) (Proposal, error) {
 	return Proposal{record: r, owners: owners, base: a.doc.Digest(), signed: signed, loosens: policyfile.Loosens(a.doc, doc)}, nil
 }
 
-// timely reports whether the time of the quorum is one that Propose or Sign
-// could have noted.
+// timely reports whether Propose or Sign could have recorded the time of the quorum.
 func (p Proposal) timely() bool {
 	at := p.record.Quorate
 	if p.owners.CheckQuorum(p.signed) != nil {
@@ -130,8 +127,8 @@ func (p Proposal) timely() bool {
 	return !at.Before(p.record.Created) && at.Before(p.Expires())
 }
 
-// counted is p with the time of its quorum, if it has one now and had none.
-func (p Proposal) counted(at time.Time) Proposal {
+// withQuorumTime returns p with the time of its quorum, if it reaches the quorum now.
+func (p Proposal) withQuorumTime(at time.Time) Proposal {
 	if p.record.Quorate.IsZero() && p.owners.CheckQuorum(p.signed) == nil {
 		p.record.Quorate = at
 	}
@@ -141,7 +138,7 @@ func (p Proposal) counted(at time.Time) Proposal {
 // Sign adds an owner's signature. It refuses with "proposal-over" when the
 // proposal no longer waits, and a second signature of one owner with "quorum".
 func (p Proposal) Sign(a Approved, signature string, at time.Time) (Proposal, error) {
-	if err := p.alive(a, at); err != nil {
+	if err := p.checkPending(a, at); err != nil {
 		return Proposal{}, err
 	}
 	name, err := p.owners.Signer(signature, sshsig.ForPolicy, p.record.Policy)
@@ -153,13 +150,13 @@ func (p Proposal) Sign(a Approved, signature string, at time.Time) (Proposal, er
 	}
 	p.signed = slices.Concat(p.signed, []string{name})
 	p.record.Signatures = slices.Concat(p.record.Signatures, []string{signature})
-	return p.counted(at), nil
+	return p.withQuorumTime(at), nil
 }
 
 // Cancel ends a proposal. The statement is [CancelStatement] byte for byte,
 // signed by the proposer in the namespace "cohort-cancel".
 func (p Proposal) Cancel(a Approved, statement []byte, signature string, at time.Time) (Proposal, error) {
-	if err := p.alive(a, at); err != nil {
+	if err := p.checkPending(a, at); err != nil {
 		return Proposal{}, err
 	}
 	if want := CancelStatement(a, p.Digest()); !bytes.Equal(statement, want) {
@@ -172,7 +169,7 @@ func (p Proposal) Cancel(a Approved, statement []byte, signature string, at time
 	return p, nil
 }
 
-// checkCancel demands the proposer's signature over the cancel statement.
+// checkCancel verifies the proposer's signature over the cancel statement.
 func (p Proposal) checkCancel(a Approved, signature string) error {
 	name, err := p.owners.Signer(signature, sshsig.ForCancel, CancelStatement(a, p.Digest()))
 	if err != nil {
@@ -184,8 +181,8 @@ func (p Proposal) checkCancel(a Approved, signature string) error {
 	return nil
 }
 
-// CancelStatement is the text that cancels the proposal of a policy with this
-// digest. a is any policy of the history.
+// CancelStatement returns the text that cancels the proposal of a policy with this digest.
+// a is any policy of the history.
 func CancelStatement(a Approved, proposal attest.Digest) []byte {
 	domain := ""
 	if a.OK() {
@@ -194,8 +191,8 @@ func CancelStatement(a Approved, proposal attest.Digest) []byte {
 	return fmt.Appendf(nil, "schema = \"cohort/cancel/v1\"\ntrust_domain = %q\ngenesis = %q\nproposal = %q\n", domain, a.genesis, proposal)
 }
 
-// alive refuses a proposal that is over.
-func (p Proposal) alive(a Approved, at time.Time) error {
+// checkPending refuses a proposal that is over.
+func (p Proposal) checkPending(a Approved, at time.Time) error {
 	switch state := p.State(a, at); state {
 	case Pending, Waiting, Ready:
 		return nil
@@ -204,8 +201,8 @@ func (p Proposal) alive(a Approved, at time.Time) error {
 	}
 }
 
-// State says how far the proposal has come at a time, under the policy in force
-// then. The zero Proposal is expired.
+// State returns the state of the proposal at a time, under the policy in force then. The
+// zero Proposal is expired.
 func (p Proposal) State(a Approved, at time.Time) State {
 	switch {
 	case slices.Contains(a.digests, p.Digest()):
@@ -224,34 +221,34 @@ func (p Proposal) State(a Approved, at time.Time) State {
 	return Ready
 }
 
-// Record is what a store keeps. The caller does not change it.
+// Record returns the proposal for a store. The caller does not change it.
 func (p Proposal) Record() Record { return p.record }
 
-// Step is the proposal as a step of the history, for [Approved.Next].
+// Step returns the proposal as a step of the history, for [Approved.Next].
 func (p Proposal) Step() Step { return Step{p.record.Policy, p.record.Signatures} }
 
-// Digest is the SHA-256 of the proposed file, which names the proposal.
+// Digest returns the SHA-256 of the proposed file, which identifies the proposal.
 func (p Proposal) Digest() attest.Digest { return wire.Sum(p.record.Policy) }
 
-// Proposer is the owner who proposed it.
+// Proposer returns the name of the owner who proposed it.
 func (p Proposal) Proposer() string { return p.signed[0] }
 
-// Signed are the owners who have signed, in the order of their signatures.
+// Signed returns the owners who have signed, in the order of their signatures.
 func (p Proposal) Signed() []string { return slices.Clone(p.signed) }
 
-// Missing are the owners who have not.
+// Missing returns the owners who have not signed.
 func (p Proposal) Missing() []string { return p.owners.Missing(p.signed) }
 
-// Quorum is how many owners it needs.
+// Quorum returns how many owners must sign.
 func (p Proposal) Quorum() int { return p.owners.Quorum }
 
-// Loosens reports whether it waits for the delay.
+// Loosens reports whether the proposal loosens the policy, so that it waits for the delay.
 func (p Proposal) Loosens() bool { return p.loosens }
 
-// Expires is when a proposal without quorum is over.
+// Expires returns when a proposal without quorum is over.
 func (p Proposal) Expires() time.Time { return p.record.Created.Add(p.owners.ApproveWithin) }
 
-// Delay is how long it waits after its quorum: 0 where it only tightens.
+// Delay returns how long the proposal waits after its quorum: 0 if it only tightens.
 func (p Proposal) Delay() time.Duration {
 	if !p.loosens {
 		return 0
@@ -259,12 +256,12 @@ func (p Proposal) Delay() time.Duration {
 	return p.owners.Delay
 }
 
-// Waited is how much of the delay has passed.
+// Waited returns how much of the delay has passed.
 func (p Proposal) Waited() time.Duration { return min(p.record.Waited, p.Delay()) }
 
-// Counted is p after more of the delay has passed, which the authority named by
-// counter measured. Before the quorum no time counts. The wall clock is no
-// argument: the host sets it.
+// Counted returns p after more of the delay has passed. The authority that counter names
+// measured it. Before the quorum no time counts. The wall clock is not an argument,
+// because the host sets it.
 func (p Proposal) Counted(more time.Duration, counter string) Proposal {
 	if !p.record.Quorate.IsZero() && more >= 0 {
 		p.record.Waited = min(p.record.Waited+more, p.Delay())
@@ -273,21 +270,20 @@ func (p Proposal) Counted(more time.Duration, counter string) Proposal {
 	return p
 }
 
-// Base is the digest of the policy it follows. Once another is in force the
-// proposal can never be adopted.
-func (p Proposal) Base() attest.Digest { return p.base }
+// PredecessorDigest returns the digest of the policy that the proposal follows. Once
+// another policy is in force the proposal can never be adopted.
+func (p Proposal) PredecessorDigest() attest.Digest { return p.base }
 
-// Quorate is when the quorum was reached, the zero time before.
+// Quorate returns when the quorum was reached, or the zero time.
 func (p Proposal) Quorate() time.Time { return p.record.Quorate }
 
-// Renew is a new proposal of the file of one that is over, at a time. The
-// signatures that the former one had are over with it, so that a replay of public signatures brings
-// nothing back: it refuses with "proposal-over" unless a quorum of other owners
-// signs. A policy that was adopted is never renewed.
+// Renew returns a new proposal of the file of one that is over. The former signatures do
+// not count, so replayed public signatures revive nothing: it refuses with "proposal-over"
+// unless a quorum of other owners signs. It never renews a policy that was adopted.
 func (p Proposal) Renew(a Approved, signatures []string, at time.Time) (Proposal, error) {
-	over := p.alive(a, at)
+	over := p.checkPending(a, at)
 	if over == nil {
-		return Proposal{}, wire.Refuse(wire.Internal, "renewed proposal: state", p.State(a, at), "over")
+		return Proposal{}, wire.Refuse(wire.Internal, "renewed proposal: state", p.State(a, at), "a proposal that is over")
 	}
 	if p.State(a, at) == Adopted || !a.OK() || a.doc.Digest() != p.base {
 		return Proposal{}, over

@@ -27,7 +27,7 @@ func (h *house) propose(t testing.TB, a Approved, edits []string, names ...strin
 	return p
 }
 
-// with adds an owner's signature.
+// withStatement adds an owner's signature.
 func (h *house) with(t testing.TB, p Proposal, a Approved, name string, at time.Time) Proposal {
 	t.Helper()
 	p, err := p.Sign(a, h.sign(t, sshsig.ForPolicy, p.Record().Policy, name)[0], at)

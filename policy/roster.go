@@ -3,6 +3,7 @@ package policy
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -12,10 +13,9 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// Roster is what the parties of a group approve, all of it. Its digest is the
-// group's identity. Whoever holds it beside the approvals can check a group
-// without asking anybody. That a Roster parsed says nothing about who approved
-// it.
+// Roster is the text of a group that its parties approve. Its digest is the group's
+// identity. With the roster and the approvals a program can verify a group offline. A
+// parsed Roster is not an approved one.
 type Roster struct {
 	TrustDomain string
 	Root        attest.Digest // authority root
@@ -24,8 +24,8 @@ type Roster struct {
 	Quorum      int
 	KeyMode     policyfile.KeyMode
 	Until       time.Time
-	Floors      string // what policy demanded of platforms and members when the group came to be, as TOML
-	Authority   string // which authorities may hold the group's root, and who vouches for them, as TOML
+	Floors      string // rules of platforms and members when the group was introduced, as TOML
+	Authority   string // authorities that may have the group's root, and their platforms, as TOML
 	Parties     []RosterParty
 	Roles       []RosterRole
 }
@@ -49,11 +49,11 @@ type RosterMember struct {
 	Identity attest.Digest
 }
 
-// ID is the group's identity.
+// ID returns the group's identity.
 func (r Roster) ID() attest.Digest { return wire.Sum(r.Bytes()) }
 
-// has reports whether the code with an identity is a member of a role.
-func (r Roster) has(role string, id attest.Digest) bool {
+// hasMember reports whether the code with an identity is a member of a role.
+func (r Roster) hasMember(role string, id attest.Digest) bool {
 	return slices.ContainsFunc(r.members(role), func(m RosterMember) bool { return m.Identity == id && !id.IsZero() })
 }
 
@@ -69,9 +69,9 @@ func (r Roster) members(role string) []RosterMember {
 // Number of fields before parties and roles.
 const rosterFields = 9
 
-// Bytes is the one encoding, which [ParseRoster] reads: the framing under
-// "cohort group v1" of trust domain, authority root, genesis, name, quorum, key
-// mode, end, floors, authority, then one field for each party and each role.
+// Bytes returns the one encoding, which [ParseRoster] reads: the framing under "cohort
+// group v1" of trust domain, authority root, genesis, name, quorum, key mode, end, floors,
+// authority, then one field for each party and each role.
 func (r Roster) Bytes() []byte {
 	fields := [][]byte{
 		[]byte(r.TrustDomain), r.Root[:], r.Genesis[:], []byte(r.Group), wire.Uint64(uint64(r.Quorum)),
@@ -90,9 +90,9 @@ func (r Roster) Bytes() []byte {
 	return wire.Frame(wire.LabelGroup, fields...)
 }
 
-// ParseRoster reads a roster of at most 256 KiB. It refuses with "malformed"
-// what is not the one encoding of a group that policy could hold: names out of
-// order, twice or unknown, a quorum nobody or too many make.
+// ParseRoster parses a roster of at most 256 KiB. It refuses with "malformed" every
+// encoding but one, and groups that no policy could have: names out of order, repeated or
+// unknown, and a quorum below one or above the number of parties.
 func ParseRoster(b []byte) (Roster, error) {
 	if len(b) > wire.MaxPolicy {
 		return Roster{}, wire.Refuse(wire.TooLarge, "roster: size in bytes", len(b), wire.MaxPolicy)
@@ -119,7 +119,7 @@ func ParseRoster(b []byte) (Roster, error) {
 	}
 	// Whatever was passed over above does not encode to the same bytes.
 	if !bytes.Equal(r.Bytes(), b) {
-		return Roster{}, badRoster("encoding", "another", "the one of docs/spec/group.md")
+		return Roster{}, badRoster("encoding", fmt.Sprint(len(b), " bytes of another form"), "the one of docs/spec/group.md")
 	}
 	return r, r.check()
 }
@@ -146,7 +146,7 @@ func badRoster(rule string, got, want any) error {
 	return wire.Refuse(wire.Malformed, "roster: "+rule, got, want)
 }
 
-// check holds a roster against the rules of policy files.
+// check checks a roster by the rules of policy files.
 func (r Roster) check() error {
 	var parties, roles []string
 	keys := map[attest.Digest]bool{}
@@ -166,7 +166,7 @@ func (r Roster) check() error {
 	case len(keys) < len(parties):
 		return badRoster("keys", len(keys), "one for each party")
 	case !ascendingNames(parties) || !ascendingNames(roles) || len(roles) == 0:
-		return badRoster("parties and roles", append(parties, roles...), "names in order, each once, none like another")
+		return badRoster("parties and roles", append(parties, roles...), "names in order, each once, none confusable")
 	}
 	for _, role := range r.Roles {
 		if err := role.check(parties, roles); err != nil {
@@ -181,7 +181,7 @@ func (r Roster) check() error {
 
 func (r RosterRole) check(parties, roles []string) error {
 	if len(r.Members) == 0 {
-		return badRoster("role "+r.Name, "no member", "at least 1")
+		return badRoster("role "+r.Name, "a role without members", "at least 1 member")
 	}
 	for i, m := range r.Members {
 		named := slices.Contains(parties, m.Party) && wire.ValidName(m.Task) && wire.ValidReleaseName(m.Release) && !m.Identity.IsZero()
@@ -206,8 +206,8 @@ func ascendingNames(names []string) bool {
 	return !policyfile.Confusable(names)
 }
 
-// AuthorityRules are what the roster says about the platforms of authorities, for
-// appraisal. Policy, which may say something else, is not asked.
+// AuthorityRules returns the rules of the roster for the platforms of authorities, for
+// appraisal. The rules of the policy may differ.
 func (r Roster) AuthorityRules() map[attest.Platform]attest.Rules {
 	c, err := policyfile.ParseCustody(r.Authority)
 	if err != nil {

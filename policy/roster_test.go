@@ -15,7 +15,7 @@ import (
 )
 
 func TestRosterRoundTrip(t *testing.T) {
-	r := newGroupHouse().found(t, policytest.Grouped()...).Pact("trial").Roster
+	r := newGroupHouse().found(t, policytest.Grouped()...).GroupByName("trial").Roster
 	got, err := ParseRoster(r.Bytes())
 	if err != nil {
 		t.Fatal(err)
@@ -26,7 +26,7 @@ func TestRosterRoundTrip(t *testing.T) {
 }
 
 func TestRosterRefusals(t *testing.T) {
-	good := newGroupHouse().found(t, policytest.Grouped()...).Pact("trial").Roster
+	good := newGroupHouse().found(t, policytest.Grouped()...).GroupByName("trial").Roster
 	for name, edit := range map[string]func(*Roster){
 		"quorum of 0":               func(r *Roster) { r.Quorum = 0 },
 		"quorum over the parties":   func(r *Roster) { r.Quorum = 4 },
@@ -68,7 +68,7 @@ func TestRosterRefusals(t *testing.T) {
 func TestRosterOffline(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
-	p := a.Pact("trial")
+	p := a.GroupByName("trial")
 	key := func(name string) ssh.PublicKey { return h.Owners[name].PublicKey() }
 	other, _ := ParseRoster(p.Roster.Bytes())
 	other.Quorum = 1
@@ -76,24 +76,24 @@ func TestRosterOffline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newest := withdrawn.Pact("trial").Said()
+	newest := withdrawn.GroupByName("trial").SignedStatements()
 	for _, tt := range []struct {
 		name   string
 		roster Roster
-		said   []Said
+		said   []SignedStatement
 		keys   []ssh.PublicKey
 		at     time.Time
 		want   attest.Reason
 	}{
-		{"approved", p.Roster, p.Said(), []ssh.PublicKey{key("north"), key("south")}, policytest.Start, ""},
-		{"no key", p.Roster, p.Said(), nil, policytest.Start, wire.NotOwner},
-		{"a party that said nothing", p.Roster, p.Said(), []ssh.PublicKey{key("east")}, policytest.Start, wire.NotOwner},
-		{"an owner", p.Roster, p.Said(), []ssh.PublicKey{key("ana")}, policytest.Start, wire.NotOwner},
-		{"one approval", p.Roster, p.Said()[:1], []ssh.PublicKey{key("north")}, policytest.Start, wire.NoQuorum},
-		{"one approval twice", p.Roster, []Said{p.Said()[0], p.Said()[0]}, []ssh.PublicKey{key("north")}, policytest.Start, wire.NoQuorum},
-		{"a withdrawal beside the approval", p.Roster, append(p.Said(), newest...), []ssh.PublicKey{key("south")}, policytest.Start, wire.NoQuorum},
-		{"another roster", other, p.Said(), []ssh.PublicKey{key("north")}, policytest.Start, wire.StaleRoster},
-		{"after the end", p.Roster, p.Said(), []ssh.PublicKey{key("north")}, p.Group.Until, wire.Expired},
+		{"approved", p.Roster, p.SignedStatements(), []ssh.PublicKey{key("north"), key("south")}, policytest.Start, ""},
+		{"no key", p.Roster, p.SignedStatements(), nil, policytest.Start, wire.NotOwner},
+		{"a party that said nothing", p.Roster, p.SignedStatements(), []ssh.PublicKey{key("east")}, policytest.Start, wire.NotOwner},
+		{"an owner", p.Roster, p.SignedStatements(), []ssh.PublicKey{key("ana")}, policytest.Start, wire.NotOwner},
+		{"one approval", p.Roster, p.SignedStatements()[:1], []ssh.PublicKey{key("north")}, policytest.Start, wire.NoQuorum},
+		{"one approval twice", p.Roster, []SignedStatement{p.SignedStatements()[0], p.SignedStatements()[0]}, []ssh.PublicKey{key("north")}, policytest.Start, wire.NoQuorum},
+		{"a withdrawal beside the approval", p.Roster, append(p.SignedStatements(), newest...), []ssh.PublicKey{key("south")}, policytest.Start, wire.NoQuorum},
+		{"another roster", other, p.SignedStatements(), []ssh.PublicKey{key("north")}, policytest.Start, wire.StaleRoster},
+		{"after the end", p.Roster, p.SignedStatements(), []ssh.PublicKey{key("north")}, p.Group.Until, wire.Expired},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := tt.roster.Check(groupRoot, tt.said, tt.keys, tt.at)
@@ -138,8 +138,8 @@ func TestGroupIdentity(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = next.Pact("trial").Agreed(groupRoot, policytest.Start)
-			if same := next.Pact("trial").ID() == a.Pact("trial").ID(); same != tt.same || (err == nil) != tt.same {
+			_, err = next.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start)
+			if same := next.GroupByName("trial").ID() == a.GroupByName("trial").ID(); same != tt.same || (err == nil) != tt.same {
 				t.Errorf("same identity: %v, agreed: %v, want %v", same, err, tt.same)
 			}
 		})
@@ -151,7 +151,7 @@ func TestGroupIdentity(t *testing.T) {
 func TestFloorsDoNotWalkDown(t *testing.T) {
 	h := newGroupHouse()
 	a := h.found(t, policytest.Grouped()...)
-	id := a.Pact("trial").ID()
+	id := a.GroupByName("trial").ID()
 	step := func(edit ...string) {
 		t.Helper()
 		d := a.Document()
@@ -163,12 +163,12 @@ func TestFloorsDoNotWalkDown(t *testing.T) {
 	}
 	step("debug = true\n", "")
 	step()
-	if a.Pact("trial").ID() != id {
+	if a.GroupByName("trial").ID() != id {
 		t.Error("back at what was approved the group is another")
 	}
 	step("debug = true\n", "")
 	step("debug = true\n", "", `roots = ["sha256:1111`, `roots = ["sha256:`+strings.Repeat("8", 64)+`", "sha256:1111`)
-	if a.Pact("trial").ID() == id {
+	if a.GroupByName("trial").ID() == id {
 		t.Error("another root may vouch, and the group is the same")
 	}
 }
@@ -176,7 +176,7 @@ func TestFloorsDoNotWalkDown(t *testing.T) {
 func TestGroupContinues(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
-	old := a.Pact("trial").ID()
+	old := a.GroupByName("trial").ID()
 	smaller := []string{`{ party = "east", task = "scoring", release = "2026.10" }, `, ""}
 	continuing := func(id attest.Digest, more ...string) []byte {
 		return h.next(t, a, policytest.Grouped(append(append(smaller, more...), "[group.trial]\n", "[group.trial]\ncontinues = \""+id.String()+"\"\n")...)...)
@@ -186,15 +186,15 @@ func TestGroupContinues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := b.Pact("trial")
-	if p.ID() == old || p.Before.ID() != old {
-		t.Fatalf("got group %v before %v", p.ID(), p.Before)
+	p := b.GroupByName("trial")
+	if p.ID() == old || p.Predecessor.ID() != old {
+		t.Fatalf("got group %v before %v", p.ID(), p.Predecessor)
 	}
 	if inForce, err := p.InForce(rooted, policytest.Start); err != nil || inForce.ID() != old {
 		t.Errorf("while nobody approved the new one: got %v, %v", inForce, err)
 	}
 	b = h.heard(t, b, "north", "south")
-	if inForce, err := b.Pact("trial").InForce(rooted, policytest.Start); err != nil || inForce != b.Pact("trial") {
+	if inForce, err := b.GroupByName("trial").InForce(rooted, policytest.Start); err != nil || inForce != b.GroupByName("trial") {
 		t.Errorf("once it is approved: got %v, %v", inForce, err)
 	}
 	for name, raw := range map[string][]byte{
@@ -240,7 +240,7 @@ func TestProposalsSurviveStatements(t *testing.T) {
 }
 
 func FuzzParseRoster(f *testing.F) {
-	f.Add(newGroupHouse().found(f, policytest.Grouped()...).Pact("trial").Roster.Bytes())
+	f.Add(newGroupHouse().found(f, policytest.Grouped()...).GroupByName("trial").Roster.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := ParseRoster(b)
 		if err == nil && !bytes.Equal(r.Bytes(), b) {

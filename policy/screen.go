@@ -6,8 +6,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// CouldAdmit refuses, as Admit would, a program that is no release of a task. It is
-// for evidence that is not appraised yet, before anything expensive is done for it; it
+// CouldAdmit refuses, as Admit would, a program that is not a release of a task. It is for
+// evidence that is not appraised yet, before the caller does any expensive work on it; it
 // admits no unit.
 func (a Approved) CouldAdmit(task string, unverified attest.Measurement) error {
 	if !a.OK() {
@@ -24,13 +24,13 @@ func (a Approved) CouldAdmit(task string, unverified attest.Measurement) error {
 	return policyfile.Match(all, unverified)
 }
 
-// CouldAdmitMember is CouldAdmit for a role of a group. Whether its parties agreed
-// is not asked.
+// CouldAdmitMember is CouldAdmit for a role of a group. It does not check the approvals of
+// the parties.
 func (a Approved) CouldAdmitMember(group, role string, unverified attest.Measurement) error {
 	if !a.OK() {
 		return errNothing
 	}
-	p := a.pacts[group]
+	p := a.groups[group]
 	if p == nil || p.Group.Roles[role] == nil {
 		return wire.Refuse(wire.NotFound, "admission: role of group "+group, role, "one of the policy")
 	}

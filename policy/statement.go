@@ -14,10 +14,10 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// Statement is what a key of a party says of a group: it approves it, under one
-// group root, until a time, or withdraws. Statements count by group identity and
-// key, and of each the one with the highest number. A withdrawal ends the approval
-// under every root, and holds until a higher number, whatever its NotAfter.
+// Statement is a statement of a party about a group: it approves the group, under one
+// group root, until a time, or withdraws the approval. Statements count by group identity
+// and key, and of each the one with the highest number. A withdrawal ends the approval
+// under every root, until a statement with a higher number, whatever its NotAfter.
 type Statement struct {
 	TrustDomain string
 	Genesis     attest.Digest
@@ -39,13 +39,13 @@ const (
 )
 
 // The first lines of statements. No policy file begins with one, because a
-// history holds both.
+// history has both.
 const (
 	approveLine  = "schema = \"cohort/approve/v1\"\n"
 	withdrawLine = "schema = \"cohort/withdraw/v1\"\n"
 )
 
-// Namespace is the SSH namespace in which the party signs it.
+// Namespace returns the SSH namespace of the signature.
 func (s Statement) Namespace() sshsig.Namespace {
 	if s.Withdraws {
 		return sshsig.ForWithdraw
@@ -53,7 +53,7 @@ func (s Statement) Namespace() sshsig.Namespace {
 	return sshsig.ForApprove
 }
 
-// Bytes is the text that the party signs.
+// Bytes returns the text that the party signs.
 func (s Statement) Bytes() []byte {
 	first := approveLine
 	if s.Withdraws {
@@ -63,16 +63,16 @@ func (s Statement) Bytes() []byte {
 		first, s.TrustDomain, s.Genesis, s.Group, s.GroupRoot, s.Party, s.Key, s.Number, s.NotAfter.UTC().Format(time.RFC3339))
 }
 
-// IsStatement reports whether a step of a history is a party's word and no
+// IsStatement reports whether a step of a history is a statement of a party and not a
 // policy.
 func IsStatement(raw []byte) bool {
 	return bytes.HasPrefix(raw, []byte(approveLine)) || bytes.HasPrefix(raw, []byte(withdrawLine))
 }
 
-// ParseStatement is the inverse of [Statement.Bytes]. It refuses every other
-// text with "malformed". It checks no signature.
+// ParseStatement is the inverse of [Statement.Bytes]. It refuses every other text with
+// "malformed". It verifies no signature.
 func ParseStatement(b []byte) (Statement, error) {
-	malformed := wire.Refuse(wire.Malformed, "statement", "another text", "what `cohort group approve` or `withdraw` writes")
+	malformed := wire.Refuse(wire.Malformed, "statement", fmt.Sprintf("%.60q, of %d bytes", b, len(b)), "the output of `cohort group approve` or `withdraw`")
 	if len(b) > wire.MaxStatement || !IsStatement(b) {
 		return Statement{}, malformed
 	}
@@ -97,7 +97,7 @@ func ParseStatement(b []byte) (Statement, error) {
 	s.Key = digest("key")
 	s.Number, _ = strconv.ParseUint(value("number"), 10, 64)
 	s.NotAfter, _ = time.Parse(time.RFC3339, value("not_after"))
-	// What could not be read is zero, and does not read back the same.
+	// A field that does not parse is zero, and does not encode to the same bytes.
 	named := !s.Genesis.IsZero() && !s.Group.IsZero() && !s.GroupRoot.IsZero() && !s.Key.IsZero() && wire.ValidName(s.Party)
 	if !named || s.Number == 0 || s.Number > maxNumber || !bytes.Equal(s.Bytes(), b) {
 		return Statement{}, malformed
@@ -105,127 +105,127 @@ func ParseStatement(b []byte) (Statement, error) {
 	return s, nil
 }
 
-// Said is a statement as its party signed it.
-type Said struct {
+// SignedStatement is a statement and the signature of its party.
+type SignedStatement struct {
 	Statement []byte `json:"statement"`
 	Signature string `json:"signature"` // armored SSH signature
 }
 
-// heard is a statement whose signature was checked.
-type heard struct {
+// verifiedStatement is a statement whose signature was verified.
+type verifiedStatement struct {
 	Statement
-	said Said
-	// other is another text of the same number, nil where there is none. A party
-	// that signed two has its key in two places, so both count as a withdrawal.
-	other *Said
+	signed SignedStatement
+	// other is another text of the same number, or nil. A party that signed two has its
+	// key in two places, so both count as a withdrawal.
+	other *SignedStatement
 	step  int // of the history
 }
 
 // withdrawn reports whether it withdraws, or counts as if it did.
-func (h heard) withdrawn() bool { return h.Withdraws || h.other != nil }
+func (h verifiedStatement) withdrawn() bool { return h.Withdraws || h.other != nil }
 
 // approves reports whether it approves under a root, whatever the time.
-func (h heard) approves(root attest.Digest) bool {
+func (h verifiedStatement) approves(root attest.Digest) bool {
 	return h.Number > 0 && !h.withdrawn() && h.GroupRoot == root
 }
 
-// words are the newest statements about a group, by the keys that made them.
-type words map[attest.Digest]*heard
+// newestStatements are the newest statements about a group, by key.
+type newestStatements map[attest.Digest]*verifiedStatement
 
-// of is the newest statement of a key, the zero one where it made none.
-func (w words) of(key attest.Digest) heard {
+// latest returns the newest statement of a key, or the zero one.
+func (w newestStatements) latest(key attest.Digest) verifiedStatement {
 	if h := w[key]; h != nil {
 		return *h
 	}
-	return heard{}
+	return verifiedStatement{}
 }
 
-// hear adds a statement: one of a higher number takes the place of the last, and
-// another text of the same number stands beside it.
-func (w words) hear(h heard) {
-	last := w.of(h.Key)
+// record adds a statement. One with a higher number replaces the last; another text of the
+// same number is recorded beside it.
+func (w newestStatements) record(h verifiedStatement) {
+	last := w.latest(h.Key)
 	switch {
 	case h.Number > last.Number:
 		w[h.Key] = &h
-	case h.Number == last.Number && !bytes.Equal(h.said.Statement, last.said.Statement):
-		last.other = &h.said
+	case h.Number == last.Number && !bytes.Equal(h.signed.Statement, last.signed.Statement):
+		last.other = &h.signed
 		w[h.Key] = &last
 	}
 }
 
-// may refuses, with "sequence", a statement that may not follow what its key said
-// last: an older number, the same text again, a text that changes nothing, and a
-// number far above the last.
-func (w words) may(h heard) error {
-	last := w.of(h.Key)
+// checkFollows refuses, with "sequence", a statement that may not follow the last of its
+// key: an older number, the same text again, a text that changes nothing, and a number far
+// above the last.
+func (w newestStatements) checkFollows(h verifiedStatement) error {
+	last := w.latest(h.Key)
 	switch {
 	case h.Number > last.Number && h.Number-last.Number <= maxNumberStep:
 		return nil
-	case h.Number == last.Number && !last.withdrawn() && !bytes.Equal(h.said.Statement, last.said.Statement):
+	case h.Number == last.Number && !last.withdrawn() && !bytes.Equal(h.signed.Statement, last.signed.Statement):
 		return nil
 	}
 	return wire.Refuse(wire.WrongSequence, "statement: number", h.Number, fmt.Sprintf("%d to %d", last.Number+1, last.Number+maxNumberStep))
 }
 
-// hear checks one statement about a group: that it is about this roster, whose
-// identity is id, signed with the key that it names, and for no longer than the group.
-// Whether that key may speak of the group is not asked.
-func (r Roster) hear(id attest.Digest, said Said) (heard, error) {
-	s, err := ParseStatement(said.Statement)
+// verifyStatement verifies one statement about a group: it is about this roster, whose
+// identity is id, is signed with the key that it names, and ends no later than the group.
+// It does not check that the key is a party's.
+func (r Roster) verifyStatement(id attest.Digest, signed SignedStatement) (verifiedStatement, error) {
+	s, err := ParseStatement(signed.Statement)
 	if err != nil {
-		return heard{}, err
+		return verifiedStatement{}, err
 	}
 	switch {
 	case s.TrustDomain != r.TrustDomain:
-		return heard{}, wire.Refuse(wire.WrongDomain, "statement: trust domain", s.TrustDomain, r.TrustDomain)
+		return verifiedStatement{}, wire.Refuse(wire.WrongDomain, "statement: trust domain", s.TrustDomain, r.TrustDomain)
 	case s.Genesis != r.Genesis:
-		return heard{}, wire.Refuse(wire.WrongGenesis, "statement: genesis", s.Genesis, r.Genesis)
+		return verifiedStatement{}, wire.Refuse(wire.WrongGenesis, "statement: genesis", s.Genesis, r.Genesis)
 	case s.Group != id:
-		return heard{}, wire.Refuse(wire.StaleRoster, "statement: group identity", s.Group, id)
+		return verifiedStatement{}, wire.Refuse(wire.StaleRoster, "statement: group identity", s.Group, id)
 	case s.NotAfter.After(r.Until):
-		return heard{}, wire.Refuse(wire.Expired, "statement: not_after", s.NotAfter.UTC(), "not after the group's end "+r.Until.UTC().Format(time.RFC3339))
+		return verifiedStatement{}, wire.Refuse(wire.Expired, "statement: not_after", s.NotAfter.UTC(), "not after the group's end "+r.Until.UTC().Format(time.RFC3339))
 	}
-	key, err := sshsig.Verify(said.Signature, s.Namespace(), said.Statement)
+	key, err := sshsig.Verify(signed.Signature, s.Namespace(), signed.Statement)
 	if err != nil {
-		return heard{}, err
+		return verifiedStatement{}, err
 	}
 	if sshsig.KeyDigest(key) != s.Key {
-		return heard{}, wire.Refuse(wire.NotOwner, "statement: key", sshsig.KeyDigest(key), s.Key)
+		return verifiedStatement{}, wire.Refuse(wire.NotOwner, "statement: key", sshsig.KeyDigest(key), s.Key)
 	}
-	return heard{Statement: s, said: said}, nil
+	return verifiedStatement{Statement: s, signed: signed}, nil
 }
 
-// is refuses, with "not-owner", a statement that is of no party of the roster: the
-// party's name and its key must be one party's.
-func (r Roster) is(s Statement) error {
+// checkParty refuses, with "not-owner", a statement whose name and key are not those of
+// one party of the roster.
+func (r Roster) checkParty(s Statement) error {
 	if slices.Contains(r.Parties, RosterParty{s.Party, s.Key}) {
 		return nil
 	}
-	return wire.Refuse(wire.NotOwner, "statement: party and key", s.Party+" "+s.Key.String(), "those of a party of the group")
+	return wire.Refuse(wire.NotOwner, "statement: party and key", s.Party+" "+s.Key.String(), "name and key of a party of the group")
 }
 
-// Agreement is what the statements about a group come to, under one group root and
-// at a time.
-type Agreement struct {
+// ApprovalStatus is the result of evaluating the statements about a group, under one group
+// root and at a time.
+type ApprovalStatus struct {
 	Approved  []string  // parties
 	Missing   []string  // parties that have not approved, withdrew, or whose approval ended
 	OtherRoot []string  // of those, parties that approve another group root
 	Quorum    int       // parties needed
-	Ends      time.Time // when the quorum is lost if nobody says more; zero without a quorum
+	Ends      time.Time // when the quorum ends without further statements; zero without a quorum
 
-	// Former is what the roster demands that was agreed on last under the group's
-	// name: the same of its parties, about this one. It is nil where that is this one,
-	// or none. Ends is zero where Former has no quorum.
-	Former *Agreement
+	// Former is the status of this roster among the parties of the roster that was
+	// approved last under the group's name. It is nil if that is this one, or if there is
+	// none. Ends is zero if Former has no quorum.
+	Former *ApprovalStatus
 }
 
-// agree counts the newest statement of each party. Those of steps before since do
-// not count.
-func (r Roster) agree(newest words, root attest.Digest, since int, at time.Time) Agreement {
-	a := Agreement{Quorum: r.Quorum}
+// approvalStatus evaluates the newest statement of each party, except those of steps
+// before since.
+func (r Roster) approvalStatus(newest newestStatements, root attest.Digest, since int, at time.Time) ApprovalStatus {
+	a := ApprovalStatus{Quorum: r.Quorum}
 	var ends []time.Time
 	for _, p := range r.Parties {
-		s := newest.of(p.Key)
+		s := newest.latest(p.Key)
 		if s.step >= since && s.approves(root) && at.Before(s.NotAfter) {
 			a.Approved, ends = append(a.Approved, p.Name), append(ends, s.NotAfter)
 			continue
@@ -242,12 +242,12 @@ func (r Roster) agree(newest words, root attest.Digest, since int, at time.Time)
 	return a
 }
 
-// agreed are the roots that as many parties as the quorum approve, whatever the time,
-// by statements of the step since and later.
-func (r Roster) agreed(newest words, since int) map[attest.Digest]bool {
+// approvedRoots returns the roots that a quorum of the parties approves, whatever the
+// time, by statements of the step since and later.
+func (r Roster) approvedRoots(newest newestStatements, since int) map[attest.Digest]bool {
 	approvals, agreed := map[attest.Digest]int{}, map[attest.Digest]bool{}
 	for _, p := range r.Parties {
-		s := newest.of(p.Key)
+		s := newest.latest(p.Key)
 		if s.step < since || !s.approves(s.GroupRoot) {
 			continue
 		}
@@ -258,8 +258,8 @@ func (r Roster) agreed(newest words, since int) map[attest.Digest]bool {
 	return agreed
 }
 
-// err refuses, with "expired" or "quorum", a group that is not agreed on.
-func (r Roster) err(a Agreement, at time.Time) error {
+// checkApproved refuses, with "expired" or "quorum", a group that is not approved.
+func (r Roster) checkApproved(a ApprovalStatus, at time.Time) error {
 	switch {
 	case !at.Before(r.Until):
 		return wire.Refuse(wire.Expired, "group "+r.Group+": time", at.UTC(), "before its end "+r.Until.Format(time.RFC3339))
@@ -272,33 +272,33 @@ func (r Roster) err(a Agreement, at time.Time) error {
 }
 
 // count is how many parties approve, of those needed, and which.
-func (a Agreement) count() string {
+func (a ApprovalStatus) count() string {
 	return fmt.Sprintf("%d of %d (%s)", len(a.Approved), a.Quorum, strings.Join(a.Approved, ", "))
 }
 
-// Check judges a roster offline: what its parties said must be a quorum under a
-// group root at this time, and each of the keys that the caller trusts must be a
-// party's that approves. Without a key it refuses, because anybody can write a
-// roster; who knows the policy history asks [Approved.Pact] instead, which also
-// knows the rosters that the group had before, and later statements.
-func (r Roster) Check(root attest.Digest, all []Said, trusted []ssh.PublicKey, at time.Time) (Agreement, error) {
-	newest, id := words{}, r.ID()
-	for _, said := range all {
-		s, err := r.hear(id, said)
+// Check verifies a roster offline: the statements must be a quorum of approvals under a
+// group root at this time, and each of the trusted keys must be that of a party that
+// approves. It refuses an empty list of keys, because anyone can write a roster. A caller
+// that has the policy history uses [Approved.GroupByID] instead, which also includes
+// former rosters and later statements.
+func (r Roster) Check(root attest.Digest, all []SignedStatement, trusted []ssh.PublicKey, at time.Time) (ApprovalStatus, error) {
+	newest, id := newestStatements{}, r.ID()
+	for _, signed := range all {
+		s, err := r.verifyStatement(id, signed)
 		if err == nil {
-			err = r.is(s.Statement)
+			err = r.checkParty(s.Statement)
 		}
 		if err != nil {
-			return Agreement{}, err
+			return ApprovalStatus{}, err
 		}
-		newest.hear(s)
+		newest.record(s)
 	}
-	a := r.agree(newest, root, 0, at)
-	if err := r.err(a, at); err != nil {
+	a := r.approvalStatus(newest, root, 0, at)
+	if err := r.checkApproved(a, at); err != nil {
 		return a, err
 	}
 	if len(trusted) == 0 {
-		return a, wire.Refuse(wire.NotOwner, "roster: trusted keys", "none", "at least one party's")
+		return a, wire.Refuse(wire.NotOwner, "roster: number of trusted keys", 0, "at least 1, of a party")
 	}
 	for _, key := range trusted {
 		i := slices.IndexFunc(r.Parties, func(p RosterParty) bool { return p.Key == sshsig.KeyDigest(key) })

@@ -20,7 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
@@ -40,7 +40,7 @@ func newReal(t *testing.T, life string) *real {
 	r := &real{world: w, device: w.Vendor.Chip().Attester(attesttest.Measure("authority")), dir: t.TempDir(), address: "127.0.0.1:0"}
 	s, err := store.Create(t.Context(), r.dsn())
 	testworld.NoError(t, err)
-	draft, err := policy.ParseDraft(w.Steps[0].Policy) // another root, and so the same draft
+	draft, err := policydraft.Parse(w.Steps[0].Policy) // another root, and so the same draft
 	testworld.NoError(t, err)
 	made, err := sealed.Init(t.Context(), sealed.InitConfig{Store: s, Attester: r.device, Sealer: r.device, Draft: draft})
 	testworld.NoError(t, err)
@@ -95,7 +95,7 @@ func (r *real) start(task string) *Unit {
 // each its own under one root, and a unit calls another task.
 func TestOneIdentity(t *testing.T) {
 	r := newReal(t, "1h")
-	leaf := func(u *Unit) string { return string(u.held.Load().leaf.Certificate[0]) }
+	leaf := func(u *Unit) string { return string(u.enrolled.Load().leaf.Certificate[0]) }
 	one, two := r.start("scoring"), r.start("scoring")
 	if leaf(one) != leaf(two) {
 		t.Error("two units in key mode shared hold two leaves")

@@ -30,7 +30,7 @@ func manager(w *unittest.World, u *Unit) (Manager, <-chan bus.Item) {
 		Handlers: bus.Handlers{
 			Heartbeat: func(bus.Unit, bus.Heartbeat) {},
 			Item:      func(_ bus.Unit, i bus.Item) { items <- i },
-			Range:     func() (bus.Range, error) { return bus.Range{First: 5, Count: lowRange + 1}, nil },
+			Range:     func() (bus.Range, error) { return bus.Range{First: 5, Count: 1 << 13}, nil },
 		},
 	})
 	testworld.NoError(w.T, err)
@@ -65,13 +65,13 @@ func TestHandsOver(t *testing.T) {
 	u.config.Manager, items = manager(w, u)
 	ctx, end := context.WithCancel(t.Context())
 	attended := make(chan error)
-	go func() { attended <- u.attend(ctx, u.held.Load()) }()
-	testworld.Within(t, 10*time.Second, "the unit is connected", u.cluster.relay.connected)
+	go func() { attended <- u.joinCluster(ctx, u.enrolled.Load()) }()
+	testworld.Within(t, 10*time.Second, "the unit is connected", u.cluster.relay.Connected)
 	end()
 	testworld.NoError(t, <-attended)
 	select {
 	case got := <-items:
-		if got.Kind != bus.Sealed || got.Session != s.ID() || bytes.Equal(got.Bytes, sealed) {
+		if got.Kind != bus.Sealed || got.Session != s.ID() || int64(got.Expiry) != s.Expires().Unix() || bytes.Equal(got.Bytes, sealed) {
 			t.Errorf("got %v of %v, want session %v sealed again", got.Kind, got.Session, s.ID())
 		}
 	case <-time.After(10 * time.Second):

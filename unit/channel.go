@@ -14,6 +14,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/busrelay"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/channelhttp"
 	"github.com/cohort-tee/cohort/internal/envelope"
@@ -23,52 +24,52 @@ import (
 
 // Times of a unit's part in its cluster.
 const (
-	soonEvery  = 30 * time.Second // renewals ahead of time, at most one
-	soonSpread = time.Second      // so that units do not all renew at once
-	resealWait = 5 * time.Second  // after a renewal, at most
-	resealEach = 20 * time.Millisecond
-	resealLate = 200 * time.Millisecond // sessions that came under older keys, about so often
+	hastenInterval     = 30 * time.Second // renewals ahead of time, at most one
+	hastenSpread       = time.Second      // so that units do not all renew at once
+	maxResealDelay     = 5 * time.Second  // after a renewal, at most
+	resealPause        = 20 * time.Millisecond
+	lateResealInterval = 200 * time.Millisecond // sessions that came under older keys, about so often
 )
 
-// resealMost bounds the sessions that are sealed again at a time.
-const resealMost = 256
+// maxReseal bounds the sessions that are sealed again at a time.
+const maxReseal = 256
 
-// membership is the unit's part in its cluster: the sessions it shares with the
-// other units, and what it says of itself to the manager. Nothing in it makes a
+// clusterState is the unit's part in its cluster: the sessions it shares with the
+// other units, and what it reports to the manager. No fault in it makes a
 // unit unready.
-type membership struct {
-	host     *channel.Host
-	relay    *relay
-	soon     chan struct{} // a value in it asks for a renewal ahead of time
-	hastened atomic.Int64  // when that was last asked for, Unix nanoseconds
-	inFlight atomic.Int64  // requests being answered
-	serving  atomic.Int64  // calls of Serve that do not end yet
-	address  atomic.Pointer[string]
-	tasks    sync.WaitGroup // the goroutines below
+type clusterState struct {
+	host         *channel.Host
+	relay        *busrelay.Relay
+	renewNow     chan struct{} // a value in it asks for a renewal ahead of time
+	lastHastened atomic.Int64  // when that was last asked for, Unix nanoseconds
+	inFlight     atomic.Int64  // requests being served
+	serving      atomic.Int64  // calls of Serve that do not end yet
+	address      atomic.Pointer[string]
+	tasks        sync.WaitGroup // the goroutines below
 }
 
-// join begins the unit's part in its cluster, until ctx is done.
-func (u *Unit) join(ctx context.Context) {
+// startCluster begins the unit's part in its cluster, until ctx is done.
+func (u *Unit) startCluster(ctx context.Context) {
 	u.cluster.tasks.Go(func() { u.reseal(ctx) })
 	if u.config.Manager.URL != "" {
-		u.cluster.tasks.Go(func() { u.meet(ctx) })
+		u.cluster.tasks.Go(func() { u.runBus(ctx) })
 	}
 }
 
-// stand makes an enrolment what the channel stands on. It is called by the
-// goroutine that enrols, before the enrolment is held.
-func (u *Unit) stand(e *enrolment) error {
+// applyCredentials gives the channel the credentials of an enrolment. The goroutine that
+// enrols calls it before the enrolment is current.
+func (u *Unit) applyCredentials(e *enrolment) error {
 	unit, err := x509.ParseCertificate(e.unit)
 	if err != nil {
 		return fmt.Errorf("reading the unit certificate: %w", err)
 	}
-	if before := u.held.Load(); before != nil && before.identity.ID == e.identity.ID {
+	if before := u.enrolled.Load(); before != nil && before.identity.ID == e.identity.ID {
 		now := u.now()
 		again := func(of identity.RingHolders, was, is identity.RingKeys) identity.RingKeys {
 			if identity.RingCutSince(e.policy, of, before.policy.Head()) {
 				return is
 			}
-			return keep(was, is, now)
+			return withOldKeys(was, is, now)
 		}
 		id := e.identity.ID
 		e.ring.Strict = again(identity.RingHolders{Identity: id, Role: e.identity.Role}, before.ring.Strict, e.ring.Strict)
@@ -88,13 +89,13 @@ func (u *Unit) stand(e *enrolment) error {
 	})
 }
 
-// keep is next with the newest key of before, where an authority that started
-// again knows nothing of it: sessions under that go on until its end. There must be no
-// cut between.
-func keep(before, next identity.RingKeys, now time.Time) identity.RingKeys {
+// withOldKeys returns next with the newest key of before, if an authority that restarted
+// does not know that key: sessions under it remain valid until its end. No unit may have
+// been cut off in between.
+func withOldKeys(before, next identity.RingKeys, now time.Time) identity.RingKeys {
 	for _, old := range []*identity.RingKey{before.Current, before.Previous} {
 		if next.Previous == nil && old != nil && old.ID() != next.Current.ID() && now.Before(old.End()) {
-			next.Previous = old.Until(old.End()) // a copy, because the host erases what it held
+			next.Previous = old.Until(old.End()) // a copy, because the host erases its former keys
 		}
 	}
 	return next
@@ -106,47 +107,32 @@ func keep(before, next identity.RingKeys, now time.Time) identity.RingKeys {
 // release that this one continues: a successor opens only what is sealed here.
 func (u *Unit) reseal(ctx context.Context) {
 	for ctx.Err() == nil {
-		e := u.held.Load()
-		for u.resealAll(ctx); !u.replacedWithin(ctx, e, resealLate/2+rand.N(resealLate)); {
+		e := u.enrolled.Load()
+		for replaced := false; !replaced && ctx.Err() == nil; {
 			u.resealAll(ctx)
+			replaced, _ = pauseUntil(ctx, lateResealInterval/2+rand.N(lateResealInterval), e.replaced) // the loop sees ctx
 		}
-		wait := min(resealWait, e.renewBefore.Sub(e.renewAfter))
+		wait := min(maxResealDelay, e.renewBefore.Sub(e.renewAfter))
 		_ = retry.Sleep(ctx, rand.N(wait+1)) // the loop sees ctx
 	}
 }
 
-// replacedWithin waits for d, and reports whether e was replaced, or ctx ended,
-// before that.
-func (u *Unit) replacedWithin(ctx context.Context, e *enrolment, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return false
-	case <-e.replaced:
-	case <-ctx.Done():
-	}
-	return true
-}
-
-// resealAll seals again what is not under a current ring key, a part at a time.
+// resealAll seals and publishes again what is not under a current ring key, a part at a time.
 func (u *Unit) resealAll(ctx context.Context) {
-	for u.resealPart() > 0 && retry.Sleep(ctx, resealEach) == nil {
+	for {
+		sealed, left := u.resealSome()
+		for _, s := range sealed {
+			u.cluster.relay.Push(envelope.Session, s)
+		}
+		if left == 0 || retry.Sleep(ctx, resealPause) != nil {
+			return
+		}
 	}
 }
 
-// resealPart seals some sessions again, pushes them, and says how many are left.
-func (u *Unit) resealPart() (left int) {
-	sealed, left := u.resealSome()
-	for _, s := range sealed {
-		u.cluster.relay.Push(envelope.Session, s)
-	}
-	return left
-}
-
-// resealSome seals some sessions again, and says how many are left.
+// resealSome seals some sessions again, and returns how many are left.
 func (u *Unit) resealSome() (sealed [][]byte, left int) {
-	sealed, left, err := u.cluster.host.Reseal(resealMost, u.now())
+	sealed, left, err := u.cluster.host.Reseal(maxReseal, u.now())
 	if err != nil && !errors.Is(err, wire.CutOff) { // a unit that is cut off seals nothing
 		u.config.Log.Warn("sessions are not sealed again", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
 	}
@@ -154,33 +140,33 @@ func (u *Unit) resealSome() (sealed [][]byte, left int) {
 }
 
 // renewSoon asks for a renewal ahead of time, because a session came under a ring
-// key that the unit does not hold. Anybody can make up such a session, so it
-// does so only once in a while.
+// key that the unit does not have. Any client can invent such a session, so the
+// rate is limited to once in hastenInterval.
 func (u *Unit) renewSoon() {
-	now, last := u.now().UnixNano(), u.cluster.hastened.Load()
-	if now-last < int64(soonEvery) || !u.cluster.hastened.CompareAndSwap(last, now) {
+	now, last := u.now().UnixNano(), u.cluster.lastHastened.Load()
+	if now-last < int64(hastenInterval) || !u.cluster.lastHastened.CompareAndSwap(last, now) {
 		return
 	}
 	select {
-	case u.cluster.soon <- struct{}{}:
+	case u.cluster.renewNow <- struct{}{}:
 	default:
 	}
 }
 
-// await blocks for d, or until a renewal is asked for ahead of time or a step concerns
-// the unit, and says whether one of these is.
-func (u *Unit) await(ctx context.Context, d time.Duration) (soon bool, err error) {
+// awaitStep blocks for d, or until a renewal is asked for ahead of time or a step concerns
+// the unit, and reports whether it was one of these.
+func (u *Unit) awaitStep(ctx context.Context, d time.Duration) (soon bool, err error) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
-		moved := u.news.next()
-		if u.concerned(u.held.Load()) {
+		moved := u.steps.nextStep()
+		if u.mustRenew(u.enrolled.Load()) {
 			return true, retry.Sleep(ctx, rand.N(u.spread()+1))
 		}
 		select {
 		case <-moved:
-		case <-u.cluster.soon:
-			return true, retry.Sleep(ctx, rand.N(soonSpread))
+		case <-u.cluster.renewNow:
+			return true, retry.Sleep(ctx, rand.N(hastenSpread))
 		case <-ctx.Done():
 			return false, ctx.Err()
 		case <-timer.C:
@@ -189,12 +175,12 @@ func (u *Unit) await(ctx context.Context, d time.Duration) (soon bool, err error
 	}
 }
 
-// withChannel is h with the trusted channel before it: requests of sessions
+// withChannel returns h behind the trusted channel: requests of sessions
 // reach h like any others.
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	server, err := channelhttp.NewServer(channelhttp.ServerConfig{
 		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.forClients(),
-		RingUnknown: u.renewSoon, Heads: channelhttp.Heads{Newest: u.provedHead, Received: u.hinted}, Crowded: u.counters.quotas.count, Clock: u.clock.checked, Log: u.config.Log,
+		RingUnknown: u.renewSoon, Heads: channelhttp.Heads{Newest: u.provedHead, Received: u.hintHead}, Crowded: u.counters.quotas.Count, Clock: u.clock.Check, Log: u.config.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("serving the channel: %w", err)
@@ -206,8 +192,8 @@ func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	}), nil
 }
 
-// announce lets the manager know where the unit serves, until leave is called.
-func (u *Unit) announce(listening net.Addr) (leave func()) {
+// announceAddress reports to the manager where the unit serves, until leave is called.
+func (u *Unit) announceAddress(listening net.Addr) (leave func()) {
 	address := u.config.Address
 	if address == "" {
 		address = listening.String()
@@ -217,71 +203,71 @@ func (u *Unit) announce(listening net.Addr) (leave func()) {
 	return sync.OnceFunc(func() { u.cluster.serving.Add(-1) })
 }
 
-// oneAtATime is an attester that one goroutine at a time calls: a renewal and a
+// serialAttester is an attester that one goroutine at a time calls: a renewal and a
 // session may want evidence together.
-type oneAtATime struct {
-	turn chan struct{} // holds a value during a call
+type serialAttester struct {
+	turn chan struct{} // contains a value during a call
 	attest.Attester
 }
 
 // Attest waits for its turn, but not for longer than ctx.
-func (o oneAtATime) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
-	return o.answer(ctx, data, nil)
+func (o serialAttester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	return o.attest(ctx, data, nil)
 }
 
-// answer is Attest, with the secret of a credential if there is one.
-func (o oneAtATime) answer(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
+// attest is Attest with the secret of a credential; nil is none.
+func (o serialAttester) attest(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
 	select {
 	case o.turn <- struct{}{}:
 		defer func() { <-o.turn }()
-		return attest.Answer(ctx, o.Attester, data, credential)
+		return attest.AttestWithCredential(ctx, o.Attester, data, credential)
 	case <-ctx.Done():
-		return attest.Evidence{}, errors.Join(wire.Refuse(wire.Unavailable, "unit: TEE", "busy", "free"), context.Cause(ctx))
+		return attest.Evidence{}, errors.Join(wire.Refuse(wire.Unavailable, "unit: TEE", "busy with other evidence until the deadline", "free"), context.Cause(ctx))
 	}
 }
 
-// forClients is the unit's attester for clients, which challenge it where its
-// platform is one that they can challenge.
+// forClients returns the unit's attester for clients, who can challenge it if its
+// platform supports challenges.
 func (u *Unit) forClients() attest.Attester {
-	if tee, ok := u.tee.Attester.(attest.Challenged); ok {
-		return challenged{stapling{u}, tee}
+	if tee, ok := u.tee.Attester.(attest.CredentialAttester); ok {
+		return challengedAttester{staplingAttester{u}, tee}
 	}
-	return stapling{u}
+	return staplingAttester{u}
 }
 
-// stapling is the unit's attester that puts beside the evidence what the newest
-// report says of it.
-type stapling struct{ u *Unit }
+// staplingAttester is the unit's attester that adds the endorsements of the newest report to
+// the evidence.
+type staplingAttester struct{ u *Unit }
 
 // Attest implements [attest.Attester].
-func (s stapling) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
-	return s.answer(ctx, data, nil)
+func (s staplingAttester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	return s.attest(ctx, data, nil)
 }
 
-func (s stapling) answer(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
-	evidence, err := s.u.tee.answer(ctx, data, credential)
-	if e := s.u.held.Load(); err == nil && e != nil {
+func (s staplingAttester) attest(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
+	evidence, err := s.u.tee.attest(ctx, data, credential)
+	if e := s.u.enrolled.Load(); err == nil && e != nil {
 		evidence = evidence.WithEach(e.endorsed)
 	}
 	return evidence, err
 }
 
-// challenged is a stapling attester that introduces itself.
-type challenged struct {
-	stapling
-	tee attest.Challenged
+// challengedAttester is a stapling attester that introduces itself.
+type challengedAttester struct {
+	staplingAttester
+	tee attest.CredentialAttester
 }
 
-func (c challenged) Introduce() attest.Introduction { return c.tee.Introduce() }
+func (c challengedAttester) TPMKeys() attest.TPMKeys { return c.tee.TPMKeys() }
 
-func (c challenged) AttestFor(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
-	return c.answer(ctx, data, credential)
+func (c challengedAttester) AttestFor(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
+	return c.attest(ctx, data, credential)
 }
 
 // Caller is who sent a request through the trusted channel, as a handler may
 // know it: a tag that is the same for all requests of one session.
 type Caller = channel.Caller
 
-// CallerOf gives the caller of a request; ok is false when it did not come
+// CallerOf returns the caller of a request; ok is false when it did not come
 // through the trusted channel.
 func CallerOf(ctx context.Context) (c Caller, ok bool) { return channelhttp.CallerOf(ctx) }

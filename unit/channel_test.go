@@ -2,7 +2,6 @@ package unit
 
 import (
 	"bytes"
-	"context"
 	"crypto/x509"
 	"testing"
 	"testing/synctest"
@@ -12,21 +11,13 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
-	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/channel"
-	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/hostclock"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
-
-// trusting is a client of the world that trusts the unit's authority.
-type trusting struct{ trust unitauth.Trust }
-
-func (t trusting) Trust() unitauth.Trust { return t.trust }
-
-func (t trusting) Renew(context.Context) unitauth.Trust { return t.trust }
 
 // open opens a session at the unit and gives its sealed copy.
 func open(w *unittest.World, u *Unit) (*channel.Session, []byte) {
@@ -46,8 +37,8 @@ func open(w *unittest.World, u *Unit) (*channel.Session, []byte) {
 // the authority had them, as the authority signed it. Of that nobody on the way
 // says anything.
 func TestStapled(t *testing.T) {
-	said := attest.FrameChecked([]attest.Checked{{Role: "crl", Digest: wire.Sum(nil), At: time.Unix(1, 0), Until: time.Unix(2, 0)}})
-	forged := attest.FrameChecked(nil)
+	said := attest.FrameFetched([]attest.Fetched{{Role: "crl", Digest: wire.Sum(nil), At: time.Unix(1, 0), Until: time.Unix(2, 0)}})
+	forged := attest.FrameFetched(nil)
 	for name, row := range map[string]struct{ report, beside, want []byte }{
 		"as signed":       {said, nil, said},
 		"another beside":  {said, forged, said},
@@ -66,7 +57,7 @@ func TestStapled(t *testing.T) {
 			}
 			u := started(w, "scoring", f)
 			u.tee.Attester = attest.WithDevices(u.tee.Attester, attesttest.NewNVIDIAVendor(time.Now()).GPU("GH100")) // which the fake knows no rules for
-			got, err := stapling{u}.Attest(t.Context(), attest.ReportData{1})
+			got, err := staplingAttester{u}.Attest(t.Context(), attest.ReportData{1})
 			testworld.NoError(t, err)
 			if !bytes.Equal(got.Endorsed[attest.RoleChecked], row.want) || string(got.Endorsed["crl"]) != "of the TEE's vendor" {
 				t.Errorf("got %q, want %q and the vendor's document", got.Endorsed, row.want)
@@ -104,7 +95,7 @@ func TestOldRingKept(t *testing.T) {
 	})
 	for range 2 { // and through the renewal after that
 		testworld.NoError(t, u.Attempt(testworld.ShortContext(t)))
-		if _, err := u.cluster.host.Join(sealed, time.Now()); err != nil {
+		if _, err := u.cluster.host.ImportSession(sealed, time.Now()); err != nil {
 			t.Errorf("a session under the ring key before: %v", err)
 		}
 	}
@@ -120,11 +111,11 @@ func TestOldInheritedRingKept(t *testing.T) {
 	f := w.Authority(w.AuthorityKeys)
 	f.Faults.Report = func(r *api.Report) { r.Rings.Inherited = inherited }
 	u := started(w, "scoring", f)
-	old := u.held.Load().ring.Inherited.Keys.Current.ID()
+	old := u.enrolled.Load().ring.Inherited.Keys.Current.ID()
 	inherited.RingKeys = unittest.RingKeys(0x60, time.Now())
 	inherited.Previous = nil
 	testworld.NoError(t, u.Attempt(testworld.ShortContext(t)))
-	if got := u.held.Load().ring.Inherited.Keys.Previous; got == nil || got.ID() != old {
+	if got := u.enrolled.Load().ring.Inherited.Keys.Previous; got == nil || got.ID() != old {
 		t.Errorf("got %v as the former inherited key, want %v", got != nil, old)
 	}
 }
@@ -145,7 +136,7 @@ func TestKeep(t *testing.T) {
 		{"ended", identity.RingKeys{Current: ended, Previous: ended}, identity.RingKeys{Current: a}, nil},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			got := keep(row.before, row.next, now).Previous
+			got := withOldKeys(row.before, row.next, now).Previous
 			if (got == nil) != (row.want == nil) || got != nil && got.ID() != row.want.ID() {
 				t.Errorf("got %v, want %v", got != nil, row.want != nil)
 			}
@@ -157,57 +148,28 @@ func TestKeep(t *testing.T) {
 // second one does for the next half minute.
 func TestRenewSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := idle(newClock(bubbleClock))
-		u.cluster.soon = make(chan struct{}, 1)
+		u := idle(hostclock.New(bubbleClock))
+		u.cluster.renewNow = make(chan struct{}, 1)
 		after := time.Now().Add(time.Hour)
-		u.held.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
+		u.enrolled.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
 		waited := func() time.Duration {
 			begin := time.Now()
 			testworld.NoError(t, u.awaitRenewal(t.Context()))
 			return time.Since(begin)
 		}
 		u.renewSoon()
-		if got := waited(); got >= soonSpread {
-			t.Errorf("renewed after %v, want within %v", got, soonSpread)
+		if got := waited(); got >= hastenSpread {
+			t.Errorf("renewed after %v, want within %v", got, hastenSpread)
 		}
 		u.renewSoon()
 		if got := waited(); got < 10*time.Minute {
 			t.Errorf("renewed after %v, want at its time", got)
 		}
 		u.renewSoon()
-		if got := waited(); got >= soonSpread {
-			t.Errorf("much later: renewed after %v, want within %v", got, soonSpread)
+		if got := waited(); got >= hastenSpread {
+			t.Errorf("much later: renewed after %v, want within %v", got, hastenSpread)
 		}
 	})
-}
-
-func TestNumbers(t *testing.T) {
-	r := newRelay(nil, time.Now)
-	if got := r.Number(); got < 1<<63 {
-		t.Errorf("without a range: got %d, want one above 2^63", got)
-	}
-	r.take(bus.Range{First: 7, Count: 2})
-	if a, b := r.Number(), r.Number(); a != 7 || b != 8 {
-		t.Errorf("got %d and %d, want 7 and 8", a, b)
-	}
-	if got := r.Number(); got < 1<<63 {
-		t.Errorf("after the range: got %d, want one above 2^63", got)
-	}
-}
-
-// TestItemOf reads session and expiry off what a host sealed.
-func TestItemOf(t *testing.T) {
-	w := unittest.New(t, "1h")
-	s, sealed := open(w, started(w, "scoring", w.Authority(w.AuthorityKeys)))
-	got, err := itemOf(envelope.Session, sealed)
-	testworld.NoError(t, err)
-	if got.Kind != bus.Sealed || got.Session != s.ID() || int64(got.Expiry) != s.Expires().Unix() {
-		t.Errorf("got %v %v %v, want that of %v until %v", got.Kind, got.Session, got.Expiry, s.ID(), s.Expires().Unix())
-	}
-	_, err = itemOf(envelope.Tombstone, sealed)
-	testworld.Refused(t, err, wire.Malformed)
-	_, err = itemOf(envelope.Session, sealed[1:])
-	testworld.Refused(t, err, wire.Malformed)
 }
 
 // TestManagerConfig: what does not name a manager, or an address, is refused.

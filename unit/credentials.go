@@ -15,16 +15,16 @@ type Credentials struct {
 	Key   []byte // its private key, PKCS #8
 	Root  []byte // the root that trusts this identity and no other
 
-	// Replaced is closed when the unit holds newer ones, and when it is closed.
+	// Replaced is closed when the unit has newer ones, and when it is closed.
 	Replaced <-chan struct{}
 }
 
 // Credentials returns the newest ones, whatever [Unit.Ready] reports. It refuses with
 // "not-enrolled" after Close.
 func (u *Unit) Credentials() (Credentials, error) {
-	e := u.held.Load()
+	e := u.enrolled.Load()
 	if e == nil {
-		return Credentials{}, wire.Refuse(wire.NotEnrolled, "unit: certificate", "none", "an enrolled unit")
+		return Credentials{}, wire.Refuse(wire.NotEnrolled, "unit: certificate", "no certificate", "an enrolled unit")
 	}
 	key, err := x509.MarshalPKCS8PrivateKey(e.leaf.PrivateKey)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/hpke"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -23,10 +24,10 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// enrolment is what one certificate report gave: an immutable snapshot.
+// enrolment is the verified content of one certificate report. It is immutable.
 type enrolment struct {
 	policy      policy.Approved
-	life        time.Duration     // of certificates, as policy has it
+	lifetime    time.Duration     // of certificates, as policy has it
 	root        *x509.Certificate // authority root
 	identity    identity.Identity
 	party       attest.Digest    // whose program the unit runs, in a group: key
@@ -41,7 +42,7 @@ type enrolment struct {
 	renewAfter  time.Time
 	renewBefore time.Time
 	notAfter    time.Time
-	replaced    chan struct{} // closed when a newer enrolment is held
+	replaced    chan struct{} // closed when a newer enrolment is current
 }
 
 // secrets are the private keys of one request.
@@ -67,9 +68,9 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	}
 	sealed, err := p.Authority.Certify(ctx, request)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("asking for certificates: %w", err), u.teach(ctx, p, err))
+		return nil, errors.Join(fmt.Errorf("asking for certificates: %w", err), u.pushHistory(ctx, p, err))
 	}
-	signed, err := keys.open(request, sealed)
+	signed, err := keys.openReport(request, sealed)
 	if err != nil {
 		return nil, fmt.Errorf("opening the report: %w", err)
 	}
@@ -84,13 +85,13 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("checking the report: %w", err)
 	}
-	return e, e.staple(sealed)
+	return e, e.stapleEndorsements(sealed)
 }
 
-// introduction is what a TPM says of itself; all others need no credential.
+// introduction returns the keys of a TPM; other TEEs need no credential.
 func (u *Unit) introduction() api.ChallengeRequest {
-	if tee, ok := u.tee.Attester.(attest.Challenged); ok {
-		in := tee.Introduce()
+	if tee, ok := u.tee.Attester.(attest.CredentialAttester); ok {
+		in := tee.TPMKeys()
 		return api.ChallengeRequest{EK: in.Device, AK: in.Key}
 	}
 	return api.ChallengeRequest{}
@@ -104,7 +105,7 @@ func (u *Unit) request(ctx context.Context, challenge api.Challenge) (api.Certif
 		Nonce: challenge.Nonce, SigningKey: u.spki,
 		Root: approved.Document().Authority.Root, Head: approved.Head(),
 	}
-	terms, err := u.config.terms(approved)
+	terms, err := u.config.certificateTerms(approved)
 	if err != nil {
 		return request, secrets{}, err
 	}
@@ -112,7 +113,7 @@ func (u *Unit) request(ctx context.Context, challenge api.Challenge) (api.Certif
 	if err != nil {
 		return request, keys, err
 	}
-	evidence, err := u.tee.answer(ctx, attest.Bind(wire.LabelIssue, request.Bound()...), challenge.Credential)
+	evidence, err := u.tee.attest(ctx, attest.BindReportData(wire.LabelIssue, request.Bound()...), challenge.Credential)
 	if err != nil {
 		return request, keys, fmt.Errorf("asking the TEE for evidence: %w", err)
 	}
@@ -141,7 +142,7 @@ func newSecrets(mode policyfile.KeyMode, request *api.CertificateRequest) (keys 
 	return keys, nil
 }
 
-func taskOf(p policy.Approved, name string) (*policyfile.Task, error) {
+func findTask(p policy.Approved, name string) (*policyfile.Task, error) {
 	task, ok := p.Document().Tasks[name]
 	if !ok {
 		return nil, wire.Refuse(wire.NotFound, "policy: task", name, "a task of the policy")
@@ -149,21 +150,21 @@ func taskOf(p policy.Approved, name string) (*policyfile.Task, error) {
 	return task, nil
 }
 
-// open decrypts the answer. That it opens says that it was made for this
-// request, not yet by whom.
-func (s secrets) open(request api.CertificateRequest, sealed api.SealedReport) (api.SignedReport, error) {
+// openReport decrypts the response. Decryption proves that the report was made for this
+// request, but not who made it.
+func (s secrets) openReport(request api.CertificateRequest, sealed api.SealedReport) (api.SignedReport, error) {
 	var unverified api.SignedReport
 	recipient, err := hpke.NewRecipient(sealed.Encapsulated, s.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request, sealed.GroupRoot))
 	if err != nil {
-		return unverified, wire.Refuse(wire.BadSignature, "sealed report: encapsulated key", "one that does not open", "sealed to this request")
+		return unverified, wire.Refuse(wire.BadSignature, "sealed report: encapsulated key", err, "sealed to this request")
 	}
 	plain, err := recipient.Open(nil, sealed.Ciphertext)
 	if err != nil {
-		return unverified, wire.Refuse(wire.BadSignature, "sealed report: ciphertext", "one that does not open", "sealed to this request")
+		return unverified, wire.Refuse(wire.BadSignature, "sealed report: ciphertext", err, "sealed to this request")
 	}
 	defer clear(plain)
 	if err := json.Unmarshal(plain, &unverified); err != nil {
-		return unverified, wire.Refuse(wire.Malformed, "signed report", "", "JSON")
+		return unverified, wire.Refuse(wire.Malformed, "signed report", fmt.Sprint(len(plain), " bytes that do not parse"), "JSON")
 	}
 	return unverified, nil
 }
@@ -178,7 +179,7 @@ func (u *Unit) accept(request api.CertificateRequest, groupRoot wire.Digest, sig
 	}
 	var report api.Report
 	if err := json.Unmarshal(signed.Report, &report); err != nil {
-		return nil, wire.Refuse(wire.Malformed, "report", "", "JSON")
+		return nil, wire.Refuse(wire.Malformed, "report", fmt.Sprint(len(signed.Report), " bytes that do not parse"), "JSON")
 	}
 	defer clear(report.LeafKey)
 	defer report.Rings.Clear()
@@ -192,7 +193,7 @@ func (u *Unit) accept(request api.CertificateRequest, groupRoot wire.Digest, sig
 	if err := u.checkLeaf(e, report, keys); err != nil {
 		return nil, fmt.Errorf("leaf certificate: %w", err)
 	}
-	if err := e.takeRing(report.Rings); err != nil {
+	if err := e.setRing(report.Rings); err != nil {
 		return nil, fmt.Errorf("ring keys: %w", err)
 	}
 	return e, e.setTimes(report, u.now())
@@ -226,30 +227,30 @@ func (u *Unit) checkSignature(request api.CertificateRequest, groupRoot wire.Dig
 	message := api.ReportMessage(signed.Report, request.Digest())
 	defer clear(message)
 	if chain[0].CheckSignature(x509.ECDSAWithSHA256, message, signed.Signature) != nil {
-		return nil, wire.Refuse(wire.BadSignature, "report: signature", "one that does not verify", "the authority's, over this request")
+		return nil, wire.Refuse(wire.BadSignature, "report: signature", "a signature that does not verify", "the authority's, over this request")
 	}
 	return chain, nil
 }
 
-// snapshot checks what the report says against what the unit knows, and the roots in it
+// snapshot checks the claims of the report against the unit's configuration and policy, and the roots in it
 // against those of its signer.
 func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolment, error) {
 	approved, root := u.seen.Load().Policy(), signer[len(signer)-1]
-	terms, err := u.config.terms(approved)
+	terms, err := u.config.certificateTerms(approved)
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case report.Schema != api.ReportSchema:
 		return nil, wire.Refuse(wire.Malformed, "report: schema", report.Schema, api.ReportSchema)
-	case !approved.Knows(report.Head): // an older one is of a step that came meanwhile
+	case !approved.Knows(report.Head): // an older head is of a step that was adopted in the meantime
 		return nil, wire.Refuse(wire.Behind, "report: policy head", report.Head, approved.Head())
 	case report.KeyMode != string(terms.keyMode):
 		return nil, wire.Refuse(wire.WrongKind, "report: key mode", report.KeyMode, terms.keyMode)
 	case !bytes.Equal(report.Authority, root.Raw):
-		return nil, wire.Refuse(wire.WrongRoot, "report: authority root", "another", "the signer's")
+		return nil, wire.Refuse(wire.WrongRoot, "report: authority root", wire.Sum(report.Authority), wire.Sum(root.Raw))
 	case u.config.Group != "" && !bytes.Equal(report.IdentityCA, signer[1].Raw):
-		return nil, wire.Refuse(wire.WrongRoot, "report: group root", "another", "the signer's")
+		return nil, wire.Refuse(wire.WrongRoot, "report: group root", wire.Sum(report.IdentityCA), wire.Sum(signer[1].Raw))
 	}
 	id, err := u.config.identity(approved, report)
 	if err != nil {
@@ -260,7 +261,7 @@ func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolme
 	}
 	var party attest.Digest
 	if u.config.Group != "" {
-		if party, err = u.config.party(approved, report); err != nil {
+		if party, err = u.config.ownParty(approved, report); err != nil {
 			return nil, err
 		}
 	}
@@ -269,18 +270,18 @@ func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolme
 		return nil, fmt.Errorf("checking the head in the report: %w", err)
 	}
 	return &enrolment{
-		proved: proved, policy: approved, root: root, unit: report.Unit, env: report.Env, replaced: make(chan struct{}), life: terms.life,
+		proved: proved, policy: approved, root: root, unit: report.Unit, env: report.Env, replaced: make(chan struct{}), lifetime: terms.lifetime,
 		identity: identity.Identity{
 			ID: id, Task: report.Task, Release: report.Release, Group: report.Group, Role: report.Role,
 			Root: report.IdentityCA, Cross: report.Cross,
 		},
-		party: party, endorsed: whenChecked(report),
+		party: party, endorsed: fetchTimes(report),
 	}, nil
 }
 
-// whenChecked is the authority's word on when it had what vendors say of each part of
-// our evidence, where it says so.
-func whenChecked(report api.Report) (all []attest.Endorsements) {
+// fetchTimes returns the authority's statements of when it fetched the vendors' documents for
+// each part of the evidence.
+func fetchTimes(report api.Report) (all []attest.Endorsements) {
 	for _, checked := range append([][]byte{report.Checked}, report.DevicesChecked...) {
 		one := attest.Endorsements{}
 		if len(checked) > 0 {
@@ -291,9 +292,9 @@ func whenChecked(report api.Report) (all []attest.Endorsements) {
 	return all
 }
 
-// staple keeps what a client needs to judge our evidence without its vendors: their
-// documents, unchecked, beside the authority's word on when it had them.
-func (e *enrolment) staple(sealed api.SealedReport) error {
+// stapleEndorsements keeps what a client needs to appraise the unit's evidence without its
+// vendors: their documents, unverified, and the authority's statement of when it fetched them.
+func (e *enrolment) stapleEndorsements(sealed api.SealedReport) error {
 	unverified := append([]map[string][]byte{sealed.Endorsements}, sealed.DeviceEndorsements...)
 	if len(unverified) != len(e.endorsed) {
 		return wire.Refuse(wire.Malformed, "report: devices with endorsements", len(unverified)-1, len(e.endorsed)-1)
@@ -304,7 +305,7 @@ func (e *enrolment) staple(sealed api.SealedReport) error {
 				one[role] = document
 			}
 		}
-		if _, err := one.Checked(); err != nil {
+		if _, err := one.Fetched(); err != nil {
 			return err
 		}
 	}
@@ -332,7 +333,7 @@ func (u *Unit) checkLeaf(e *enrolment, report api.Report, keys secrets) error {
 		parsed, err := x509.ParsePKCS8PrivateKey(report.LeafKey)
 		shared, ok := parsed.(*ecdsa.PrivateKey)
 		if err != nil || !ok {
-			return wire.Refuse(wire.Malformed, "shared key", "", "an ECDSA key, PKCS #8")
+			return wire.Refuse(wire.Malformed, "shared key", fmt.Sprintf("%d bytes of type %T", len(report.LeafKey), parsed), "an ECDSA key, PKCS #8")
 		}
 		kind, key = identity.KindShared, shared
 	}
@@ -357,9 +358,9 @@ func (u *Unit) checkOwn(e *enrolment, raw [][]byte, key crypto.PublicKey, expect
 		return identity.Peer{}, err
 	}
 	if !key.(*ecdsa.PublicKey).Equal(chain[0].PublicKey) {
-		return identity.Peer{}, wire.Refuse(wire.BadChain, "certified key", "another key", "the unit's own")
+		return identity.Peer{}, wire.Refuse(wire.BadChain, "certified key", wire.Sum(chain[0].RawSubjectPublicKeyInfo), "the unit's own key")
 	}
-	if expect.At, err = judgedAt(chain[0], u.now()); err != nil {
+	if expect.At, err = verificationTime(chain[0], u.now()); err != nil {
 		return identity.Peer{}, err
 	}
 	expect.Policy, expect.IDs = e.policy, []attest.Digest{e.identity.ID}
@@ -381,7 +382,7 @@ func (e *enrolment) setTimes(report api.Report, now time.Time) error {
 		return wire.Refuse(wire.Malformed, "report: renewal", e.renewAfter, "before the certificate's end")
 	}
 	begin := e.leaf.Leaf.NotBefore.Add(wire.WindowLead)
-	next := begin.Add(e.life * 2 / 3)
+	next := begin.Add(e.lifetime * 2 / 3)
 	if latest := next.Add(wire.MaxClockSkew); now.After(latest) {
 		return wire.Refuse(wire.ClockSkew, "certificate window: time here", now.UTC().Format(time.RFC3339), "before "+latest.UTC().Format(time.RFC3339))
 	}
@@ -393,9 +394,74 @@ func parseAll(raw ...[]byte) ([]*x509.Certificate, error) {
 	for i, der := range raw {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return nil, wire.Refuse(wire.Malformed, "report: certificate", "", "X.509, DER")
+			return nil, wire.Refuse(wire.Malformed, "report: certificate", err, "X.509, DER")
 		}
 		chain[i] = c
 	}
 	return chain, nil
+}
+
+// setRing takes over the ring keys of a report. It refuses, with "malformed",
+// keys of another form and a kind of session without a current key, and with
+// "identity" keys that are inherited from another release than policy says.
+func (e *enrolment) setRing(r api.Rings) (err error) {
+	if e.ring.Strict, err = openRing(r.Strict); err != nil {
+		return err
+	}
+	if e.ring.Follow, err = openRing(r.Follow); err != nil || r.Inherited == nil {
+		return err
+	}
+	if e.identity.Group != "" {
+		return wire.Refuse(wire.WrongIdentity, "report: keys inherited in a group", r.Inherited.Identity, "no inherited keys")
+	}
+	task, release := e.identity.Task, e.identity.Release
+	before, err := identity.ReleaseID(e.policy, task, e.policy.Document().Tasks[task].Releases[release].Continues)
+	if err != nil || r.Inherited.Identity != before {
+		return wire.Refuse(wire.WrongIdentity, "report: keys inherited from", r.Inherited.Identity, before)
+	}
+	e.ring.Inherited.Identity = before
+	e.ring.Inherited.Keys, err = openRing(r.Inherited.RingKeys)
+	return err
+}
+
+func openRing(from api.RingKeys) (identity.RingKeys, error) {
+	var keys identity.RingKeys
+	if from.Current == nil {
+		return keys, wire.Refuse(wire.Malformed, "report: current ring key", "no current key", "a current key for each kind of session")
+	}
+	for _, k := range []struct {
+		from *api.RingKey
+		to   **identity.RingKey
+	}{{from.Previous, &keys.Previous}, {from.Current, &keys.Current}, {from.Next, &keys.Next}} {
+		if k.from == nil {
+			continue
+		}
+		var err error
+		if *k.to, err = identity.OpenRingKey(k.from.Key, k.from.End); err != nil {
+			return identity.RingKeys{}, err
+		}
+	}
+	return keys, nil
+}
+
+// leaveTime bounds how long the end of a unit waits for the authority: a place that is not
+// released expires.
+const leaveTime = 2 * time.Second
+
+// leave releases the unit's place among the units of its task. No more certificates are
+// issued to this unit. One authority that responds is enough.
+func (u *Unit) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
+	defer cancel()
+	l := api.LeaveRequest{Unit: u.id, Time: u.now().UTC().Truncate(time.Second)}
+	digest := sha256.Sum256(api.LeaveMessage(l.Unit, l.Time, u.seen.Load().Policy().Document().Authority.Root))
+	var err error
+	if l.Signature, err = ecdsa.SignASN1(rand.Reader, u.signing, digest[:]); err == nil {
+		for _, p := range u.peers {
+			if _, err = p.Authority.ReleasePlace(ctx, l); err == nil {
+				return
+			}
+		}
+	}
+	u.config.Log.Info("no authority released the place of this unit; it expires", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
 }

@@ -317,7 +317,7 @@ func TestClockSkewOfWindows(t *testing.T) {
 		{"ahead", leaf.NotAfter, time.Time{}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			got, err := judgedAt(leaf, row.now)
+			got, err := verificationTime(leaf, row.now)
 			if row.want.IsZero() {
 				testworld.Refused(t, err, wire.ClockSkew)
 				return

@@ -14,33 +14,33 @@ type readiness struct {
 	Detail string      `json:"detail,omitempty"`
 }
 
-// Health answers /livez with 200, /readyz with 200 or 503 and the reason of
-// [Unit.Ready], and /stats with [Stats], all JSON. Nothing in it is secret. It
-// belongs on a listener without the unit's certificate, which is just what a
-// unit that is not ready cannot serve with.
+// Health serves /livez with 200, /readyz with 200 or 503 and the reason of
+// [Unit.Ready], and /stats with [Stats], all JSON. Nothing in it is secret. Serve
+// it on a listener without the unit's certificate: a unit that is not ready cannot
+// serve with that.
 func (u *Unit) Health() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, struct {
+		writeJSON(w, http.StatusOK, struct {
 			Live bool `json:"live"`
 		}{true})
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if err := u.Ready(); err != nil {
-			answer(w, http.StatusServiceUnavailable, readiness{Reason: wire.ReasonOf(err), Detail: err.Error()})
+			writeJSON(w, http.StatusServiceUnavailable, readiness{Reason: wire.ReasonOf(err), Detail: err.Error()})
 			return
 		}
-		answer(w, http.StatusOK, readiness{Ready: true})
+		writeJSON(w, http.StatusOK, readiness{Ready: true})
 	})
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, u.Stats())
+		writeJSON(w, http.StatusOK, u.Stats())
 	})
 	return mux
 }
 
-func answer(w http.ResponseWriter, status int, body any) {
+func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	// The caller may be gone, and there is nobody else to tell.
+	// The caller may be gone; no one else needs the error.
 	_ = json.NewEncoder(w).Encode(body)
 }

@@ -20,8 +20,8 @@ type peer struct {
 	address string
 }
 
-func (u *Unit) dial(address string) (*peer, error) {
-	p, err := history.NewPeer(history.Config{Address: address, LeafPolicy: u.judge, Clock: u.now, Certificate: u.signingCertificate})
+func (u *Unit) newPeer(address string) (*peer, error) {
+	p, err := history.NewPeer(history.Config{Address: address, LeafPolicy: u.leafPolicy, Clock: u.now, Certificate: u.signingCertificate})
 	if err != nil {
 		return nil, fmt.Errorf("authority %q: %w", address, err)
 	}
@@ -30,16 +30,16 @@ func (u *Unit) dial(address string) (*peer, error) {
 
 // signingCertificate is the newest certificate of the signing key; none before the first.
 func (u *Unit) signingCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-	e, err := u.current()
+	e, err := u.currentEnrolment()
 	if err != nil {
 		return new(tls.Certificate), nil
 	}
 	return &tls.Certificate{Certificate: [][]byte{e.unit, e.identity.Cross}, PrivateKey: u.signing}, nil
 }
 
-// judge says how the authority's leaf is checked in a handshake.
-func (u *Unit) judge(leaf *x509.Certificate) (policy.Approved, time.Time, error) {
-	at, err := judgedAt(leaf, u.now())
+// leafPolicy returns the policy and the time for checking the authority's leaf in a handshake.
+func (u *Unit) leafPolicy(leaf *x509.Certificate) (policy.Approved, time.Time, error) {
+	at, err := verificationTime(leaf, u.now())
 	return u.seen.Load().Policy(), at, err
 }
 
@@ -48,7 +48,7 @@ func (u *Unit) judge(leaf *x509.Certificate) (policy.Approved, time.Time, error)
 // the group root stands between.
 func (u *Unit) checkSigner(chain []*x509.Certificate, group string) error {
 	last := len(chain) - 1
-	approved, at, err := u.judge(chain[0])
+	approved, at, err := u.leafPolicy(chain[0])
 	if err != nil {
 		return err
 	}
@@ -58,10 +58,10 @@ func (u *Unit) checkSigner(chain []*x509.Certificate, group string) error {
 	return err
 }
 
-// judgedAt is the time at which a fresh certificate is checked: now, or its
+// verificationTime is the time at which a fresh certificate is checked: now, or its
 // begin when this machine's clock is behind the authority's by no more than
 // clocks may differ. It refuses, with "clock", certificates of another time.
-func judgedAt(c *x509.Certificate, now time.Time) (time.Time, error) {
+func verificationTime(c *x509.Certificate, now time.Time) (time.Time, error) {
 	earliest := c.NotBefore.Add(wire.WindowLead - wire.MaxClockSkew)
 	if now.Before(earliest) || !now.Before(c.NotAfter) {
 		return time.Time{}, wire.Refuse(wire.ClockSkew, "certificate window: time here", now.UTC().Format(time.RFC3339),
@@ -79,15 +79,15 @@ func judgedAt(c *x509.Certificate, now time.Time) (time.Time, error) {
 func (u *Unit) refresh(ctx context.Context, p *peer) error {
 	next, err := p.Follow(ctx, *u.seen.Load(), u.config.Genesis)
 	if err != nil {
-		return errors.Join(err, u.teach(ctx, p, err))
+		return errors.Join(err, u.pushHistory(ctx, p, err))
 	}
 	u.adopt(next)
 	return nil
 }
 
-// teach gives an authority that is behind the history the unit holds. Other
-// causes are left alone.
-func (u *Unit) teach(ctx context.Context, p *peer, cause error) error {
+// pushHistory sends the unit's history to an authority that is behind. It ignores other
+// causes.
+func (u *Unit) pushHistory(ctx context.Context, p *peer, cause error) error {
 	if !errors.Is(cause, wire.Behind) {
 		return nil
 	}

@@ -52,7 +52,7 @@ func TestLeavesNobody(t *testing.T) {
 
 // TestWaitsForAPlace: a full task is no reason for a unit to give up.
 func TestWaitsForAPlace(t *testing.T) {
-	if final(wire.Refuse(wire.NoPlace, "units", "", "")) {
+	if isFinal(wire.Refuse(wire.NoPlace, "units", "", "")) {
 		t.Error("a unit that finds no place gives up")
 	}
 }

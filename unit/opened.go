@@ -9,55 +9,55 @@ import (
 	"sync"
 )
 
-// opened are the connections of a unit that last only while policy lets both ends have
+// connSet are the connections of a unit that last only while policy lets both ends have
 // them: a certificate is checked in the handshake, and policy may cut it off later.
-type opened struct {
+type connSet struct {
 	mu    sync.Mutex // guards conns
-	conns map[lasting]struct{}
+	conns map[revocable]struct{}
 }
 
-// lasting is a connection that may be cut off.
-type lasting interface {
+// revocable is a connection that may be cut off.
+type revocable interface {
 	// still refuses what the newest policy refuses of the other side.
-	still() error
+	checkStillAllowed() error
 	// cut ends the connection.
-	cut()
+	closeNow()
 }
 
-func (o *opened) add(c lasting) {
+func (o *connSet) insert(c revocable) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.conns == nil {
-		o.conns = map[lasting]struct{}{}
+		o.conns = map[revocable]struct{}{}
 	}
 	o.conns[c] = struct{}{}
 }
 
-func (o *opened) remove(c lasting) {
+func (o *connSet) remove(c revocable) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.conns, c)
 }
 
-func (o *opened) all() []lasting {
+func (o *connSet) snapshot() []revocable {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Collect(maps.Keys(o.conns))
 }
 
-// endCut ends the connections that the newest policy does not let the unit have: those
+// closeRevoked ends the connections that the newest policy does not let the unit have: those
 // with a peer that it cuts off, and all of a unit that it cuts off. A unit that needs no
 // more than a newer certificate keeps its own.
-func (u *Unit) endCut() {
+func (u *Unit) closeRevoked() {
 	own := false
-	if e := u.held.Load(); e != nil {
+	if e := u.enrolled.Load(); e != nil {
 		renewed := e.facts
 		renewed.Head = u.newest().Head()
 		own = u.newest().CutOff(renewed, u.now()) != nil
 	}
-	for _, c := range u.opened.all() {
-		if own || c.still() != nil {
-			c.cut()
+	for _, c := range u.conns.snapshot() {
+		if own || c.checkStillAllowed() != nil {
+			c.closeNow()
 		}
 	}
 }
@@ -74,7 +74,7 @@ func (u *Unit) Dial(ctx context.Context, config *tls.Config, address string) (*t
 	if err != nil {
 		return nil, err
 	}
-	c := &called{Conn: below, of: &u.opened}
+	c := &outgoingConn{Conn: below, of: &u.conns}
 	secured := tls.Client(c, config)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		below.Close()
@@ -82,27 +82,27 @@ func (u *Unit) Dial(ctx context.Context, config *tls.Config, address string) (*t
 	}
 	state := secured.ConnectionState()
 	c.check = func() error { return config.VerifyConnection(state) }
-	u.opened.add(c)
-	if err := c.still(); err != nil { // a policy was adopted meanwhile
+	u.conns.insert(c)
+	if err := c.checkStillAllowed(); err != nil { // a policy was adopted meanwhile
 		secured.Close()
 		return nil, err
 	}
 	return secured, nil
 }
 
-// called is a connection below TLS that the unit has made.
-type called struct {
+// outgoingConn is a connection below TLS that the unit has made.
+type outgoingConn struct {
 	net.Conn
-	of    *opened
+	of    *connSet
 	check func() error
 }
 
-func (c *called) still() error { return c.check() }
+func (c *outgoingConn) checkStillAllowed() error { return c.check() }
 
-func (c *called) cut() { c.Conn.Close() }
+func (c *outgoingConn) closeNow() { c.Conn.Close() }
 
 // Close ends the connection.
-func (c *called) Close() error {
+func (c *outgoingConn) Close() error {
 	c.of.remove(c)
 	return c.Conn.Close()
 }

@@ -60,7 +60,7 @@ func TestOwnParty(t *testing.T) {
 	}{
 		"its party approves":             {both, nil, func(*Config) {}, ""},
 		"the key before, and the new":    {both, nil, func(c *Config) { c.PartyKeys = append(c.PartyKeys, attest.Digest{1}) }, ""},
-		"this roster":                    {both, nil, func(c *Config) { c.Roster = w.Policy().Pact("trial").ID() }, ""},
+		"this roster":                    {both, nil, func(c *Config) { c.Roster = w.Policy().GroupByName("trial").ID() }, ""},
 		"another roster":                 {both, north, func(c *Config) { c.Roster[0] = 1 }, wire.StaleRoster},
 		"no party of the role":           {both, north, func(c *Config) { c.PartyKeys = []attest.Digest{{1}} }, wire.NoParty},
 		"both parties":                   {both, north, func(c *Config) { c.PartyKeys = append(c.PartyKeys, w.Keys["north"].Digest()) }, wire.NoParty},
@@ -136,7 +136,7 @@ func TestPeerRoot(t *testing.T) {
 	const theirs = "another secret of the group"
 	w := partied(t)
 	w.Says("north", false)
-	w.SaysOf(unittest.GroupKeysOf(theirs, w.Policy().Pact("trial").ID()).RootDigest(), "south", false)
+	w.SaysOf(unittest.GroupKeysOf(theirs, w.Policy().GroupByName("trial").ID()).RootDigest(), "south", false)
 	a, b := w.Authority(w.AuthorityKeys), w.Authority(w.AuthorityKeys)
 	b.Set(func(f *unittest.Authority) { f.Secret = theirs })
 	start := func(party, role, program string, at *unittest.Authority) *Unit {

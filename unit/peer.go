@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -21,7 +22,7 @@ import (
 // checked.
 type Peer = identity.Peer
 
-// PeerOf gives the unit of the group that sent a request to [Unit.Serve]; its
+// PeerOf returns the unit of the group that sent a request to [Unit.Serve]; its
 // [Peer.Role] is one that may call this unit's. ok is false for requests of
 // sessions.
 func PeerOf(ctx context.Context) (p Peer, ok bool) {
@@ -34,26 +35,26 @@ func PeerOf(ctx context.Context) (p Peer, ok bool) {
 	return c.peer, c.peer.OK()
 }
 
-// terms are what policy says of a unit's certificates.
+// terms are the policy's rules for a unit's certificates.
 type terms struct {
-	keyMode policyfile.KeyMode
-	life    time.Duration
+	keyMode  policyfile.KeyMode
+	lifetime time.Duration
 }
 
-// terms finds them, or refuses with "not-found".
-func (c Config) terms(p policy.Approved) (terms, error) {
+// certificateTerms finds them, or refuses with "not-found".
+func (c Config) certificateTerms(p policy.Approved) (terms, error) {
 	if c.Group == "" {
-		task, err := taskOf(p, c.Task)
+		task, err := findTask(p, c.Task)
 		if err != nil {
 			return terms{}, err
 		}
-		return terms{task.KeyMode, task.Life}, nil
+		return terms{task.KeyMode, task.Lifetime}, nil
 	}
-	pact := p.Pact(c.Group)
+	pact := p.GroupByName(c.Group)
 	if pact == nil || pact.Group.Roles[c.Role] == nil {
 		return terms{}, wire.Refuse(wire.NotFound, "policy: role of group "+c.Group, c.Role, "a role of the policy")
 	}
-	return terms{pact.Group.KeyMode, pact.Group.Life}, nil
+	return terms{pact.Group.KeyMode, pact.Group.Lifetime}, nil
 }
 
 // identity is what the report must be about: a release of the task, or the
@@ -67,13 +68,13 @@ func (c Config) identity(p policy.Approved, report api.Report) (attest.Digest, e
 	if c.Group == "" {
 		return identity.ReleaseID(p, report.Task, report.Release)
 	}
-	pact := p.PactOf(report.Identity)
+	pact := p.GroupByID(report.Identity)
 	if pact == nil || pact.Group.Name != c.Group || !bytes.Equal(report.Roster, pact.Roster.Bytes()) {
-		return attest.Digest{}, wire.Refuse(wire.StaleRoster, "report: roster", report.Identity, p.Pact(c.Group).ID())
+		return attest.Digest{}, wire.Refuse(wire.StaleRoster, "report: roster", report.Identity, p.GroupByName(c.Group).ID())
 	}
 	of := func(m policyfile.Member) bool { return m.Task == report.Task && m.Release == report.Release }
 	if role := pact.Group.Roles[c.Role]; role == nil || !slices.ContainsFunc(role.Members, of) {
-		return attest.Digest{}, wire.Refuse(wire.WrongRole, "report: member of role "+c.Role, report.Task+" "+report.Release, "one of the roster")
+		return attest.Digest{}, wire.Refuse(wire.WrongRole, "report: member of role "+c.Role, report.Task+" "+report.Release, "a member of the roster")
 	}
 	return pact.ID(), nil
 }
@@ -91,14 +92,14 @@ func (c Config) identity(p policy.Approved, report api.Report) (attest.Digest, e
 // the group does not have, and with "not-allowed" one that may neither call nor
 // be called.
 func (u *Unit) PeerTLS(group, role string) (*tls.Config, error) {
-	if _, err := u.current(); err != nil {
+	if _, err := u.currentEnrolment(); err != nil {
 		return nil, err
 	}
 	if group == "" || group != u.config.Group {
 		return nil, wire.Refuse(wire.WrongGroup, "peer: group", group, u.config.Group)
 	}
 	if len(u.expectPeer(u.mayCall, role).Roles)+len(u.expectPeer(u.mayBeCalledBy, role).Roles) == 0 {
-		return nil, wire.Refuse(wire.NotAllowed, "peer: role", role, "one that "+u.config.Role+" calls or is called by")
+		return nil, wire.Refuse(wire.NotAllowed, "peer: role", role, "a role that "+u.config.Role+" calls or is called by")
 	}
 	config := identity.ClientTLS("", u.authorityRoot, nil)
 	config.GetClientCertificate = u.clientCertificate
@@ -128,8 +129,8 @@ func (u *Unit) admitPeers(config *tls.Config) func(*tls.ClientHelloInfo) (*tls.C
 			}
 			p, err := u.checkPeer(s, u.expectPeer(u.mayBeCalledBy, u.roles()...))
 			if c, ok := hello.Conn.(*conn); ok && err == nil {
-				c.meet(p, u.now())
-				return c.still() // a policy may have been adopted meanwhile
+				c.setPeer(p, u.now())
+				return c.checkStillAllowed() // a policy may have been adopted meanwhile
 			}
 			return err
 		}
@@ -137,8 +138,8 @@ func (u *Unit) admitPeers(config *tls.Config) func(*tls.ClientHelloInfo) (*tls.C
 	}
 }
 
-// checkPeer judges what the other side presented. An identity that is not known
-// here may be of policy that the unit has not seen, so that it renews soon.
+// checkPeer verifies the chain that the peer presented. An unknown identity may be of a
+// policy that the unit has not seen yet, so the unit renews soon.
 func (u *Unit) checkPeer(s tls.ConnectionState, e identity.Expect) (Peer, error) {
 	p, err := identity.Check(s.PeerCertificates, u.authorityRoot(), e)
 	if errors.Is(err, wire.StaleRoster) || errors.Is(err, wire.NoQuorum) || errors.Is(err, wire.Withdrawn) {
@@ -147,11 +148,11 @@ func (u *Unit) checkPeer(s tls.ConnectionState, e identity.Expect) (Peer, error)
 	return p, err
 }
 
-// pact is the unit's group as the newest policy has it, and as its parties agree on it,
+// groupState is the unit's group as the newest policy has it, and as its parties agree on it,
 // the unit's own among them; nil when they do not.
-func (u *Unit) pact() *policy.Pact {
+func (u *Unit) groupState() *policy.GroupState {
 	at := u.now()
-	for p := u.seen.Load().Policy().Pact(u.config.Group); p != nil; p = p.Before {
+	for p := u.seen.Load().Policy().GroupByName(u.config.Group); p != nil; p = p.Predecessor {
 		for _, root := range p.Roots(at) {
 			if identity.CheckApprovers(p, root, u.config.PartyKeys, at) == nil {
 				return p
@@ -162,32 +163,34 @@ func (u *Unit) pact() *policy.Pact {
 }
 
 func (u *Unit) roles() []string {
-	if p := u.pact(); p != nil {
+	if p := u.groupState(); p != nil {
 		return p.Group.RoleNames()
 	}
 	return nil
 }
 
-func (u *Unit) mayCall(p *policy.Pact, role string) bool { return p.Group.MayCall(u.config.Role, role) }
+func (u *Unit) mayCall(p *policy.GroupState, role string) bool {
+	return p.Group.MayCall(u.config.Role, role)
+}
 
-func (u *Unit) mayBeCalledBy(p *policy.Pact, role string) bool {
+func (u *Unit) mayBeCalledBy(p *policy.GroupState, role string) bool {
 	return p.Group.MayCall(role, u.config.Role)
 }
 
 // expectPeer is what a unit of one of the roles must be now. Roles that may not
-// meet this one are left out; without any it refuses everything.
-func (u *Unit) expectPeer(may func(*policy.Pact, string) bool, roles ...string) identity.Expect {
+// call, or be called, are left out; without any it refuses everything.
+func (u *Unit) expectPeer(may func(*policy.GroupState, string) bool, roles ...string) identity.Expect {
 	e := identity.Expect{
 		Policy: u.seen.Load().Policy(), Kinds: []identity.Kind{identity.KindGroup}, Use: identity.UseTLS,
 		At: u.now(), Group: u.config.Group, Parties: u.config.PeerParties, Approvers: u.config.PartyKeys,
 	}
-	if p := u.pact(); p != nil {
+	if p := u.groupState(); p != nil {
 		e.Roles = slices.DeleteFunc(slices.Clone(roles), func(role string) bool { return !may(p, role) })
 	}
 	return e
 }
 
-// membersOnly is h for units of the group and for sessions, and no one else.
+// membersOnly serves h to units of the group and to sessions only.
 func (u *Unit) membersOnly(h http.Handler) http.Handler {
 	if u.config.Group == "" {
 		return h
@@ -201,4 +204,44 @@ func (u *Unit) membersOnly(h http.Handler) http.Handler {
 		}
 		h.ServeHTTP(w, r)
 	})
+}
+
+// checkParties reports the faults of what a configuration says of parties.
+func (c Config) checkParties(fault func(rule string, got, want any)) {
+	if c.Group == "" {
+		if len(c.PartyKeys)+len(c.PeerParties) > 0 || !c.Roster.IsZero() {
+			fault("party keys, roster, peer parties", "set without a group", "no such pin, or a group")
+		}
+		return
+	}
+	if !keysOK(c.PartyKeys) || len(c.PartyKeys) > wire.MaxPartyKeys {
+		fault("party keys", c.PartyKeys, fmt.Sprintf("1 to %d keys of the unit's own party, each once", wire.MaxPartyKeys))
+	}
+	for role, keys := range c.PeerParties {
+		if !wire.ValidName(role) || !keysOK(keys) {
+			fault("peer parties of role "+role, keys, "at least 1 key, each once")
+		}
+	}
+}
+
+// keysOK reports whether there are keys, each once.
+func keysOK(keys []attest.Digest) bool {
+	for i, key := range keys {
+		if key.IsZero() || slices.Contains(keys[:i], key) {
+			return false
+		}
+	}
+	return len(keys) > 0
+}
+
+// ownParty is the key of the unit's own party, where the roster of a report names exactly
+// that party for the unit's program in its role. That it approves the roster was checked of
+// the report's signer: a quorum of others, and the authority's word, count for neither.
+func (c Config) ownParty(p policy.Approved, report api.Report) (attest.Digest, error) {
+	id, err := identity.ReleaseID(p, report.Task, report.Release)
+	if err != nil {
+		return attest.Digest{}, err
+	}
+	_, key, err := p.GroupByID(report.Identity).Roster.Pinned(c.Role, id, policy.Pins{Parties: c.PartyKeys, Roster: c.Roster})
+	return key, err
 }

@@ -20,7 +20,7 @@ import (
 func member(w *unittest.World, role, program string, at *unittest.Authority) Config {
 	c := configOf(w, program, at)
 	c.Task, c.Group, c.Role = "", "trial", role
-	c.PartyKeys = []attest.Digest{w.Policy().Pact("trial").Roster.Parties[0].Key}
+	c.PartyKeys = []attest.Digest{w.Policy().GroupByName("trial").Roster.Parties[0].Key}
 	c.Attester = w.Vendor.Chip().Attester(attesttest.Measure(program))
 	return c
 }
@@ -88,7 +88,7 @@ func TestGroupReportSigner(t *testing.T) {
 		"the domain's authority": {unittest.Faults{DomainSigns: true}, wire.BadChain},
 		"the domain's authority beside the group root": {unittest.Faults{DomainSigns: true, Signed: func(s *api.SignedReport) {
 			i, p := a.Issuer()
-			id, _ := i.GroupIdentity(p.Pact("trial"))
+			id, _ := i.GroupIdentity(p.GroupByName("trial"))
 			s.Chain = [][]byte{s.Chain[0], id.Root, s.Chain[1]}
 		}}, wire.WrongGroup},
 		"a root that no party approved":       {unittest.Faults{GroupSecret: "the owners'"}, wire.NoQuorum},

@@ -18,12 +18,12 @@ const attemptTime = 5 * time.Second
 // asked within attemptTime and Most.
 var authorityBackoff = retry.Backoff{First: 50 * time.Millisecond, Max: 5 * time.Second}
 
-// longestPause is how long the clock is not looked at: timers stand still while
-// a machine sleeps, certificates do not.
+// longestPause is how long the clock is not looked at: timers stop while
+// a machine sleeps, but certificates expire.
 const longestPause = time.Minute
 
-// renew replaces the certificate when it is time, until ctx is done. The one
-// held is kept while no authority gives a newer one.
+// renew replaces the certificate when it is time, until ctx is done. The current
+// one is kept while no authority issues a newer one.
 func (u *Unit) renew(ctx context.Context) {
 	defer close(u.done)
 	for u.awaitRenewal(ctx) == nil {
@@ -32,7 +32,7 @@ func (u *Unit) renew(ctx context.Context) {
 	}
 }
 
-// awaitRenewal blocks until the certificate held is to be renewed, at a random
+// awaitRenewal blocks until the current certificate is to be renewed, at a random
 // point of the time for it, or ahead of that when a ring key is missed, or ctx is
 // done. However clocks differ it else lets half of that time pass, so that a unit
 // never asks in a tight loop.
@@ -40,54 +40,54 @@ func (u *Unit) renew(ctx context.Context) {
 // A step that concerns the unit makes it renew at a random point of the spread that the
 // authority proved with it.
 func (u *Unit) awaitRenewal(ctx context.Context) error {
-	e := u.held.Load()
+	e := u.enrolled.Load()
 	spread := e.renewBefore.Sub(e.renewAfter)
-	if soon, err := u.await(ctx, spread/2); soon || err != nil {
+	if soon, err := u.awaitStep(ctx, spread/2); soon || err != nil {
 		return err
 	}
 	due := e.renewAfter.Add(rand.N(spread + 1))
 	for wait := due.Sub(u.now()); wait > 0; wait = due.Sub(u.now()) {
-		if soon, err := u.await(ctx, min(wait, longestPause)); soon || err != nil {
+		if soon, err := u.awaitStep(ctx, min(wait, longestPause)); soon || err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// obtain tries all authorities until one gives a certificate, with back-off and
+// obtain tries all authorities until one issues a certificate, with back-off and
 // one warning for each step of it. It ends early with an error for which ends
 // is true, or when ctx is done, with that of the last attempt that ctx did not cut
 // off.
 func (u *Unit) obtain(ctx context.Context, ends func(error) bool) error {
-	var told error
+	var firstErr error
 	for failures := 1; ; failures++ {
-		moved := u.news.next()
+		moved := u.steps.nextStep()
 		err := u.Attempt(ctx)
 		if err == nil || ends(err) {
 			return err
 		}
-		if told == nil || ctx.Err() == nil {
-			told = err
+		if firstErr == nil || ctx.Err() == nil {
+			firstErr = err
 		}
 		if ctx.Err() != nil {
-			return errors.Join(context.Cause(ctx), told)
+			return errors.Join(context.Cause(ctx), firstErr)
 		}
 		wait := authorityBackoff.Wait(failures)
 		u.config.Log.Warn("no certificate yet", "unit", u.id, "task", u.config.Task, "group", u.config.Group, "role", u.config.Role, "reason", wire.ReasonOf(err), "cause", err, "retry_in", wait)
 		switch stepped, err := pauseUntil(ctx, wait, moved); {
 		case err != nil:
-			return errors.Join(context.Cause(ctx), told)
+			return errors.Join(context.Cause(ctx), firstErr)
 		case stepped:
 			failures = 0 // what was refused may be approved now
 		}
 	}
 }
 
-// Attempt asks each authority once, beginning with the one that gave the last
-// certificate: of several, one gives ring keys. When none gives a certificate the
+// Attempt asks each authority once, beginning with the one that issued the last
+// certificate: of several, one issues ring keys. When none issues a certificate the
 // error is that of the first final refusal, or of the first address.
 func (u *Unit) Attempt(ctx context.Context) error {
-	var told error
+	var firstErr error
 	for i, p := range u.peers {
 		err := u.attemptAt(ctx, p)
 		if err == nil {
@@ -95,11 +95,11 @@ func (u *Unit) Attempt(ctx context.Context) error {
 			return nil
 		}
 		u.counters.failed(err)
-		if told == nil || final(err) && !final(told) {
-			told = fmt.Errorf("authority %s: %w", p.address, err)
+		if firstErr == nil || isFinal(err) && !isFinal(firstErr) {
+			firstErr = fmt.Errorf("authority %s: %w", p.address, err)
 		}
 	}
-	return told
+	return firstErr
 }
 
 func (u *Unit) attemptAt(ctx context.Context, p *peer) error {
@@ -109,19 +109,19 @@ func (u *Unit) attemptAt(ctx context.Context, p *peer) error {
 	if err != nil {
 		return err
 	}
-	if err := u.stand(e); err != nil {
+	if err := u.applyCredentials(e); err != nil {
 		u.config.Log.Warn("channel stays with the former certificate", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
 	}
-	if old := u.held.Swap(e); old != nil {
+	if old := u.enrolled.Swap(e); old != nil {
 		close(old.replaced)
 	}
 	u.counters.renewals.Add(1)
 	return nil
 }
 
-// final reports whether trying again cannot help. An error that is no refusal
+// isFinal reports whether trying again cannot help. An error that is no refusal
 // is the network's or a fault of the authority.
-func final(err error) bool {
+func isFinal(err error) bool {
 	switch wire.ReasonOf(err) {
 	case wire.NoQuorum, wire.Withdrawn, wire.NoPlace: // parties may still approve, a place becomes free
 		return false

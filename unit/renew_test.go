@@ -14,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/attesttest"
 	"github.com/cohort-tee/cohort/internal/history"
+	"github.com/cohort-tee/cohort/internal/hostclock"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/unit/unittest"
@@ -32,7 +33,7 @@ func TestBackOff(t *testing.T) {
 		testworld.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		err = u.obtain(ctx, final)
+		err = u.obtain(ctx, isFinal)
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("got %v, want the deadline", err)
 		}
@@ -57,11 +58,11 @@ func TestFinal(t *testing.T) {
 		wire.Behind: false, wire.Unavailable: false, wire.TooMany: false, wire.StoreFailed: false, wire.Internal: false,
 		wire.NotMeasured: true, wire.WrongRoot: true, wire.WrongGenesis: true, wire.ClockSkew: true, wire.NotFound: true,
 	} {
-		if got := final(wire.Refuse(reason, "a rule", "", "")); got != want {
+		if got := isFinal(wire.Refuse(reason, "a rule", "", "")); got != want {
 			t.Errorf("%s: got final %v, want %v", reason, got, want)
 		}
 	}
-	if final(errors.New("connection refused")) {
+	if isFinal(errors.New("connection refused")) {
 		t.Error("an error of the network is final")
 	}
 }
@@ -80,10 +81,10 @@ func TestStartWaits(t *testing.T) {
 }
 
 // idle is a unit that has seen nothing, at a clock.
-func idle(c *clock) *Unit {
+func idle(c *hostclock.Clock) *Unit {
 	u := &Unit{clock: c}
 	u.seen.Store(&history.History{})
-	u.news.moved = make(chan struct{})
+	u.steps.moved = make(chan struct{})
 	return u
 }
 
@@ -100,9 +101,9 @@ func TestAwaitRenewal(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				u := idle(newClock(bubbleClock))
+				u := idle(hostclock.New(bubbleClock))
 				after := time.Now().Add(row.due)
-				u.held.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
+				u.enrolled.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
 				begin := time.Now()
 				testworld.NoError(t, u.awaitRenewal(t.Context()))
 				if got := time.Since(begin); got < row.min || got > row.max {
@@ -118,12 +119,12 @@ func TestAwaitRenewal(t *testing.T) {
 func TestAwaitRenewalAfterSleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var slept atomic.Int64
-		u := idle(newClock(func() (time.Time, time.Duration) {
+		u := idle(hostclock.New(func() (time.Time, time.Duration) {
 			wall, elapsed := bubbleClock()
 			return wall.Add(time.Duration(slept.Load())), elapsed + time.Duration(slept.Load())
 		}))
 		after := time.Now().Add(10 * time.Hour)
-		u.held.Store(&enrolment{renewAfter: after, renewBefore: after})
+		u.enrolled.Store(&enrolment{renewAfter: after, renewBefore: after})
 		time.AfterFunc(10*time.Minute, func() { slept.Store(int64(10 * time.Hour)) })
 		begin := time.Now()
 		testworld.NoError(t, u.awaitRenewal(t.Context()))

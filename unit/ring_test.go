@@ -32,7 +32,7 @@ func TestRings(t *testing.T) {
 	want.Inherited = inherited
 	f.Faults.Report = func(r *api.Report) { r.Rings = want }
 	u := started(w, "scoring", f)
-	e := u.held.Load()
+	e := u.enrolled.Load()
 	same := func(kind string, got identity.RingKeys, want api.RingKeys) {
 		t.Helper()
 		for _, pair := range []struct {
@@ -151,12 +151,12 @@ func TestRingsAfterACut(t *testing.T) {
 			}
 			give(0x10)
 			u := started(w, "scoring", f)
-			first := u.held.Load()
+			first := u.enrolled.Load()
 			give(0x50)
 			w = w.Edited(row.old, row.new)
 			f.Step(w)
-			testworld.Within(t, 5*time.Second, "the unit renews", func() bool { return u.held.Load() != first })
-			second := u.held.Load()
+			testworld.Within(t, 5*time.Second, "the unit renews", func() bool { return u.enrolled.Load() != first })
+			second := u.enrolled.Load()
 			for kind, keys := range map[string][2]identity.RingKeys{"strict": {first.ring.Strict, second.ring.Strict}, "follow": {first.ring.Follow, second.ring.Follow}} {
 				if previous := keys[1].Previous; (previous != nil) != row.kept || row.kept && previous.ID() != keys[0].Current.ID() {
 					t.Errorf("%s: got a previous key %v, want one %v", kind, previous != nil, row.kept)

@@ -24,7 +24,7 @@ const (
 	writeTime  = 30 * time.Second       // the client takes the next bytes of a response
 	restTime   = time.Second            // what a handler leaves of a request
 	drainTime  = 10 * time.Second       // requests in flight at shutdown
-	lingerTime = 100 * time.Millisecond // between the last beat and the end of the listener
+	lingerTime = 100 * time.Millisecond // between the last heartbeat and the end of the listener
 )
 
 // Bounds of a server.
@@ -36,39 +36,39 @@ const (
 // quotaRequests names the latter in refusals and [Stats].
 const quotaRequests = "unit: requests under way"
 
-// pace is that of a server's clients.
-func pace() limit.Pace { return limit.Pace{Read: readTime, Write: writeTime, Rest: restTime} }
+// clientPace is that of a server's clients.
+func clientPace() limit.Pace { return limit.Pace{Read: readTime, Write: writeTime, Rest: restTime} }
 
-// Serve answers HTTP/1.1 and HTTP/2 over TLS on a listener, which it closes,
+// Serve serves HTTP/1.1 and HTTP/2 over TLS on a listener, which it closes,
 // until ctx is done; it then lets requests in flight finish for at most 10
 // seconds and returns nil.
 //
 // A connection never outlives the certificate of its handshake. Once the unit
-// holds a newer one, answers on older connections ask the client to make
+// holds a newer one, responses on older connections ask the client to make
 // another (Connection: close, GOAWAY), and at the certificate's end whatever is
 // left is cut.
 //
 // A request whose body brings nothing for a minute is cut off, and a response of
 // which the client takes nothing for 30 seconds. A handler that calls SetReadDeadline
 // of [http.ResponseController] decides about the former itself. One address has at
-// most half of 10,000 requests in flight, or what others leave of them: the rest is
-// answered 429, or 503 when there are no more.
+// most half of 10,000 requests in flight, or what others leave of them: other requests
+// get status 429, or 503 when there are no more.
 //
 // It also serves the trusted channel: requests of sessions reach the handler
-// like any others, and [CallerOf] tells them apart.
+// like any others, and [CallerOf] distinguishes them.
 //
 // Of a unit in a group the handler gets requests of units whose role may call
-// this one, which [PeerOf] names, and of sessions. All others are answered 403.
+// this one, which [PeerOf] names, and of sessions. All others get status 403.
 func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	served, err := u.withChannel(u.membersOnly(h))
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	leave := u.announce(l.Addr())
+	leave := u.announceAddress(l.Addr())
 	defer leave()
 	server := &http.Server{
-		Handler:           pace().Handler(u.shared(u.whileCertified(served))),
-		HTTP2:             pace().HTTP2(),
+		Handler:           clientPace().Handler(u.withQuota(u.whileCertified(served))),
+		HTTP2:             clientPace().HTTP2(),
 		TLSConfig:         u.serverTLS(tls.RequestClientCert),
 		ConnContext:       withConn,
 		ConnState:         limit.NewConnections(maxConns).Track,
@@ -77,7 +77,7 @@ func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error 
 		ErrorLog:          slog.NewLogLogger(u.config.Log.Handler(), slog.LevelDebug),
 	}
 	stopped := make(chan error, 1)
-	cancel := context.AfterFunc(ctx, func() { leave(); u.linger(); stopped <- drain(server) })
+	cancel := context.AfterFunc(ctx, func() { leave(); u.linger(); stopped <- shutDown(server) })
 	err = server.ServeTLS(listener{l, u}, "", "")
 	if cancel() {
 		return errors.Join(fmt.Errorf("serving: %w", err), server.Close())
@@ -85,17 +85,17 @@ func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error 
 	return <-stopped
 }
 
-// linger goes on serving for as long as it takes to say that the unit leaves, and
-// once more for users to hear it: what they bind to a unit that is gone has an
-// unknown outcome.
+// linger serves until managers know that the unit leaves, and then once more as long for
+// clients to know it: requests that are bound to a unit that has ended have an unknown
+// outcome.
 func (u *Unit) linger() {
-	if u.cluster.relay.connected() {
-		time.Sleep(2 * lookEvery)
+	if u.cluster.relay.Connected() {
+		time.Sleep(2 * reportInterval)
 	}
 }
 
-// drain lets requests in flight finish, and cuts those that do not.
-func drain(server *http.Server) error {
+// shutDown lets requests in flight finish, and cuts those that do not.
+func shutDown(server *http.Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if server.Shutdown(ctx) != nil {
@@ -105,23 +105,23 @@ func drain(server *http.Server) error {
 }
 
 // whileCertified serves a request only before the end of its connection's
-// certificate, while the clock is right and, in a group, while the unit hears of the
-// authority, and tells the client to reconnect when there is a newer certificate.
+// certificate, while the clock is right and, in a group, while the unit has a recent head of the
+// authority, and asks the client to reconnect when there is a newer certificate.
 func (u *Unit) whileCertified(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		e := r.Context().Value(connKey{}).(*conn).enrolment()
-		if now, err := u.clock.checked(); err != nil || !now.Before(e.notAfter) || u.notSilent(e, now) != nil {
+		if now, err := u.clock.Check(); err != nil || !now.Before(e.notAfter) || u.checkSilence(e, now) != nil {
 			panic(http.ErrAbortHandler)
 		}
-		if e != u.held.Load() && r.Header.Get("Upgrade") == "" {
+		if e != u.enrolled.Load() && r.Header.Get("Upgrade") == "" {
 			w.Header().Set("Connection", "close")
 		}
 		h.ServeHTTP(w, r)
 	})
 }
 
-// shared serves a request while there is room for it.
-func (u *Unit) shared(h http.Handler) http.Handler {
+// withQuota serves a request while there is room for it.
+func (u *Unit) withQuota(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		release, err := u.Admit(r.RemoteAddr)
 		if err != nil {
@@ -138,7 +138,7 @@ func (u *Unit) shared(h http.Handler) http.Handler {
 func (u *Unit) Admit(address string) (release func(), err error) {
 	from := limit.AddressOf(address)
 	if err := u.requests.Acquire(from, 1); err != nil {
-		u.counters.quotas.count(err)
+		u.counters.quotas.Count(err)
 		return nil, err
 	}
 	return func() { u.requests.Release(from, 1) }, nil
@@ -161,7 +161,7 @@ func (l listener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	made := &conn{Conn: c, unit: l.unit}
-	l.unit.opened.add(made)
+	l.unit.conns.insert(made)
 	return made, nil
 }
 
@@ -171,33 +171,33 @@ type conn struct {
 	net.Conn
 	unit *Unit
 
-	mu   sync.Mutex  // guards the fields below
-	held *enrolment  // what the handshake was served from
-	end  *time.Timer // cuts the connection at the certificate's end
-	peer Peer        // who presented a certificate; OK only in a group
+	mu     sync.Mutex  // guards the fields below
+	served *enrolment  // what the handshake was served from
+	end    *time.Timer // cuts the connection at the certificate's end
+	peer   Peer        // who presented a certificate; OK only in a group
 }
 
-// bind says which enrolment the connection ends with, and how long that is away.
-func (c *conn) bind(e *enrolment, left time.Duration) {
+// setEnrolment ends the connection with an enrolment, after the time that is left.
+func (c *conn) setEnrolment(e *enrolment, left time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.held, c.end = e, time.AfterFunc(left, func() { c.Conn.Close() })
+	c.served, c.end = e, time.AfterFunc(left, func() { c.Conn.Close() })
 }
 
-// meet says who is on the other side, now. The connection ends with the first of
+// setPeer records the verified peer of the connection. The connection ends with the first of
 // both certificates.
-func (c *conn) meet(p Peer, now time.Time) {
+func (c *conn) setPeer(p Peer, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.peer = p
 	if c.end != nil && c.end.Stop() {
-		left := min(p.NotAfter().Sub(now), c.held.notAfter.Sub(now))
+		left := min(p.NotAfter().Sub(now), c.served.notAfter.Sub(now))
 		c.end = time.AfterFunc(left, func() { c.Conn.Close() })
 	}
 }
 
-// still refuses a peer that the newest policy cuts off.
-func (c *conn) still() error {
+// checkStillAllowed refuses a peer that the newest policy cuts off.
+func (c *conn) checkStillAllowed() error {
 	c.mu.Lock()
 	peer := c.peer
 	c.mu.Unlock()
@@ -207,7 +207,7 @@ func (c *conn) still() error {
 	return c.unit.newest().CutOff(peer.Facts(), c.unit.now())
 }
 
-func (c *conn) cut() { c.Conn.Close() }
+func (c *conn) closeNow() { c.Conn.Close() }
 
 // SetLinger is that of the TCP connection: with 0, Close resets it.
 func (c *conn) SetLinger(sec int) error {
@@ -220,14 +220,14 @@ func (c *conn) SetLinger(sec int) error {
 func (c *conn) enrolment() *enrolment {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.held
+	return c.served
 }
 
 // errTruncated is the end of a connection that TLS did not announce.
 var errTruncated = errors.New("connection ended without the closing alert of TLS")
 
 // Read makes an end that comes from below TLS an error. crypto/tls takes it for
-// a good end, so anybody on the way could cut a message short.
+// a regular end, so any host on the path could truncate a message.
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if err == io.EOF {
@@ -238,7 +238,7 @@ func (c *conn) Read(b []byte) (int, error) {
 
 // Close ends the connection and its timer.
 func (c *conn) Close() error {
-	c.unit.opened.remove(c)
+	c.unit.conns.remove(c)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.end != nil {

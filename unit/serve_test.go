@@ -43,7 +43,7 @@ func serve(t *testing.T, u *Unit, h http.Handler) string {
 // user is an HTTP client that demands the unit's identity.
 func user(w *unittest.World, u *Unit, protocol string) *http.Client {
 	w.T.Helper()
-	root, err := x509.ParseCertificate(u.held.Load().root.Raw)
+	root, err := x509.ParseCertificate(u.enrolled.Load().root.Raw)
 	testworld.NoError(w.T, err)
 	id, p := u.Identity().ID, w.Policy()
 	config := identity.ClientTLS("", func() *x509.Certificate { return root }, func() identity.Expect {

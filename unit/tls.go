@@ -17,8 +17,8 @@ import (
 // a handshake only with a unit whose role may call this one.
 func (u *Unit) ServerTLS() *tls.Config { return u.serverTLS(tls.RequireAnyClientCert) }
 
-// serverTLS is ServerTLS with a client certificate demanded, or asked for, of
-// whoever calls a unit in a group.
+// serverTLS is ServerTLS with a client certificate demanded, or requested, of
+// any caller of a unit in a group.
 func (u *Unit) serverTLS(peers tls.ClientAuthType) *tls.Config {
 	config := identity.ServerTLS(nil)
 	config.GetCertificate = u.certificate
@@ -31,13 +31,13 @@ func (u *Unit) serverTLS(peers tls.ClientAuthType) *tls.Config {
 
 // certificate is what a handshake is served with. A [conn] is bound to it.
 func (u *Unit) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	e, err := u.current()
+	e, err := u.currentEnrolment()
 	if err != nil {
 		return nil, err
 	}
 	u.counters.handshakes.Add(1)
 	if c, ok := hello.Conn.(*conn); ok {
-		c.bind(e, e.notAfter.Sub(u.now()))
+		c.setEnrolment(e, e.notAfter.Sub(u.now()))
 	}
 	return e.leaf, nil
 }
@@ -48,11 +48,11 @@ func (u *Unit) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 // "not-allowed" a task that policy does not let this one call, and, when policy
 // stops doing so, every handshake from then on.
 func (u *Unit) ClientTLS(task string) (*tls.Config, error) {
-	e, err := u.current()
+	e, err := u.currentEnrolment()
 	if err != nil {
 		return nil, err
 	}
-	callee, err := callee(u.newest(), e.identity.Task, task)
+	callee, err := findCallee(u.newest(), e.identity.Task, task)
 	if err != nil {
 		return nil, err
 	}
@@ -67,34 +67,34 @@ func (u *Unit) ClientTLS(task string) (*tls.Config, error) {
 
 // clientCertificate is the newest certificate.
 func (u *Unit) clientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-	e, err := u.current()
+	e, err := u.currentEnrolment()
 	if err != nil {
 		return nil, err
 	}
 	return e.leaf, nil
 }
 
-// callee is the task that caller asks to call, if policy lets it.
-func callee(p policy.Approved, caller, task string) (*policyfile.Task, error) {
-	own, err := taskOf(p, caller)
+// findCallee is the task that caller asks to call, if policy lets it.
+func findCallee(p policy.Approved, caller, task string) (*policyfile.Task, error) {
+	own, err := findTask(p, caller)
 	if err != nil {
 		return nil, err
 	}
 	if !slices.Contains(own.Calls, task) {
 		return nil, wire.Refuse(wire.NotAllowed, "call: task", task, own.Calls)
 	}
-	return taskOf(p, task)
+	return findTask(p, task)
 }
 
 // expectCallee is what a server of the task must be now; the zero Expect, which
 // refuses everything, when there is nothing it may be.
 func (u *Unit) expectCallee(task string) identity.Expect {
-	e, err := u.current()
+	e, err := u.currentEnrolment()
 	if err != nil {
 		return identity.Expect{}
 	}
 	newest := u.newest()
-	if _, err := callee(newest, e.identity.Task, task); err != nil {
+	if _, err := findCallee(newest, e.identity.Task, task); err != nil {
 		return identity.Expect{}
 	}
 	ids, err := identity.LiveIDs(newest, task)
@@ -111,7 +111,7 @@ func (u *Unit) expectCallee(task string) identity.Expect {
 }
 
 func (u *Unit) authorityRoot() *x509.Certificate {
-	if e := u.held.Load(); e != nil {
+	if e := u.enrolled.Load(); e != nil {
 		return e.root
 	}
 	return nil

@@ -12,14 +12,14 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// news tells of steps that a unit adopts.
-type news struct {
+// stepNotifier announces steps that a unit adopts.
+type stepNotifier struct {
 	mu    sync.Mutex
 	moved chan struct{} // guarded by mu: closed when a step is adopted
 }
 
-// next is closed when the next step is adopted.
-func (s *news) next() <-chan struct{} {
+// nextStep returns a channel that is closed when the next step is adopted.
+func (s *stepNotifier) nextStep() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.moved
@@ -29,11 +29,11 @@ func (s *news) next() <-chan struct{} {
 // newer one meanwhile. All checks of peers count by it from then on, and connections end
 // that it does not let the unit have.
 func (u *Unit) adopt(h history.History) {
-	u.news.mu.Lock()
-	defer u.news.mu.Unlock()
-	held := u.seen.Load()
-	before, now := held.Policy(), h.Policy()
-	if before.OK() && !now.Knows(before.Head()) || now.Head() == before.Head() && h.Proved().SignedAt().Before(held.Proved().SignedAt()) {
+	u.steps.mu.Lock()
+	defer u.steps.mu.Unlock()
+	known := u.seen.Load()
+	before, now := known.Policy(), h.Policy()
+	if before.OK() && !now.Knows(before.Head()) || now.Head() == before.Head() && h.Proved().SignedAt().Before(known.Proved().SignedAt()) {
 		return
 	}
 	u.seen.Store(&h)
@@ -42,22 +42,24 @@ func (u *Unit) adopt(h history.History) {
 	}
 	u.config.Log.Debug("policy step adopted", "unit", u.id, "head", now.Head(), "steps", len(now.Heads()))
 	u.cluster.host.Follow(now)
-	u.endCut()
-	close(u.news.moved)
-	u.news.moved = make(chan struct{})
+	u.closeRevoked()
+	close(u.steps.moved)
+	u.steps.moved = make(chan struct{})
 }
 
 // watchHistory keeps the history that the unit has seen current until ctx is done.
 func (u *Unit) watchHistory(ctx context.Context) {
 	select {
-	case <-u.news.next(): // the first history comes with the first certificate
+	case <-u.steps.nextStep(): // the first history comes with the first certificate
 	case <-ctx.Done():
 	}
 	u.watcher.Run(ctx)
 }
 
-// hinted is told of a head that a client or a peer shows.
-func (u *Unit) hinted(unverified []byte) { u.watcher.HintHead(unverified, u.authorityRoot(), u.now()) }
+// hintHead handles a head that a client or a peer presents.
+func (u *Unit) hintHead(unverified []byte) {
+	u.watcher.HintHead(unverified, u.authorityRoot(), u.now())
+}
 
 // provedHead is the newest proved head, to be shown to clients.
 func (u *Unit) provedHead() []byte { return u.seen.Load().Proved().Bytes() }
@@ -66,7 +68,7 @@ func (u *Unit) provedHead() []byte { return u.seen.Load().Proved().Bytes() }
 // without a proved head, at most.
 func (u *Unit) pollTime() time.Duration {
 	p := u.newest()
-	if pact := p.Pact(u.config.Group); u.config.Group != "" && pact != nil {
+	if pact := p.GroupByName(u.config.Group); u.config.Group != "" && pact != nil {
 		return min(api.MaxPoll, p.Document().Silence(pact.Group)/3)
 	}
 	return api.MaxPoll
@@ -75,15 +77,14 @@ func (u *Unit) pollTime() time.Duration {
 // watchedAt reports whether the history is kept current by a poll at an authority, so that
 // a renewal there need not ask for it.
 func (u *Unit) watchedAt(p *peer) bool {
-	proved := u.seen.Load().Proved()
-	e := u.held.Load()
+	proved, e := u.seen.Load().Proved(), u.enrolled.Load()
 	return u.watcher.CurrentSource() == history.Source(p) && e != nil && u.now().Add(-e.offset).Sub(proved.SignedAt()) < u.pollTime()+attemptTime
 }
 
-// concerned reports whether a step that was adopted since a certificate was issued makes
+// mustRenew reports whether a step that was adopted since a certificate was issued makes
 // the unit renew at once: one about its task or group, its platform, the tasks it calls or
 // the authority. Any other it adopts, and goes on.
-func (u *Unit) concerned(e *enrolment) bool {
+func (u *Unit) mustRenew(e *enrolment) bool {
 	newest := u.newest()
 	return e != nil && newest.OK() && newest.Concerns(e.facts.Head, e.facts)
 }
@@ -92,36 +93,36 @@ func (u *Unit) concerned(e *enrolment) bool {
 // has it.
 func (u *Unit) spread() time.Duration { return u.seen.Load().Proved().Spread() }
 
-// verdict is what the newest policy says of an enrolment. It is kept until one of the two
+// cutOffResult is what the newest policy says of an enrolment. It is kept until one of the two
 // changes, because it is asked for at every request.
-type verdict struct {
+type cutOffResult struct {
 	of   *enrolment
 	head attest.Digest
 	err  error
 }
 
-// notCut refuses what the newest policy cuts off, with the reason that any peer has for it,
-// and a unit in a group that has heard nothing of the authority for too long.
-func (u *Unit) notCut(e *enrolment, at time.Time) error {
+// checkNotCutOff refuses what the newest policy cuts off, with the reason that any peer has for it,
+// and a unit in a group without a recent head of the authority.
+func (u *Unit) checkNotCutOff(e *enrolment, at time.Time) error {
 	newest := u.newest()
-	v := u.verdict.Load()
+	v := u.cutOff.Load()
 	if v == nil || v.of != e || v.head != newest.Head() {
-		v = &verdict{e, newest.Head(), newest.CutOff(e.facts, at)}
-		u.verdict.Store(v)
+		v = &cutOffResult{e, newest.Head(), newest.CutOff(e.facts, at)}
+		u.cutOff.Store(v)
 	}
 	if v.err != nil {
 		return v.err
 	}
-	return u.notSilent(e, at)
+	return u.checkSilence(e, at)
 }
 
-// notSilent refuses, with "expired", a unit in a group whose newest proved head is older
+// checkSilence refuses, with "expired", a unit in a group whose newest proved head is older
 // than policy lets it be: of the parties' approvals it knows nothing newer, and a withdrawal
 // may have been kept from it. The head's age is counted by the authority's clock, as it was
 // when the report came.
-func (u *Unit) notSilent(e *enrolment, at time.Time) error {
+func (u *Unit) checkSilence(e *enrolment, at time.Time) error {
 	newest := u.seen.Load()
-	pact := newest.Policy().Pact(u.config.Group)
+	pact := newest.Policy().GroupByName(u.config.Group)
 	if u.config.Group == "" || pact == nil {
 		return nil
 	}

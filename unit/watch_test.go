@@ -12,6 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/history"
+	"github.com/cohort-tee/cohort/internal/hostclock"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -91,10 +92,10 @@ func TestRenewalSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		earliest, latest := time.Duration(math.MaxInt64), time.Duration(0)
 		for range 200 {
-			u := idle(newClock(bubbleClock))
+			u := idle(hostclock.New(bubbleClock))
 			u.seen.Store(&seen)
 			after := time.Now().Add(time.Hour)
-			u.held.Store(&enrolment{renewAfter: after, renewBefore: after}) // by facts that the history does not know
+			u.enrolled.Store(&enrolment{renewAfter: after, renewBefore: after}) // by facts that the history does not know
 			begin := time.Now()
 			testworld.NoError(t, u.awaitRenewal(t.Context()))
 			took := time.Since(begin)
@@ -171,7 +172,7 @@ func TestSilence(t *testing.T) {
 	var skew atomic.Int64
 	skew.Store(int64(4 * time.Minute))
 	clock := func() (time.Time, time.Duration) {
-		wall, elapsed := systemClock()
+		wall, elapsed := hostclock.System()
 		return wall.Add(time.Duration(skew.Load())), elapsed + time.Duration(skew.Load())
 	}
 	config := member(w, "holder", "keys", f)

@@ -2,7 +2,7 @@
 // package run the real [attest.Verifier] with the real appraiser on evidence
 // that needs no hardware and no daemon.
 //
-// A [Vendor] has a root key and makes chips; a [Chip] gives a [Device] for any
+// A [Vendor] has a root key and makes chips; a [Chip] returns a [Device] for any
 // program a test names with [Measure]. A device makes genuine evidence, or
 // evidence with the [Faults] a test asks for, and seals as the platform does.
 // It plays the platform [attest.Soft].
@@ -30,7 +30,7 @@ type Vendor struct {
 // NewVendor draws a vendor with a root of its own.
 func NewVendor() *Vendor {
 	key := newKey()
-	root, err := soft.Root(&key.PublicKey)
+	root, err := soft.RootOf(&key.PublicKey)
 	if err != nil {
 		panic(err) // a P-256 key always has an encoding
 	}

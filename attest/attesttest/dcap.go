@@ -40,21 +40,21 @@ const (
 // is made: certificates, lists and documents are made anew for each quote and
 // for each call of Endorsements.
 type DCAPVendor struct {
-	// Edit changes a certificate before it is signed, told by its common
+	// Edit changes a certificate before it is signed, selected by its common
 	// name.
 	Edit func(c *x509.Certificate)
 	// Text changes the text of certificates in PEM, which nobody signs.
 	Text func(chain []byte) []byte
-	// ListEdit changes a revocation list before it is signed, told by the
+	// ListEdit changes a revocation list before it is signed, selected by the
 	// serial number of its issuer's certificate.
 	ListEdit func(l *x509.RevocationList, issuer int64)
-	// Document changes TCB info or QE identity before it is signed, told by
+	// Document changes TCB info or QE identity before it is signed, reported by
 	// its "id".
 	Document func(d map[string]any)
 	// From and Until are the time of the lists and documents.
 	From, Until time.Time
 	// TCB is the vendor's best level; what is below it in one component is
-	// out of date. Platform, Module and QE are what the vendor says of the
+	// out of date. Platform, Module and QE are what the vendor states about the
 	// best level of each.
 	TCB                  DCAPTCB
 	Platform, Module, QE DCAPLevel
@@ -72,7 +72,7 @@ type DCAPTCB struct {
 	TDX [16]uint8
 }
 
-// DCAPLevel is what Intel says of a TCB level.
+// DCAPLevel is what Intel states about a TCB level.
 type DCAPLevel struct {
 	Status     string
 	Advisories []string
@@ -263,7 +263,7 @@ func (v *DCAPVendor) qeIdentity(of attest.Platform) map[string]any {
 	return d
 }
 
-// outdated is what the vendor says of all that is below its best levels.
+// outdated is what the vendor states about all that is below its best levels.
 var outdated = DCAPLevel{Status: "OutOfDate", Advisories: []string{"INTEL-SA-00001"}, Date: "2024-03-13T00:00:00Z"}
 
 func (l DCAPLevel) of(tcb map[string]any) map[string]any {

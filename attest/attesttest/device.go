@@ -87,7 +87,7 @@ func (d *Device) Seal(ctx context.Context, secret []byte, to []attest.ReferenceV
 	return soft.Seal(d.chip.sealing, secret, d.measurement, to)
 }
 
-// Unseal gives back what was sealed to this device's program on its chip.
+// Unseal returns what was sealed to this device's program on its chip.
 func (d *Device) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 	if err := d.failure(ctx); err != nil {
 		return nil, err

@@ -7,7 +7,7 @@ import (
 )
 
 // signList signs a revocation list by its issuer's key; under another name where an
-// edit of the list says so.
+// edit of the list states so.
 func signList(list *x509.RevocationList, issuer *x509.Certificate, key crypto.Signer) []byte {
 	if name := list.Issuer; name.CommonName != "" {
 		other := *issuer

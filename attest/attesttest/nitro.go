@@ -19,14 +19,14 @@ import (
 
 // NitroVendor plays AWS: a root, and below it an instance with its enclaves.
 type NitroVendor struct {
-	// Edit changes a certificate before it is signed, told by its common
+	// Edit changes a certificate before it is signed, selected by its common
 	// name: "instance" or "enclave", with Regions also "region" and "zone".
 	Edit func(c *x509.Certificate)
 	// Regions puts authorities of a region and of its zone between root and
 	// instance, whose certificates name their issuers' revocation lists, as
 	// AWS's do.
 	Regions bool
-	// ListEdit changes a revocation list before it is signed, told by the common
+	// ListEdit changes a revocation list before it is signed, selected by the common
 	// name of its issuer.
 	ListEdit func(l *x509.RevocationList, issuer string)
 
@@ -99,7 +99,7 @@ func (v *NitroVendor) below(name string, life time.Duration, issuer *x509.Certif
 	return sign(v.edit(template), issuer, &key.PublicKey, signer), key
 }
 
-// NitroList is where the certificate of a region or zone says that its issuer's
+// NitroList is where the certificate of a region or zone states that its issuer's
 // list is.
 func NitroList(name string) string {
 	if name == "region" {

@@ -28,10 +28,10 @@ import (
 // NVIDIAVendor plays NVIDIA: a root, and below it the CA of each model with its
 // GPUs.
 type NVIDIAVendor struct {
-	// Edit changes a certificate before it is signed, told by its common name; those
+	// Edit changes a certificate before it is signed, selected by its common name; those
 	// of a model are made once.
 	Edit func(c *x509.Certificate)
-	// EditList changes a revocation list before it is signed, told by its
+	// EditList changes a revocation list before it is signed, selected by its
 	// issuer's common name.
 	EditList func(issuer string, l *x509.RevocationList)
 
@@ -90,15 +90,15 @@ func (v *NVIDIAVendor) Rules() attest.Rules {
 	}}
 }
 
-// NVIDIADriver is the version of the driver that every GPU says it was asked by.
+// NVIDIADriver is the version of the driver that every GPU states it was asked by.
 const NVIDIADriver = "580.159.03"
 
 // NVIDIAGPU is one GPU. It implements [attest.Attester], and reports as NVIDIA's
-// library gives them.
+// library returns them.
 type NVIDIAGPU struct {
 	// Edit changes a report before it is signed.
 	Edit func(r *NVIDIAReport)
-	// DICE, where it is set, stands in the leaf in place of what its model has,
+	// DICE, where it is set, is in the leaf in place of what its model has,
 	// from the next Restart on.
 	DICE []pkix.Extension
 	// FWID is the SHA-384 of the firmware, in the leaf from the next Restart on.
@@ -193,7 +193,7 @@ func der(v any) []byte {
 type NVIDIAReport struct {
 	Request      []byte // 37 bytes
 	Head         []byte // of the response, 4 bytes
-	Measurements []byte // as many blocks as Count says
+	Measurements []byte // as many blocks as Count states
 	Count        byte
 	Responder    []byte
 	Opaque       []byte

@@ -20,7 +20,7 @@ import (
 // SNPVendor plays AMD for one CPU generation: an ARK, an ASK, an ASVK, and a
 // revocation list. What it makes is valid around its time.
 type SNPVendor struct {
-	// Edit changes a certificate before it is signed, told by its common
+	// Edit changes a certificate before it is signed, selected by its common
 	// name. Set it before what it shall change is made: Chip and CloudChip
 	// make the leaf, Endorsements the ASK or ASVK.
 	Edit func(c *x509.Certificate)

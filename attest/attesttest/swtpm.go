@@ -156,7 +156,7 @@ func (m *TPM) Extend(t testing.TB, pcr int, what string) {
 	}
 }
 
-// Paravisor makes the software TPM what Azure's paravisor gives a guest: it has an
+// Paravisor makes the software TPM what Azure's paravisor offers to a guest: it has an
 // attestation key at its handle, and in NV memory a report of the guest's chip that
 // binds the key.
 func (m *TPM) Paravisor(t testing.TB, guest *SNPDevice) {
@@ -184,7 +184,7 @@ func (m *TPM) Paravisor(t testing.TB, guest *SNPDevice) {
 	writeNV(t, c, 0x01400001, append(append(raw, runtime...), make([]byte, 64)...))
 }
 
-// standingKey makes a restricted RSA key at 0x81000003 and gives its modulus.
+// standingKey makes a restricted RSA key at 0x81000003 and returns its modulus.
 func standingKey(t testing.TB, c transport.TPM) []byte {
 	t.Helper()
 	made, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.TPMTPublic{

@@ -23,10 +23,10 @@ func Vouch(claims attest.Claims) Voucher {
 // Platform is the one that the voucher is of.
 func (v Voucher) Platform() attest.Platform { return v.Of }
 
-// Appraise gives what the voucher says.
+// Appraise returns what the voucher states.
 func (v Voucher) Appraise(raw []byte, _ attest.Endorsements, _ attest.Rules, _ time.Time) (attest.Claims, error) {
 	return v.Says(raw), nil
 }
 
 // Genuine implements [attest.Appraiser].
-func (v Voucher) Genuine() closed.Appraiser { return closed.Of(v) }
+func (v Voucher) Genuine() closed.Appraiser { return closed.VouchFor(v) }

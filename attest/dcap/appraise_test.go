@@ -39,8 +39,8 @@ func TestAppraise(t *testing.T) {
 			if err := attest.Match(want[tt.of], got.Measurement()); err != nil {
 				t.Error(err)
 			}
-			if want := hex.EncodeToString(s.chip.ID()); got.Chip() != want {
-				t.Errorf("chip = %q, want %q", got.Chip(), want)
+			if want := hex.EncodeToString(s.chip.ID()); got.ChipID() != want {
+				t.Errorf("chip = %q, want %q", got.ChipID(), want)
 			}
 		})
 	}

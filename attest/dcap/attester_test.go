@@ -51,7 +51,7 @@ func answers(d *attesttest.DCAPDevice) func(in []byte) ([]byte, error) {
 func TestTDXAttester(t *testing.T) {
 	vendor := attesttest.NewDCAPVendor(now)
 	guest := vendor.Chip(vendor.TCB).Attester(attesttest.MeasureTDX("guest"))
-	data := attest.Bind(wire.LabelTrust, []byte("nonce"))
+	data := attest.BindReportData(wire.LabelTrust, []byte("nonce"))
 	evidence, err := (&TDXAttester{device: driver(provider, answers(guest))}).Attest(t.Context(), data)
 	if err != nil {
 		t.Fatal(err)
@@ -131,11 +131,11 @@ func TestSGXAttester(t *testing.T) {
 	vendor := attesttest.NewDCAPVendor(now)
 	enclave := vendor.Chip(vendor.TCB).Attester(attesttest.MeasureSGX("enclave"))
 	a := &SGXAttester{dir: pseudo(t, "dcap\n", answers(enclave))}
-	if err := a.there(); err != nil {
+	if err := a.checkDevice(); err != nil {
 		t.Fatal(err)
 	}
 	for _, nonce := range []string{"one", "two"} {
-		data := attest.Bind(wire.LabelTrust, []byte(nonce))
+		data := attest.BindReportData(wire.LabelTrust, []byte(nonce))
 		evidence, err := a.Attest(t.Context(), data)
 		if err != nil {
 			t.Fatal(err)
@@ -163,12 +163,12 @@ func TestSGXAttesterFaults(t *testing.T) {
 		t.Errorf("cancelled: err = %v", err)
 	}
 	for _, kind := range []string{"none", "epid", ""} {
-		if err := (&SGXAttester{dir: pseudo(t, kind, guest)}).there(); !errors.Is(err, wire.NotThisDevice) {
+		if err := (&SGXAttester{dir: pseudo(t, kind, guest)}).checkDevice(); !errors.Is(err, wire.NotThisDevice) {
 			t.Errorf("attestation %q: err = %v, want reason %q", kind, err, wire.NotThisDevice)
 		}
 	}
 	empty := &SGXAttester{dir: t.TempDir()}
-	if err := empty.there(); !errors.Is(err, wire.NotThisDevice) {
+	if err := empty.checkDevice(); !errors.Is(err, wire.NotThisDevice) {
 		t.Errorf("no device: err = %v, want reason %q", err, wire.NotThisDevice)
 	}
 	if _, err := empty.Attest(t.Context(), attest.ReportData{1}); !errors.Is(err, wire.NotThisDevice) {

@@ -47,11 +47,11 @@ func benchmark(b *testing.B, of attest.Platform) {
 			b.Fatal(err)
 		}
 	}
-	q, err := parse(evidence.Raw, of)
+	q, err := parseQuote(evidence.Raw, of)
 	if err != nil {
 		b.Fatal(err)
 	}
-	p, err := bundle{of, q.chain, endorsed}.check()
+	p, err := bundle{of, q.chain, endorsed}.verify()
 	if err != nil {
 		b.Fatal(err)
 	}

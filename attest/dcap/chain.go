@@ -4,13 +4,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
+	"fmt"
 	"slices"
 
 	"github.com/cohort-tee/cohort/attest/internal/pki"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Names that Intel gives its certificates.
+// Names of Intel's certificates.
 const (
 	nameRoot       = "Intel SGX Root CA"
 	namePlatformCA = "Intel SGX PCK Platform CA"
@@ -25,15 +26,15 @@ var intel = pki.Vendor{Name: "dcap", Algorithm: x509.ECDSAWithSHA256, ListAlgori
 func parseChain(of string, text []byte) ([]*x509.Certificate, error) {
 	certs, err := intel.Certificates(of, text, 3)
 	if err == nil && len(certs) == 0 {
-		err = wire.Refuse(wire.Malformed, "dcap: "+of, "nothing", "certificates in PEM")
+		err = wire.Refuse(wire.Malformed, "dcap: "+of, fmt.Sprintf("%d bytes without a certificate", len(text)), "certificates in PEM")
 	}
 	return certs, err
 }
 
-// hold checks that certificates are those of the names, leaf first, and sign
+// verifyChain checks that certificates are those of the names, leaf first, and sign
 // one another up to a root that signs itself, and returns the leaf's key. Each name is
 // a choice.
-func hold(of string, certs []*x509.Certificate, names ...[]string) (*ecdsa.PublicKey, error) {
+func verifyChain(of string, certs []*x509.Certificate, names ...[]string) (*ecdsa.PublicKey, error) {
 	if len(certs) != len(names) {
 		return nil, wire.Refuse(wire.BadChain, "dcap: certificates in "+of, len(certs), len(names))
 	}
@@ -43,7 +44,7 @@ func hold(of string, certs []*x509.Certificate, names ...[]string) (*ecdsa.Publi
 		}
 	}
 	if certs[0].IsCA {
-		return nil, wire.Refuse(wire.BadChain, "dcap: "+certs[0].Subject.CommonName, "a CA", "none")
+		return nil, wire.Refuse(wire.BadChain, "dcap: "+certs[0].Subject.CommonName, "a CA", "a certificate that is no CA")
 	}
-	return intel.ChainOn(elliptic.P256(), certs...)
+	return intel.VerifyChainOn(elliptic.P256(), certs...)
 }

@@ -11,18 +11,18 @@ import (
 	"github.com/cohort-tee/cohort/attest/internal/pki"
 )
 
-// claims are what the quote, its certificate and the collateral say, once they are
+// newClaims are what the quote, its certificate and the collateral state, once they are
 // believed.
-func claims(q quote, of attest.Platform, p *platform, v verdict) attest.Claims {
-	c := q.claims(of)
+func newClaims(q quote, of attest.Platform, p *platform, v verdict) attest.Claims {
+	c := q.unverifiedClaims(of)
 	c.Chip, c.Issued = hex.EncodeToString(p.pck.ppid), pki.NewestIssue(p.times...)
 	maps.Copy(c.Details, details(p, v))
 	return c
 }
 
-// claims are what the quote alone says.
-func (q quote) claims(of attest.Platform) attest.Claims {
-	c := attest.Claims{Details: map[string]any{"quote_version": q.version, "qe_svn": q.qe.svn()}}
+// unverifiedClaims are the claims of the quote alone.
+func (q quote) unverifiedClaims(of attest.Platform) attest.Claims {
+	c := attest.Claims{Details: map[string]any{"quote_version": q.version, "qe_svn": q.qe.securityVersion()}}
 	c.Measurement.Platform = of
 	body := bytes.Clone(q.body) // claims outlive the evidence they were read from
 	if of == attest.TDX {
@@ -36,18 +36,18 @@ func (q quote) claims(of attest.Platform) attest.Claims {
 func guestClaims(c *attest.Claims, g guest) {
 	c.ReportData, c.Debug = g.reportData(), g.debug()
 	c.Measurement.Registers = []attest.Register{
-		{Name: "mrtd", Value: g.mrTD()},
+		{Name: "mrtd", Value: g.measurementTD()},
 		{Name: "mrconfigid", Value: g.mrConfigID()},
-		{Name: "rtmr0", Value: g.rtmr(0)},
-		{Name: "rtmr1", Value: g.rtmr(1)},
-		{Name: "rtmr2", Value: g.rtmr(2)},
-		{Name: "rtmr3", Value: g.rtmr(3)},
+		{Name: "rtmr0", Value: g.runtimeMeasurement(0)},
+		{Name: "rtmr1", Value: g.runtimeMeasurement(1)},
+		{Name: "rtmr2", Value: g.runtimeMeasurement(2)},
+		{Name: "rtmr3", Value: g.runtimeMeasurement(3)},
 	}
 	maps.Copy(c.Details, map[string]any{
 		"td_attributes":     hex.EncodeToString(g.attributes()),
-		"td_attribute_bits": attest.TDAttributes.Set(binary.LittleEndian.Uint64(g.attributes())),
-		"xfam":              hex.EncodeToString(g.xfam()),
-		"xfam_bits":         attest.XFAM.Set(binary.LittleEndian.Uint64(g.xfam())),
+		"td_attribute_bits": attest.TDAttributes.SetNames(binary.LittleEndian.Uint64(g.attributes())),
+		"xfam":              hex.EncodeToString(g.extendedFeatures()),
+		"xfam_bits":         attest.XFAM.SetNames(binary.LittleEndian.Uint64(g.extendedFeatures())),
 		"mrseam":            hex.EncodeToString(g.mrSEAM()),
 		"mrsignerseam":      hex.EncodeToString(g.mrSignerSEAM()),
 		"seam_attributes":   hex.EncodeToString(g.seamAttributes()),
@@ -72,14 +72,14 @@ func enclaveClaims(c *attest.Claims, e enclave) {
 		"misc_select":     hex.EncodeToString(e.miscSelect()),
 		"cpu_svn":         hex.EncodeToString(e.cpuSVN()),
 		"isv_prod_id":     e.productID(),
-		"isv_svn":         e.svn(),
+		"isv_svn":         e.securityVersion(),
 		"isv_ext_prod_id": hex.EncodeToString(e.extProductID()),
 		"isv_family_id":   hex.EncodeToString(e.familyID()),
 		"config_svn":      e.configSVN(),
 	})
 }
 
-// details are what certificate and collateral say of the platform.
+// details are what certificate and collateral state about the platform.
 func details(p *platform, v verdict) map[string]any {
 	statuses := map[string]any{
 		"overall": v.overall.String(), "platform": v.platform.String(), "qe": v.qe.String(), "qe_id": p.qe.ID,

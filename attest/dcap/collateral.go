@@ -5,7 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/hex"
-
+	"fmt"
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/internal/pki"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -32,29 +32,29 @@ type bundle struct {
 // which is mostly there.
 func (b bundle) pckChain() []byte { return bytes.TrimRight(b.chain, "\x00") }
 
-// platform is what certificates and collateral vouch for, once they hold and
-// nothing is revoked. Their time is not judged yet. It is immutable.
+// platform is what certificates and collateral vouch for, once they verify and
+// nothing is revoked. Their time is not checked yet. It is immutable.
 type platform struct {
-	root   attest.Digest // of the root's SubjectPublicKeyInfo
-	key    *ecdsa.PublicKey
-	pck    pck
-	tcb    *tcbInfo
-	qe     *qeIdentity
-	listed bool // both revocation lists were there
-	times  []pki.Validity
+	root     attest.Digest // of the root's SubjectPublicKeyInfo
+	key      *ecdsa.PublicKey
+	pck      pck
+	tcb      *tcbInfo
+	qe       *qeIdentity
+	hasLists bool // both revocation lists were there
+	times    []pki.Validity
 }
 
-// check checks everything about a bundle that does not depend on time or rules.
-func (b bundle) check() (*platform, error) {
+// verify checks everything about a bundle that does not depend on time or rules.
+func (b bundle) verify() (*platform, error) {
 	p, certs, err := b.certificates()
 	if err != nil {
 		return nil, err
 	}
-	signers, err := p.documents(b)
+	signers, err := p.verifyStatements(b)
 	if err != nil {
 		return nil, err
 	}
-	return p, p.lists(b, certs, signers)
+	return p, p.verifyLists(b, certs, signers)
 }
 
 // certificates checks the PCK certificate chain alone, which comes with the quote.
@@ -63,7 +63,7 @@ func (b bundle) certificates() (*platform, []*x509.Certificate, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	key, err := hold("the PCK certificate chain", certs, []string{namePCK}, []string{namePlatformCA, nameCPUCA}, []string{nameRoot})
+	key, err := verifyChain("the PCK certificate chain", certs, []string{namePCK}, []string{namePlatformCA, nameCPUCA}, []string{nameRoot})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -74,18 +74,18 @@ func (b bundle) certificates() (*platform, []*x509.Certificate, error) {
 	return p, certs, nil
 }
 
-// documents checks TCB info and QE identity, and gives the certificates of
+// verifyStatements checks TCB info and QE identity, and returns the certificates of
 // their signers.
-func (p *platform) documents(b bundle) (signers []*x509.Certificate, err error) {
+func (p *platform) verifyStatements(b bundle) (signers []*x509.Certificate, err error) {
 	tcbID, qeID := idSGX, idQE
 	if b.of == attest.TDX {
 		tcbID, qeID = idTDX, idTDQE
 	}
-	info, signer, err := p.signed(b, roleTCBInfo, roleTCBInfoChain, `{"tcbInfo":`)
+	info, signer, err := p.verifyDocument(b, roleTCBInfo, roleTCBInfoChain, `{"tcbInfo":`)
 	if err != nil {
 		return nil, err
 	}
-	identity, other, err := p.signed(b, roleQEIdentity, roleQEIdentityChain, `{"enclaveIdentity":`)
+	identity, other, err := p.verifyDocument(b, roleQEIdentity, roleQEIdentityChain, `{"enclaveIdentity":`)
 	if err != nil {
 		return nil, err
 	}
@@ -103,20 +103,20 @@ func (p *platform) documents(b bundle) (signers []*x509.Certificate, err error) 
 	return []*x509.Certificate{signer, other}, nil
 }
 
-// signed checks a document of Intel's and gives the bytes that are signed,
-// exactly as they stand: {"tcbInfo":…,"signature":"…"}.
-func (p *platform) signed(b bundle, role, chainRole, before string) ([]byte, *x509.Certificate, error) {
+// verifyDocument verifies a document of Intel's and returns the bytes that are signed,
+// byte for byte: {"tcbInfo":…,"signature":"…"}.
+func (p *platform) verifyDocument(b bundle, role, chainRole, before string) ([]byte, *x509.Certificate, error) {
 	if len(b.endorsed[role]) == 0 {
-		return nil, nil, wire.Refuse(wire.BadTCB, "dcap: "+role, "none", "what Intel says of this platform")
+		return nil, nil, wire.Refuse(wire.BadTCB, "dcap: "+role, "evidence without this endorsement", "Intel's statement on this platform")
 	}
 	if len(b.endorsed[chainRole]) == 0 {
-		return nil, nil, wire.Refuse(wire.BadChain, "dcap: "+chainRole, "none", "the certificate of the signer")
+		return nil, nil, wire.Refuse(wire.BadChain, "dcap: "+chainRole, "evidence without this endorsement", "the certificate of the signer")
 	}
 	certs, err := parseChain(chainRole, b.endorsed[chainRole])
 	if err != nil {
 		return nil, nil, err
 	}
-	key, err := hold(chainRole, certs, []string{nameSigning}, []string{nameRoot})
+	key, err := verifyChain(chainRole, certs, []string{nameSigning}, []string{nameRoot})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -129,7 +129,7 @@ func (p *platform) signed(b bundle, role, chainRole, before string) ([]byte, *x5
 		return nil, nil, err
 	}
 	if !verify(key, text, signature) {
-		return nil, nil, wire.Refuse(wire.BadSignature, "dcap: signature of "+role, "one that does not verify", "one by "+nameSigning)
+		return nil, nil, wire.Refuse(wire.BadSignature, "dcap: signature of "+role, "a signature that does not verify", "one by "+nameSigning)
 	}
 	return text, certs[0], nil
 }
@@ -148,13 +148,13 @@ func splitSigned(document []byte, role, before string) (text, signature []byte, 
 			return text, signature, nil
 		}
 	}
-	return nil, nil, wire.Refuse(wire.Malformed, "dcap: "+role, "another form", before+`…`+between+`…`+after)
+	return nil, nil, wire.Refuse(wire.Malformed, "dcap: "+role, fmt.Sprintf("%d bytes that begin with %.16q", len(document), document), before+`…`+between+`…`+after)
 }
 
-// lists checks the revocation lists that are there: the root's over the
+// verifyLists checks the revocation lists that are there: the root's over the
 // authorities, the PCK authority's over the platform.
-func (p *platform) lists(b bundle, certs, signers []*x509.Certificate) error {
-	p.listed = true
+func (p *platform) verifyLists(b bundle, certs, signers []*x509.Certificate) error {
+	p.hasLists = true
 	for _, l := range []struct {
 		role   string
 		issuer *x509.Certificate
@@ -165,14 +165,14 @@ func (p *platform) lists(b bundle, certs, signers []*x509.Certificate) error {
 	} {
 		der := b.endorsed[l.role]
 		if len(der) == 0 {
-			p.listed = false
+			p.hasLists = false
 			continue
 		}
-		list, err := intel.ParseList(der, l.issuer, nil)
+		list, err := intel.ParseRevocationList(der, l.issuer, nil)
 		if err != nil {
 			return err
 		}
-		if err := list.Lacks(l.over...); err != nil {
+		if err := list.CheckNotRevoked(l.over...); err != nil {
 			return err
 		}
 		p.times = append(p.times, list.Validity)

@@ -10,7 +10,7 @@
 //	                                PCS serves it, with its signer's chain
 //	pck_crl, root_crl               the revocation lists, DER
 //
-// It refuses a chain that does not hold, is revoked or out of its time, a
+// It refuses a chain that does not verify, is revoked or out of its time, a
 // missing or outdated list or statement, statements on another platform, a
 // signature that does not verify, a quoting enclave or TDX module that is not
 // Intel's, and then whatever the rules do not accept: TCB statuses, advisories,
@@ -18,7 +18,11 @@
 // platform, TDX module and quoting enclave. docs/spec/evidence-dcap.md has every
 // byte and check.
 //
-// Forgery is told before policy: rules are asked about signed fields only.
+// Forgery is refused before policy is applied: rules check signed fields only.
+//
+// Files, each using those before it: pck.go, chain.go, sgxs.go, sigstruct.go, quote.go,
+// report.go, tcb.go, tdxattester.go, collateral.go, memory.go, status.go, claims.go,
+// permit.go, dcap.go, platform.go, screen.go, sgxattester.go.
 package dcap
 
 import (
@@ -29,11 +33,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// quoteAppraiser judges quotes of one platform. It is safe for concurrent use; the
+// quoteAppraiser appraises quotes of one platform. It is safe for concurrent use; the
 // zero Appraiser is of no platform and refuses everything. It remembers the
 // certificates and collateral it has checked, by their bytes, so that a platform
-// seen before costs two signatures; times and rules are judged anew each time,
-// so memory changes no answer.
+// seen before costs two signatures; times and rules are checked anew each time,
+// so the cache changes no result.
 type quoteAppraiser struct {
 	of    attest.Platform
 	known memory
@@ -49,11 +53,11 @@ func newSGX() *quoteAppraiser { return &quoteAppraiser{of: attest.SGX} }
 func (a *quoteAppraiser) Platform() attest.Platform { return a.of }
 
 // Genuine implements [attest.Appraiser].
-func (a *quoteAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a *quoteAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
-// Appraise judges a quote; see the package comment for what it needs.
+// Appraise appraises a quote; see the package comment for what it needs.
 func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
-	q, err := parse(raw, a.of)
+	q, err := parseQuote(raw, a.of)
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -61,21 +65,21 @@ func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rule
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	if err := intel.InTime(at, p.times...); err != nil {
+	if err := intel.CheckValidity(at, p.times...); err != nil {
 		return attest.Claims{}, err
 	}
 	if err := q.signedBy(p.key); err != nil {
 		return attest.Claims{}, err
 	}
-	if err := p.qe.vouches(q.qe); err != nil {
+	if err := p.qe.checkEnclave(q.qe); err != nil {
 		return attest.Claims{}, err
 	}
 	v, err := p.assess(q)
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	if !p.listed && rules.CRL != attest.CRLIfPresent {
-		return attest.Claims{}, wire.Refuse(wire.CRLMissing, "dcap: revocation lists", "not both", "of the root and of the PCK authority")
+	if !p.hasLists && rules.CRL != attest.CRLIfPresent {
+		return attest.Claims{}, wire.Refuse(wire.CRLMissing, "dcap: revocation lists", "fewer than two", "that of the root and that of the PCK authority")
 	}
 	if err := permit(p, v, rules.DCAP); err != nil {
 		return attest.Claims{}, err
@@ -83,15 +87,15 @@ func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rule
 	if err := permitBody(q, a.of, rules.DCAP); err != nil {
 		return attest.Claims{}, err
 	}
-	return claims(q, a.of, p, v), nil
+	return newClaims(q, a.of, p, v), nil
 }
 
-// UnverifiedClaims are what a quote says of itself. What its certificate and the
-// vendor's collateral say is not among them.
+// UnverifiedClaims are what a quote states about itself. What its certificate and the
+// vendor's collateral state is not among them.
 func (a *quoteAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
-	q, err := parse(raw, a.of)
+	q, err := parseQuote(raw, a.of)
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	return q.claims(a.of), nil
+	return q.unverifiedClaims(a.of), nil
 }

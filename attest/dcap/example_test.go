@@ -30,7 +30,7 @@ func ExampleTDX() {
 			Rules:        map[attest.Platform]attest.Rules{attest.TDX: rules},
 			At:           now,
 		})
-		fmt.Println(result.OK(), err)
+		fmt.Println(result.Appraised(), err)
 	}
 	// Output:
 	// false tcb-status: dcap: advisory: got "INTEL-SA-00615", want "one that policy accepts"

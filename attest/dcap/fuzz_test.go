@@ -55,7 +55,7 @@ func FuzzQuote(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		for _, of := range []attest.Platform{attest.TDX, attest.SGX} {
-			q, err := parse(raw, of)
+			q, err := parseQuote(raw, of)
 			reasoned(t, err)
 			if err != nil {
 				continue
@@ -76,7 +76,7 @@ func FuzzBundle(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	q, err := parse(evidence.Raw, attest.TDX)
+	q, err := parseQuote(evidence.Raw, attest.TDX)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -86,9 +86,9 @@ func FuzzBundle(f *testing.F) {
 		p, err := bundle{attest.TDX, chain, attest.Endorsements{
 			roleTCBInfo: info, roleTCBInfoChain: infoChain, roleQEIdentity: identity, roleQEIdentityChain: identityChain,
 			rolePCKCRL: pckCRL, roleRootCRL: rootCRL,
-		}}.check()
+		}}.verify()
 		reasoned(t, err)
-		if err == nil && (p.key == nil || p.tcb == nil || p.qe == nil || !p.listed || len(p.times) < 11) {
+		if err == nil && (p.key == nil || p.tcb == nil || p.qe == nil || !p.hasLists || len(p.times) < 11) {
 			t.Fatalf("accepted without all it needs: %+v", p)
 		}
 	})
@@ -123,7 +123,7 @@ func FuzzDocument(f *testing.F) {
 		identity, err := readQEIdentity(text, idQE)
 		reasoned(t, err)
 		if err == nil {
-			reasoned(t, identity.vouches(enclave(make([]byte, enclaveSize))))
+			reasoned(t, identity.checkEnclave(enclave(make([]byte, enclaveSize))))
 			_, err = identity.level(1)
 			reasoned(t, err)
 		}
@@ -137,7 +137,7 @@ func FuzzPCK(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	q, err := parse(evidence.Raw, attest.TDX)
+	q, err := parseQuote(evidence.Raw, attest.TDX)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func FuzzQuoteParts(f *testing.F) {
 	vendor := attesttest.NewDCAPVendor(now)
 	endorsed := vendor.Endorsements(attest.TDX)
 	add := func(raw []byte, of attest.Platform) {
-		q, err := parse(raw, of)
+		q, err := parseQuote(raw, of)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -65,7 +65,7 @@ func FuzzQuoteParts(f *testing.F) {
 			qe: sized(qe, enclaveSize), qeSigned: make([]byte, signatureSize), qeAuth: auth[:min(len(auth), 1<<16-1)], chain: chain,
 		}
 		raw := append(want.encode(), make([]byte, zeros)...)
-		got, err := parse(raw, of)
+		got, err := parseQuote(raw, of)
 		reasoned(t, err)
 		if err == nil && (!bytes.Equal(got.body, body) || !bytes.Equal(got.qeAuth, want.qeAuth) || !bytes.Equal(got.encode(), want.encode())) {
 			t.Fatalf("got %+v, want %+v", got, want)

@@ -31,17 +31,17 @@ func (b bundle) known() known {
 	}
 }
 
-// sumPEM is one digest for all spellings of certificates, which are as many as
-// anybody likes.
+// sumPEM is one digest for all spellings of certificates, of which there are as many as
+// a sender likes.
 func sumPEM(text []byte) attest.Digest { return wire.Sum(wire.NormalizePEM(text)) }
 
 // platform checks a bundle, or remembers that it did.
 func (m *memory) platform(b bundle, roots []attest.Digest) (*platform, error) {
 	id := b.known()
-	p, known := m.platforms.Get(id)
+	p, known := m.platforms.Load(id)
 	if !known {
 		var err error
-		if p, err = b.check(); err != nil {
+		if p, err = b.verify(); err != nil {
 			return nil, err
 		}
 	}
@@ -49,7 +49,7 @@ func (m *memory) platform(b bundle, roots []attest.Digest) (*platform, error) {
 		return nil, wire.Refuse(wire.UnknownRoot, "dcap: root of the PCK certificate", p.root, "a root that policy names")
 	}
 	if !known {
-		m.platforms.Put(id, p, maxKnown)
+		m.platforms.Store(id, p, maxKnown)
 	}
 	return p, nil
 }

@@ -16,7 +16,7 @@ func TestMemoryOfSpellings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := parse(evidence.Raw, attest.TDX)
+	q, err := parseQuote(evidence.Raw, attest.TDX)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +28,7 @@ func TestMemoryOfSpellings(t *testing.T) {
 			endorsed[role] = append(bytes.Clone(endorsed[role]), '\n')
 		}
 		b := bundle{attest.TDX, spelled, endorsed}
-		if _, err := b.check(); err != nil {
+		if _, err := b.verify(); err != nil {
 			t.Fatal(err)
 		}
 		seen[b.known()] = true

@@ -94,7 +94,7 @@ func TestKeyOfCertificates(t *testing.T) {
 			}
 			certs = append(certs, cert)
 		}
-		got, err := hold("a chain", certs, []string{nameSigning}, []string{nameRoot})
+		got, err := verifyChain("a chain", certs, []string{nameSigning}, []string{nameRoot})
 		if (err == nil) != want || err != nil && !errors.Is(err, wire.BadChain) || want && !got.Equal(&key.PublicKey) {
 			t.Errorf("%s: err = %v, want accepted %v", curve.Params().Name, err, want)
 		}

@@ -65,7 +65,7 @@ func permitBody(q quote, of attest.Platform, rules attest.DCAPRules) error {
 	if of == attest.TDX {
 		return permitGuest(guest(q.body), rules)
 	}
-	if got := enclave(q.body).svn(); got < rules.MinISVSVN {
+	if got := enclave(q.body).securityVersion(); got < rules.MinISVSVN {
 		return wire.Refuse(wire.BadTCB, "dcap: isvsvn", got, fmt.Sprintf("at least %d", rules.MinISVSVN))
 	}
 	return nil
@@ -80,7 +80,7 @@ func permitGuest(g guest, rules attest.DCAPRules) error {
 	if err := attest.TDAttributes.Permit(binary.LittleEndian.Uint64(g.attributes()), rules.Attributes); err != nil {
 		return err
 	}
-	if err := attest.XFAM.Permit(binary.LittleEndian.Uint64(g.xfam()), rules.XFAM); err != nil {
+	if err := attest.XFAM.Permit(binary.LittleEndian.Uint64(g.extendedFeatures()), rules.XFAM); err != nil {
 		return err
 	}
 	if !acceptsOrZero(rules.Owner, g.owners()) {

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"math/big"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -49,14 +50,14 @@ type quote struct {
 	chain     []byte // PCK certificate chain
 }
 
-// reader takes bytes apart; after the first that is missing it gives zeros and
+// reader takes bytes apart; after the first that is missing it returns zeros and
 // is short.
 type reader struct {
 	rest  []byte
 	short bool
 }
 
-func (r *reader) take(n int) []byte {
+func (r *reader) next(n int) []byte {
 	if n > len(r.rest) {
 		r.short, r.rest = true, nil
 		return make([]byte, min(n, headerSize))
@@ -66,18 +67,18 @@ func (r *reader) take(n int) []byte {
 	return taken
 }
 
-func (r *reader) u16() uint16 { return binary.LittleEndian.Uint16(r.take(2)) }
+func (r *reader) uint16() uint16 { return binary.LittleEndian.Uint16(r.next(2)) }
 
-func (r *reader) u32() int { return int(binary.LittleEndian.Uint32(r.take(4))) }
+func (r *reader) uint32() int { return int(binary.LittleEndian.Uint32(r.next(4))) }
 
-// parse reads a quote of the platform. There is one encoding but for zeros at
+// parseQuote reads a quote of the platform. There is one encoding but for zeros at
 // its end, of which clouds add many.
-func parse(raw []byte, platform attest.Platform) (quote, error) {
+func parseQuote(raw []byte, platform attest.Platform) (quote, error) {
 	if len(raw) > wire.MaxEvidence {
 		return quote{}, wire.Refuse(wire.TooLarge, "dcap: size in bytes", len(raw), wire.MaxEvidence)
 	}
 	q, r := quote{}, &reader{rest: raw}
-	size, err := q.header(r.take(headerSize), platform)
+	size, err := q.header(r.next(headerSize), platform)
 	if err != nil {
 		return quote{}, err
 	}
@@ -86,22 +87,22 @@ func parse(raw []byte, platform attest.Platform) (quote, error) {
 			return quote{}, err
 		}
 	}
-	q.body = r.take(size)
+	q.body = r.next(size)
 	q.signed = raw[:len(raw)-len(r.rest)]
-	counted := r.take(r.u32())
+	counted := r.next(r.uint32())
 	if err := q.certification(&reader{rest: counted, short: r.short}); err != nil {
 		return quote{}, err
 	}
 	if len(bytes.Trim(r.rest, "\x00")) > 0 {
-		return quote{}, wire.Refuse(wire.Malformed, "dcap: after the quote", "other bytes", "zeros")
+		return quote{}, wire.Refuse(wire.Malformed, "dcap: after the quote", fmt.Sprintf("%d bytes that are not all zero", len(r.rest)), "zeros")
 	}
 	if platform == attest.TDX {
-		return q, guest(q.body).form()
+		return q, guest(q.body).checkForm()
 	}
-	return q, enclave(q.body).form()
+	return q, enclave(q.body).checkForm()
 }
 
-// header reads the header and gives the size of a body that has no descriptor.
+// header reads the header and returns the size of a body that has no descriptor.
 func (q *quote) header(h []byte, platform attest.Platform) (size int, err error) {
 	q.version = binary.LittleEndian.Uint16(h)
 	if q.version < 3 || q.version > 5 {
@@ -125,7 +126,7 @@ func (q *quote) header(h []byte, platform attest.Platform) (size int, err error)
 
 // bodySize reads the body descriptor of version 5.
 func bodySize(r *reader, platform attest.Platform) (int, error) {
-	kind, size := r.u16(), r.u32()
+	kind, size := r.uint16(), r.uint32()
 	want := map[uint16]int{2: guestSize, 3: guest15Size}
 	if platform == attest.SGX {
 		want = map[uint16]int{1: enclaveSize}
@@ -139,16 +140,16 @@ func bodySize(r *reader, platform attest.Platform) (int, error) {
 // certification reads everything after the body; each length must be that of
 // what it counts.
 func (q *quote) certification(r *reader) error {
-	q.signature, q.key = r.take(signatureSize), r.take(keySize)
+	q.signature, q.key = r.next(signatureSize), r.next(keySize)
 	if q.version > 3 {
-		kind, size := r.u16(), r.u32()
+		kind, size := r.uint16(), r.uint32()
 		if kind != certQEReport || size != len(r.rest) {
 			return wire.Refuse(wire.Malformed, "dcap: certification data", kind, "a QE report to the end")
 		}
 	}
-	q.qe, q.qeSigned = r.take(enclaveSize), r.take(signatureSize)
-	q.qeAuth = r.take(int(r.u16()))
-	kind, size := r.u16(), r.u32()
+	q.qe, q.qeSigned = r.next(enclaveSize), r.next(signatureSize)
+	q.qeAuth = r.next(int(r.uint16()))
+	kind, size := r.uint16(), r.uint32()
 	if kind != certPCKChain || size != len(r.rest) || r.short {
 		return wire.Refuse(wire.Malformed, "dcap: certification data of the QE", kind, "a PCK certificate chain to the end")
 	}
@@ -160,7 +161,7 @@ func (q *quote) certification(r *reader) error {
 // key, and that for the quote.
 func (q quote) signedBy(pck *ecdsa.PublicKey) error {
 	if !verify(pck, q.qe, q.qeSigned) {
-		return wire.Refuse(wire.BadSignature, "dcap: signature of the QE report", "one that does not verify", "one by the PCK")
+		return wire.Refuse(wire.BadSignature, "dcap: signature of the QE report", "a signature that does not verify", "one by the PCK")
 	}
 	var want [64]byte // the digest, then zeros
 	digest := sha256.New()
@@ -168,14 +169,14 @@ func (q quote) signedBy(pck *ecdsa.PublicKey) error {
 	digest.Write(q.qeAuth)
 	digest.Sum(want[:0])
 	if !bytes.Equal(q.qe.reportData(), want[:]) {
-		return wire.Refuse(wire.BadDigest, "dcap: report data of the QE", "another", "the digest of the attestation key")
+		return wire.Refuse(wire.BadDigest, "dcap: report data of the QE", hex.EncodeToString(q.qe.reportData()), hex.EncodeToString(want[:])+", the digest of the attestation key")
 	}
 	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append([]byte{4}, q.key...))
 	if err != nil {
 		return wire.Refuse(wire.BadSignature, "dcap: attestation key", err, "a P-256 point")
 	}
 	if !verify(key, q.signed, q.signature) {
-		return wire.Refuse(wire.BadSignature, "dcap: signature of the quote", "one that does not verify", "one by the attestation key")
+		return wire.Refuse(wire.BadSignature, "dcap: signature of the quote", "a signature that does not verify", "one by the attestation key")
 	}
 	return nil
 }

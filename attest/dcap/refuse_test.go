@@ -32,7 +32,7 @@ func judgeAll(t *testing.T, of attest.Platform, rows []refusal) {
 			s := newScene(of)
 			tt.change(t, s)
 			got, err := s.appraise(t)
-			if !errors.Is(err, tt.want) || got.OK() {
+			if !errors.Is(err, tt.want) || got.Appraised() {
 				t.Errorf("err = %v, want reason %q", err, tt.want)
 			}
 		})

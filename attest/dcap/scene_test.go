@@ -16,7 +16,7 @@ import (
 
 var (
 	now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-	use = attest.Bind(wire.LabelIssue, []byte("nonce"))
+	use = attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 )
 
 // scene is everything an appraisal depends on; a row of the refusal table

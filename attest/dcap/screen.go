@@ -13,7 +13,7 @@ import (
 // that all of its signatures are checked, up to a root of the rules; the TCB status,
 // the quoting enclave and revocation are not.
 func (a *quoteAppraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
-	q, err := parse(raw, a.of)
+	q, err := parseQuote(raw, a.of)
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -24,7 +24,7 @@ func (a *quoteAppraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.
 	if !slices.Contains(rules.Roots, p.root) {
 		return attest.Claims{}, wire.Refuse(wire.UnknownRoot, "dcap: root of the PCK certificate", p.root, "a root that policy names")
 	}
-	if err := intel.InTime(at, p.times...); err != nil {
+	if err := intel.CheckValidity(at, p.times...); err != nil {
 		return attest.Claims{}, err
 	}
 	if err := q.signedBy(p.key); err != nil {
@@ -36,7 +36,7 @@ func (a *quoteAppraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.
 	if err := permitBody(q, a.of, rules.DCAP); err != nil {
 		return attest.Claims{}, err
 	}
-	c := q.claims(a.of)
+	c := q.unverifiedClaims(a.of)
 	c.Chip = hex.EncodeToString(p.pck.ppid)
 	return c, nil
 }

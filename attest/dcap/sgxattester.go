@@ -20,7 +20,7 @@ import (
 const gramine = "/dev/attestation"
 
 // SGXAttester asks Gramine for quotes through /dev/attestation, inside an
-// enclave whose manifest says sgx.remote_attestation = "dcap". It is safe for
+// enclave whose manifest states sgx.remote_attestation = "dcap". It is safe for
 // concurrent use; the pseudo-files hold one request at a time, so nothing else
 // in the process may use them.
 //
@@ -41,14 +41,14 @@ var (
 // such an enclave.
 func NewSGXAttester() (*SGXAttester, error) {
 	a := &SGXAttester{dir: gramine}
-	if err := a.there(); err != nil {
+	if err := a.checkDevice(); err != nil {
 		return nil, err
 	}
 	return a, nil
 }
 
-func (a *SGXAttester) there() error {
-	kind, err := a.read("attestation_type")
+func (a *SGXAttester) checkDevice() error {
+	kind, err := a.readFile("attestation_type")
 	if err != nil {
 		return noEnclave(err)
 	}
@@ -58,7 +58,7 @@ func (a *SGXAttester) there() error {
 	return nil
 }
 
-// Attest makes a quote. Gramine answers within seconds; ctx is looked at before
+// Attest makes a quote. Gramine responds within seconds; ctx is checked before
 // it is asked. It refuses with "not-this-device" when Gramine fails.
 func (a *SGXAttester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	if err := ctx.Err(); err != nil {
@@ -66,18 +66,18 @@ func (a *SGXAttester) Attest(ctx context.Context, data attest.ReportData) (attes
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.ask(data); err != nil {
+	if err := a.writeReportData(data); err != nil {
 		return attest.Evidence{}, noEnclave(err)
 	}
-	quote, err := a.read("quote")
+	quote, err := a.readFile("quote")
 	if err != nil {
 		return attest.Evidence{}, noEnclave(err)
 	}
 	return evidence(attest.SGX, quote)
 }
 
-// ask writes the report data in one piece; it makes no file where there is none.
-func (a *SGXAttester) ask(data attest.ReportData) error {
+// writeReportData writes the report data in one piece; it makes no file where there is none.
+func (a *SGXAttester) writeReportData(data attest.ReportData) error {
 	f, err := os.OpenFile(filepath.Join(a.dir, "user_report_data"), os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -88,7 +88,7 @@ func (a *SGXAttester) ask(data attest.ReportData) error {
 
 // Seal seals to this enclave on this CPU.
 func (a *SGXAttester) Seal(ctx context.Context, secret []byte, to []attest.ReferenceValue) ([]byte, error) {
-	key, err := a.key(ctx)
+	key, err := a.sealingKey(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -96,9 +96,9 @@ func (a *SGXAttester) Seal(ctx context.Context, secret []byte, to []attest.Refer
 	return key.Seal(secret, to)
 }
 
-// Unseal gives back what this enclave sealed on this CPU.
+// Unseal returns what this enclave sealed on this CPU.
 func (a *SGXAttester) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
-	key, err := a.key(ctx)
+	key, err := a.sealingKey(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -106,25 +106,25 @@ func (a *SGXAttester) Unseal(ctx context.Context, sealed []byte) ([]byte, error)
 	return key.Unseal(sealed)
 }
 
-// key is the enclave's own key. Of the measurement it depends on MRENCLAVE alone,
+// sealingKey is the enclave's own key. Of the measurement it depends on MRENCLAVE alone,
 // so the rest is read from a quote of the enclave itself.
-func (a *SGXAttester) key(ctx context.Context) (attest.OwnKey, error) {
+func (a *SGXAttester) sealingKey(ctx context.Context) (attest.OwnKey, error) {
 	own, err := a.Attest(ctx, attest.ReportData{})
 	if err != nil {
 		return attest.OwnKey{}, err
 	}
-	q, err := parse(own.Raw, attest.SGX)
+	q, err := parseQuote(own.Raw, attest.SGX)
 	if err != nil {
 		return attest.OwnKey{}, err
 	}
-	key, err := a.read("keys/_sgx_mrenclave")
+	key, err := a.readFile("keys/_sgx_mrenclave")
 	if err != nil {
 		return attest.OwnKey{}, noEnclave(err)
 	}
-	return attest.OwnKey{Key: key, Measurement: q.claims(attest.SGX).Measurement}, nil
+	return attest.OwnKey{Key: key, Measurement: q.unverifiedClaims(attest.SGX).Measurement}, nil
 }
 
-func (a *SGXAttester) read(name string) ([]byte, error) {
+func (a *SGXAttester) readFile(name string) ([]byte, error) {
 	f, err := os.Open(filepath.Join(a.dir, name))
 	if err != nil {
 		return nil, err

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-
+	"fmt"
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -33,12 +33,12 @@ func isSGXS(b []byte) bool { return bytes.HasPrefix(b, []byte(tagCreate)) }
 // (Intel SDM, volume 3D, ECREATE, EADD, EEXTEND), the last with its 256 bytes of
 // content. Signer, product and configuration are none of it: they are open, and
 // zeros. It also counts the bytes that are loaded unmeasured, for the host to
-// change as he likes. It refuses with "malformed" what no enclave is built by.
+// change as it likes. It refuses with "malformed" what no enclave is built by.
 func measureSGXS(b []byte) (m attest.ReferenceValue, unmeasured int, err error) {
 	digest := sha256.New()
 	s := sgxs{rest: b}
 	for len(s.rest) > 0 {
-		tag, record, err := s.next()
+		tag, record, err := s.nextRecord()
 		if err != nil {
 			return m, 0, err
 		}
@@ -65,9 +65,9 @@ type sgxs struct {
 	seen uint16 // chunks of it
 }
 
-// next reads one record, with its content where it has any.
-func (s *sgxs) next() (tag string, record []byte, err error) {
-	refused := wire.Refuse(wire.Malformed, "sgxs: record", "another, or out of its order", "ECREATE, then pages by their offsets, each with its chunks")
+// nextRecord reads one record, with its content where it has any.
+func (s *sgxs) nextRecord() (tag string, record []byte, err error) {
+	refused := wire.Refuse(wire.Malformed, "sgxs: record", fmt.Sprintf("%.8q with %d bytes left, unknown or out of order", s.rest, len(s.rest)), "ECREATE, then pages by their offsets, each with its chunks")
 	if len(s.rest) < recordSize {
 		return "", nil, refused
 	}
@@ -77,12 +77,12 @@ func (s *sgxs) next() (tag string, record []byte, err error) {
 	switch tag {
 	case tagCreate:
 		enclave := le.Uint64(s.rest[12:])
-		ok, s.size = s.size == 0 && enclave >= pageSize && enclave&(enclave-1) == 0 && zeroed(s.rest[20:recordSize]), enclave
+		ok, s.size = s.size == 0 && enclave >= pageSize && enclave&(enclave-1) == 0 && isZero(s.rest[20:recordSize]), enclave
 	case tagAdd:
-		ok = s.add(le.Uint64(s.rest[8:]))
+		ok = s.addPage(le.Uint64(s.rest[8:]))
 	case tagExtend, tagUnmeasured:
 		size += chunkSize
-		ok = len(s.rest) >= size && s.chunk(le.Uint64(s.rest[8:])) && zeroed(s.rest[16:recordSize])
+		ok = len(s.rest) >= size && s.addChunk(le.Uint64(s.rest[8:])) && isZero(s.rest[16:recordSize])
 	}
 	if !ok {
 		return "", nil, refused
@@ -91,10 +91,10 @@ func (s *sgxs) next() (tag string, record []byte, err error) {
 	return tag, record, nil
 }
 
-func zeroed(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
+func isZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
-// add begins a page behind the one before, inside the enclave.
-func (s *sgxs) add(at uint64) bool {
+// addPage begins a page behind the one before, inside the enclave.
+func (s *sgxs) addPage(at uint64) bool {
 	if at%pageSize != 0 || at >= s.size || s.page && at <= s.at {
 		return false
 	}
@@ -102,8 +102,8 @@ func (s *sgxs) add(at uint64) bool {
 	return true
 }
 
-// chunk takes each chunk of the newest page once.
-func (s *sgxs) chunk(at uint64) bool {
+// addChunk takes each chunk of the newest page once.
+func (s *sgxs) addChunk(at uint64) bool {
 	if !s.page || at%chunkSize != 0 || at < s.at || at-s.at >= pageSize {
 		return false
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"math/big"
 	"slices"
 
@@ -23,18 +24,18 @@ var (
 	sigstructBody = []byte{1, 1, 0, 0, 0x60, 0, 0, 0, 0x60, 0, 0, 0, 1, 0, 0, 0}
 )
 
-// signedEnclave is what the signer of an enclave says of it.
+// signedEnclave is what the signer of an enclave states about it.
 type signedEnclave struct {
-	Measurement attest.Measurement // CONFIGID is zeros: nobody configured it yet
+	Measurement attest.Measurement // CONFIGID is zeros: it is not configured yet
 	SVN         uint16
 	Debug       bool // the signer allows that it is started for debugging
 }
 
-// readSigstruct reads a signature structure and checks its signature. It says what
+// readSigstruct reads a signature structure and checks its signature. It states what
 // the CPU will demand of the enclave's code, not that such code exists.
 func readSigstruct(b []byte) (signedEnclave, error) {
 	if len(b) != sigstructSize || !bytes.Equal(b[:16], sigstructHead) || !bytes.Equal(b[24:40], sigstructBody) {
-		return signedEnclave{}, wire.Refuse(wire.Malformed, "sgx: signature structure", "another form", "SIGSTRUCT of 1808 bytes")
+		return signedEnclave{}, wire.Refuse(wire.Malformed, "sgx: signature structure", fmt.Sprintf("%d bytes that begin with %.16x", len(b), b), "SIGSTRUCT of 1808 bytes")
 	}
 	le := binary.LittleEndian
 	if e := le.Uint32(b[512:]); e != 3 {
@@ -65,7 +66,7 @@ func readSigstruct(b []byte) (signedEnclave, error) {
 // SDK), in a section (Open Enclave). It refuses a file with none, or with several
 // that are not the same.
 func findSigstruct(file []byte) (found signedEnclave, err error) {
-	err = wire.Refuse(wire.Malformed, "sgx: signature structure", "none", "a file that holds a SIGSTRUCT of 1808 bytes")
+	err = wire.Refuse(wire.Malformed, "sgx: signature structure", fmt.Sprintf("a file of %d bytes without one", len(file)), "a file with a SIGSTRUCT of 1808 bytes")
 	var raw []byte
 	for rest := file; ; rest = rest[1:] {
 		at := bytes.Index(rest, sigstructHead)
@@ -77,7 +78,7 @@ func findSigstruct(file []byte) (found signedEnclave, err error) {
 		enclave, fault := readSigstruct(candidate)
 		switch {
 		case fault == nil && raw != nil && !bytes.Equal(raw, candidate):
-			return signedEnclave{}, wire.Refuse(wire.Malformed, "sgx: signature structures", "several", "one, or all the same")
+			return signedEnclave{}, wire.Refuse(wire.Malformed, "sgx: signature structures", "two that differ", "one, or equal ones")
 		case fault == nil:
 			found, raw, err = enclave, candidate, nil
 		case raw == nil:

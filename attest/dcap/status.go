@@ -8,12 +8,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// status is what Intel says of a TCB level, as a set of what is the matter. The
+// status is what Intel states about a TCB level, as a set of what is the matter. The
 // zero status is none and accepted nowhere.
 type status uint8
 
 const (
-	rated         status = 1 << iota // Intel says something; alone: all is well
+	rated         status = 1 << iota // Intel states something; alone: all is well
 	hardening                        // software must be hardened
 	configuration                    // the platform must be configured
 	outOfDate
@@ -32,7 +32,7 @@ var statuses = map[string]status{
 	"Revoked":                           rated | revoked,
 }
 
-// concluded are Intel's words that stand in no document: a verifier concludes them.
+// concluded are Intel's words that are in no document: a verifier concludes them.
 var concluded = map[string]status{
 	"TDRelaunchAdvised":                    rated | relaunch,
 	"TDRelaunchAdvisedConfigurationNeeded": rated | relaunch | configuration,
@@ -88,7 +88,7 @@ func relaunched(launch, current status) status {
 	return rated | relaunch | joined&configuration
 }
 
-// verdict is what Intel says of a platform: of each part, of all, and the
+// verdict is what Intel states about a platform: of each part, of all, and the
 // advisories of all levels that matched, sorted.
 type verdict struct {
 	platform, module, qe status // module is zero where Intel rates none
@@ -103,32 +103,32 @@ type verdict struct {
 // another.
 func (p *platform) assess(q quote) (verdict, error) {
 	if p.tcb.ID != idTDX {
-		return p.rate(q, nil)
+		return p.ratePlatform(q, nil)
 	}
 	g := guest(q.body)
-	v, err := p.rate(q, g.tcbSVN())
+	v, err := p.ratePlatform(q, g.tcbSVN())
 	if err != nil || len(g.tcbSVN2()) == 0 || bytes.Equal(g.tcbSVN2(), g.tcbSVN()) {
 		return v, err
 	}
-	now, err := p.rate(q, g.tcbSVN2())
+	now, err := p.ratePlatform(q, g.tcbSVN2())
 	if err != nil {
 		return v, err
 	}
 	v.current = now.overall
 	v.overall = relaunched(v.overall, now.overall)
-	v.advise(now.advisories)
+	v.addAdvisories(now.advisories)
 	return v, nil
 }
 
-// rate rates the platform of a quote with a TEE TCB SVN, nil for an enclave's.
-func (p *platform) rate(q quote, teeSVN []byte) (verdict, error) {
+// ratePlatform rates the platform of a quote with a TEE TCB SVN, nil for an enclave's.
+func (p *platform) ratePlatform(q quote, teeSVN []byte) (verdict, error) {
 	var v verdict
 	level, err := p.tcb.platformLevel(p.pck, teeSVN)
 	if err != nil {
 		return v, err
 	}
 	v.platform, v.overall, v.date = level.Status, level.Status, level.Date
-	v.advise(level.Advisories)
+	v.addAdvisories(level.Advisories)
 	if teeSVN != nil {
 		level, err = p.tcb.moduleLevel(guest(q.body), teeSVN)
 		if err != nil {
@@ -137,20 +137,20 @@ func (p *platform) rate(q quote, teeSVN []byte) (verdict, error) {
 		if level != nil {
 			v.module = level.Status
 			v.overall = worse(v.overall, v.module)
-			v.advise(level.Advisories)
+			v.addAdvisories(level.Advisories)
 		}
 	}
-	if level, err = p.qe.level(q.qe.svn()); err != nil {
+	if level, err = p.qe.level(q.qe.securityVersion()); err != nil {
 		return v, err
 	}
 	v.qe = level.Status
 	v.overall = worse(v.overall, v.qe)
-	v.advise(level.Advisories)
+	v.addAdvisories(level.Advisories)
 	return v, nil
 }
 
-// advise adds advisories, each once, sorted.
-func (v *verdict) advise(advisories []string) {
+// addAdvisories adds advisories, each once, sorted.
+func (v *verdict) addAdvisories(advisories []string) {
 	all := slices.Concat(v.advisories, advisories)
 	slices.Sort(all)
 	v.advisories = slices.Compact(all)

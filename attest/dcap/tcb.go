@@ -44,8 +44,8 @@ func (i issued) validity(of string) pki.Validity {
 	return pki.Validity{Of: of, From: i.Issued, Until: i.Next, Issued: true}
 }
 
-// is refuses a document of another kind.
-func (i issued) is(id string, version int) error {
+// checkID refuses a document of another kind.
+func (i issued) checkID(id string, version int) error {
 	if i.ID != id {
 		return wire.Refuse(wire.WrongChip, "dcap: id of the collateral", i.ID, id)
 	}
@@ -55,7 +55,7 @@ func (i issued) is(id string, version int) error {
 	return nil
 }
 
-// tcbInfo is what Intel says of the TCB levels of one family of platforms
+// tcbInfo is what Intel states about the TCB levels of one family of platforms
 // (Intel PCS API version 4).
 type tcbInfo struct {
 	issued
@@ -67,7 +67,7 @@ type tcbInfo struct {
 	Levels  []tcbLevel `json:"tcbLevels"`
 }
 
-// module says what a TDX module is known by, and its levels; the module of
+// module states what a TDX module is known by, and its levels; the module of
 // versions 0 is rated with the platform and has none.
 type module struct {
 	ID         string     `json:"id"`
@@ -77,7 +77,7 @@ type module struct {
 	Levels     []tcbLevel `json:"tcbLevels"`
 }
 
-// qeIdentity says what a quoting enclave is known by, and its levels.
+// qeIdentity states what a quoting enclave is known by, and its levels.
 type qeIdentity struct {
 	issued
 	MiscSelect octets     `json:"miscselect"`
@@ -89,8 +89,8 @@ type qeIdentity struct {
 	Levels     []tcbLevel `json:"tcbLevels"`
 }
 
-// tcbLevel is a set of least versions, and what Intel says of it. Levels stand
-// from high to low; the first that is met counts.
+// tcbLevel is a set of least versions, and what Intel states about it. Levels go
+// from high to low; the first that is reached counts.
 type tcbLevel struct {
 	TCB struct {
 		SGX    []component `json:"sgxtcbcomponents"`
@@ -113,7 +113,7 @@ func readTCBInfo(signed []byte, id string) (*tcbInfo, error) {
 	if err := json.Unmarshal(signed, t); err != nil {
 		return nil, wire.Refuse(wire.Malformed, "dcap: TCB info", err, "Intel's JSON")
 	}
-	if err := t.is(id, tcbInfoVersion); err != nil {
+	if err := t.checkID(id, tcbInfoVersion); err != nil {
 		return nil, err
 	}
 	tdx := 0
@@ -122,11 +122,11 @@ func readTCBInfo(signed []byte, id string) (*tcbInfo, error) {
 	}
 	for _, l := range t.Levels {
 		if len(l.TCB.SGX) != 16 || len(l.TCB.TDX) != tdx || l.Status == 0 {
-			return nil, wire.Refuse(wire.Malformed, "dcap: level of TCB info", "incomplete", "16 components of each kind and a status")
+			return nil, wire.Refuse(wire.Malformed, "dcap: level of TCB info", fmt.Sprintf("%d and %d components, status %v", len(l.TCB.SGX), len(l.TCB.TDX), l.Status), "16 components of each kind and a status")
 		}
 	}
 	for _, m := range t.Modules {
-		if err := simple(m.Levels); err != nil {
+		if err := checkLevels(m.Levels); err != nil {
 			return nil, err
 		}
 	}
@@ -142,17 +142,17 @@ func readQEIdentity(signed []byte, id string) (*qeIdentity, error) {
 	if err := json.Unmarshal(signed, i); err != nil {
 		return nil, wire.Refuse(wire.Malformed, "dcap: QE identity", err, "Intel's JSON")
 	}
-	if err := i.is(id, qeIdentityVersion); err != nil {
+	if err := i.checkID(id, qeIdentityVersion); err != nil {
 		return nil, err
 	}
-	return i, simple(i.Levels)
+	return i, checkLevels(i.Levels)
 }
 
-// simple checks levels of one security version.
-func simple(levels []tcbLevel) error {
+// checkLevels checks levels of one security version.
+func checkLevels(levels []tcbLevel) error {
 	for _, l := range levels {
 		if l.TCB.ISVSVN == nil || l.Status == 0 {
-			return wire.Refuse(wire.Malformed, "dcap: level of one version", "incomplete", "a version and a status")
+			return wire.Refuse(wire.Malformed, "dcap: level of one version", fmt.Sprintf("status %v, version there: %v", l.Status, l.TCB.ISVSVN != nil), "a version and a status")
 		}
 	}
 	return nil
@@ -167,14 +167,14 @@ func (t *tcbInfo) platformLevel(p pck, teeSVN []byte) (*tcbLevel, error) {
 		from = 2
 	}
 	for i := range t.Levels {
-		if t.Levels[i].metBy(p, teeSVN, from) {
+		if t.Levels[i].isReachedBy(p, teeSVN, from) {
 			return &t.Levels[i], nil
 		}
 	}
 	return nil, wire.Refuse(wire.BadTCB, "dcap: TCB of the platform", fmt.Sprint(p.svns, " ", p.pceSVN, " ", teeSVN), "one of Intel's levels")
 }
 
-func (l *tcbLevel) metBy(p pck, teeSVN []byte, from int) bool {
+func (l *tcbLevel) isReachedBy(p pck, teeSVN []byte, from int) bool {
 	for i, c := range l.TCB.SGX {
 		if p.svns[i] < int(c.SVN) {
 			return false
@@ -188,29 +188,29 @@ func (l *tcbLevel) metBy(p pck, teeSVN []byte, from int) bool {
 	return p.pceSVN >= l.TCB.PCESVN
 }
 
-// moduleLevel checks that the TDX module is Intel's and gives its level, nil for
+// moduleLevel checks that the TDX module is Intel's and returns its level, nil for
 // versions that are rated with the platform. The TEE TCB SVN is that of the launch
 // or the one now.
 func (t *tcbInfo) moduleLevel(g guest, teeSVN []byte) (*tcbLevel, error) {
 	svn, version := teeSVN[0], teeSVN[1]
 	if version == 0 {
-		return nil, t.Module.signed(g)
+		return nil, t.Module.checkSigner(g)
 	}
 	id := fmt.Sprintf("TDX_%02X", version)
 	for _, m := range t.Modules {
 		if m.ID != id {
 			continue
 		}
-		if err := m.signed(g); err != nil {
+		if err := m.checkSigner(g); err != nil {
 			return nil, err
 		}
-		return firstMet(m.Levels, uint16(svn), "TDX module "+id)
+		return firstReached(m.Levels, uint16(svn), "TDX module "+id)
 	}
 	return nil, wire.Refuse(wire.BadTCB, "dcap: TDX module", id, "one that TCB info names")
 }
 
-// signed checks who signed the module and how it is set up.
-func (m *module) signed(g guest) error {
+// checkSigner checks who signed the module and how it is set up.
+func (m *module) checkSigner(g guest) error {
 	if !bytes.Equal(g.mrSignerSEAM(), m.MRSigner) || !masked(g.seamAttributes(), m.Mask, m.Attributes) {
 		return wire.Refuse(wire.BadTCB, "dcap: signer and attributes of the TDX module",
 			hex.EncodeToString(g[64:120]), hex.EncodeToString(append(m.MRSigner[:len(m.MRSigner):len(m.MRSigner)], m.Attributes...)))
@@ -218,8 +218,8 @@ func (m *module) signed(g guest) error {
 	return nil
 }
 
-// vouches checks that a quoting enclave is Intel's.
-func (i *qeIdentity) vouches(e enclave) error {
+// checkEnclave checks that a quoting enclave is Intel's.
+func (i *qeIdentity) checkEnclave(e enclave) error {
 	switch {
 	case !bytes.Equal(e.mrSigner(), i.MRSigner):
 		return wire.Refuse(wire.BadChain, "dcap: signer of the QE", hex.EncodeToString(e.mrSigner()), hex.EncodeToString(i.MRSigner))
@@ -233,9 +233,9 @@ func (i *qeIdentity) vouches(e enclave) error {
 	return nil
 }
 
-func (i *qeIdentity) level(svn uint16) (*tcbLevel, error) { return firstMet(i.Levels, svn, i.ID) }
+func (i *qeIdentity) level(svn uint16) (*tcbLevel, error) { return firstReached(i.Levels, svn, i.ID) }
 
-func firstMet(levels []tcbLevel, svn uint16, of string) (*tcbLevel, error) {
+func firstReached(levels []tcbLevel, svn uint16, of string) (*tcbLevel, error) {
 	for i := range levels {
 		if svn >= *levels[i].TCB.ISVSVN {
 			return &levels[i], nil

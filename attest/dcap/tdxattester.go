@@ -19,7 +19,7 @@ const provider = "tdx_guest"
 
 // TDXAttester asks the TDX guest driver for quotes through configfs-tsm
 // (/sys/kernel/config/tsm/report, Linux 6.7 and later, root only). The host's
-// quoting service must answer the driver. It is safe for concurrent use: each
+// quoting service must serve the driver. It is safe for concurrent use: each
 // quote has a folder of its own.
 type TDXAttester struct {
 	device configfsi.Client
@@ -35,26 +35,26 @@ func NewTDXAttester() (*TDXAttester, error) {
 	return &TDXAttester{device: device}, nil
 }
 
-// Attest makes a quote. The driver answers within seconds; ctx is looked at
-// before it is asked. It refuses with "not-this-device" when the driver fails.
+// Attest makes a quote. The driver responds within seconds; ctx is checked
+// before the request. It refuses with "not-this-device" when the driver fails.
 func (a *TDXAttester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	if err := ctx.Err(); err != nil {
 		return attest.Evidence{}, err
 	}
-	answer, err := tsm.Get(a.device, &tsm.Request{InBlob: data[:]})
+	response, err := tsm.Get(a.device, &tsm.Request{InBlob: data[:]})
 	if err != nil {
 		return attest.Evidence{}, noGuest(err)
 	}
-	if got := strings.TrimSpace(answer.Provider); got != provider {
+	if got := strings.TrimSpace(response.Provider); got != provider {
 		return attest.Evidence{}, noGuest(fmt.Errorf("the TSM is %q", got))
 	}
-	return evidence(attest.TDX, answer.OutBlob)
+	return evidence(attest.TDX, response.OutBlob)
 }
 
-// evidence refuses what is no quote of the platform, so that the fault is told
+// evidence refuses what is no quote of the platform, so that the fault is reported
 // where it is.
 func evidence(of attest.Platform, raw []byte) (attest.Evidence, error) {
-	if _, err := parse(raw, of); err != nil {
+	if _, err := parseQuote(raw, of); err != nil {
 		return attest.Evidence{}, fmt.Errorf("reading the device's quote: %w", err)
 	}
 	return attest.Evidence{Platform: of, Raw: raw}, nil

@@ -33,7 +33,7 @@ func intelRoots(t testing.TB) []attest.Digest {
 // which must lead to the registers that the quote signs.
 type logged struct{ *quoteAppraiser }
 
-func (l logged) Genuine() closed.Appraiser { return closed.Of(l) }
+func (l logged) Genuine() closed.Appraiser { return closed.VouchFor(l) }
 
 func (l logged) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	claims, err := l.quoteAppraiser.Appraise(raw, endorsed, rules, at)

@@ -21,7 +21,7 @@ import (
 
 var (
 	now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-	use = attest.Bind(wire.LabelIssue, []byte("nonce"))
+	use = attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 )
 
 // scene is everything an appraisal depends on; a row of the refusal table
@@ -68,8 +68,8 @@ func TestAppraise(t *testing.T) {
 	if err := attest.Match(attesttest.MeasureNitro("image"), got.Measurement()); err != nil {
 		t.Error(err)
 	}
-	if got.Chip() != "i-test-enc1" || got.Debug() {
-		t.Errorf("chip, debug = %q, %v, want i-test-enc1, false", got.Chip(), got.Debug())
+	if got.ChipID() != "i-test-enc1" || got.Debug() {
+		t.Errorf("chip, debug = %q, %v, want i-test-enc1, false", got.ChipID(), got.Debug())
 	}
 }
 
@@ -216,7 +216,7 @@ func TestRefuse(t *testing.T) {
 			s := newScene()
 			tt.change(t, s)
 			got, err := s.appraise(t)
-			if !errors.Is(err, tt.want) || got.OK() {
+			if !errors.Is(err, tt.want) || got.Appraised() {
 				t.Errorf("err = %v, want reason %q", err, tt.want)
 			}
 		})

@@ -46,7 +46,7 @@ type moduleResponse struct {
 }
 
 // Attest makes a document with the report data as its user data. The module
-// responds at once; ctx is checked before it is asked. It refuses with
+// responds at once; ctx is checked before the request. It refuses with
 // "not-this-device" when the module fails.
 func (a *Attester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	if err := ctx.Err(); err != nil {

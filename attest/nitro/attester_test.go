@@ -64,7 +64,7 @@ func TestAttester(t *testing.T) {
 		evidence, err := enclave.Attest(context.Background(), attest.ReportData(r.UserData))
 		return responding(evidence.Raw), err
 	}))
-	data := attest.Bind(wire.LabelTrust, []byte("nonce"))
+	data := attest.BindReportData(wire.LabelTrust, []byte("nonce"))
 	evidence, err := device.Attest(context.Background(), data)
 	if err != nil {
 		t.Fatal(err)

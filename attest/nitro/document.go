@@ -49,9 +49,9 @@ type payload struct {
 	Nonce       []byte          `cbor:"nonce"`
 }
 
-// strict says how a payload is read: no key twice, none that is unknown, no
+// strict states how a payload is read: no key twice, none that is unknown, no
 // tags. Newer modules write maps of indefinite length; as the payload is signed
-// as it stands, that lets nobody write it another way.
+// unchanged, that lets nobody write it another way.
 var strict = cbor.DecOptions{
 	DupMapKey:         cbor.DupMapKeyEnforcedAPF,
 	IndefLength:       cbor.IndefLengthAllowed,
@@ -74,10 +74,10 @@ func parse(raw []byte) (document, error) {
 		return d, wire.Refuse(wire.Malformed, "nitro: document", err, "an untagged COSE_Sign1")
 	}
 	if same, err := d.message.MarshalCBOR(); err != nil || !bytes.Equal(same, raw) {
-		return d, wire.Refuse(wire.Malformed, "nitro: document", "another encoding", "the shortest")
+		return d, wire.Refuse(wire.Malformed, "nitro: document", "bytes that are encoded in another way", "the shortest encoding")
 	}
 	if len(d.message.Headers.Unprotected) != 0 || len(raw) < 2+len(protected) || !bytes.Equal(raw[2:2+len(protected)], protected) {
-		return d, wire.Refuse(wire.Malformed, "nitro: COSE headers", "others", "algorithm ES384 alone")
+		return d, wire.Refuse(wire.Malformed, "nitro: COSE headers", fmt.Sprintf("protected %x, and %d unprotected", raw[2:min(len(raw), 2+len(protected))], len(d.message.Headers.Unprotected)), "algorithm ES384 alone")
 	}
 	mode, err := strict.DecMode()
 	if err != nil {
@@ -86,14 +86,14 @@ func parse(raw []byte) (document, error) {
 	if err := mode.Unmarshal(d.message.Payload, &d.payload); err != nil {
 		return d, wire.Refuse(wire.Malformed, "nitro: payload", err, "a map of the known fields")
 	}
-	return d, d.payload.check()
+	return d, d.payload.validate()
 }
 
-// check checks the fields' own rules, as AWS states them.
-func (p payload) check() error {
+// validate checks the fields' own rules, as AWS states them.
+func (p payload) validate() error {
 	switch {
 	case p.ModuleID == "":
-		return wire.Refuse(wire.Malformed, "nitro: module_id", "empty", "a name")
+		return wire.Refuse(wire.Malformed, "nitro: module_id", "an empty name", "a name")
 	case p.Digest != "SHA384":
 		return wire.Refuse(wire.Malformed, "nitro: digest", p.Digest, "SHA384")
 	case p.Timestamp == 0 || p.Timestamp > 1<<62/uint64(time.Millisecond):
@@ -108,14 +108,14 @@ func (p payload) check() error {
 	}
 	for _, i := range measured {
 		if p.PCRs[i] == nil {
-			return wire.Refuse(wire.Malformed, "nitro: "+pcrName(i), "missing", "its value")
+			return wire.Refuse(wire.Malformed, "nitro: "+pcrName(i), "a document without this PCR", "its value")
 		}
 	}
 	return nil
 }
 
-// made is the document's own time.
-func (p payload) made() time.Time { return time.UnixMilli(int64(p.Timestamp)).UTC() }
+// madeAt is the document's own time.
+func (p payload) madeAt() time.Time { return time.UnixMilli(int64(p.Timestamp)).UTC() }
 
 // debug reports whether the enclave runs in debug mode: the module then gives
 // zeros for the PCRs of the image. One of them is enough for the suspicion.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha512"
 	"encoding/binary"
 	"encoding/pem"
+	"fmt"
 	"hash"
 	"hash/crc32"
 
@@ -27,7 +28,7 @@ const (
 
 // measureEIF computes what the PCRs of an enclave will be that starts from an
 // image: 0 the whole image, 1 kernel, command line and first ramdisk, 2 the other
-// ramdisks, 8 the certificate of the image's signer, or zeros where nobody signed
+// ramdisks, 8 the certificate of the image's signer, or zeros where no key signed
 // it. Each is SHA-384 over 48 zeros and the SHA-384 of the contents. It checks the
 // image's own checksum, and of the signature nothing: AWS does when it starts.
 func measureEIF(image []byte) (attest.Measurement, error) {
@@ -53,7 +54,7 @@ func measureEIF(image []byte) (attest.Measurement, error) {
 			if signer, err = signerPCR(s.content); err != nil {
 				return attest.Measurement{}, err
 			}
-		case eifMetadata: // measured by nobody
+		case eifMetadata: // not measured
 		default:
 			return attest.Measurement{}, refuseEIF("a section of kind", s.kind)
 		}
@@ -79,7 +80,7 @@ type imageSection struct {
 func readEIF(image []byte) ([]imageSection, error) {
 	be := binary.BigEndian
 	if len(image) < eifHeader || string(image[:4]) != ".eif" {
-		return nil, refuseEIF("header", "another")
+		return nil, refuseEIF("header", fmt.Sprintf("%d bytes that begin with %.4q", len(image), image))
 	}
 	if version := be.Uint16(image[4:]); version < 3 || version > 4 {
 		return nil, refuseEIF("version", version)
@@ -120,7 +121,7 @@ func signerPCR(section []byte) ([]byte, error) {
 	}
 	block, rest := pem.Decode(signatures[0].Certificate)
 	if block == nil || block.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, refuseEIF("certificate of the signer", "another form")
+		return nil, refuseEIF("certificate of the signer", fmt.Sprintf("%d bytes that are not one certificate in PEM", len(signatures[0].Certificate)))
 	}
 	h := sha512.New384()
 	h.Write(block.Bytes)

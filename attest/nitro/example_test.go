@@ -27,7 +27,7 @@ func ExampleAppraiser() {
 			Rules:      map[attest.Platform]attest.Rules{attest.Nitro: aws.Rules()},
 			At:         now.Add(age),
 		})
-		fmt.Println(result.OK(), err)
+		fmt.Println(result.Appraised(), err)
 	}
 	// Output:
 	// true <nil>

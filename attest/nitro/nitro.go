@@ -11,11 +11,14 @@
 //	zone_crl    by the zone's, over instances, where AWS names one
 //
 // It refuses a document that is not in the one encoding, whose bundle does not
-// begin with an accepted root, whose chain does not hold, is revoked or out of its
+// begin with an accepted root, whose chain does not verify, is revoked or out of its
 // time, whose signature does not verify, one that is older than the rules accept,
-// an outdated list, and where the rules say so a missing one.
+// an outdated list, and where the rules state so a missing one.
 // A debug enclave, whose PCRs are zero and whose console its host can read, is
-// said to be one. docs/spec/evidence-nitro.md has every field and check.
+// marked in the claims. docs/spec/evidence-nitro.md has every field and check.
+//
+// Files, each using those before it: eif.go, module.go, attester.go, nitro.go,
+// platform.go, revocation.go.
 package nitro
 
 import (
@@ -34,22 +37,22 @@ import (
 )
 
 // aws signs documents' certificates by one algorithm. No list of AWS's was seen by which
-// to tell those of lists, so each that fits the keys counts.
+// to recognise those of lists, so each that fits the keys counts.
 var aws = pki.Vendor{
 	Name: "nitro", Algorithm: x509.ECDSAWithSHA384,
 	ListAlgorithms: []x509.SignatureAlgorithm{x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512},
 }
 
-// documentAppraiser judges Nitro attestation documents. It holds nothing.
+// documentAppraiser appraises Nitro attestation documents. It has no state.
 type documentAppraiser struct{}
 
 // Platform is [attest.Nitro].
 func (documentAppraiser) Platform() attest.Platform { return attest.Nitro }
 
 // Genuine implements [attest.Appraiser].
-func (a documentAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a documentAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
-// Appraise judges a document. Its report data is the document's user_data.
+// Appraise appraises a document. Its report data is the document's user_data.
 func (documentAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	d, chain, err := genuine(raw, rules, at)
 	if err != nil {
@@ -59,7 +62,7 @@ func (documentAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rule
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	if err := d.fresh(rules.Nitro.MaxAge, at); err != nil {
+	if err := d.checkAge(rules.Nitro.MaxAge, at); err != nil {
 		return attest.Claims{}, err
 	}
 	claims := d.claims()
@@ -68,16 +71,16 @@ func (documentAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rule
 }
 
 // Screen does every check of Appraise that needs no list of AWS's. It is for the
-// time before they are fetched: that it refuses nothing says nothing of revocation.
+// time before they are fetched: that it refuses nothing means nothing for revocation.
 func (documentAppraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	d, _, err := genuine(raw, rules, at)
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	return d.claims(), d.fresh(rules.Nitro.MaxAge, at)
+	return d.claims(), d.checkAge(rules.Nitro.MaxAge, at)
 }
 
-// genuine reads a document that AWS's certificates vouch for, and gives their
+// genuine reads a document that AWS's certificates vouch for, and returns their
 // chain, leaf first. Rules are asked for roots only.
 func genuine(raw []byte, rules attest.Rules, at time.Time) (document, []*x509.Certificate, error) {
 	d, err := parse(raw)
@@ -91,7 +94,7 @@ func genuine(raw []byte, rules attest.Rules, at time.Time) (document, []*x509.Ce
 	return d, chain, d.signedBy(chain[0])
 }
 
-// UnverifiedClaims are what a document says of itself.
+// UnverifiedClaims are what a document states about itself.
 func (documentAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	d, err := parse(raw)
 	if err != nil {
@@ -100,7 +103,7 @@ func (documentAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	return d.claims(), nil
 }
 
-// chain checks the document's certificates against the accepted roots and gives
+// chain checks the document's certificates against the accepted roots and returns
 // them from the one that signed it up to the root.
 func (d document) chain(roots []attest.Digest, at time.Time) ([]*x509.Certificate, error) {
 	bundle, err := d.certificates()
@@ -111,7 +114,7 @@ func (d document) chain(roots []attest.Digest, at time.Time) ([]*x509.Certificat
 	if got := wire.Sum(root.RawSubjectPublicKeyInfo); !slices.Contains(roots, got) {
 		return nil, wire.Refuse(wire.UnknownRoot, "nitro: root of the bundle", got, "a root that policy names")
 	}
-	return aws.Path(leaf, []*x509.Certificate{root}, between, at)
+	return aws.FindPath(leaf, []*x509.Certificate{root}, between, at)
 }
 
 // certificates parses the leaf and the bundle: leaf, root, intermediates.
@@ -132,7 +135,7 @@ func (d document) certificates() ([]*x509.Certificate, error) {
 
 // signedBy checks the COSE signature.
 func (d document) signedBy(leaf *x509.Certificate) error {
-	key, err := aws.Key(leaf, elliptic.P384())
+	key, err := aws.PublicKey(leaf, elliptic.P384())
 	if err != nil {
 		return err
 	}
@@ -146,16 +149,16 @@ func (d document) signedBy(leaf *x509.Certificate) error {
 	return nil
 }
 
-// fresh checks the document's own time.
-func (d document) fresh(maxAge time.Duration, at time.Time) error {
-	age := at.Sub(d.made())
+// checkAge checks the document's own time.
+func (d document) checkAge(maxAge time.Duration, at time.Time) error {
+	age := at.Sub(d.madeAt())
 	if age < -wire.MaxClockSkew || age > maxAge {
 		return wire.Refuse(wire.Expired, "nitro: age of the document", age, fmt.Sprintf("at most %v", maxAge))
 	}
 	return nil
 }
 
-// claims are what the document says, once it is believed.
+// claims are what the document states, once it is verified.
 func (d document) claims() attest.Claims {
 	m := attest.Measurement{Platform: attest.Nitro}
 	for _, i := range measured {
@@ -164,7 +167,7 @@ func (d document) claims() attest.Claims {
 	details := map[string]any{
 		"module_id":  d.ModuleID,
 		"digest":     d.Digest,
-		"timestamp":  d.made().Format(time.RFC3339),
+		"timestamp":  d.madeAt().Format(time.RFC3339),
 		"user_data":  hex.EncodeToString(d.UserData),
 		"nonce":      hex.EncodeToString(d.Nonce),
 		"public_key": hex.EncodeToString(d.PublicKey),

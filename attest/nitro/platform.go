@@ -8,7 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/nitro/nitrorules"
 )
 
-// source stands for AWS's buckets: each list is where a certificate names it, so that it
+// source represents AWS's buckets: each list is where a certificate names it, so that it
 // has no base URL. A mirror has all lists below one.
 var source = attest.Source{Name: "aws", Base: "aws", Usage: `where AWS's lists are: "aws" as its certificates say, or a mirror`}
 
@@ -33,11 +33,11 @@ func Platform() attest.PlatformInfo {
 
 // awsList is how AWS's certificates name the revocation lists of the root, and of
 // an authority of a region. The hosts are AWS's buckets and no others, because
-// the evidence is not verified yet. A region's name stands twice.
+// the evidence is not verified yet. A region's name is there twice.
 var awsList = regexp.MustCompile(`http://(?:aws-nitro-enclaves-crl\.s3|crl-([a-z0-9-]{5,30})-aws-nitro-enclaves\.s3\.([a-z0-9-]{5,30}))\.amazonaws\.com/crl/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.crl`)
 
 // documents reads where the lists are out of the certificates in a document: the
-// first of each kind, for what an enclave itself says stands behind them.
+// first of each kind, for what an enclave itself states is behind them.
 func documents(document []byte) []attest.Document {
 	var all []attest.Document
 	found := map[string]bool{}

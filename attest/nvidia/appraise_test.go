@@ -23,7 +23,7 @@ import (
 
 var (
 	now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-	use = attest.Bind(wire.LabelIssue, []byte("nonce"))
+	use = attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 )
 
 // scene is everything an appraisal depends on; a row of the refusal table changes
@@ -56,7 +56,7 @@ func (s *scene) evidence(t *testing.T) attest.Evidence {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e = e.With(s.lists)
+	e = e.WithEndorsements(s.lists)
 	if s.mangle != nil {
 		s.mangle(&e)
 	}
@@ -100,9 +100,9 @@ func TestUnjudged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	said := slices.ContainsFunc(got.Devices()[0].Unjudged, func(s string) bool { return s == "measurements: compared with no reference value (RIM)" })
-	if !said || len(got.Unjudged()) != 0 {
-		t.Errorf("got unjudged %q and %q, want it of the device alone", got.Devices()[0].Unjudged, got.Unjudged())
+	said := slices.ContainsFunc(got.Devices()[0].NotVerified, func(s string) bool { return s == "measurements: compared with no reference value (RIM)" })
+	if !said || len(got.NotVerified()) != 0 {
+		t.Errorf("got unjudged %q and %q, want it of the device alone", got.Devices()[0].NotVerified, got.NotVerified())
 	}
 }
 
@@ -394,7 +394,7 @@ func TestRefuse(t *testing.T) {
 			s := newScene()
 			tt.change(s)
 			got, err := s.appraise(t)
-			if !errors.Is(err, tt.want) || got.OK() {
+			if !errors.Is(err, tt.want) || got.Appraised() {
 				t.Errorf("err = %v, want reason %q", err, tt.want)
 			}
 		})
@@ -479,7 +479,7 @@ func TestTwoGPUs(t *testing.T) {
 	if err != nil || len(got.Devices()) != 2 || got.Devices()[0].Chip == got.Devices()[1].Chip {
 		t.Errorf("got devices %v, %v, want two chips", got.Devices(), err)
 	}
-	if got, err := s.appraise(t, first, second, again); !errors.Is(err, wire.WrongChip) || got.OK() {
+	if got, err := s.appraise(t, first, second, again); !errors.Is(err, wire.WrongChip) || got.Appraised() {
 		t.Errorf("got %v, want %q of a GPU that vouches twice", err, wire.WrongChip)
 	}
 }

@@ -51,7 +51,7 @@ func capturedIfThere(t testing.TB) (reports []report) {
 	}
 	all := captured(t)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		r, err := parse(all[name])
+		r, err := parseReport(all[name])
 		if err != nil {
 			t.Fatalf("%s: %s: %v", dir, name, err)
 		}
@@ -96,7 +96,7 @@ func TestCapturedReports(t *testing.T) {
 	}
 	for name, raw := range captured(t) {
 		t.Run(name, func(t *testing.T) {
-			r, err := parse(raw)
+			r, err := parseReport(raw)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -125,7 +125,7 @@ func TestCapturedReportsAnew(t *testing.T) {
 			t.Parallel()
 			vendor := attesttest.NewNVIDIAVendor(noon)
 			gpu := vendor.GPU("GH100")
-			r, err := parse(raw)
+			r, err := parseReport(raw)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -29,17 +29,17 @@ const (
 // many, and nothing more is known.
 type unverifiedChain []*x509.Certificate
 
-// chain is a chain that holds. Only unverifiedChain.hold makes one.
+// chain is a verified chain. Only unverifiedChain.verify makes one.
 type chain struct {
 	certs []*x509.Certificate
 	key   *ecdsa.PublicKey // the leaf's
 	model string           // such as "GH100", by the certificate of its CA
 }
 
-func (c chain) leaf() *x509.Certificate { return c.certs[atLeaf] }
+func (c chain) leafCertificate() *x509.Certificate { return c.certs[atLeaf] }
 
-// chip names the device: the digest of the key that was born in it.
-func (c chain) chip() attest.Digest { return wire.Sum(c.certs[atChip].RawSubjectPublicKeyInfo) }
+// chipDigest names the device: the digest of the key that was born in it.
+func (c chain) chipDigest() attest.Digest { return wire.Sum(c.certs[atChip].RawSubjectPublicKeyInfo) }
 
 var vendor = pki.Vendor{Name: "nvidia", Algorithm: x509.ECDSAWithSHA384, ListAlgorithms: []x509.SignatureAlgorithm{x509.ECDSAWithSHA384}}
 
@@ -55,29 +55,29 @@ func parseChain(text []byte) (unverifiedChain, error) {
 	return certs, nil
 }
 
-// hold checks the certificates against the accepted roots, at a time.
-func (u unverifiedChain) hold(roots []attest.Digest, at time.Time) (chain, error) {
+// verify checks the certificates against the accepted roots, at a time.
+func (u unverifiedChain) verify(roots []attest.Digest, at time.Time) (chain, error) {
 	if got := wire.Sum(u[atRoot].RawSubjectPublicKeyInfo); !slices.Contains(roots, got) {
 		return chain{}, wire.Refuse(wire.UnknownRoot, "nvidia: root of the chain", got, "a root that policy names")
 	}
-	key, err := vendor.ChainOn(elliptic.P384(), u...)
+	key, err := vendor.VerifyChainOn(elliptic.P384(), u...)
 	if err != nil {
 		return chain{}, err
 	}
 	if u[atLeaf].IsCA {
-		return chain{}, wire.Refuse(wire.BadChain, "nvidia: leaf", "a CA", "none")
+		return chain{}, wire.Refuse(wire.BadChain, "nvidia: leaf", "a CA", "a certificate that is no CA")
 	}
 	model, err := u.model()
 	if err != nil {
 		return chain{}, err
 	}
-	return chain{u, key, model}, vendor.InTime(at, pki.Validities(u...)...)
+	return chain{u, key, model}, vendor.CheckValidity(at, pki.Validities(u...)...)
 }
 
-// modelCA has room for models whose last digit is not said, such as GB20X.
+// modelCA has room for models whose last digit is not stated, such as GB20X.
 var modelCA = regexp.MustCompile(`^NVIDIA (G[A-Z][0-9]{2}[0-9X]) Identity$`)
 
-// model tells the model by its CA, which NVIDIA named, and checks that the others are
+// model returns the model by its CA, which NVIDIA named, and checks that the others are
 // of the same. The root vouches for switches and network cards too, whose
 // certificates have other names.
 func (u unverifiedChain) model() (string, error) {
@@ -100,10 +100,10 @@ func (u unverifiedChain) model() (string, error) {
 	return model, nil
 }
 
-// notRevoked looks the two certificates whose issuers publish lists up in them. The
+// checkRevocation looks the two certificates whose issuers publish lists up in them. The
 // chip's and the leaf's have none. It returns when the newest of the lists was issued,
 // zero without any.
-func (c chain) notRevoked(endorsed attest.Endorsements, rule attest.CRLRule, at time.Time) (issued time.Time, err error) {
+func (c chain) checkRevocation(endorsed attest.Endorsements, rule attest.CRLRule, at time.Time) (issued time.Time, err error) {
 	var times []pki.Validity
 	for _, by := range []struct {
 		role   string
@@ -114,16 +114,16 @@ func (c chain) notRevoked(endorsed attest.Endorsements, rule attest.CRLRule, at 
 			continue
 		}
 		if der == nil {
-			return time.Time{}, wire.Refuse(wire.CRLMissing, "nvidia: "+by.role, "none", "the list by "+c.certs[by.issuer].Subject.CommonName)
+			return time.Time{}, wire.Refuse(wire.CRLMissing, "nvidia: "+by.role, "evidence without this list", "the list by "+c.certs[by.issuer].Subject.CommonName)
 		}
-		list, err := vendor.ParseList(der, c.certs[by.issuer], nil)
+		list, err := vendor.ParseRevocationList(der, c.certs[by.issuer], nil)
 		if err != nil {
 			return time.Time{}, err
 		}
-		if err := list.Lacks(c.certs[by.issuer-1]); err != nil {
+		if err := list.CheckNotRevoked(c.certs[by.issuer-1]); err != nil {
 			return time.Time{}, err
 		}
-		if err := vendor.InTime(at, list.Validity); err != nil {
+		if err := vendor.CheckValidity(at, list.Validity); err != nil {
 			return time.Time{}, err
 		}
 		times = append(times, list.Validity)

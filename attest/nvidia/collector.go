@@ -17,10 +17,10 @@ import (
 
 // Bounds on the program of a [Collector].
 const (
-	collectTime = 30 * time.Second
-	maxPrinted  = 1 << 20     // bytes; a GPU takes about 20 KB
-	maxTold     = 1 << 10     // bytes of its errors that are repeated
-	goneTime    = time.Second // a killed program's children let go of its output
+	collectTime  = 30 * time.Second
+	maxPrinted   = 1 << 20     // bytes; a GPU takes about 20 KB
+	maxErrorText = 1 << 10     // bytes of its errors that are repeated
+	goneTime     = time.Second // a killed program's children let go of its output
 )
 
 // Collector asks all GPUs of a machine through a program that prints their evidence,
@@ -45,13 +45,13 @@ func NewCollector(command ...string) (*Collector, error) {
 	return &Collector{command}, nil
 }
 
-// Attest asks for reports whose nonce is the SHA-256 of the report data. It gives the
+// Attest asks for reports whose nonce is the SHA-256 of the report data. It returns the
 // first GPU's evidence with the others' as its devices, which [attest.WithDevices] puts
 // side by side. It refuses with "not-this-device" when the program fails, finds no GPU,
 // or takes more than 30 seconds.
 func (c *Collector) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	nonce := sha256.Sum256(data[:])
-	out, err := c.run(ctx, "--nonce", hex.EncodeToString(nonce[:]))
+	out, err := c.output(ctx, "--nonce", hex.EncodeToString(nonce[:]))
 	if ctx.Err() != nil {
 		return attest.Evidence{}, ctx.Err()
 	}
@@ -63,7 +63,7 @@ func (c *Collector) Attest(ctx context.Context, data attest.ReportData) (attest.
 
 // parseCollection reads what `nvattest collect-evidence` prints: the first GPU's
 // evidence, with the others' as its devices. It refuses with "not-this-device" what is
-// something else, says that it failed, or has no GPU.
+// something else, states that it failed, or has no GPU.
 func parseCollection(printed []byte) (attest.Evidence, error) {
 	var p struct {
 		Evidences []struct {
@@ -88,19 +88,19 @@ func parseCollection(printed []byte) (attest.Evidence, error) {
 	return first, nil
 }
 
-// run gives what the program prints.
-func (c *Collector) run(ctx context.Context, more ...string) ([]byte, error) {
+// output returns what the program prints.
+func (c *Collector) output(ctx context.Context, more ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, collectTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, c.command[0], append(c.command[1:len(c.command):len(c.command)], more...)...)
-	out, told := capped{most: maxPrinted, full: io.ErrShortWrite}, capped{most: maxTold}
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &told, goneTime
+	out, errorText := capped{most: maxPrinted, full: io.ErrShortWrite}, capped{most: maxErrorText}
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &errorText, goneTime
 	err := cmd.Run()
 	if len(out.kept) == out.most {
 		return nil, fmt.Errorf("%s: %d bytes of output and more", c.command[0], out.most)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %s", c.command[0], err, bytes.TrimSpace(told.kept))
+		return nil, fmt.Errorf("%s: %w: %s", c.command[0], err, bytes.TrimSpace(errorText.kept))
 	}
 	return out.kept, nil
 }

@@ -54,12 +54,12 @@ func TestCollector(t *testing.T) {
 		t.Fatalf("got %d devices, %v, want %d", len(e.Devices), err, len(gpus))
 	}
 	for i, gpu := range gpus {
-		e.Devices[i] = e.Devices[i].With(gpu.Lists())
+		e.Devices[i] = e.Devices[i].WithEndorsements(gpu.Lists())
 	}
 	rules := maker.Rules()
 	rules[attest.NvidiaGPU] = vendor.Rules()
 	result, err := attesttest.Verifier(nvidia.Platform().Appraiser()).Appraise(attest.Question{Evidence: e, ReportData: use, Rules: rules, At: now})
-	if err != nil || !result.OK() || len(result.Devices()) != len(gpus) {
+	if err != nil || !result.Appraised() || len(result.Devices()) != len(gpus) {
 		t.Errorf("got %v, %v, want evidence of both to hold", result, err)
 	}
 }

@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"encoding/asn1"
 	"encoding/hex"
-
+	"fmt"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// The extensions of a leaf that say which firmware its key was made for (TCG DICE):
+// The extensions of a leaf that state which firmware its key was made for (TCG DICE):
 // a composite device id on GH100, TCB information on GB100.
 var (
 	oidDeviceID = asn1.ObjectIdentifier{2, 23, 133, 5, 4, 1}
@@ -16,11 +16,11 @@ var (
 	oidSHA384   = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 2}
 )
 
-// layer is what a leaf says of the firmware that holds its key.
+// layer is what a leaf states about the firmware that holds its key.
 type layer struct {
-	device []byte   // SubjectPublicKeyInfo of the chip's key; nil where it is not said
+	device []byte   // SubjectPublicKeyInfo of the chip's key; nil where it is not stated
 	fwids  [][]byte // SHA-384 digests of the firmware
-	flags  []byte   // operational flags, first bit first; nil where they are not said
+	flags  []byte   // operational flags, first bit first; nil where they are not stated
 }
 
 // fwid is a digest of firmware in DER.
@@ -32,7 +32,7 @@ type fwid struct {
 // identity reads the leaf's extension: one of the two, once.
 func (c chain) identity() (layer, error) {
 	var found []layer
-	for _, e := range c.leaf().Extensions {
+	for _, e := range c.leafCertificate().Extensions {
 		var l layer
 		var err error
 		switch {
@@ -62,10 +62,10 @@ func readDeviceID(der []byte) (layer, error) {
 		FWID    fwid
 	}
 	if rest, err := asn1.Unmarshal(der, &id); err != nil || len(rest) > 0 || id.Version != 1 {
-		return layer{}, wire.Refuse(wire.Malformed, "nvidia: device id in the leaf", "another form", "version 1, key and firmware, DER")
+		return layer{}, wire.Refuse(wire.Malformed, "nvidia: device id in the leaf", fmt.Sprintf("version %d of %d bytes, error %v", id.Version, len(der), err), "version 1, key and firmware, DER")
 	}
 	l := layer{device: id.Device.FullBytes}
-	return l, l.add(id.FWID)
+	return l, l.addDigest(id.FWID)
 }
 
 // The fields of TCB information that count here, by their tags.
@@ -78,7 +78,7 @@ const (
 func readTCBInfo(der []byte) (layer, error) {
 	var fields []asn1.RawValue
 	var l layer
-	refused := wire.Refuse(wire.Malformed, "nvidia: TCB information in the leaf", "another form", "that of TCG DICE, DER")
+	refused := wire.Refuse(wire.Malformed, "nvidia: TCB information in the leaf", fmt.Sprintf("%d bytes of another form", len(der)), "the form of TCG DICE, DER")
 	if rest, err := asn1.Unmarshal(der, &fields); err != nil || len(rest) > 0 {
 		return l, refused
 	}
@@ -88,7 +88,7 @@ func readTCBInfo(der []byte) (layer, error) {
 		}
 		switch f.Tag {
 		case tagFWIDs:
-			if err := l.addAll(f.Bytes); err != nil {
+			if err := l.addDigests(f.Bytes); err != nil {
 				return l, err
 			}
 		case tagFlags:
@@ -101,22 +101,22 @@ func readTCBInfo(der []byte) (layer, error) {
 	return l, nil
 }
 
-// addAll adds digests that stand one after the other.
-func (l *layer) addAll(der []byte) error {
+// addDigests adds digests that stand one after the other.
+func (l *layer) addDigests(der []byte) error {
 	for len(der) > 0 {
 		var d fwid
 		var err error
 		if der, err = asn1.Unmarshal(der, &d); err != nil {
 			return wire.Refuse(wire.Malformed, "nvidia: firmware in the leaf", err, "DER")
 		}
-		if err := l.add(d); err != nil {
+		if err := l.addDigest(d); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (l *layer) add(d fwid) error {
+func (l *layer) addDigest(d fwid) error {
 	if !d.Algorithm.Equal(oidSHA384) || len(d.Digest) != sizeDigest {
 		return wire.Refuse(wire.Malformed, "nvidia: firmware in the leaf", d.Algorithm, "SHA-384, 48 bytes")
 	}
@@ -124,15 +124,15 @@ func (l *layer) add(d fwid) error {
 	return nil
 }
 
-// of checks that the key is that of the firmware which the report names, on the chip
+// checkReport checks that the key is that of the firmware which the report names, on the chip
 // whose certificate is beside it. Drivers up to 535 name no firmware: then the leaf
-// alone says it.
-func (l layer) of(r report, c chain) error {
+// alone names it.
+func (l layer) checkReport(r report, c chain) error {
 	if l.device != nil && !bytes.Equal(l.device, c.certs[atChip].RawSubjectPublicKeyInfo) {
-		return wire.Refuse(wire.WrongChip, "nvidia: device of the leaf", "another chip's key", "the key of "+c.certs[atChip].Subject.CommonName)
+		return wire.Refuse(wire.WrongChip, "nvidia: device of the leaf", wire.Sum(l.device), "the key of "+c.certs[atChip].Subject.CommonName)
 	}
 	if len(l.fwids) == 0 {
-		return wire.Refuse(wire.WrongChip, "nvidia: firmware of the leaf", "no digest", "that of the firmware which holds the key")
+		return wire.Refuse(wire.WrongChip, "nvidia: firmware of the leaf", "a leaf without a digest", "the digest of the firmware that has the key")
 	}
 	if named, ok := r.field(fieldFWID); ok && !bytes.Equal(l.fwids[0], named) {
 		return wire.Refuse(wire.WrongChip, "nvidia: firmware of the report", hex.EncodeToString(named), hex.EncodeToString(l.fwids[0])+", by the signing certificate")
@@ -144,7 +144,7 @@ func (l layer) of(r report, c chain) error {
 func (l layer) flagNames() []string {
 	set := []string{}
 	for bit, name := range flagNames {
-		if l.flag(bit) {
+		if l.isFlagSet(bit) {
 			set = append(set, name)
 		}
 	}
@@ -157,8 +157,10 @@ var flagNames = []string{
 	"not_replay_protected", "not_integrity_protected", "not_runtime_measured", "not_immutable", "not_tcb",
 }
 
-func (l layer) flag(bit int) bool { return bit/8 < len(l.flags) && l.flags[bit/8]&(0x80>>(bit%8)) != 0 }
+func (l layer) isFlagSet(bit int) bool {
+	return bit/8 < len(l.flags) && l.flags[bit/8]&(0x80>>(bit%8)) != 0
+}
 
-// debug reports whether the firmware says that it is in a state in which its secrets
+// debug reports whether the firmware states that it is in a state in which its secrets
 // can be read: not secure, recovery or debug.
-func (l layer) debug() bool { return l.flag(1) || l.flag(2) || l.flag(3) }
+func (l layer) debug() bool { return l.isFlagSet(1) || l.isFlagSet(2) || l.isFlagSet(3) }

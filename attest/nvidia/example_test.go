@@ -19,14 +19,14 @@ func ExampleAppraiser() {
 		fmt.Println(err)
 		return
 	}
-	evidence.Devices[0] = evidence.Devices[0].With(gpu.Lists())
+	evidence.Devices[0] = evidence.Devices[0].WithEndorsements(gpu.Lists())
 
 	rules := maker.Rules()
 	rules[attest.NvidiaGPU] = vendor.Rules()
 	result, err := attesttest.Verifier(nvidia.Platform().Appraiser()).Appraise(attest.Question{Evidence: evidence, ReportData: use, Rules: rules, At: now})
-	fmt.Println(result.OK(), err)
+	fmt.Println(result.Appraised(), err)
 	for _, device := range result.Devices() {
-		fmt.Println(device.Platform, device.Unjudged[0])
+		fmt.Println(device.Platform, device.NotVerified[0])
 	}
 	// Output:
 	// true <nil>

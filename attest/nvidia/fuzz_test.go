@@ -20,7 +20,7 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 // byte of it is read by nobody, and that all else has a reason.
 func roundTrip(t *testing.T, raw []byte) (r report, ok bool) {
 	t.Helper()
-	r, err := parse(raw)
+	r, err := parseReport(raw)
 	if refusal := (*attest.Refusal)(nil); err != nil && !errors.As(err, &refusal) {
 		t.Fatalf("refused without a reason: %v", err)
 	}
@@ -150,7 +150,7 @@ func FuzzChain(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	r, err := parse(raw)
+	r, err := parseReport(raw)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func FuzzChain(f *testing.F) {
 		if refused(err) {
 			return
 		}
-		c, err := u.hold(rules.Roots, noon)
+		c, err := u.verify(rules.Roots, noon)
 		if refused(err) {
 			return
 		}
@@ -184,9 +184,9 @@ func FuzzChain(f *testing.F) {
 		}
 		l, err := c.identity()
 		if !refused(err) {
-			refused(l.of(r, c))
+			refused(l.checkReport(r, c))
 		}
-		_, err = c.notRevoked(attest.Endorsements{roleRootCRL: rootCRL, roleModelCRL: modelCRL}, rules.CRL, noon)
+		_, err = c.checkRevocation(attest.Endorsements{roleRootCRL: rootCRL, roleModelCRL: modelCRL}, rules.CRL, noon)
 		refused(err)
 	})
 }

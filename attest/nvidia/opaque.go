@@ -94,7 +94,7 @@ func (r *report) readOpaque(data []byte) error {
 			return in.err
 		}
 		if _, twice := r.field(f.kind); twice {
-			return wire.Refuse(wire.Malformed, "nvidia: field "+nameOf(f.kind), "twice", "once")
+			return wire.Refuse(wire.Malformed, "nvidia: field "+nameOf(f.kind), "a second one", "one of each")
 		}
 		r.opaque = append(r.opaque, f)
 	}
@@ -116,7 +116,7 @@ func (r *report) readOpaque(data []byte) error {
 // readTypedHead reads the head of opaque data whose fields have types. Its minor
 // version and what is reserved are shown.
 func (r *report) readTypedHead(in *reader) error {
-	r.head = in.take("head of the opaque data", sizeTyped)
+	r.head = in.next("head of the opaque data", sizeTyped)
 	if in.err != nil {
 		return in.err
 	}
@@ -132,7 +132,7 @@ func (r *report) readVersions() error {
 	driver, _ := r.field(fieldDriver)
 	vbios, _ := r.field(fieldVBIOS)
 	var err error
-	if r.driver, err = text("driver", driver); err != nil {
+	if r.driver, err = parsePrintable("driver", driver); err != nil {
 		return err
 	}
 	if r.vbios, err = version(vbios); err != nil {
@@ -157,8 +157,8 @@ func (r *report) fieldNumber(kind uint16) (n uint64, ok bool, err error) {
 	return binary.LittleEndian.Uint64(wide[:]), true, nil
 }
 
-// text reads printable ASCII that ends in NUL, and nothing after it.
-func text(name string, field []byte) (string, error) {
+// parsePrintable reads printable ASCII that ends in NUL, and nothing after it.
+func parsePrintable(name string, field []byte) (string, error) {
 	s, ended := strings.CutSuffix(string(field), "\x00")
 	if !ended || s == "" || strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' }) {
 		return "", wire.Refuse(wire.Malformed, "nvidia: "+name, hex.EncodeToString(field), "printable text that ends in NUL")

@@ -21,7 +21,7 @@ const (
 	maxReport     = 16 << 10
 )
 
-// What stands around the nonce of a request and at the head of a response: SPDM
+// What is around the nonce of a request and at the head of a response: SPDM
 // 1.1, all measurements, signed, by the key of slot 0.
 var (
 	requestHead  = []byte{0x11, 0xe0, 0x01, 0xff}
@@ -43,10 +43,10 @@ type report struct {
 	raw, signed, signature []byte
 }
 
-// parse reads a report to its last byte. Every length is bounded by the bytes that
-// are there. What stands before the signature says where the signature begins:
+// parseReport reads a report to its last byte. Every length is bounded by the bytes that
+// are there. What is before the signature states where the signature begins:
 // some drivers put a zero byte behind it.
-func parse(raw []byte) (report, error) {
+func parseReport(raw []byte) (report, error) {
 	r := report{raw: raw}
 	if len(raw) > maxReport {
 		return r, wire.Refuse(wire.TooLarge, "nvidia: size of the report", len(raw), maxReport)
@@ -63,7 +63,7 @@ func parse(raw []byte) (report, error) {
 	if err != nil {
 		return r, err
 	}
-	r.signed, r.signature = raw[:len(raw)-len(in.rest)], in.take("signature", sizeSignature)
+	r.signed, r.signature = raw[:len(raw)-len(in.rest)], in.next("signature", sizeSignature)
 	switch {
 	case in.err != nil:
 		return r, in.err
@@ -76,12 +76,12 @@ func parse(raw []byte) (report, error) {
 	return r, r.readOpaque(opaque)
 }
 
-// readResponse reads a response up to its signature, and gives its parts.
+// readResponse reads a response up to its signature, and returns its parts.
 func (r *report) readResponse(in *reader) (record []byte, count int, opaque []byte, err error) {
-	head := in.take("head", len(responseHead))
+	head := in.next("head", len(responseHead))
 	count = in.number("number of measurements", 1)
 	record = in.sized("measurements", 3)
-	r.responder = in.take("nonce of the GPU", sizeNonce)
+	r.responder = in.next("nonce of the GPU", sizeNonce)
 	opaque = in.sized("opaque data", 2)
 	if in.err == nil && !bytes.Equal(head, responseHead) {
 		in.err = wire.Refuse(wire.Malformed, "nvidia: response", hex.EncodeToString(head), "SPDM 1.1 MEASUREMENTS, slot 0")
@@ -107,7 +107,7 @@ func (r *report) readMeasurements(in *reader, count int) error {
 		case index <= last:
 			return wire.Refuse(wire.Malformed, "nvidia: index of a measurement", index, fmt.Sprint("more than ", last))
 		case spec != 1 || kind&0x80 != 0 || len(value) != sizeDigest || len(block.rest) > 0:
-			return wire.Refuse(wire.Malformed, fmt.Sprint("nvidia: measurement ", index), "another form", "a digest of 48 bytes in DMTF's form")
+			return wire.Refuse(wire.Malformed, fmt.Sprint("nvidia: measurement ", index), fmt.Sprintf("form %d, type %#x, %d bytes, %d after them", spec, kind, len(value), len(block.rest)), "a digest of 48 bytes in DMTF's form")
 		}
 		r.measurements[byte(index)], last = value, index
 	}
@@ -117,7 +117,7 @@ func (r *report) readMeasurements(in *reader, count int) error {
 	return nil
 }
 
-// claims are what the report says, once it is believed. A GPU measures no program,
+// claims are what the report states, once it is verified. A GPU measures no program,
 // so there are no registers.
 func (r report) claims() attest.Claims {
 	details := map[string]any{
@@ -136,7 +136,7 @@ func (r report) claims() attest.Claims {
 	details[nameOf(fieldDriver)], details[nameOf(fieldVBIOS)] = r.driver, r.vbios
 	return attest.Claims{
 		Measurement: attest.Measurement{Platform: attest.NvidiaGPU}, ReportData: r.nonce, Details: details,
-		Unjudged: []string{"measurements: compared with no reference value (RIM)", "development mode: the report states it by its measurements alone"},
+		NotVerified: []string{"measurements: compared with no reference value (RIM)", "development mode: the report states it by its measurements alone"},
 	}
 }
 
@@ -149,13 +149,13 @@ func (r report) types() string {
 	return strings.Join(all, " ")
 }
 
-// reader takes bytes from the front. After its first error it gives nothing.
+// reader takes bytes from the front. After its first error it returns nothing.
 type reader struct {
 	rest []byte
 	err  error
 }
 
-func (in *reader) take(what string, n int) []byte {
+func (in *reader) next(what string, n int) []byte {
 	if in.err == nil && n > len(in.rest) {
 		in.err = short(what, len(in.rest), n)
 	}
@@ -170,19 +170,19 @@ func (in *reader) take(what string, n int) []byte {
 // number is little-endian, as all of SPDM.
 func (in *reader) number(what string, size int) int {
 	var wide [4]byte
-	copy(wide[:], in.take(what, size))
+	copy(wide[:], in.next(what, size))
 	return int(binary.LittleEndian.Uint32(wide[:]))
 }
 
 // sized is bytes after their length of so many bytes.
-func (in *reader) sized(what string, size int) []byte { return in.take(what, in.number(what, size)) }
+func (in *reader) sized(what string, size int) []byte { return in.next(what, in.number(what, size)) }
 
 func short(what string, got, want int) error {
 	return wire.Refuse(wire.Malformed, "nvidia: bytes left for "+what, got, fmt.Sprint("at least ", want))
 }
 
 // decodeText reads a report as NVIDIA's tools print it, in lower-case hexadecimal or in
-// base64, and says which it was. Anything else is refused.
+// base64, and states which it was. Anything else is refused.
 func decodeText(text []byte) (raw []byte, encoding string, err error) {
 	if raw, err := hex.DecodeString(string(text)); err == nil && hex.EncodeToString(raw) == string(text) {
 		return raw, "hex", nil
@@ -191,5 +191,5 @@ func decodeText(text []byte) (raw []byte, encoding string, err error) {
 	if raw, err := base64.StdEncoding.Strict().DecodeString(string(text)); err == nil && base64.StdEncoding.EncodeToString(raw) == string(text) {
 		return raw, "base64", nil
 	}
-	return nil, "", wire.Refuse(wire.Malformed, "nvidia: text of a report", "another encoding", "hexadecimal or base64")
+	return nil, "", wire.Refuse(wire.Malformed, "nvidia: text of a report", fmt.Sprintf("%d bytes that begin with %.16q", len(text), text), "hexadecimal or base64")
 }

@@ -27,7 +27,7 @@ const nvidiaRoot = "sha256:a90c4eb5acfd3e3d03a25db6a26b84f720ad0503196c627c21ddd
 // NVIDIA's tools put it into JSON. Lines may end anywhere.
 type printed struct{ reportAppraiser }
 
-func (p printed) Genuine() closed.Appraiser { return closed.Of(p) }
+func (p printed) Genuine() closed.Appraiser { return closed.VouchFor(p) }
 
 func (p printed) Appraise(text []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	raw, encoding, err := decodeText(joined(text))

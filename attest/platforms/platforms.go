@@ -7,6 +7,7 @@
 package platforms
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -23,8 +24,8 @@ import (
 // Table is a list of platforms.
 type Table []attest.PlatformInfo
 
-// All is the table of this project's platforms.
-func All() Table {
+// Supported is the table of this project's platforms.
+func Supported() Table {
 	return Table{
 		snp.Platform(),
 		dcap.TDXPlatform(),
@@ -98,5 +99,5 @@ func (t Table) ReadEvidence(content []byte) (attest.Evidence, error) {
 	if text := strings.TrimSpace(string(content)); strings.HasPrefix(text, "[") || strings.HasPrefix(text, "{") {
 		return e, e.UnmarshalJSON([]byte(text))
 	}
-	return e, wire.Refuse(wire.NoPlatform, "evidence: form", "another", strings.Join(forms, ", "))
+	return e, wire.Refuse(wire.NoPlatform, "evidence: form", fmt.Sprintf("%d bytes that begin with %.16q", len(content), content), strings.Join(forms, ", "))
 }

@@ -19,7 +19,7 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 // TestValues: each value is whole, and each name stands once.
 func TestValues(t *testing.T) {
 	var names []attest.Platform
-	for _, p := range All() {
+	for _, p := range Supported() {
 		if slices.Contains(names, p.Platform) {
 			t.Errorf("%s stands twice", p.Platform)
 		}
@@ -35,7 +35,7 @@ func TestValues(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := All().ReadEvidence(text); err != nil || got.Platform != p.Platform || !bytes.Equal(got.Raw, e.Raw) {
+		if got, err := Supported().ReadEvidence(text); err != nil || got.Platform != p.Platform || !bytes.Equal(got.Raw, e.Raw) {
 			t.Errorf("%s: got %v, %v of its wrapper", p.Platform, got, err)
 		}
 	}
@@ -56,10 +56,10 @@ func TestRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := All().ReadEvidence(e.Raw); err != nil || got.Platform != name {
+		if got, err := Supported().ReadEvidence(e.Raw); err != nil || got.Platform != name {
 			t.Errorf("%s: got %q, %v", name, got.Platform, err)
 		}
-		for _, p := range All() {
+		for _, p := range Supported() {
 			if p.Recognize == nil {
 				continue
 			}
@@ -69,7 +69,7 @@ func TestRead(t *testing.T) {
 		}
 	}
 	for _, content := range []string{"", "a report", "\x03"} {
-		if _, err := All().ReadEvidence([]byte(content)); !errors.Is(err, wire.NoPlatform) {
+		if _, err := Supported().ReadEvidence([]byte(content)); !errors.Is(err, wire.NoPlatform) {
 			t.Errorf("%q: err = %v, want reason %q", content, err, wire.NoPlatform)
 		}
 	}
@@ -79,7 +79,7 @@ func TestRead(t *testing.T) {
 type vax struct{}
 
 func (vax) Platform() attest.Platform   { return "vax" }
-func (v vax) Genuine() closed.Appraiser { return closed.Of(v) }
+func (v vax) Genuine() closed.Appraiser { return closed.VouchFor(v) }
 func (vax) Appraise(raw []byte, _ attest.Endorsements, _ attest.Rules, _ time.Time) (attest.Claims, error) {
 	return attest.Claims{Measurement: attest.Measurement{Platform: "vax"}, ReportData: raw}, nil
 }
@@ -87,7 +87,7 @@ func (vax) Appraise(raw []byte, _ attest.Endorsements, _ attest.Rules, _ time.Ti
 // TestNewPlatform: a verifier of a table with a new platform appraises its evidence.
 // What else a new platform brings, policy.TestNewPlatform shows.
 func TestNewPlatform(t *testing.T) {
-	table := append(All(), attest.PlatformInfo{
+	table := append(Supported(), attest.PlatformInfo{
 		PolicyRules: attest.PolicyRules{Platform: "vax"}, Title: "VAX", Appraiser: func() attest.Appraiser { return vax{} },
 	})
 	data := attest.ReportData{1}
@@ -98,7 +98,7 @@ func TestNewPlatform(t *testing.T) {
 	if r, err := table.Verifier().Appraise(q); err != nil || r.Measurement().Platform != "vax" {
 		t.Errorf("got %v, %v", r.Measurement(), err)
 	}
-	if _, err := All().Verifier().Appraise(q); !errors.Is(err, wire.NoPlatform) {
+	if _, err := Supported().Verifier().Appraise(q); !errors.Is(err, wire.NoPlatform) {
 		t.Errorf("without it: err = %v, want reason %q", err, wire.NoPlatform)
 	}
 }

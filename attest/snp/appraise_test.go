@@ -20,7 +20,7 @@ import (
 var (
 	now      = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	firmware = attest.SNPTCB{Bootloader: 4, TEE: 1, SNP: 24, Microcode: 219}
-	use      = attest.Bind(wire.LabelIssue, []byte("nonce"))
+	use      = attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 )
 
 // scene is everything an appraisal depends on; a row of the refusal table
@@ -101,11 +101,11 @@ func TestAppraise(t *testing.T) {
 			if err := attest.Match(attesttest.MeasureSNP("guest"), got.Measurement()); err != nil {
 				t.Error(err)
 			}
-			if tt.cloud && got.Chip() != "vlek:cloud.example" {
-				t.Errorf("chip = %q, want vlek:cloud.example", got.Chip())
+			if tt.cloud && got.ChipID() != "vlek:cloud.example" {
+				t.Errorf("chip = %q, want vlek:cloud.example", got.ChipID())
 			}
-			if !tt.cloud && !strings.HasPrefix(attestHex(want), got.Chip()) {
-				t.Errorf("chip = %q, want a prefix of %q", got.Chip(), attestHex(want))
+			if !tt.cloud && !strings.HasPrefix(attestHex(want), got.ChipID()) {
+				t.Errorf("chip = %q, want a prefix of %q", got.ChipID(), attestHex(want))
 			}
 		})
 	}
@@ -303,7 +303,7 @@ func TestRefuse(t *testing.T) {
 			s := newScene(t, "Milan", firmware)
 			tt.change(t, s)
 			got, err := s.appraise(t)
-			if !errors.Is(err, tt.want) || got.OK() {
+			if !errors.Is(err, tt.want) || got.Appraised() {
 				t.Errorf("err = %v, want reason %q", err, tt.want)
 			}
 		})

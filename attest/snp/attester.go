@@ -47,28 +47,28 @@ func NewAttester() (*Attester, error) {
 }
 
 // Attest makes a report at the guest's own privilege level, with the
-// certificates that the host keeps for it; a VLEK can be had from nobody else.
-// The driver answers within seconds; ctx is looked at before it is asked. It
+// certificates that the host keeps for it; a VLEK is available from no other party.
+// The driver responds within seconds; ctx is checked before the request. It
 // refuses with "not-this-device" when the driver fails.
 func (a *Attester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	if err := ctx.Err(); err != nil {
 		return attest.Evidence{}, err
 	}
-	answer, err := tsm.Get(a.device, &tsm.Request{InBlob: data[:], GetAuxBlob: true})
+	response, err := tsm.Get(a.device, &tsm.Request{InBlob: data[:], GetAuxBlob: true})
 	if err != nil {
 		return attest.Evidence{}, absent(err)
 	}
-	if got := strings.TrimSpace(answer.Provider); got != provider {
+	if got := strings.TrimSpace(response.Provider); got != provider {
 		return attest.Evidence{}, absent(fmt.Errorf("the TSM is %q", got))
 	}
-	if len(answer.OutBlob) != abi.ReportSize {
-		return attest.Evidence{}, wire.Refuse(wire.Malformed, "snp: size of the driver's report", len(answer.OutBlob), abi.ReportSize)
+	if len(response.OutBlob) != abi.ReportSize {
+		return attest.Evidence{}, wire.Refuse(wire.Malformed, "snp: size of the driver's report", len(response.OutBlob), abi.ReportSize)
 	}
-	endorsed, err := hostCertificates(answer.AuxBlob)
+	endorsed, err := hostCertificates(response.AuxBlob)
 	if err != nil {
 		return attest.Evidence{}, err
 	}
-	return attest.Evidence{Platform: attest.SNP, Raw: answer.OutBlob, Endorsed: endorsed}, nil
+	return attest.Evidence{Platform: attest.SNP, Raw: response.OutBlob, Endorsed: endorsed}, nil
 }
 
 // hostCertificates reads the host's certificate table (AMD document 56421, section

@@ -51,7 +51,7 @@ func TestAttester(t *testing.T) {
 		evidence, err := guest.Attest(context.Background(), attest.ReportData(in))
 		return evidence.Raw, err
 	})
-	data := attest.Bind(wire.LabelTrust, []byte("nonce"))
+	data := attest.BindReportData(wire.LabelTrust, []byte("nonce"))
 	evidence, err := (&Attester{device: device}).Attest(context.Background(), data)
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func TestHostCertificates(t *testing.T) {
 			if len(evidence.Endorsed) != 2 {
 				t.Errorf("got %d endorsements, want %s and ask_ark", len(evidence.Endorsed), name)
 			}
-			all := evidence.With(attest.Endorsements{"crl": endorsed["crl"]}).Endorsed
+			all := evidence.WithEndorsements(attest.Endorsements{"crl": endorsed["crl"]}).Endorsed
 			rules := vendor.Rules()
 			rules.SNP.HiddenChips = name == "vlek"
 			if _, err := new(reportAppraiser).Appraise(evidence.Raw, all, rules, now); err != nil {

@@ -25,7 +25,7 @@ const (
 	minModulus = 2048    // bits
 )
 
-// azureAppraiser judges evidence of Azure's confidential virtual machines on SEV-SNP. Their
+// azureAppraiser appraises evidence of Azure's confidential virtual machines on SEV-SNP. Their
 // reports are the paravisor's, who runs at privilege level 0 and gives the guest a
 // TPM: a report binds the TPM's attestation key, and that key quotes the PCRs. It
 // is safe for concurrent use; the zero Azure is ready. Endorsements and rules are
@@ -41,9 +41,9 @@ type azureAppraiser struct {
 func (*azureAppraiser) Platform() attest.Platform { return attest.AzureSNP }
 
 // Genuine implements [attest.Appraiser].
-func (a *azureAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a *azureAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
-// Appraise judges evidence; it adds to the checks of a report those of the key,
+// Appraise appraises evidence; it adds to the checks of a report those of the key,
 // its quote and the PCR values.
 func (a *azureAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	e, err := parseAzure(raw)
@@ -64,13 +64,13 @@ func (a *azureAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rule
 	return e.claims(r, c, quote), nil
 }
 
-// UnverifiedClaims are what evidence says of itself.
+// UnverifiedClaims are what evidence states about itself.
 func (a *azureAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	e, err := parseAzure(raw)
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	r, err := parse(e.report)
+	r, err := parseReport(e.report)
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -157,7 +157,7 @@ func runtimeKey(runtime []byte) (*rsa.PublicKey, error) {
 			E    string `json:"e"`
 		} `json:"keys"`
 	}
-	refused := wire.Refuse(wire.Malformed, "snp on azure: runtime data", "another structure", "JSON with one RSA key "+azureKey)
+	refused := wire.Refuse(wire.Malformed, "snp on azure: runtime data", fmt.Sprintf("%d bytes without such a key", len(runtime)), "JSON with one RSA key "+azureKey)
 	if json.Unmarshal(runtime, &data) != nil {
 		return nil, refused
 	}

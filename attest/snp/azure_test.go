@@ -26,7 +26,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-var azureUse = attest.Bind(wire.LabelIssue, []byte("nonce"))
+var azureUse = attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 
 // azureTPMKey is the attestation key of the scenes; drawing one takes a while.
 var azureTPMKey = sync.OnceValue(func() *rsa.PrivateKey {
@@ -195,7 +195,7 @@ func TestAzureRefuse(t *testing.T) {
 // with is the product's.
 type azureCaptured struct{ azureAppraiser }
 
-func (a *azureCaptured) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a *azureCaptured) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
 func (a *azureCaptured) Appraise(raw []byte, files attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	e := azureEvidence{report: raw, runtime: files["runtime_data"], quote: files["quote"], signature: rsassa(files["quote_signature"]), values: files["pcrs"]}

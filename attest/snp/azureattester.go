@@ -14,14 +14,14 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Where Azure's paravisor puts things into the TPM that it gives a guest.
+// Where Azure's paravisor puts things into the TPM of a guest.
 const (
 	azureReportIndex = 0x01400001 // NV: its report
 	azureKeyHandle   = 0x81000003 // the attestation key, without a password
 )
 
 // AzureAttester asks the TPM of a confidential machine on Azure: the report of the
-// paravisor, which stands in it since the machine booted, and a quote by the key
+// paravisor, which is in it since the machine booted, and a quote by the key
 // that the report binds. It is safe for concurrent use. Endorsements come from the
 // authority's collateral.
 type AzureAttester struct{ machine tpm.Machine }
@@ -38,8 +38,8 @@ func NewAzureAttester(m tpm.Machine) (*AzureAttester, error) {
 	return a, nil
 }
 
-// Attest makes evidence: the TPM answers within a second, and ctx is looked at
-// before it is asked.
+// Attest makes evidence: the TPM responds within a second, and ctx is checked
+// before the request.
 func (a *AzureAttester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	if err := ctx.Err(); err != nil {
 		return attest.Evidence{}, err

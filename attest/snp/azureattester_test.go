@@ -68,7 +68,7 @@ type azureReport struct {
 	agree int
 }
 
-func (a *azureReport) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a *azureReport) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
 func (a *azureReport) Appraise(raw []byte, files attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	report, runtime, err := parseHCL(files["hcl_report"])

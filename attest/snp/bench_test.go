@@ -26,7 +26,7 @@ func BenchmarkAppraise(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	c, err := bundleOf(report{}, endorsed).check()
+	c, err := bundleOf(report{}, endorsed).verify()
 	if err != nil {
 		b.Fatal(err)
 	}

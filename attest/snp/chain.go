@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/hex"
+	"fmt"
 	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -28,8 +29,8 @@ func bundleOf(r report, endorsed attest.Endorsements) bundle {
 	return b
 }
 
-// chain is what a certificate chain vouches for, once it holds and nothing in
-// it is revoked. Its time is not judged yet. It is immutable.
+// chain is what a certificate chain vouches for, once it is verified and nothing in
+// it is revoked. Its time is not checked yet. It is immutable.
 type chain struct {
 	kind    signer
 	root    attest.Digest // of the ARK's SubjectPublicKeyInfo
@@ -38,7 +39,7 @@ type chain struct {
 	chip    []byte // 64 bytes, 8 on Turin; nil under a VLEK, which names none
 	csp     string // cloud provider, under a VLEK only
 	tcb     attest.SNPTCB
-	listed  bool // there was a revocation list
+	hasList bool // there was a revocation list
 	times   []pki.Validity
 }
 
@@ -47,19 +48,21 @@ var amd = pki.Vendor{Name: "snp", Algorithm: x509.SHA384WithRSAPSS, ListAlgorith
 // certificates are ARK, ASK (or ASVK) and VCEK (or VLEK).
 type certificates struct{ ark, ask, leaf *x509.Certificate }
 
-// all are the certificates, leaf first.
-func (c certificates) all() []*x509.Certificate { return []*x509.Certificate{c.leaf, c.ask, c.ark} }
+// leafFirst are the certificates, leaf first.
+func (c certificates) leafFirst() []*x509.Certificate {
+	return []*x509.Certificate{c.leaf, c.ask, c.ark}
+}
 
-// check checks everything about a bundle that does not depend on time or rules.
-func (b bundle) check() (*chain, error) {
+// verify checks everything about a bundle that does not depend on time or rules.
+func (b bundle) verify() (*chain, error) {
 	certs, err := b.parse()
 	if err != nil {
 		return nil, err
 	}
-	if err := amd.Chain(certs.all()...); err != nil {
+	if err := amd.VerifyChain(certs.leafFirst()...); err != nil {
 		return nil, err
 	}
-	c := &chain{kind: b.kind, root: wire.Sum(certs.ark.RawSubjectPublicKeyInfo), times: pki.Validities(certs.all()...)}
+	c := &chain{kind: b.kind, root: wire.Sum(certs.ark.RawSubjectPublicKeyInfo), times: pki.Validities(certs.leafFirst()...)}
 	if err := c.subjects(certs); err != nil {
 		return nil, err
 	}
@@ -74,7 +77,8 @@ func (b bundle) check() (*chain, error) {
 
 func (b bundle) parse() (certificates, error) {
 	if len(b.leaf) == 0 || len(b.askARK) == 0 {
-		return certificates{}, wire.Refuse(wire.BadChain, "snp: certificates", "missing", "ask_ark and "+strings.ToLower(b.kind.String()))
+		got := fmt.Sprintf("%d bytes of ask_ark, %d of %s", len(b.askARK), len(b.leaf), strings.ToLower(b.kind.String()))
+		return certificates{}, wire.Refuse(wire.BadChain, "snp: certificates", got, "ask_ark and "+strings.ToLower(b.kind.String()))
 	}
 	above, err := amd.Certificates("ask_ark", b.askARK, 2)
 	if err != nil {
@@ -109,24 +113,24 @@ func (c *chain) subjects(certs certificates) error {
 		return wire.Refuse(wire.BadChain, "snp: name of the signing certificate", got, want)
 	}
 	var err error
-	c.key, err = amd.Key(certs.leaf, elliptic.P384())
+	c.key, err = amd.PublicKey(certs.leaf, elliptic.P384())
 	return err
 }
 
 // revocations checks the list by the ARK and looks each certificate up in it.
 func (c *chain) revocations(der []byte, certs certificates) error {
-	list, err := amd.ParseList(der, certs.ark, nil)
+	list, err := amd.ParseRevocationList(der, certs.ark, nil)
 	if err != nil {
 		return err
 	}
-	c.listed, c.times = true, append(c.times, list.Validity)
-	return list.Lacks(certs.all()...)
+	c.hasList, c.times = true, append(c.times, list.Validity)
+	return list.CheckNotRevoked(certs.leafFirst()...)
 }
 
-// names reports whether the chain vouches for the chip of a report: the chip id
+// vouchesFor reports whether the chain vouches for the chip of a report: the chip id
 // is the certificate's, followed by zeros where that is shorter. Under a VLEK
 // any chip of the provider may have signed.
-func (c *chain) names(chipID []byte) bool {
+func (c *chain) vouchesFor(chipID []byte) bool {
 	if c.kind == signerVLEK {
 		return true
 	}
@@ -135,9 +139,9 @@ func (c *chain) names(chipID []byte) bool {
 	return bytes.Equal(padded, chipID)
 }
 
-// name is what stands for the device of a report: its chip id, or where the host
+// deviceName is what represents the device of a report: its chip id, or where the host
 // hides that the provider that holds the VLEK.
-func (c *chain) name(r report) string {
+func (c *chain) deviceName(r report) string {
 	switch {
 	case c.kind != signerVLEK:
 		return hex.EncodeToString(c.chip)
@@ -203,7 +207,7 @@ func (c *chain) holder(leaf *x509.Certificate) error {
 	if c.product == turin {
 		size = 8
 	}
-	value := find(leaf, oidHardwareID)
+	value := findExtension(leaf, oidHardwareID)
 	if len(value) != size { // KDS writes the bytes as they are; tolerate the OCTET STRING they should be
 		if rest, err := asn1.Unmarshal(value, &c.chip); err != nil || len(rest) > 0 || len(c.chip) != size {
 			return wire.Refuse(wire.BadChain, "snp: size of the certificate's chip id", len(value), size)
@@ -220,16 +224,16 @@ func (c *chain) extension(leaf *x509.Certificate, oid asn1.ObjectIdentifier, to 
 	if _, text := to.(*string); text {
 		params = "ia5"
 	}
-	rest, err := asn1.UnmarshalWithParams(find(leaf, oid), to, params)
+	rest, err := asn1.UnmarshalWithParams(findExtension(leaf, oid), to, params)
 	if err != nil || len(rest) > 0 {
 		return wire.Refuse(wire.BadChain, "snp: extension "+oid.String()+" of "+leaf.Subject.CommonName, err, "one value")
 	}
 	return nil
 }
 
-// find is the value of an extension, nil when there is none. The parser has
+// findExtension is the value of an extension, nil when there is none. The parser has
 // refused duplicates.
-func find(cert *x509.Certificate, oid asn1.ObjectIdentifier) []byte {
+func findExtension(cert *x509.Certificate, oid asn1.ObjectIdentifier) []byte {
 	for _, e := range cert.Extensions {
 		if e.Id.Equal(oid) {
 			return e.Value

@@ -9,7 +9,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// firmware is what OVMF says of itself in the table before its reset vector.
+// firmware is what OVMF states about itself in the table before its reset vector.
 type firmware struct {
 	reset     uint32 // where CPUs but the first start
 	hashTable uint32 // where it looks for QEMU's table of hashes; 0 where it does not
@@ -33,14 +33,14 @@ const (
 
 // Names in the firmware's table.
 var (
-	footerGUID   = guid("96b582de-1fb2-45f7-baea-a366c55a082d")
-	resetGUID    = guid("00f771de-1a7e-4fcb-890e-68c77e2fb44e")
-	tableGUID    = guid("7255371f-3a3b-4b04-927b-1da6efa8d454")
-	metadataGUID = guid("dc886566-984a-4798-a75e-5585a7bf67cc")
+	footerGUID   = parseGUID("96b582de-1fb2-45f7-baea-a366c55a082d")
+	resetGUID    = parseGUID("00f771de-1a7e-4fcb-890e-68c77e2fb44e")
+	tableGUID    = parseGUID("7255371f-3a3b-4b04-927b-1da6efa8d454")
+	metadataGUID = parseGUID("dc886566-984a-4798-a75e-5585a7bf67cc")
 )
 
-// guid is the binary form of a GUID, whose first three parts are little-endian.
-func guid(text string) (g [16]byte) {
+// parseGUID is the binary form of a GUID, whose first three parts are little-endian.
+func parseGUID(text string) (g [16]byte) {
 	b, err := hex.DecodeString(strings.ReplaceAll(text, "-", ""))
 	if err != nil || len(b) != len(g) {
 		panic("a GUID of this package is none: " + text)
@@ -81,10 +81,10 @@ func readFirmware(image []byte) (f firmware, err error) {
 		entries[[16]byte(table[n-16:])] = table[n-size : n-18]
 		table = table[:n-size]
 	}
-	return f, f.fill(image, entries)
+	return f, f.readEntries(image, entries)
 }
 
-func (f *firmware) fill(image []byte, entries map[[16]byte][]byte) error {
+func (f *firmware) readEntries(image []byte, entries map[[16]byte][]byte) error {
 	le := binary.LittleEndian
 	reset, metadata := entries[resetGUID], entries[metadataGUID]
 	if len(reset) != 4 || len(metadata) != 4 {

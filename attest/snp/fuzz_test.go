@@ -36,7 +36,7 @@ func FuzzReport(f *testing.F) {
 		f.Add(raw)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		r, err := parse(raw)
+		r, err := parseReport(raw)
 		var refusal *attest.Refusal
 		if err != nil && !errors.As(err, &refusal) {
 			t.Fatalf("refused without a reason: %v", err)
@@ -91,7 +91,7 @@ func FuzzChain(f *testing.F) {
 	good := attesttest.NewSNPVendor("Turin", now).Chip(attest.SNPTCB{SNP: 1}).Endorsements()
 	f.Add(good["vcek"], good["ask_ark"], good["crl"])
 	f.Fuzz(func(t *testing.T, leaf, askARK, crl []byte) {
-		c, err := bundle{kind: signerVCEK, leaf: leaf, askARK: askARK, crl: crl}.check()
+		c, err := bundle{kind: signerVCEK, leaf: leaf, askARK: askARK, crl: crl}.verify()
 		var refusal *attest.Refusal
 		if err != nil && !errors.As(err, &refusal) {
 			t.Fatalf("refused without a reason: %v", err)

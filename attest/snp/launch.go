@@ -21,7 +21,7 @@ type Launch struct {
 	VCPUs          int
 	CPU            uint32 // signature of the CPU model, CPUID leaf 1 EAX
 	Features       uint64 // SEV features of the virtual CPUs; 1 is SNP alone
-	// FPU says that the host sets the registers MXCSR and FCW before they are
+	// FPU states that the host sets the registers MXCSR and FCW before they are
 	// measured, as Linux 6.10 and later do.
 	FPU bool
 }
@@ -47,10 +47,10 @@ const vmsaAddress = 0xfffffffff000
 // digest is a launch digest while it grows.
 type digest [sha512.Size384]byte
 
-// add extends the digest by one page (firmware ABI, PAGE_INFO): the digest so
+// addPage extends the digest by one page (firmware ABI, PAGE_INFO): the digest so
 // far, the page's own, the size of this structure, kind, address. The privilege
 // bytes are zero: QEMU gives no level below 0 anything at launch.
-func (d *digest) add(kind byte, address uint64, content []byte) {
+func (d *digest) addPage(kind byte, address uint64, content []byte) {
 	var info [0x70]byte
 	copy(info[:], d[:])
 	if content != nil {
@@ -63,16 +63,16 @@ func (d *digest) add(kind byte, address uint64, content []byte) {
 	*d = sha512.Sum384(info[:])
 }
 
-// addAll extends the digest by all pages of content.
-func (d *digest) addAll(address uint64, content []byte) {
+// addPages extends the digest by all pages of content.
+func (d *digest) addPages(address uint64, content []byte) {
 	for at := 0; at < len(content); at += page {
-		d.add(pageNormal, address+uint64(at), content[at:at+page])
+		d.addPage(pageNormal, address+uint64(at), content[at:at+page])
 	}
 }
 
 // Digest is the launch digest, 48 bytes: firmware, the sections that it asks
 // for, and the first state of each virtual CPU. It refuses with "malformed"
-// firmware that says nothing of SNP, and a kernel that the firmware would not
+// firmware that states nothing of SNP, and a kernel that the firmware would not
 // check.
 func (l Launch) Digest() ([]byte, error) {
 	if n := len(l.Firmware); n < page || n > maxFirmware || n%page != 0 {
@@ -86,7 +86,7 @@ func (l Launch) Digest() ([]byte, error) {
 		return nil, err
 	}
 	var d digest
-	d.addAll(1<<32-uint64(len(l.Firmware)), l.Firmware)
+	d.addPages(1<<32-uint64(len(l.Firmware)), l.Firmware)
 	if err := l.finish(&d, f); err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (l Launch) finish(d *digest, f firmware) error {
 		if i > 0 {
 			start = f.reset
 		}
-		d.add(pageVMSA, vmsaAddress, l.state(start))
+		d.addPage(pageVMSA, vmsaAddress, l.state(start))
 	}
 	return nil
 }
@@ -114,19 +114,19 @@ func (l Launch) addSections(d *digest, f firmware) error {
 	for _, s := range f.sections {
 		switch s.kind {
 		case sectionSecrets:
-			d.add(pageSecrets, s.address, nil)
+			d.addPage(pageSecrets, s.address, nil)
 		case sectionCPUID:
-			d.add(pageCPUID, s.address, nil)
+			d.addPage(pageCPUID, s.address, nil)
 		case sectionHashes:
 			if l.Kernel != nil {
 				hashed = true
-				d.add(pageNormal, s.address, l.hashes(int(f.hashTable%page)))
+				d.addPage(pageNormal, s.address, l.hashes(int(f.hashTable%page)))
 				continue
 			}
 			fallthrough
 		case sectionMemory, sectionCalling:
 			for at := uint64(0); at < s.size; at += page {
-				d.add(pageZero, s.address+at, nil)
+				d.addPage(pageZero, s.address+at, nil)
 			}
 		default:
 			return wire.Refuse(wire.Malformed, "snp launch: kind of a firmware section", s.kind, "1 to 4 or 16")
@@ -140,10 +140,10 @@ func (l Launch) addSections(d *digest, f firmware) error {
 
 // Names in QEMU's table of hashes.
 var (
-	hashesGUID  = guid("9438d606-4f22-4cc9-b479-a793d411fd21")
-	cmdlineGUID = guid("97d02dd8-bd20-4c94-aa78-e7714d36ab2a")
-	initrdGUID  = guid("44baf731-3a2f-4bd7-9af1-41e29169781d")
-	kernelGUID  = guid("4de79437-abd2-427f-b835-d5b172d2045b")
+	hashesGUID  = parseGUID("9438d606-4f22-4cc9-b479-a793d411fd21")
+	cmdlineGUID = parseGUID("97d02dd8-bd20-4c94-aa78-e7714d36ab2a")
+	initrdGUID  = parseGUID("44baf731-3a2f-4bd7-9af1-41e29169781d")
+	kernelGUID  = parseGUID("4de79437-abd2-427f-b835-d5b172d2045b")
 )
 
 // hashes is the page with QEMU's table of hashes at an offset. The command line

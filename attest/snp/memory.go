@@ -25,10 +25,10 @@ type known struct {
 // chain checks a bundle, or remembers that it did.
 func (m *memory) chain(b bundle, roots []attest.Digest) (*chain, error) {
 	id := known{b.kind, wire.Sum(b.leaf), wire.Sum(wire.NormalizePEM(b.askARK)), wire.Sum(b.crl), b.crl != nil}
-	c, known := m.chains.Get(id)
+	c, known := m.chains.Load(id)
 	if !known {
 		var err error
-		if c, err = b.check(); err != nil {
+		if c, err = b.verify(); err != nil {
 			return nil, err
 		}
 	}
@@ -36,7 +36,7 @@ func (m *memory) chain(b bundle, roots []attest.Digest) (*chain, error) {
 		return nil, wire.Refuse(wire.UnknownRoot, "snp: root of the "+c.kind.String(), c.root, "a root that policy names")
 	}
 	if !known {
-		m.chains.Put(id, c, maxKnown)
+		m.chains.Store(id, c, maxKnown)
 	}
 	return c, nil
 }

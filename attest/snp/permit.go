@@ -27,7 +27,7 @@ func permit(r report, c *chain, rules attest.SNPRules) error {
 		{"reported", r.ReportedTCB, floor.Reported},
 		{"launch", r.LaunchTCB, floor.Launch},
 	} {
-		if err := above(f.name, tcbOf(c.product, f.version), f.least); err != nil {
+		if err := checkFloor(f.name, tcbOf(c.product, f.version), f.least); err != nil {
 			return err
 		}
 	}
@@ -40,8 +40,8 @@ func permit(r report, c *chain, rules attest.SNPRules) error {
 	return permitSettings(r, rules)
 }
 
-// above compares a TCB with its floor, component by component.
-func above(which string, got, least attest.SNPTCB) error {
+// checkFloor compares a TCB with its floor, component by component.
+func checkFloor(which string, got, least attest.SNPTCB) error {
 	for _, component := range []struct {
 		name       string
 		got, least uint8

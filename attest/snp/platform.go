@@ -48,7 +48,7 @@ func AzurePlatform() attest.PlatformInfo {
 // documents lists those of a report (docs/spec/evidence-snp.md). A VLEK comes with the
 // evidence or not at all.
 func documents(raw []byte) []attest.Document {
-	r, err := parse(raw)
+	r, err := parseReport(raw)
 	if err != nil {
 		return nil
 	}

@@ -60,7 +60,7 @@ func (s signer) String() string {
 // for, with report data of the host's choice, has all bits set.
 const maxVMPL = 3
 
-// fields are the fields of a report, as they stand in its bytes.
+// fields are the fields of a report, as they are in its bytes.
 type fields struct {
 	Version, GuestSVN, VMPL           uint32
 	Policy, PlatformInfo              uint64
@@ -90,8 +90,8 @@ type guestPolicy struct {
 	SMT, MigrateMA, Debug bool
 }
 
-// parse accounts for every byte: each is part of a field, or reserved and zero.
-func parse(raw []byte) (report, error) {
+// parseReport accounts for every byte: each is part of a field, or reserved and zero.
+func parseReport(raw []byte) (report, error) {
 	if len(raw) != reportSize {
 		return report{}, wire.Refuse(wire.Malformed, "snp: size of the report", len(raw), reportSize)
 	}
@@ -171,7 +171,7 @@ func (r *report) interpret() (err error) {
 		return wire.Refuse(wire.Malformed, "snp: privilege level", fmt.Sprintf("%#x: asked for by the host", r.VMPL), "0 to 3")
 	}
 	if r.Version < versionMitigations && r.LaunchMitVector|r.CurrentMitVector != 0 {
-		return wire.Refuse(wire.Malformed, "snp: mitigation vectors before version 5", "bits", "zeros")
+		return wire.Refuse(wire.Malformed, "snp: mitigation vectors before version 5", fmt.Sprintf("%#x and %#x", r.LaunchMitVector, r.CurrentMitVector), "zeros")
 	}
 	if r.Version < versionCPUID {
 		return nil
@@ -228,12 +228,12 @@ func details(r report, c *chain) map[string]any {
 		"report_version":    r.Version,
 		"signing_key":       strings.ToLower(c.kind.String()),
 		"policy":            fmt.Sprintf("%#x", r.Policy),
-		"policy_bits":       attest.SNPGuestPolicy.Set(r.policyBits()),
+		"policy_bits":       attest.SNPGuestPolicy.SetNames(r.policyBits()),
 		"policy_abi":        fmt.Sprintf("%d.%d", r.policy.ABIMajor, r.policy.ABIMinor),
 		"vmpl":              r.VMPL,
 		"guest_svn":         r.GuestSVN,
 		"platform_info":     fmt.Sprintf("%#x", r.PlatformInfo),
-		"platform_bits":     attest.SNPPlatformInfo.Set(r.PlatformInfo),
+		"platform_bits":     attest.SNPPlatformInfo.SetNames(r.PlatformInfo),
 		"chip_id":           hex.EncodeToString(r.ChipID),
 		"id_key_digest":     hex.EncodeToString(r.IDKeyDigest),
 		"author_key_digest": hex.EncodeToString(r.AuthorKeyDigest),

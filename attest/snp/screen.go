@@ -11,7 +11,7 @@ import (
 // firmware, chip, launch key and guest policy. Any caller can make up such a report;
 // where the rules list chips, only for those.
 func (*reportAppraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.Time) (attest.Claims, error) {
-	r, err := parse(raw)
+	r, err := parseReport(raw)
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -29,7 +29,7 @@ func (a *azureAppraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	r, err := parse(e.report)
+	r, err := parseReport(e.report)
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -44,7 +44,7 @@ func (a *azureAppraiser) Screen(raw []byte, _ attest.Endorsements, rules attest.
 	return e.claims(r, c, quote), nil
 }
 
-// current is a chain whose generation is Milan where the report does not say one:
+// current is a chain whose generation is Milan where the report does not state one:
 // reports of version 2 do not, and Milan was the only generation when it was current.
 func (c chain) current() *chain {
 	if c.product == "" {

@@ -91,7 +91,7 @@ func TestSettings(t *testing.T) {
 			if tt.want == "" && err != nil {
 				t.Error(err)
 			}
-			if tt.want != "" && (!errors.Is(err, wire.BadTCB) || got.OK() || !strings.Contains(err.Error(), tt.want)) {
+			if tt.want != "" && (!errors.Is(err, wire.BadTCB) || got.Appraised() || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("err = %v, want reason %q that names %q", err, wire.BadTCB, tt.want)
 			}
 		})
@@ -142,8 +142,8 @@ func TestShownChipUnderVLEK(t *testing.T) {
 			if cut && !errors.Is(err, wire.NoPlatform) {
 				t.Errorf("%s, a cut chip: err = %v, want reason %q", product, err, wire.NoPlatform)
 			}
-			if !cut && (err != nil || got.Chip() != attestHex(id[:size])) {
-				t.Errorf("%s: chip = %q, %v, want %q", product, got.Chip(), err, attestHex(id[:size]))
+			if !cut && (err != nil || got.ChipID() != attestHex(id[:size])) {
+				t.Errorf("%s: chip = %q, %v, want %q", product, got.ChipID(), err, attestHex(id[:size]))
 			}
 		}
 	}

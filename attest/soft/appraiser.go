@@ -13,9 +13,9 @@ import (
 // chipDigits of a daemon's root name it for people: 64 bits.
 const chipDigits = 16
 
-// Chip is the chip that the evidence of the daemon with a root names: 16
+// ChipOf is the chip that the evidence of the daemon with a root names: 16
 // hexadecimal digits.
-func Chip(root attest.Digest) string { return root.Hex()[:chipDigits] }
+func ChipOf(root attest.Digest) string { return root.Hex()[:chipDigits] }
 
 // softAppraiser appraises evidence of the development TEE. It needs no
 // endorsements and no time: a daemon's key vouches for itself where policy
@@ -28,7 +28,7 @@ var _ attest.Appraiser = softAppraiser{}
 func (softAppraiser) Platform() attest.Platform { return attest.Soft }
 
 // Genuine implements [attest.Appraiser].
-func (a softAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a softAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
 // Appraise refuses with "malformed" what is not the one encoding, with
 // "unknown-root" a daemon that the rules do not name, with "signature" evidence
@@ -42,16 +42,16 @@ func (softAppraiser) Appraise(raw []byte, _ attest.Endorsements, rules attest.Ru
 	if !slices.Contains(rules.Roots, root) {
 		return attest.Claims{}, wire.Refuse(wire.UnknownRoot, "soft evidence: root", root, "a root that policy names")
 	}
-	if !e.signatureHolds() {
-		return attest.Claims{}, wire.Refuse(wire.BadSignature, "soft evidence: signature", "one that does not verify", "the daemon's")
+	if !e.isSignatureValid() {
+		return attest.Claims{}, wire.Refuse(wire.BadSignature, "soft evidence: signature", "a signature that does not verify", "the daemon's")
 	}
-	if slices.ContainsFunc(rules.Soft.CutChips, func(chip []byte) bool { return hex.EncodeToString(chip) == Chip(root) }) {
-		return attest.Claims{}, wire.Refuse(wire.NoPlatform, "soft evidence: chip", Chip(root), "one that policy accepts")
+	if slices.ContainsFunc(rules.Soft.CutChips, func(chip []byte) bool { return hex.EncodeToString(chip) == ChipOf(root) }) {
+		return attest.Claims{}, wire.Refuse(wire.NoPlatform, "soft evidence: chip", ChipOf(root), "one that policy accepts")
 	}
 	return e.claims(), nil
 }
 
-// UnverifiedClaims are what evidence says of itself.
+// UnverifiedClaims are what evidence states about itself.
 func (softAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	e, err := parse(raw)
 	if err != nil {
@@ -66,6 +66,6 @@ func (e unverifiedEvidence) claims() attest.Claims {
 		ReportData:  e.statement.ReportData[:],
 		Debug:       e.statement.Debug,
 		Dynamic:     e.statement.Dynamic,
-		Chip:        Chip(wire.Sum(e.spki)),
+		Chip:        ChipOf(wire.Sum(e.spki)),
 	}
 }

@@ -73,7 +73,7 @@ func (c *child) start() error {
 		err := c.cmd.Start()
 		started <- err
 		if err == nil {
-			c.reap()
+			c.waitAndClean()
 		}
 	}()
 	if err := <-started; err != nil {
@@ -82,9 +82,9 @@ func (c *child) start() error {
 	return nil
 }
 
-// reap waits for the end, ends what is left of the process group while the
+// waitAndClean waits for the end, ends what is left of the process group while the
 // child's id is still its own, and closes the device.
-func (c *child) reap() {
+func (c *child) waitAndClean() {
 	pid := c.cmd.Process.Pid
 	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
 	}
@@ -100,8 +100,8 @@ func (c *child) reap() {
 	close(c.exited)
 }
 
-// stop ends the child: SIGTERM, and SIGKILL when that was not enough.
-func (c *child) stop() {
+// terminate ends the child: SIGTERM, and SIGKILL when that was not enough.
+func (c *child) terminate() {
 	c.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-c.exited:
@@ -111,7 +111,7 @@ func (c *child) stop() {
 	}
 }
 
-// exposed reports whether somebody beside the measured program can see into the
+// exposed reports whether a party other than the measured program can see into the
 // child: a tracer, a core file, or because it is no longer the program that was
 // started. What cannot be found out counts as exposed.
 func (c *child) exposed() bool {
@@ -151,7 +151,7 @@ func (c *child) executes(pid int) bool {
 	return err == nil && os.SameFile(running, started)
 }
 
-// serveDevice answers the child's calls until the device is closed.
+// serveDevice serves the child's calls until the device is closed.
 func (c *child) serveDevice(k keys) {
 	for {
 		var asked call
@@ -160,11 +160,11 @@ func (c *child) serveDevice(k keys) {
 			return
 		}
 		data, err := c.perform(k, asked)
-		reply := answer{Number: asked.Number, Data: data}
+		reply := deviceResponse{Number: asked.Number, Data: data}
 		if err != nil {
 			reply.Refusal = refusalOf(err)
 		}
-		if err := send(c.device, reply); err != nil {
+		if err := sendMessage(c.device, reply); err != nil {
 			c.device.Close()
 			return
 		}

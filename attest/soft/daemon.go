@@ -48,7 +48,7 @@ type Daemon struct {
 // before their first instruction.
 func NewDaemon(config Config) (*Daemon, error) {
 	if config.Dir == "" {
-		return nil, wire.Refuse(wire.BadRequest, "soft daemon: directory", "none", "a directory for its keys")
+		return nil, wire.Refuse(wire.BadRequest, "soft daemon: directory", "an empty path", "a directory for its keys")
 	}
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: noCore, Max: noCore}); err != nil {
 		return nil, fmt.Errorf("turning core files off: %w", err)
@@ -59,7 +59,7 @@ func NewDaemon(config Config) (*Daemon, error) {
 	}
 	d := &Daemon{lock: lock, slots: make(chan struct{}, maxChildren), asking: make(chan struct{}, maxAsking)}
 	if d.keys, err = openKeys(filepath.Join(config.Dir, "keys.pem")); err == nil {
-		d.root, err = Root(&d.keys.attestation.PublicKey)
+		d.root, err = RootOf(&d.keys.attestation.PublicKey)
 	}
 	if err != nil {
 		lock.Close()
@@ -68,13 +68,13 @@ func NewDaemon(config Config) (*Daemon, error) {
 	return d, nil
 }
 
-// Root is the digest that names this daemon in policy, under [platform.soft].
-func (d *Daemon) Root() attest.Digest { return d.root }
+// RootDigest is the digest that names this daemon in policy, under [platform.soft].
+func (d *Daemon) RootDigest() attest.Digest { return d.root }
 
-// Close gives the directory free. It is called when Serve has returned.
+// Close releases the directory. It is called when Serve has returned.
 func (d *Daemon) Close() error { return d.lock.Close() }
 
-// Serve launches programs for whoever connects to ln, which [Listen] made, until
+// Serve launches programs for each client that connects to ln, which [Listen] made, until
 // ctx is done. Then it ends all children, with SIGKILL those that are still
 // there after five seconds, and returns nil.
 func (d *Daemon) Serve(ctx context.Context, ln net.Listener) error {
@@ -83,7 +83,7 @@ func (d *Daemon) Serve(ctx context.Context, ln net.Listener) error {
 	defer launchers.Wait()
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
-	defer signal.Stop(caught())
+	defer signal.Stop(catchIgnored())
 	for {
 		conn, err := ln.Accept()
 		if ctx.Err() != nil {
@@ -97,14 +97,14 @@ func (d *Daemon) Serve(ctx context.Context, ln net.Listener) error {
 			conn.Close()
 			return errors.New("soft daemon: listener is not a Unix socket")
 		}
-		launchers.Go(func() { d.attend(ctx, launcher) })
+		launchers.Go(func() { d.serveLauncher(ctx, launcher) })
 	}
 }
 
-// caught catches, and forgets, what this process ignores of the signals that are
+// catchIgnored catches, and forgets, what this process ignores of the signals that are
 // forwarded, as under nohup. A program would inherit that it is ignored; what is
 // caught is at its default again after execve(2).
-func caught() chan<- os.Signal {
+func catchIgnored() chan<- os.Signal {
 	signals := make(chan os.Signal, 1)
 	for _, s := range forwardedSignals {
 		if signal.Ignored(s) {
@@ -114,15 +114,15 @@ func caught() chan<- os.Signal {
 	return signals
 }
 
-// attend launches one program and stays until it is gone. When the launcher
+// serveLauncher launches one program and stays until it is gone. When the launcher
 // goes first, the program is ended.
-func (d *Daemon) attend(ctx context.Context, launcher *net.UnixConn) {
+func (d *Daemon) serveLauncher(ctx context.Context, launcher *net.UnixConn) {
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	defer launcher.Close()
 	c, err := d.admit(ctx, launcher)
 	if err != nil {
-		send(launcher, launchReply{Refusal: refusalOf(err)})
+		sendMessage(launcher, launchReply{Refusal: refusalOf(err)})
 		return
 	}
 	defer func() { <-d.slots }()
@@ -130,19 +130,19 @@ func (d *Daemon) attend(ctx context.Context, launcher *net.UnixConn) {
 	helpers.Go(func() { c.serveDevice(d.keys) })
 	gone := make(chan struct{})
 	helpers.Go(func() { defer close(gone); c.forward(launcher) })
-	send(launcher, launchReply{PID: c.cmd.Process.Pid})
+	sendMessage(launcher, launchReply{PID: c.cmd.Process.Pid})
 	select {
 	case <-c.exited:
 	case <-gone:
-		c.stop()
+		c.terminate()
 	case <-ctx.Done():
-		c.stop()
+		c.terminate()
 	}
-	send(launcher, launchReply{Exit: &c.exit})
+	sendMessage(launcher, launchReply{Exit: &c.exit})
 }
 
 // forward sends the launcher's signals to the child until the launcher goes or
-// says something else.
+// states something else.
 func (c *child) forward(launcher *net.UnixConn) {
 	for {
 		var m signalMessage
@@ -154,7 +154,7 @@ func (c *child) forward(launcher *net.UnixConn) {
 }
 
 // admit reads a launcher's request, and starts what it asks for while there is a
-// place for one more child, which the caller gives back. A launcher that does not ask
+// place for one more child, which the caller returns. A launcher that does not ask
 // takes none.
 func (d *Daemon) admit(ctx context.Context, launcher *net.UnixConn) (c *child, err error) {
 	select {
@@ -184,7 +184,7 @@ func (m launchMessage) launch(files []*os.File) (*child, error) {
 	if len(files) != standardFiles && len(files) != standardFiles+1 {
 		return nil, refuseCall("descriptors", len(files), "program, stdin, stdout, stderr and perhaps an agent")
 	}
-	if err := m.check(); err != nil {
+	if err := m.validate(); err != nil {
 		return nil, err
 	}
 	return m.start(files)
@@ -196,7 +196,7 @@ func readRequest(ctx context.Context, launcher *net.UnixConn) (launchMessage, []
 	defer launcher.SetDeadline(time.Time{})
 	defer boundBy(ctx, launcher)()
 	var m launchMessage
-	files, err := receive(launcher, &m)
+	files, err := receiveMessage(launcher, &m)
 	return m, files, err
 }
 

@@ -20,7 +20,7 @@ func (e tee) ask(t *testing.T, message any, files ...*os.File) error {
 	t.Helper()
 	p := &Process{conn: mustDial(e.socket)}
 	defer p.conn.Close()
-	if err := send(p.conn, message, files...); err != nil {
+	if err := sendMessage(p.conn, message, files...); err != nil {
 		t.Fatal(err)
 	}
 	reply, err := p.reply()
@@ -196,11 +196,11 @@ func TestTooManyChildren(t *testing.T) {
 		}
 		defer launcher.Close()
 		if asks {
-			if err := send(launcher, launchMessage{}); err != nil {
+			if err := sendMessage(launcher, launchMessage{}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		d.attend(t.Context(), near)
+		d.serveLauncher(t.Context(), near)
 		if _, err := (&Process{conn: launcher}).reply(); !errors.Is(err, wire.TooMany) || !strings.Contains(err.Error(), rule) {
 			t.Errorf("got %v, want %v of %s", err, wire.TooMany, rule)
 		}

@@ -79,7 +79,7 @@ func (d *Device) readWelcome() error {
 	defer cancel()
 	defer boundBy(ctx, d.conn)()
 	var w welcome
-	files, err := receive(d.conn, &w)
+	files, err := receiveMessage(d.conn, &w)
 	if err != nil || len(files) > 1 {
 		closeAll(files)
 		return wire.Refuse(wire.NotThisDevice, "soft device: welcome", err, "a daemon's welcome")
@@ -91,9 +91,9 @@ func (d *Device) readWelcome() error {
 	return nil
 }
 
-// Args are the measured arguments: of this program, or of the program that
+// Arguments are the measured arguments: of this program, or of the program that
 // this agent runs.
-func (d *Device) Args() []string { return d.args }
+func (d *Device) Arguments() []string { return d.args }
 
 // Program is the measured program that this agent has to run: a sealed memory
 // file that closes on exec and stays the device's. It is executed as
@@ -108,7 +108,7 @@ func (d *Device) Program() (*os.File, error) {
 
 // Attest asks the daemon for evidence.
 func (d *Device) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
-	raw, err := d.call(ctx, call{Op: opAttest, Data: data[:]})
+	raw, err := d.callDaemon(ctx, call{Op: opAttest, Data: data[:]})
 	if err != nil {
 		return attest.Evidence{}, err
 	}
@@ -122,30 +122,30 @@ func (d *Device) Seal(ctx context.Context, secret []byte, to []attest.ReferenceV
 	for _, reference := range to {
 		asked.To = append(asked.To, reference.Bytes())
 	}
-	return d.call(ctx, asked)
+	return d.callDaemon(ctx, asked)
 }
 
 // Unseal asks the daemon for a secret that was sealed to this program.
 func (d *Device) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
-	return d.call(ctx, call{Op: opUnseal, Data: sealed})
+	return d.callDaemon(ctx, call{Op: opUnseal, Data: sealed})
 }
 
-// call asks one question and waits for its answer. Answers to questions that
-// were given up are passed over.
-func (d *Device) call(ctx context.Context, asked call) ([]byte, error) {
+// callDaemon sends one request and waits for its response. Responses to requests that
+// were abandoned are skipped.
+func (d *Device) callDaemon(ctx context.Context, asked call) ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.conn.SetDeadline(time.Time{})
 	defer boundBy(ctx, d.conn)()
 	d.number++
 	asked.Number = d.number
-	if err := send(d.conn, asked); err != nil {
-		return nil, unanswered(ctx, err)
+	if err := sendMessage(d.conn, asked); err != nil {
+		return nil, callError(ctx, err)
 	}
 	for {
-		var a answer
+		var a deviceResponse
 		if err := receiveNoFiles(d.conn, &a); err != nil {
-			return nil, unanswered(ctx, err)
+			return nil, callError(ctx, err)
 		}
 		if a.Number == asked.Number {
 			return a.result()
@@ -153,16 +153,16 @@ func (d *Device) call(ctx context.Context, asked call) ([]byte, error) {
 	}
 }
 
-func (a answer) result() ([]byte, error) {
+func (a deviceResponse) result() ([]byte, error) {
 	if a.Refusal != nil {
 		return nil, a.Refusal
 	}
 	return a.Data, nil
 }
 
-// unanswered is the error of a call that got no answer: the caller's own
+// callError is the error of a call that got no response: the caller's own
 // deadline, the refusal to send it, or a device that is gone.
-func unanswered(ctx context.Context, err error) error {
+func callError(ctx context.Context, err error) error {
 	var r *wire.Refusal
 	switch {
 	case ctx.Err() != nil:

@@ -34,8 +34,8 @@ func TestAnswerToACallThatWasGivenUp(t *testing.T) {
 		receiveNoFiles(daemon, &first)
 		cancel()
 		receiveNoFiles(daemon, &second)
-		send(daemon, answer{Number: first.Number, Data: []byte("first")})
-		send(daemon, answer{Number: second.Number, Data: []byte("second")})
+		sendMessage(daemon, deviceResponse{Number: first.Number, Data: []byte("first")})
+		sendMessage(daemon, deviceResponse{Number: second.Number, Data: []byte("second")})
 	}()
 	if _, err := device.Attest(ctx, attest.ReportData{1}); err != context.Canceled {
 		t.Fatalf("got %v, want %v", err, context.Canceled)
@@ -56,10 +56,10 @@ func TestDaemonThatIsGone(t *testing.T) {
 
 func TestAnswersThatAreNone(t *testing.T) {
 	for name, reply := range map[string]func(*net.UnixConn){
-		"another message": func(c *net.UnixConn) { send(c, welcome{}) },
+		"another message": func(c *net.UnixConn) { sendMessage(c, welcome{}) },
 		"trailing bytes":  func(c *net.UnixConn) { c.Write([]byte(`{"number":1}{}`)) },
 		"no JSON":         func(c *net.UnixConn) { c.Write([]byte("x")) },
-		"a descriptor":    func(c *net.UnixConn) { send(c, answer{Number: 1}, os.Stdin) },
+		"a descriptor":    func(c *net.UnixConn) { sendMessage(c, deviceResponse{Number: 1}, os.Stdin) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			device, daemon := pair(t)

@@ -29,12 +29,12 @@ const (
 // (r, n-s) only the one with the smaller s is accepted.
 var halfOrder = new(big.Int).Rsh(elliptic.P256().Params().N, 1)
 
-// Statement is what a daemon says about one program it launched.
+// Statement is what a daemon states about one program it launched.
 type Statement struct {
 	Agent      attest.Digest // SHA-256 of the agent's file; zero when there is none
 	Program    attest.Digest // SHA-256 of the program's file
 	Arguments  attest.Digest // [Arguments] of the program
-	Debug      bool          // somebody traces the child, or it may write its memory to disk
+	Debug      bool          // a tracer attaches to the child, or it may write its memory to disk
 	Dynamic    bool          // agent or program loads shared libraries
 	ReportData attest.ReportData
 }
@@ -82,9 +82,9 @@ func (s Statement) signed(spki []byte) []byte {
 		digestBytes(s.Agent), digestBytes(s.Program), digestBytes(s.Arguments), []byte{s.flags()}, s.ReportData[:])
 }
 
-// Root is the digest under which policy names a daemon: the SHA-256 of its
+// RootOf is the digest under which policy names a daemon: the SHA-256 of its
 // public key (SubjectPublicKeyInfo, DER).
-func Root(key *ecdsa.PublicKey) (attest.Digest, error) {
+func RootOf(key *ecdsa.PublicKey) (attest.Digest, error) {
 	spki, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
 		return attest.Digest{}, fmt.Errorf("encoding the daemon's key: %w", err)
@@ -93,7 +93,7 @@ func Root(key *ecdsa.PublicKey) (attest.Digest, error) {
 }
 
 // Sign makes evidence of a statement with a daemon's P-256 key: the framing of
-// all fields, and as its last field the signature over what stands before it.
+// all fields, and as its last field the signature over what is before it.
 func Sign(key *ecdsa.PrivateKey, s Statement) ([]byte, error) {
 	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
 	if err != nil {
@@ -147,7 +147,7 @@ func parseKey(spki []byte) (*ecdsa.PublicKey, error) {
 	parsed, err := x509.ParsePKIXPublicKey(spki)
 	key, ok := parsed.(*ecdsa.PublicKey)
 	if err != nil || !ok || key.Curve != elliptic.P256() {
-		return nil, wire.Refuse(wire.Malformed, "soft evidence: key", "another encoding", "a P-256 SubjectPublicKeyInfo")
+		return nil, wire.Refuse(wire.Malformed, "soft evidence: key", fmt.Sprintf("%T in %d bytes, error %v", parsed, len(spki), err), "a P-256 SubjectPublicKeyInfo")
 	}
 	return key, nil
 }
@@ -185,8 +185,8 @@ func parseDigest(d *attest.Digest, name string, b []byte) error {
 	return nil
 }
 
-// signatureHolds checks the signature over everything before it.
-func (e unverifiedEvidence) signatureHolds() bool {
+// isSignatureValid checks the signature over everything before it.
+func (e unverifiedEvidence) isSignatureValid() bool {
 	r := new(big.Int).SetBytes(e.signature[:scalarSize])
 	s := new(big.Int).SetBytes(e.signature[scalarSize:])
 	digest := sha256.Sum256(e.statement.signed(e.spki))

@@ -29,7 +29,7 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 
 func rulesFor(t testing.TB, key *ecdsa.PrivateKey) attest.Rules {
 	t.Helper()
-	root, err := Root(&key.PublicKey)
+	root, err := RootOf(&key.PublicKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func rulesFor(t testing.TB, key *ecdsa.PrivateKey) attest.Rules {
 func goodStatement() Statement {
 	return Statement{
 		Agent: wire.Sum([]byte("agent")), Program: wire.Sum([]byte("program")), Arguments: Arguments([]string{"--model", "m.json"}),
-		ReportData: attest.Bind(wire.LabelIssue, []byte("nonce")),
+		ReportData: attest.BindReportData(wire.LabelIssue, []byte("nonce")),
 	}
 }
 

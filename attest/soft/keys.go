@@ -62,7 +62,7 @@ func createKeys(path string) (keys, error) {
 	}
 	k := keys{attestation: attestation, sealing: make([]byte, SealingKeySize)}
 	rand.Read(k.sealing)
-	text, err := k.text()
+	text, err := k.encode()
 	if err != nil {
 		return keys{}, err
 	}
@@ -72,7 +72,7 @@ func createKeys(path string) (keys, error) {
 	return k, nil
 }
 
-func (k keys) text() ([]byte, error) {
+func (k keys) encode() ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(k.attestation)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the daemon's key: %w", err)
@@ -81,7 +81,7 @@ func (k keys) text() ([]byte, error) {
 	return append(text, pem.EncodeToMemory(&pem.Block{Type: pemSealing, Bytes: k.sealing})...), nil
 }
 
-// parseKeys reads what [keys.text] writes, and nothing else. Its errors hold
+// parseKeys reads what [keys.encode] writes, and nothing else. Its errors hold
 // nothing of the text.
 func parseKeys(text []byte) (keys, error) {
 	first, rest := pem.Decode(text)
@@ -95,7 +95,7 @@ func parseKeys(text []byte) (keys, error) {
 		return keys{}, errors.New("no P-256 key")
 	}
 	k := keys{attestation: attestation, sealing: second.Bytes}
-	if again, err := k.text(); err != nil || !bytes.Equal(again, text) {
+	if again, err := k.encode(); err != nil || !bytes.Equal(again, text) {
 		return keys{}, errors.New("another encoding")
 	}
 	return k, nil
@@ -142,7 +142,7 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, wire.Refuse(wire.Unavailable, "soft daemon: directory "+dir, "another daemon works there", "a directory of its own")
+		return nil, wire.Refuse(wire.Unavailable, "soft daemon: directory "+dir, "a directory that a running daemon uses", "a directory of its own")
 	}
 	return f, nil
 }

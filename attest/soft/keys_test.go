@@ -13,7 +13,7 @@ import (
 func newTestKeys(t testing.TB) (keys, []byte) {
 	t.Helper()
 	k := keys{attestation: newKey(t), sealing: newSealingKey()}
-	text, err := k.text()
+	text, err := k.encode()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,8 +37,8 @@ func TestOneDaemonADirectory(t *testing.T) {
 		t.Fatalf("after the first is gone: %v", err)
 	}
 	defer second.Close()
-	if second.Root() != first.Root() {
-		t.Errorf("got root %v, want %v as before", second.Root(), first.Root())
+	if second.RootDigest() != first.RootDigest() {
+		t.Errorf("got root %v, want %v as before", second.RootDigest(), first.RootDigest())
 	}
 }
 
@@ -120,7 +120,7 @@ func FuzzParseKeys(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if again, err := k.text(); err != nil || !bytes.Equal(again, text) {
+		if again, err := k.encode(); err != nil || !bytes.Equal(again, text) {
 			t.Errorf("another encoding was read: %v", err)
 		}
 	})

@@ -4,6 +4,7 @@ package soft
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -41,7 +42,7 @@ type Process struct {
 // Launch asks the daemon at socket to start a program. It blocks until the
 // daemon has measured and started it, or ctx is done; afterwards ctx has no
 // effect. Its error is the daemon's refusal, or has the reason
-// "not-this-device" when no daemon answers. The files stay the caller's.
+// "not-this-device" when no daemon responds. The files stay the caller's.
 func Launch(ctx context.Context, socket string, r LaunchRequest) (*Process, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, network, socket)
 	if err != nil && ctx.Err() != nil {
@@ -66,7 +67,7 @@ func Launch(ctx context.Context, socket string, r LaunchRequest) (*Process, erro
 
 func (p *Process) launch(r LaunchRequest) error {
 	m := launchMessage{Args: r.Args, Settings: r.Settings, Dir: r.Dir}
-	if err := m.check(); err != nil {
+	if err := m.validate(); err != nil {
 		return err
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -78,7 +79,7 @@ func (p *Process) launch(r LaunchRequest) error {
 	if r.Agent != nil {
 		files = append(files, r.Agent)
 	}
-	if err := send(p.conn, m, files...); err != nil {
+	if err := sendMessage(p.conn, m, files...); err != nil {
 		return err
 	}
 	reply, err := p.reply()
@@ -86,7 +87,7 @@ func (p *Process) launch(r LaunchRequest) error {
 		return err
 	}
 	if reply.PID <= 0 {
-		return wire.Refuse(wire.Malformed, "soft daemon: answer", "no process", "a process")
+		return wire.Refuse(wire.Malformed, "soft daemon: response", fmt.Sprintf("process id %d", reply.PID), "a process id")
 	}
 	p.PID = reply.PID
 	return nil
@@ -99,11 +100,11 @@ func orElse(f, other *os.File) *os.File {
 	return f
 }
 
-// reply reads the daemon's next word; a refusal is the error.
+// reply reads the daemon's next message; a refusal is the error.
 func (p *Process) reply() (launchReply, error) {
 	var reply launchReply
 	if err := receiveNoFiles(p.conn, &reply); err != nil {
-		return reply, wire.Refuse(wire.NotThisDevice, "soft daemon: answer", err, "an answer")
+		return reply, wire.Refuse(wire.NotThisDevice, "soft daemon: response", err, "a response")
 	}
 	if reply.Refusal != nil {
 		return reply, reply.Refusal
@@ -117,7 +118,7 @@ func (p *Process) watch() {
 	defer p.conn.Close()
 	reply, err := p.reply()
 	if err == nil && reply.Exit == nil {
-		err = wire.Refuse(wire.Malformed, "soft daemon: answer", "no exit", "an exit")
+		err = wire.Refuse(wire.Malformed, "soft daemon: response", "a message without an exit", "an exit")
 	}
 	if err != nil {
 		p.err = err
@@ -126,7 +127,7 @@ func (p *Process) watch() {
 	p.exit = *reply.Exit
 }
 
-// Wait blocks until the process has ended and says how. Its error has the
+// Wait blocks until the process has ended and states how. Its error has the
 // reason "not-this-device" when the daemon went first, which ends the process
 // too. It may be called more than once.
 func (p *Process) Wait() (Exit, error) {
@@ -139,5 +140,5 @@ func (p *Process) Signal(s syscall.Signal) error {
 	if !slices.Contains(forwardedSignals, s) {
 		return refuseCall("signal", s, "SIGTERM, SIGINT, SIGHUP or SIGKILL")
 	}
-	return send(p.conn, signalMessage{Signal: s})
+	return sendMessage(p.conn, signalMessage{Signal: s})
 }

@@ -54,7 +54,7 @@ func startDaemon(t *testing.T, dir string) tee {
 		d.Close()
 	})
 	t.Cleanup(end)
-	return tee{socket: socket, rules: attest.Rules{Roots: []attest.Digest{d.Root()}}, end: end}
+	return tee{socket: socket, rules: attest.Rules{Roots: []attest.Digest{d.RootDigest()}}, end: end}
 }
 
 // shortDir is a directory whose path leaves room for a socket's name.

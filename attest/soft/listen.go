@@ -19,7 +19,7 @@ const maxSocketPath = 107
 const network = "unixpacket"
 
 // Listen makes the daemon's socket, which only its own user may connect to. A
-// socket that a dead daemon left is replaced; one that answers is refused with
+// socket that a dead daemon left is replaced; one that responds is refused with
 // reason "unavailable".
 func Listen(path string) (net.Listener, error) {
 	if len(path) == 0 || len(path) > maxSocketPath {
@@ -45,7 +45,7 @@ func Listen(path string) (net.Listener, error) {
 	return ln, nil
 }
 
-// listenPrivately narrows the socket's mode before anybody can connect.
+// listenPrivately narrows the socket's mode before a client can connect.
 func listenPrivately(fd int, path string) error {
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		return err
@@ -59,11 +59,11 @@ func listenPrivately(fd int, path string) error {
 func removeDead(path string) error {
 	info, err := os.Lstat(path)
 	if err != nil || info.Mode().Type() != os.ModeSocket {
-		return nil // what else stands there makes bind say so
+		return nil // what else stands there makes bind state so
 	}
 	if conn, err := net.Dial(network, path); err == nil {
 		conn.Close()
-		return wire.Refuse(wire.Unavailable, "soft daemon: socket "+path, "another daemon answers there", "a path of its own")
+		return wire.Refuse(wire.Unavailable, "soft daemon: socket "+path, "a path where a running daemon listens", "a path of its own")
 	}
 	return os.Remove(path)
 }

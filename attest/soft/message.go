@@ -33,7 +33,7 @@ type launchMessage struct {
 	Dir      string            `json:"dir"`
 }
 
-// launchReply is what the daemon tells a launcher: first the process or a
+// launchReply is what the daemon reports a launcher: first the process or a
 // refusal, at the end the exit.
 type launchReply struct {
 	PID     int           `json:"pid,omitempty"`
@@ -62,7 +62,7 @@ const (
 	opUnseal = "unseal"
 )
 
-// call is a child's question to its device. The answer carries the same number.
+// call is a child's request to its device. The response has the same number.
 type call struct {
 	Number uint64   `json:"number"`
 	Op     string   `json:"op"`
@@ -70,8 +70,8 @@ type call struct {
 	To     [][]byte `json:"to,omitempty"` // reference values, framed
 }
 
-// answer is what the device says.
-type answer struct {
+// deviceResponse is the device's response.
+type deviceResponse struct {
 	Number  uint64        `json:"number"`
 	Data    []byte        `json:"data,omitempty"`
 	Refusal *wire.Refusal `json:"refusal,omitempty"`
@@ -87,8 +87,8 @@ func refusalOf(err error) *wire.Refusal {
 	return &wire.Refusal{Reason: wire.Internal, Rule: err.Error()}
 }
 
-// send writes one message with its descriptors.
-func send(conn *net.UnixConn, message any, files ...*os.File) error {
+// sendMessage writes one message with its descriptors.
+func sendMessage(conn *net.UnixConn, message any, files ...*os.File) error {
 	b, err := json.Marshal(message)
 	if err != nil {
 		return fmt.Errorf("encoding a message: %w", err)
@@ -110,9 +110,9 @@ func send(conn *net.UnixConn, message any, files ...*os.File) error {
 	return nil
 }
 
-// receive reads one message and the descriptors that came with it, which the
+// receiveMessage reads one message and the descriptors that came with it, which the
 // caller closes. At the end of the connection its error is [io.EOF].
-func receive(conn *net.UnixConn, message any) ([]*os.File, error) {
+func receiveMessage(conn *net.UnixConn, message any) ([]*os.File, error) {
 	b := make([]byte, maxMessage)
 	rights := make([]byte, syscall.CmsgSpace(4*maxFiles))
 	n, rightsLen, flags, _, err := conn.ReadMsgUnix(b, rights)
@@ -135,7 +135,7 @@ func receive(conn *net.UnixConn, message any) ([]*os.File, error) {
 
 // receiveNoFiles reads a message that may carry no descriptors.
 func receiveNoFiles(conn *net.UnixConn, message any) error {
-	files, err := receive(conn, message)
+	files, err := receiveMessage(conn, message)
 	closeAll(files)
 	if err == nil && len(files) > 0 {
 		return wire.Refuse(wire.Malformed, "soft message: descriptors", len(files), 0)

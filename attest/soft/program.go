@@ -23,7 +23,7 @@ const maxProgram = 1 << 30
 // seals make a memory file immutable for ever, its seals included.
 const seals = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
 
-// image is a program that nobody can change any more.
+// image is a program that cannot change any more.
 type image struct {
 	file    *os.File
 	digest  attest.Digest
@@ -91,7 +91,7 @@ func programSize(f *os.File) (int64, error) {
 	return info.Size(), nil
 }
 
-// inspect hashes a program and says whether it names an interpreter, which is
+// inspect hashes a program and states whether it names an interpreter, which is
 // the dynamic linker that loads its shared libraries.
 func inspect(f *os.File) (digest attest.Digest, dynamic bool, err error) {
 	size, err := programSize(f)
@@ -124,8 +124,8 @@ func refuseScript(content io.ReaderAt) error {
 	return nil
 }
 
-// Measure gives the measurement that the daemon will take of a program and its
-// arguments, and whether it will say dynamic. agent is nil when there is none.
+// Measure returns the measurement that the daemon will take of a program and its
+// arguments, and whether it will state dynamic. agent is nil when there is none.
 func Measure(program, agent *os.File, args []string) (attest.Measurement, bool, error) {
 	s := Statement{Arguments: Arguments(args)}
 	var err error
@@ -142,10 +142,10 @@ func Measure(program, agent *os.File, args []string) (attest.Measurement, bool, 
 	return s.Measurement(), s.Dynamic || dynamic, nil
 }
 
-// Copy copies a program into a memory file that nobody can change any more, and
+// SealCopy copies a program into a memory file that cannot change any more, and
 // measures the copy: for agents of other platforms that launch what they measure.
 // The caller closes the copy.
-func Copy(source *os.File) (sealed *os.File, digest attest.Digest, dynamic bool, err error) {
+func SealCopy(source *os.File) (sealed *os.File, digest attest.Digest, dynamic bool, err error) {
 	i, err := sealImage(source)
 	if err != nil {
 		return nil, attest.Digest{}, false, err

@@ -40,7 +40,7 @@ type heard struct {
 }
 
 // testData is what all roles attest.
-var testData = attest.Bind(wire.LabelTrust, []byte("test"))
+var testData = attest.BindReportData(wire.LabelTrust, []byte("test"))
 
 var roles = map[string]func() heard{
 	"report":   report,
@@ -83,7 +83,7 @@ func report() heard {
 	if err != nil {
 		return h.or(err)
 	}
-	h.Args = device.Args()
+	h.Args = device.Arguments()
 	if _, ok := os.LookupEnv(variableFD); ok {
 		return h.or(fmt.Errorf("%s is still set", variableFD))
 	}
@@ -135,10 +135,10 @@ func agent() heard {
 	if err != nil {
 		return heard{}.or(err)
 	}
-	cmd := exec.Command(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), program.Fd()), device.Args()...)
+	cmd := exec.Command(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), program.Fd()), device.Arguments()...)
 	cmd.Env = []string{}
 	out, err := cmd.Output()
-	return heard{Argv: os.Args, Args: device.Args(), Data: out}.or(err).attest(device)
+	return heard{Argv: os.Args, Args: device.Arguments(), Data: out}.or(err).attest(device)
 }
 
 // write tries every way to change the sealed program that an agent was given.

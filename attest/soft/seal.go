@@ -13,8 +13,8 @@ import (
 const SealingKeySize = 32
 
 // Seal encrypts a secret of at most 64 KiB so that only a caller whose
-// measurement matches one of the reference values can have it back; with none
-// it is sealed to the caller alone. The reference values stand inside the
+// measurement matches one of the reference values can unseal it; with none
+// it is sealed to the caller alone. The reference values are inside the
 // ciphertext.
 func Seal(key, secret []byte, caller attest.Measurement, to []attest.ReferenceValue) ([]byte, error) {
 	if len(secret) > wire.MaxSealed {
@@ -39,7 +39,7 @@ func Seal(key, secret []byte, caller attest.Measurement, to []attest.ReferenceVa
 	return sealed, nil
 }
 
-// Unseal gives a secret back to a caller that it was sealed to. It refuses with
+// Unseal returns a secret to a caller that it was sealed to. It refuses with
 // "malformed" or "signature" what this key did not seal, and with "measurement"
 // any other caller.
 func Unseal(key, sealed []byte, caller attest.Measurement) ([]byte, error) {
@@ -57,7 +57,7 @@ func Unseal(key, sealed []byte, caller attest.Measurement) ([]byte, error) {
 	}
 	fields, err := wire.Unframe(wire.LabelSoftSecret, inner, -1)
 	if err != nil || len(fields) < 2 {
-		return nil, wire.Refuse(wire.Malformed, "unsealing: contents", "another framing", "a secret and its reference values")
+		return nil, wire.Refuse(wire.Malformed, "unsealing: contents", fmt.Sprintf("%d fields, error %v", len(fields), err), "a secret and its reference values")
 	}
 	if err := sealedTo(fields[1:], caller); err != nil {
 		return nil, err

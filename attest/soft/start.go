@@ -18,19 +18,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// check refuses what would let the host choose more than settings, and text that
+// validate refuses what would let the host choose more than settings, and text that
 // a message cannot carry as it is.
-func (m launchMessage) check() error {
+func (m launchMessage) validate() error {
 	for name, value := range m.Settings {
 		if !settingOK(name) {
 			return refuseCall("setting", name, "a name of A-Z, 0-9 and _ that begins with COHORT_")
 		}
 		if !textOK(value) {
-			return refuseCall("setting "+name, "other bytes", "UTF-8 without a zero byte")
+			return refuseCall("setting "+name, fmt.Sprintf("%d bytes that are not such text", len(value)), "UTF-8 without a zero byte")
 		}
 	}
 	if i := slices.IndexFunc(m.Args, func(arg string) bool { return !textOK(arg) }); i >= 0 {
-		return refuseCall("argument "+strconv.Itoa(i+1), "other bytes", "UTF-8 without a zero byte")
+		return refuseCall("argument "+strconv.Itoa(i+1), fmt.Sprintf("%d bytes that are not such text", len(m.Args[i])), "UTF-8 without a zero byte")
 	}
 	if m.Dir != "" && (!filepath.IsAbs(m.Dir) || !textOK(m.Dir)) {
 		return refuseCall("directory", m.Dir, "an absolute path")
@@ -78,7 +78,7 @@ func (m launchMessage) execute(i *image, s Statement, argv []string, stdio []*os
 	c := &child{image: i, statement: s, device: device, cmd: m.command(i, argv)}
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = stdio[0], stdio[1], stdio[2]
 	c.cmd.ExtraFiles = []*os.File{far}
-	err = send(device, welcome{Args: m.Args}, given...)
+	err = sendMessage(device, welcome{Args: m.Args}, given...)
 	if err == nil {
 		err = c.start()
 	}

@@ -137,7 +137,7 @@ func writeVectors(t *testing.T) {
 func acceptedVector(t *testing.T, key *ecdsa.PrivateKey, name string, s Statement, args []string) vector {
 	t.Helper()
 	s.Program, s.Arguments = wire.Sum([]byte("program")), Arguments(args)
-	s.ReportData = attest.Bind(wire.LabelTrust, []byte("nonce"), []byte("root"), []byte("head"))
+	s.ReportData = attest.BindReportData(wire.LabelTrust, []byte("nonce"), []byte("root"), []byte("head"))
 	measurement := wire.Sum(s.Measurement().Bytes())
 	return vector{
 		Name: name, Evidence: hex.EncodeToString(sign(t, key, s)), Expect: accepted, Measurement: &measurement,

@@ -24,7 +24,7 @@ import (
 // left out: it is for people.
 const maxEventLog = 128 << 10
 
-// Config says what is launched, and on which machine.
+// Config states what is launched, and on which machine.
 type Config struct {
 	Machine Machine
 	// CA is the certificates above the endorsement key's, PEM.
@@ -36,17 +36,17 @@ type Config struct {
 	Launch Launch
 }
 
-// Device is a TPM as one launch uses it. It implements [attest.Keeper] and
+// Device is a TPM as one launch uses it. It implements [attest.CredentialActivator] and
 // [attest.Sealer] and is safe for concurrent use. Its attestation key dies with it
-// where nobody keeps it: the TPM keeps none.
+// where it is not exported: the TPM keeps none.
 type Device struct {
 	machine  Machine
 	ca       []byte
 	eventLog []byte
 	launch   Launch
-	in       attest.Introduction
+	in       attest.TPMKeys
 
-	ekHandle tpm2.TPMHandle   // where it stands ready, or 0
+	ekHandle tpm2.TPMHandle   // where it is persistent, or 0
 	ek       tpm2.TPMTPublic  // or its template
 	storage  tpm2.TPMSContext // of the storage root key
 	ak       tpm2.TPMSContext // of the attestation key
@@ -55,8 +55,8 @@ type Device struct {
 }
 
 var (
-	_ attest.Keeper = (*Device)(nil)
-	_ attest.Sealer = (*Device)(nil)
+	_ attest.CredentialActivator = (*Device)(nil)
+	_ attest.Sealer              = (*Device)(nil)
 )
 
 // NewDevice makes an attestation key for a launch and enters the launch into the
@@ -75,14 +75,14 @@ func NewDevice(c Config) (*Device, error) {
 			d.eventLog = log
 		}
 	}
-	return d, d.machine.use(func(t transport.TPM) error {
+	return d, d.machine.withTPM(func(t transport.TPM) error {
 		if err := d.findEndorsement(t); err != nil {
 			return err
 		}
 		if err := d.makeKey(t); err != nil {
 			return absent(err)
 		}
-		return d.machine.enter(t, d.launch)
+		return d.machine.addLaunch(t, d.launch)
 	})
 }
 
@@ -103,8 +103,8 @@ func (d *Device) findEndorsement(t transport.TPM) error {
 			continue
 		}
 		d.in.Device, d.ek = bytes.Clone(der), endorsementTemplate(leaf.PublicKey)
-		if standing, err := (tpm2.ReadPublic{ObjectHandle: e.key}).Execute(t); err == nil {
-			public, err := standing.OutPublic.Contents()
+		if persistent, err := (tpm2.ReadPublic{ObjectHandle: e.key}).Execute(t); err == nil {
+			public, err := persistent.OutPublic.Contents()
 			if err == nil && samePublic(public, leaf.PublicKey) {
 				d.ekHandle, d.ek = e.key, *public
 			}
@@ -131,7 +131,7 @@ func (d *Device) makeKey(t transport.TPM) error {
 		return fmt.Errorf("making the storage root key: %w", err)
 	}
 	defer flush(t, root.ObjectHandle)
-	if d.storage, err = save(t, root.ObjectHandle); err != nil {
+	if d.storage, err = saveObject(t, root.ObjectHandle); err != nil {
 		return err
 	}
 	parent := tpm2.AuthHandle{Handle: root.ObjectHandle, Name: root.Name, Auth: tpm2.PasswordAuth(nil)}
@@ -150,7 +150,7 @@ func (d *Device) makeKey(t transport.TPM) error {
 	defer flush(t, loaded.ObjectHandle)
 	d.in.Key, d.private = bytes.Clone(made.OutPublic.Bytes()), bytes.Clone(made.OutPrivate.Buffer)
 	d.launch.Key = nameOf(d.in.Key)
-	d.ak, err = save(t, loaded.ObjectHandle)
+	d.ak, err = saveObject(t, loaded.ObjectHandle)
 	return err
 }
 
@@ -172,7 +172,7 @@ var keyTemplate = tpm2.TPMTPublic{
 // A TPM has room for three objects: whatever is loaded is flushed.
 func flush(t transport.TPM, h tpm2.TPMHandle) { _, _ = tpm2.FlushContext{FlushHandle: h}.Execute(t) }
 
-func save(t transport.TPM, h tpm2.TPMHandle) (tpm2.TPMSContext, error) {
+func saveObject(t transport.TPM, h tpm2.TPMHandle) (tpm2.TPMSContext, error) {
 	saved, err := tpm2.ContextSave{SaveHandle: h}.Execute(t)
 	if err != nil {
 		return tpm2.TPMSContext{}, fmt.Errorf("saving an object: %w", err)
@@ -180,8 +180,8 @@ func save(t transport.TPM, h tpm2.TPMHandle) (tpm2.TPMSContext, error) {
 	return saved.Context, nil
 }
 
-// loaded runs f with an object that was saved.
-func loaded(t transport.TPM, c tpm2.TPMSContext, f func(tpm2.TPMHandle) error) error {
+// withLoaded runs f with an object that was saved.
+func withLoaded(t transport.TPM, c tpm2.TPMSContext, f func(tpm2.TPMHandle) error) error {
 	l, err := tpm2.ContextLoad{Context: c}.Execute(t)
 	if err != nil {
 		return fmt.Errorf("loading an object: %w", err)
@@ -190,16 +190,18 @@ func loaded(t transport.TPM, c tpm2.TPMSContext, f func(tpm2.TPMHandle) error) e
 	return f(l.LoadedHandle)
 }
 
-// key is the loaded attestation key as commands take it.
-func (d *Device) key(h tpm2.TPMHandle) tpm2.AuthHandle { return keyOf(h, d.launch.Key, d.auth) }
+// akHandle is the loaded attestation key as commands take it.
+func (d *Device) akHandle(h tpm2.TPMHandle) tpm2.AuthHandle {
+	return keyHandle(h, d.launch.Key, d.auth)
+}
 
-func keyOf(h tpm2.TPMHandle, name attest.Digest, auth []byte) tpm2.AuthHandle {
+func keyHandle(h tpm2.TPMHandle, name attest.Digest, auth []byte) tpm2.AuthHandle {
 	whole := append([]byte{0, algSHA256}, name[:]...)
 	return tpm2.AuthHandle{Handle: h, Name: tpm2.TPM2BName{Buffer: whole}, Auth: tpm2.PasswordAuth(auth)}
 }
 
-// Introduce says who the device is.
-func (d *Device) Introduce() attest.Introduction { return d.in }
+// TPMKeys states who the device is.
+func (d *Device) TPMKeys() attest.TPMKeys { return d.in }
 
 // Attest makes evidence without a credential's secret. Only who was shown the key
 // before accepts it.
@@ -214,8 +216,8 @@ func (d *Device) AttestFor(ctx context.Context, data attest.ReportData, credenti
 		return attest.Evidence{}, err
 	}
 	return d.evidence(ctx, data, func(t transport.TPM) (secret []byte, err error) {
-		err = loaded(t, d.ak, func(h tpm2.TPMHandle) error {
-			secret, err = d.activate(t, d.key(h), object, encrypted)
+		err = withLoaded(t, d.ak, func(h tpm2.TPMHandle) error {
+			secret, err = d.activate(t, d.akHandle(h), object, encrypted)
 			return err
 		})
 		return secret, err
@@ -226,8 +228,8 @@ func (d *Device) evidence(ctx context.Context, data attest.ReportData, secret fu
 	if err := ctx.Err(); err != nil {
 		return attest.Evidence{}, err
 	}
-	e := evidence{Introduction: d.in, eventLog: d.eventLog}
-	err := d.machine.use(func(t transport.TPM) (err error) {
+	e := evidence{TPMKeys: d.in, eventLog: d.eventLog}
+	err := d.machine.withTPM(func(t transport.TPM) (err error) {
 		if e.secret, err = secret(t); err != nil {
 			return err
 		}
@@ -247,9 +249,9 @@ func (d *Device) evidence(ctx context.Context, data attest.ReportData, secret fu
 // no more.
 func (d *Device) quote(t transport.TPM, data attest.ReportData, e *evidence) error {
 	extra := sha256.Sum256(data[:])
-	return loaded(t, d.ak, func(h tpm2.TPMHandle) error {
+	return withLoaded(t, d.ak, func(h tpm2.TPMHandle) error {
 		q, err := tpm2.Quote{
-			SignHandle: d.key(h), QualifyingData: tpm2.TPM2BData{Buffer: extra[:]},
+			SignHandle: d.akHandle(h), QualifyingData: tpm2.TPM2BData{Buffer: extra[:]},
 			InScheme: tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull}, PCRSelect: selectPCRs(quotedPCRs),
 		}.Execute(t)
 		if err != nil {
@@ -262,7 +264,7 @@ func (d *Device) quote(t transport.TPM, data attest.ReportData, e *evidence) err
 
 // activate opens a credential for a loaded attestation key.
 func (d *Device) activate(t transport.TPM, key tpm2.AuthHandle, object, encrypted []byte) (secret []byte, err error) {
-	err = d.endorsed(t, func(ek tpm2.AuthHandle) error {
+	err = d.withEndorsementKey(t, func(ek tpm2.AuthHandle) error {
 		got, err := tpm2.ActivateCredential{
 			ActivateHandle: key, KeyHandle: ek,
 			CredentialBlob: tpm2.TPM2BIDObject{Buffer: object}, Secret: tpm2.TPM2BEncryptedSecret{Buffer: encrypted},
@@ -276,9 +278,9 @@ func (d *Device) activate(t transport.TPM, key tpm2.AuthHandle, object, encrypte
 	return secret, err
 }
 
-// endorsed runs f with the endorsement key, which is made anew where it does not
-// stand ready.
-func (d *Device) endorsed(t transport.TPM, f func(tpm2.AuthHandle) error) error {
+// withEndorsementKey runs f with the endorsement key, which is made anew where it does not
+// be persistent.
+func (d *Device) withEndorsementKey(t transport.TPM, f func(tpm2.AuthHandle) error) error {
 	handle := d.ekHandle
 	if handle == 0 {
 		made, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: tpm2.New2B(d.ek)}.Execute(t)

@@ -57,7 +57,7 @@ func checkDevice(der, bundle []byte, roots []attest.Digest, at time.Time) (*devi
 	if len(named) == 0 {
 		return nil, wire.Refuse(wire.UnknownRoot, "tpm: authority of the endorsement key", leaf.Issuer, "one that policy names, among "+roleCA)
 	}
-	chain, err := maker.Path(leaf, named, between, at)
+	chain, err := maker.FindPath(leaf, named, between, at)
 	if err != nil {
 		return nil, err
 	}
@@ -103,30 +103,30 @@ type memory struct {
 }
 
 // device checks certificates, or remembers that it did; time and roots are
-// judged each time.
+// checked each time.
 func (m *memory) device(der, bundle []byte, roots []attest.Digest, at time.Time) (*device, error) {
 	id := [2]attest.Digest{wire.Sum(der), wire.Sum(wire.NormalizePEM(bundle))}
-	if d, known := m.devices.Get(id); known && slices.Contains(roots, d.root) && !at.Before(d.from) && !at.After(d.until) {
+	if d, known := m.devices.Load(id); known && slices.Contains(roots, d.root) && !at.Before(d.from) && !at.After(d.until) {
 		return d, nil
 	}
 	d, err := checkDevice(der, bundle, roots, at)
 	if err != nil {
 		return nil, err
 	}
-	m.devices.Put(id, d, maxKnown)
+	m.devices.Store(id, d, maxKnown)
 	return d, nil
 }
 
-// key reads an attestation key, or remembers it.
-func (m *memory) key(public []byte) (crypto.PublicKey, error) {
+// attestationKey reads an attestation key, or takes it from the cache.
+func (m *memory) attestationKey(public []byte) (crypto.PublicKey, error) {
 	name := nameOf(public)
-	if key, known := m.keys.Get(name); known {
+	if key, known := m.keys.Load(name); known {
 		return key, nil
 	}
 	key, err := parseKey(public)
 	if err != nil {
 		return nil, err
 	}
-	m.keys.Put(name, key, maxKnown)
+	m.keys.Store(name, key, maxKnown)
 	return key, nil
 }

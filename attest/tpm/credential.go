@@ -6,7 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-
+	"fmt"
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/google/go-tpm/tpm2"
@@ -15,9 +15,9 @@ import (
 
 // Credential hides a secret (TPM2_MakeCredential): only the TPM that holds the
 // endorsement key of the certificate gives it, and only while it holds the
-// attestation key. Whether the certificate is worth anything is judged with the
+// attestation key. Whether the certificate is worth anything is checked with the
 // evidence. The credential is a TPM2B_ID_OBJECT and a TPM2B_ENCRYPTED_SECRET.
-func (*quoteAppraiser) Credential(in attest.Introduction, secret []byte) ([]byte, error) {
+func (*quoteAppraiser) Credential(in attest.TPMKeys, secret []byte) ([]byte, error) {
 	if len(in.Device) > maxCertificate {
 		return nil, wire.Refuse(wire.TooLarge, "tpm: certificate of the endorsement key: size in bytes", len(in.Device), maxCertificate)
 	}
@@ -45,7 +45,7 @@ func splitCredential(credential []byte) (object, encrypted []byte, err error) {
 	var first, second cryptobyte.String
 	s := cryptobyte.String(credential)
 	if !s.ReadUint16LengthPrefixed(&first) || !s.ReadUint16LengthPrefixed(&second) || !s.Empty() {
-		return nil, nil, wire.Refuse(wire.Malformed, "tpm: credential", "another structure", "an id object and an encrypted secret")
+		return nil, nil, wire.Refuse(wire.Malformed, "tpm: credential", fmt.Sprintf("%d bytes of another structure", len(credential)), "an id object and an encrypted secret")
 	}
 	return first, second, nil
 }
@@ -70,7 +70,7 @@ func endorsementKey(key crypto.PublicKey) (tpm2.LabeledEncapsulationKey, error) 
 			return to, nil
 		}
 	}
-	return nil, wire.Refuse(wire.BadChain, "tpm: endorsement key", "another kind", "RSA of 2048 or 3072 bits, or ECC on P-256 or P-384")
+	return nil, wire.Refuse(wire.BadChain, "tpm: endorsement key", fmt.Sprintf("a key of type %T", key), "RSA of 2048 or 3072 bits, or ECC on P-256 or P-384")
 }
 
 // endorsementTemplate is the template of an endorsement key of a kind and size

@@ -19,8 +19,8 @@ const (
 )
 
 // replayEvents demands that the firmware's event log leads to the values of PCRs,
-// each in the bank of its digest. It gives the events that extended them. Only of
-// those whose DigestVerified holds are the data what was measured; the log is for
+// each in the bank of its digest. It returns the events that extended them. Only of
+// those whose DigestVerified is true are the data what was measured; the log is for
 // people, and nothing decides on it.
 func replayEvents(log []byte, pcrs []register.MR) ([]tcg.Event, error) {
 	parsed, err := tcg.ParseEventLog(log, tcg.ParseOpts{})
@@ -42,9 +42,9 @@ func replayEvents(log []byte, pcrs []register.MR) ([]tcg.Event, error) {
 // complete refuses a log that is silent on what firmware or loader extended.
 func complete(events []tcg.Event, pcrs []register.MR) error {
 	for _, pcr := range pcrs {
-		told := slices.ContainsFunc(events, func(e tcg.Event) bool { return e.Index == pcr.Idx() })
-		if !told && pcr.Idx() <= lastLogged && len(bytes.Trim(pcr.Dgst(), "\x00")) > 0 {
-			return wire.Refuse(wire.BadDigest, fmt.Sprint("tpm: event log, PCR ", pcr.Idx()), "no event", "those that extended it")
+		logged := slices.ContainsFunc(events, func(e tcg.Event) bool { return e.Index == pcr.Idx() })
+		if !logged && pcr.Idx() <= lastLogged && len(bytes.Trim(pcr.Dgst(), "\x00")) > 0 {
+			return wire.Refuse(wire.BadDigest, fmt.Sprint("tpm: event log, PCR ", pcr.Idx()), "a log without an event of it", "the events that extended it")
 		}
 	}
 	return nil

@@ -15,7 +15,7 @@ const maxCertificate = 4 << 10
 
 // evidence is evidence in its parts. Nothing in it is checked yet but its form.
 type evidence struct {
-	attest.Introduction
+	attest.TPMKeys
 	quote     []byte // TPMS_ATTEST
 	signature []byte // TPMT_SIGNATURE
 	values    []byte // of quotedPCRs, 32 bytes each
@@ -38,8 +38,8 @@ func parse(raw []byte) (evidence, error) {
 		return evidence{}, err
 	}
 	e := evidence{
-		Introduction: attest.Introduction{Device: f[0], Key: f[1]},
-		quote:        f[2], signature: f[3], values: f[4], eventLog: f[6], secret: f[7],
+		TPMKeys: attest.TPMKeys{Device: f[0], Key: f[1]},
+		quote:   f[2], signature: f[3], values: f[4], eventLog: f[6], secret: f[7],
 	}
 	if len(e.Device) > maxCertificate || len(e.values) != len(quotedPCRs)*pcrSize || len(e.secret) != 0 && len(e.secret) != attest.SecretSize {
 		return evidence{}, wire.Refuse(wire.Malformed, "tpm evidence: sizes of certificate, PCR values, secret",

@@ -40,7 +40,7 @@ func reasoned(t *testing.T, err error) bool {
 // FuzzEvidence: what parses encodes to the same bytes.
 func FuzzEvidence(f *testing.F) {
 	e := evidence{
-		Introduction: attest.Introduction{Device: []byte("certificate"), Key: []byte("key")}, quote: []byte("quote"), signature: []byte("signature"),
+		TPMKeys: attest.TPMKeys{Device: []byte("certificate"), Key: []byte("key")}, quote: []byte("quote"), signature: []byte("signature"),
 		values: make([]byte, len(quotedPCRs)*pcrSize), log: launchLog{Launches: []Launch{program("agent", "one"), {Program: wire.Sum(nil), Dynamic: true}}},
 	}
 	f.Add(e.bytes())

@@ -24,7 +24,7 @@ func FuzzEvidenceParts(f *testing.F) {
 		f.Add([]byte{}, []byte{}, quote, []byte{}, []byte{}, byte(1), []byte{}, true)
 	}
 	f.Fuzz(func(t *testing.T, device, key, quote, signature, values []byte, launches byte, eventLog []byte, secret bool) {
-		want := evidence{Introduction: attest.Introduction{Device: device, Key: key}, quote: quote, signature: signature, values: make([]byte, len(quotedPCRs)*pcrSize), eventLog: eventLog}
+		want := evidence{TPMKeys: attest.TPMKeys{Device: device, Key: key}, quote: quote, signature: signature, values: make([]byte, len(quotedPCRs)*pcrSize), eventLog: eventLog}
 		copy(want.values, values)
 		for i := range launches {
 			want.log.Launches = append(want.log.Launches, Launch{Program: wire.Sum([]byte{i}), Arguments: Arguments(nil), Dynamic: i%2 == 0})

@@ -25,7 +25,7 @@ const (
 )
 
 // A key that attests was made inside the TPM, never leaves it, and signs nothing
-// but what the TPM itself says.
+// but what the TPM itself states.
 const (
 	attesting    = restricted | signs | fixedTPM | fixedParent | sensitiveDataOrigin
 	notAttesting = decrypts | encryptedDuplication
@@ -36,8 +36,8 @@ const minRSA = 2048
 
 // parseKey reads the public area of an attestation key (TPMT_PUBLIC): ECDSA on
 // P-256 or RSASSA, with SHA-256, restricted, fixedTPM, fixedParent and
-// sensitiveDataOrigin. That the key lives in a TPM, and in which, only credential
-// activation or a certificate says. It refuses with "malformed", and with "chain"
+// sensitiveDataOrigin. That the key is in a TPM, and in which, only credential
+// activation or a certificate states. It refuses with "malformed", and with "chain"
 // a key that is no attestation key.
 func parseKey(public []byte) (crypto.PublicKey, error) {
 	var kind, nameAlg uint16
@@ -59,7 +59,7 @@ func parseKey(public []byte) (crypto.PublicKey, error) {
 	return key, nil
 }
 
-var errKey = wire.Refuse(wire.Malformed, "tpm: attestation key", "another structure", "a TPMT_PUBLIC: ECDSA P-256 or RSASSA, with SHA-256")
+var errKey = wire.Refuse(wire.Malformed, "tpm: attestation key", "a key of another structure", "a TPMT_PUBLIC: ECDSA P-256 or RSASSA, with SHA-256")
 
 // readKey reads parameters and unique value; nil is no key that attests.
 func readKey(kind uint16, s *cryptobyte.String) crypto.PublicKey {
@@ -99,7 +99,7 @@ func readRSA(s *cryptobyte.String) crypto.PublicKey {
 		!s.ReadUint16LengthPrefixed(&modulus) || len(modulus) != int(size)/8 || modulus[0]&0x80 == 0 {
 		return nil
 	}
-	return &rsa.PublicKey{N: new(big.Int).SetBytes(modulus), E: 65537} // 0 stands for it
+	return &rsa.PublicKey{N: new(big.Int).SetBytes(modulus), E: 65537} // 0 represents it
 }
 
 // nameOf is the name of a key without its algorithm, which is always SHA-256.

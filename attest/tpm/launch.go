@@ -56,7 +56,7 @@ func parseLaunch(b []byte) (l Launch, err error) {
 	copy(l.Key[:], f[3])
 	l.Dynamic = bytes.Equal(f[4], []byte{1})
 	if !bytes.Equal(l.Bytes(), b) {
-		return l, wire.Refuse(wire.Malformed, "tpm launch", "another encoding", "four digests and a flag")
+		return l, wire.Refuse(wire.Malformed, "tpm launch", fmt.Sprintf("%d bytes that are encoded in another way", len(b)), "four digests and a flag")
 	}
 	return l, nil
 }
@@ -110,7 +110,7 @@ func parseLaunchLog(b []byte) (launchLog, error) {
 		return launchLog{}, err
 	}
 	if len(fields) == 0 || len(fields[0]) != pcrSize {
-		return launchLog{}, wire.Refuse(wire.Malformed, "tpm launch log", "no base", "PCR 14 before the first launch")
+		return launchLog{}, wire.Refuse(wire.Malformed, "tpm launch log", "a log without its base", "PCR 14 before the first launch")
 	}
 	if len(fields) > 1+maxLaunches {
 		return launchLog{}, wire.Refuse(wire.TooLarge, "tpm launch log: launches since boot", len(fields)-1, maxLaunches)

@@ -31,8 +31,8 @@ type Machine struct {
 	Log string
 }
 
-// use runs f while no other process of this machine uses the TPM.
-func (m Machine) use(f func(transport.TPM) error) error {
+// withTPM runs f while no other process of this machine uses the TPM.
+func (m Machine) withTPM(f func(transport.TPM) error) error {
 	if err := os.MkdirAll(filepath.Dir(m.Log), 0o700); err != nil {
 		return fmt.Errorf("making the folder of the launch log: %w", err)
 	}
@@ -44,7 +44,7 @@ func (m Machine) use(f func(transport.TPM) error) error {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return fmt.Errorf("locking the TPM: %w", err)
 	}
-	t, err := m.open()
+	t, err := m.connect()
 	if err != nil {
 		return absent(err)
 	}
@@ -52,8 +52,8 @@ func (m Machine) use(f func(transport.TPM) error) error {
 	return f(t)
 }
 
-// open connects to the TPM. Nobody but us starts up a software TPM.
-func (m Machine) open() (transport.TPMCloser, error) {
+// connect connects to the TPM. No other program starts a software TPM.
+func (m Machine) connect() (transport.TPMCloser, error) {
 	info, err := os.Stat(m.Path)
 	if err != nil {
 		return nil, err
@@ -76,10 +76,10 @@ func absent(err error) error {
 	return wire.Refuse(wire.NotThisDevice, "tpm: not this machine", err, "a TPM 2.0 that answers")
 }
 
-// Boot is the measurement of the machine as it booted, with the launch of one
+// BootMeasurement is the measurement of the machine as it booted, with the launch of one
 // program that need not run: what policy has to name.
-func (m Machine) Boot(l Launch) (got attest.Measurement, err error) {
-	err = m.use(func(t transport.TPM) error {
+func (m Machine) BootMeasurement(l Launch) (got attest.Measurement, err error) {
+	err = m.withTPM(func(t transport.TPM) error {
 		values, err := readPCRs(t, quotedPCRs)
 		if err == nil {
 			log := m.readLog(values)
@@ -95,14 +95,14 @@ func readPCRs(t transport.TPM, pcrs []int) ([]byte, error) {
 	var values []byte
 	for left := pcrs; len(left) > 0; {
 		n := min(len(left), 8) // a TPM reads no more at once
-		answer, err := tpm2.PCRRead{PCRSelectionIn: selectPCRs(left[:n])}.Execute(t)
+		response, err := tpm2.PCRRead{PCRSelectionIn: selectPCRs(left[:n])}.Execute(t)
 		if err != nil {
 			return nil, absent(err)
 		}
-		if len(answer.PCRValues.Digests) != n {
-			return nil, absent(fmt.Errorf("it has %d of %d PCRs of the SHA-256 bank", len(answer.PCRValues.Digests), n))
+		if len(response.PCRValues.Digests) != n {
+			return nil, absent(fmt.Errorf("it has %d of %d PCRs of the SHA-256 bank", len(response.PCRValues.Digests), n))
 		}
-		for _, d := range answer.PCRValues.Digests {
+		for _, d := range response.PCRValues.Digests {
 			values = append(values, d.Buffer...)
 		}
 		left = left[n:]
@@ -119,7 +119,7 @@ func selectPCRs(pcrs []int) tpm2.TPMLPCRSelection {
 }
 
 // readLog is the log that leads to the TPM's PCR 14. A log of an earlier boot, or
-// one that anybody changed, is none: what was launched before is then the base of
+// one that was changed, is none: what was launched before is then the base of
 // a new one, which no policy names.
 func (m Machine) readLog(values []byte) launchLog {
 	pcr := attest.Digest(values[len(bootPCRs)*pcrSize:])
@@ -145,8 +145,8 @@ func (m Machine) readLog(values []byte) launchLog {
 	return fresh
 }
 
-// enter puts a launch into the log and into PCR 14.
-func (m Machine) enter(t transport.TPM, l Launch) error {
+// addLaunch puts a launch into the log and into PCR 14.
+func (m Machine) addLaunch(t transport.TPM, l Launch) error {
 	values, err := readPCRs(t, quotedPCRs)
 	if err != nil {
 		return err
@@ -175,7 +175,7 @@ func (m Machine) enter(t transport.TPM, l Launch) error {
 }
 
 // The certificates of endorsement keys in NV memory, and where their keys may
-// stand ready (TCG EK credential profile, section 2.2.1), the fastest kind first.
+// be persistent (TCG EK credential profile, section 2.2.1), the fastest kind first.
 var endorsements = []struct{ certificate, key tpm2.TPMHandle }{
 	{0x01c0000a, 0x8101000a}, // ECC P-256
 	{0x01c00016, 0x81010016}, // ECC P-384

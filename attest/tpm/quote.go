@@ -55,20 +55,20 @@ type Quote struct {
 // knows. It refuses with "signature" or "malformed".
 func VerifyQuote(key crypto.PublicKey, quote, signature []byte) (Quote, error) {
 	digest := sha256.Sum256(quote)
-	var holds bool
+	var valid bool
 	switch key := key.(type) {
 	case *ecdsa.PublicKey:
-		holds = ecdsa.VerifyASN1(key, digest[:], signature)
+		valid = ecdsa.VerifyASN1(key, digest[:], signature)
 	case *rsa.PublicKey:
-		holds = rsa.VerifyPKCS1v15(key, crypto.SHA256, digest[:], signature) == nil
+		valid = rsa.VerifyPKCS1v15(key, crypto.SHA256, digest[:], signature) == nil
 	}
-	if !holds {
-		return Quote{}, wire.Refuse(wire.BadSignature, "tpm: signature of the quote", "one that does not verify", "one by the attestation key")
+	if !valid {
+		return Quote{}, wire.Refuse(wire.BadSignature, "tpm: signature of the quote", "a signature that does not verify", "one by the attestation key")
 	}
 	return UnverifiedQuote(quote)
 }
 
-// UnverifiedQuote reads the one encoding of a quote, signed by nobody yet. It
+// UnverifiedQuote reads the one encoding of a quote, whose signature is not verified yet. It
 // refuses with "malformed".
 func UnverifiedQuote(raw []byte) (Quote, error) {
 	var q Quote
@@ -87,7 +87,7 @@ func UnverifiedQuote(raw []byte) (Quote, error) {
 		q.selections = append(q.selections, selected)
 	}
 	if !ok || !s.ReadUint16LengthPrefixed(&digest) || !s.Empty() {
-		return Quote{}, wire.Refuse(wire.Malformed, "tpm: quote", "another structure", "a TPMS_ATTEST with TPMS_QUOTE_INFO")
+		return Quote{}, wire.Refuse(wire.Malformed, "tpm: quote", fmt.Sprintf("%d bytes of another structure", len(raw)), "a TPMS_ATTEST with TPMS_QUOTE_INFO")
 	}
 	q.ExtraData, q.Digest = extra, digest
 	return q, nil
@@ -108,7 +108,7 @@ func readSelection(s *cryptobyte.String, to *selection) bool {
 }
 
 // Covers checks that the quote covers exactly these PCRs of one bank, and that
-// they had these values, which stand in the order of the PCRs. A quote over no
+// they had these values, which are in the order of the PCRs. A quote over no
 // PCR covers nothing and is refused, with reason "digest".
 func (q Quote) Covers(bank uint16, pcrs []int, values []byte) error {
 	want := selection{bank, pcrs}
@@ -143,7 +143,7 @@ func ParseSignature(raw []byte) ([]byte, error) {
 			}
 		}
 	}
-	return nil, wire.Refuse(wire.Malformed, "tpm: signature", "another structure", "a TPMT_SIGNATURE: ECDSA P-256 or RSASSA, with SHA-256")
+	return nil, wire.Refuse(wire.Malformed, "tpm: signature", fmt.Sprintf("%d bytes of another structure", len(raw)), "a TPMT_SIGNATURE: ECDSA P-256 or RSASSA, with SHA-256")
 }
 
 // scalarOK accepts the one length of a number below the order of P-256.

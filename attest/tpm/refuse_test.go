@@ -41,7 +41,7 @@ func (s *scene) quoteOver(d *Device, pcrs ...int) (quote, signature []byte) {
 	defer func(all []int) { quotedPCRs = all }(quotedPCRs)
 	quotedPCRs = pcrs
 	var e evidence
-	if err := d.machine.use(func(t transport.TPM) error { return d.quote(t, data, &e) }); err != nil {
+	if err := d.machine.withTPM(func(t transport.TPM) error { return d.quote(t, data, &e) }); err != nil {
 		s.t.Fatal(err)
 	}
 	return e.quote, e.signature
@@ -75,7 +75,7 @@ func TestRefusals(t *testing.T) {
 		{"a quote over no PCR", func(e *evidence) { e.quote, e.signature = noQuote, noSignature }, wire.BadDigest, "PCRs of the quote"},
 		{"a quote over few PCRs", func(e *evidence) { e.quote, e.signature = fewQuote, fewSignature }, wire.BadDigest, "PCRs of the quote"},
 		{"another TPM's quote", func(e *evidence) { e.quote, e.signature = twinParts.quote, twinParts.signature }, wire.BadSignature, "signature of the quote"},
-		{"another TPM's key", func(e *evidence) { device := e.Introduction; *e = twinParts; e.Device = device.Device }, wire.WrongChip, "credential"},
+		{"another TPM's key", func(e *evidence) { device := e.TPMKeys; *e = twinParts; e.Device = device.Device }, wire.WrongChip, "credential"},
 		{"no secret", func(e *evidence) { e.secret = nil }, wire.WrongChip, "credential"},
 		{"another secret", func(e *evidence) { e.secret = bytes.Repeat([]byte{1}, attest.SecretSize) }, wire.WrongChip, "credential"},
 		{"other PCR values", func(e *evidence) { e.values = bytes.Clone(e.values); e.values[0] ^= 1 }, wire.BadDigest, "PCR values"},
@@ -92,7 +92,7 @@ func TestRefusals(t *testing.T) {
 	}
 	t.Run("a replayed quote", func(t *testing.T) {
 		_, err := attest.NewVerifier(new(quoteAppraiser)).Appraise(attest.Question{
-			Evidence: good, ReportData: attest.Bind(wire.LabelIssue, []byte("another use")),
+			Evidence: good, ReportData: attest.BindReportData(wire.LabelIssue, []byte("another use")),
 			Rules: map[attest.Platform]attest.Rules{attest.TPM: s.rules}, At: s.at, Secret: secret,
 		})
 		wantRefusal(t, err, wire.BadNonce, "report data")
@@ -131,7 +131,7 @@ func TestRefusals(t *testing.T) {
 		wantRefusal(t, err, wire.NoPlatform, "device")
 	})
 	t.Run("a credential for another key", func(t *testing.T) {
-		in := attest.Introduction{Device: d.in.Device, Key: twinParts.Key}
+		in := attest.TPMKeys{Device: d.in.Device, Key: twinParts.Key}
 		credential, err := new(quoteAppraiser).Credential(in, secret(in))
 		if err != nil {
 			t.Fatal(err)
@@ -262,7 +262,7 @@ func TestSeal(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := s.launch("agent", "one")
-	err = d.machine.use(func(tpm transport.TPM) error {
+	err = d.machine.withTPM(func(tpm transport.TPM) error {
 		_, err := d.unsealKey(tpm, f[0], f[1], to, here[0])
 		return err
 	})

@@ -19,7 +19,7 @@ type scene struct {
 	at    time.Time
 }
 
-var data = attest.Bind(wire.LabelIssue, []byte("a use"))
+var data = attest.BindReportData(wire.LabelIssue, []byte("a use"))
 
 func newScene(t testing.TB) *scene {
 	maker := attesttest.NewTPMMaker(t)
@@ -47,7 +47,7 @@ func program(agent, name string) Launch {
 // reference is the reference value of a program on the machine as it runs now.
 func (s *scene) reference(agent, name string) attest.ReferenceValue {
 	s.t.Helper()
-	m, err := s.machine().Boot(program(agent, name))
+	m, err := s.machine().BootMeasurement(program(agent, name))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func (s *scene) launch(agent, name string) *Device {
 }
 
 // secret is what a verifier hides.
-func secret(in attest.Introduction) []byte {
+func secret(in attest.TPMKeys) []byte {
 	d := wire.Hash(wire.LabelActivate, in.Device, in.Key)
 	return d[:]
 }
@@ -73,7 +73,7 @@ func secret(in attest.Introduction) []byte {
 // evidence is a device's, with the secret of a credential for it.
 func (s *scene) evidence(d *Device) attest.Evidence {
 	s.t.Helper()
-	in := d.Introduce()
+	in := d.TPMKeys()
 	credential, err := new(quoteAppraiser).Credential(in, secret(in))
 	if err != nil {
 		s.t.Fatal(err)

@@ -89,7 +89,7 @@ func (d *Device) Seal(ctx context.Context, secret []byte, to []attest.ReferenceV
 		return nil, wire.Refuse(wire.TooLarge, "sealing: size in bytes", len(secret), wire.MaxSealed)
 	}
 	if len(to) == 0 {
-		own, err := d.own()
+		own, err := d.ownMeasurement()
 		if err != nil {
 			return nil, err
 		}
@@ -104,7 +104,7 @@ func (d *Device) Seal(ctx context.Context, secret []byte, to []attest.ReferenceV
 	rand.Read(key)
 	defer clear(key)
 	var private, public []byte
-	err = d.machine.use(func(t transport.TPM) (err error) {
+	err = d.machine.withTPM(func(t transport.TPM) (err error) {
 		private, public, err = d.sealKey(t, key, all)
 		return err
 	})
@@ -135,8 +135,10 @@ func sealingCipher(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// own is the measurement of this launch.
-func (d *Device) own() (attest.Measurement, error) { return d.machine.Boot(d.launch) }
+// ownMeasurement is the measurement of this launch.
+func (d *Device) ownMeasurement() (attest.Measurement, error) {
+	return d.machine.BootMeasurement(d.launch)
+}
 
 // sealKey makes a sealed object below the storage root key.
 func (d *Device) sealKey(t transport.TPM, key []byte, to tpm2.TPMLDigest) (private, public []byte, err error) {
@@ -153,7 +155,7 @@ func (d *Device) sealKey(t transport.TPM, key []byte, to tpm2.TPMLDigest) (priva
 		AuthPolicy:       tpm2.TPM2BDigest{Buffer: calculator.Hash().Digest},
 		Parameters:       tpm2.NewTPMUPublicParms(tpm2.TPMAlgKeyedHash, &tpm2.TPMSKeyedHashParms{Scheme: tpm2.TPMTKeyedHashScheme{Scheme: tpm2.TPMAlgNull}}),
 	}
-	err = d.below(t, func(parent tpm2.AuthHandle) error {
+	err = d.withStorageKey(t, func(parent tpm2.AuthHandle) error {
 		made, err := tpm2.Create{
 			ParentHandle: parent, InPublic: tpm2.New2B(template),
 			InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
@@ -169,9 +171,9 @@ func (d *Device) sealKey(t transport.TPM, key []byte, to tpm2.TPMLDigest) (priva
 	return private, public, err
 }
 
-// below runs f with the storage root key.
-func (d *Device) below(t transport.TPM, f func(tpm2.AuthHandle) error) error {
-	return loaded(t, d.storage, func(h tpm2.TPMHandle) error {
+// withStorageKey runs f with the storage root key.
+func (d *Device) withStorageKey(t transport.TPM, f func(tpm2.AuthHandle) error) error {
+	return withLoaded(t, d.storage, func(h tpm2.TPMHandle) error {
 		read, err := tpm2.ReadPublic{ObjectHandle: h}.Execute(t)
 		if err != nil {
 			return absent(err)
@@ -180,7 +182,7 @@ func (d *Device) below(t transport.TPM, f func(tpm2.AuthHandle) error) error {
 	})
 }
 
-// Unseal gives a secret back. It refuses with "measurement" a launch that is none
+// Unseal returns a secret. It refuses with "measurement" a launch that is none
 // of the reference values, and a machine that booted otherwise; with "malformed"
 // or "signature" what this TPM did not seal.
 func (d *Device) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
@@ -192,7 +194,7 @@ func (d *Device) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, err := d.own()
+	own, err := d.ownMeasurement()
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +203,7 @@ func (d *Device) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 		return nil, err
 	}
 	var key []byte
-	err = d.machine.use(func(t transport.TPM) (err error) {
+	err = d.machine.withTPM(func(t transport.TPM) (err error) {
 		key, err = d.unsealKey(t, f[0], f[1], to, at)
 		return err
 	})
@@ -211,7 +213,7 @@ func (d *Device) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 	defer clear(key)
 	aead, err := sealingCipher(key)
 	if err != nil {
-		return nil, wire.Refuse(wire.BadSignature, "unsealing", "another key", "32 bytes")
+		return nil, wire.Refuse(wire.BadSignature, "unsealing", fmt.Sprintf("a key of %d bytes", len(key)), "32 bytes")
 	}
 	secret, err := aead.Open(nil, nil, f[3], f[2])
 	if err != nil {
@@ -260,7 +262,7 @@ func (d *Device) unsealKey(t transport.TPM, private, public []byte, to []attest.
 	foreign := func(err error) error {
 		return wire.Refuse(wire.BadSignature, "unsealing", err, "what this TPM sealed to these reference values")
 	}
-	err = d.below(t, func(parent tpm2.AuthHandle) error {
+	err = d.withStorageKey(t, func(parent tpm2.AuthHandle) error {
 		object, err := tpm2.Load{ParentHandle: parent, InPrivate: tpm2.TPM2BPrivate{Buffer: private}, InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](public)}.Execute(t)
 		if err != nil {
 			return foreign(err)
@@ -277,7 +279,7 @@ func (d *Device) unsealKey(t transport.TPM, private, public []byte, to []attest.
 	return key, err
 }
 
-// satisfy shows the TPM that the branch holds, and that it is one of all.
+// satisfy shows the TPM that the branch is satisfied, and that it is one of all.
 func (b branch) satisfy(all tpm2.TPMLDigest) tpm2.PolicyCallback {
 	return func(t transport.TPM, session tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
 		if _, err := (tpm2.PolicyPCR{PolicySession: session, Pcrs: selectPCRs(b.pcrs)}).Execute(t); err != nil {

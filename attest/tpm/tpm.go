@@ -1,14 +1,14 @@
-// Package tpm appraises what a TPM 2.0 says about the machine it is part of and
+// Package tpm appraises what a TPM 2.0 states about the machine it is part of and
 // the programs that were launched there, and asks a TPM for it.
 //
 // The appraiser trusts the manufacturers' certificate authorities whose digests
 // the rules name, and nothing else. Evidence is a framing of the endorsement key's
 // certificate, an attestation key, a quote over the boot PCRs and PCR 14 with
-// their values, the log of launches that PCR 14 stands for, the firmware's event
+// their values, the log of launches that PCR 14 represents, the firmware's event
 // log, and the secret of the credential that binds the attestation key to the
 // device. The endorsement, by role, is
 //
-//	ek_ca  the certificates that the endorsement key's stands under, PEM
+//	ek_ca  the certificates that the endorsement key's is issued under, PEM
 //
 // It refuses an endorsement key that no named authority vouches for, a key that
 // could sign anything but the TPM's own words, a signature that does not verify, a
@@ -17,14 +17,19 @@
 // not name. docs/spec/evidence-tpm.md has every byte and check.
 //
 // A TPM proves what was started. It keeps nothing from root: who rules the
-// machine after it booted reads the program's memory. Package tpm says so
-// wherever it says that evidence holds.
+// machine after it booted reads the program's memory. Package tpm states so
+// wherever it states that evidence is accepted.
 //
-// [VerifyQuote] and [ParseSignature] stand by themselves, for TEEs that have a TPM
+// [VerifyQuote] and [ParseSignature] are independent, for TEEs that have a TPM
 // inside.
+//
+// Files, each using those before it: quote.go, key.go, chain.go, launch.go, tpm.go,
+// machine.go, eventlog.go, evidence.go, credential.go, attester.go, activate.go,
+// persistent.go, platform.go, probe.go, seal.go.
 package tpm
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -49,10 +54,10 @@ var quotedPCRs = append(slices.Clone(bootPCRs), programPCR)
 // pcrSize is the size of a PCR of the SHA-256 bank.
 const pcrSize = 32
 
-// quoteAppraiser judges TPM evidence. It is safe for concurrent use; the zero
+// quoteAppraiser appraises TPM evidence. It is safe for concurrent use; the zero
 // Appraiser is ready. It remembers the devices and keys it has checked, by their
 // bytes, so that a key seen before costs one signature; times, rules and the
-// credential are judged anew each time, so memory changes no answer.
+// credential are checked anew each time, so the cache changes no result.
 type quoteAppraiser struct {
 	known memory
 }
@@ -60,16 +65,16 @@ type quoteAppraiser struct {
 // Platform is [attest.TPM].
 func (*quoteAppraiser) Platform() attest.Platform { return attest.TPM }
 
-// Introduced reads whom evidence speaks of.
-func (*quoteAppraiser) Introduced(raw []byte) (attest.Introduction, error) {
+// UnverifiedKeys reads whom evidence speaks of.
+func (*quoteAppraiser) UnverifiedKeys(raw []byte) (attest.TPMKeys, error) {
 	e, err := parse(raw)
-	return e.Introduction, err
+	return e.TPMKeys, err
 }
 
 // Genuine implements [attest.Appraiser].
-func (a *quoteAppraiser) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a *quoteAppraiser) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
-// Appraise judges evidence; see the package comment for what it needs.
+// Appraise appraises evidence; see the package comment for what it needs.
 func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	e, err := parse(raw)
 	if err != nil {
@@ -95,7 +100,7 @@ func (a *quoteAppraiser) Appraise(raw []byte, endorsed attest.Endorsements, rule
 
 // quote checks the signature by the key of the evidence, and what it covers.
 func (a *quoteAppraiser) quote(e evidence) (Quote, error) {
-	key, err := a.known.key(e.Key)
+	key, err := a.known.attestationKey(e.Key)
 	if err != nil {
 		return Quote{}, err
 	}
@@ -112,12 +117,12 @@ func (a *quoteAppraiser) quote(e evidence) (Quote, error) {
 
 // permit asks the rules about evidence that is genuine: the device, and every
 // launch since boot but the last one of this key, which is the measurement. What
-// that may stand for is for policy to say, as on every platform.
+// that may represent is for policy to state, as on every platform.
 func permit(e evidence, device *device, rules attest.TPMRules) (Launch, error) {
 	if slices.ContainsFunc(rules.CutChips, func(chip []byte) bool { return string(chip) == string(device.chip[:]) }) {
 		return Launch{}, wire.Refuse(wire.NoPlatform, "tpm: device", device.chip, "one that policy accepts")
 	}
-	own, err := e.own()
+	own, err := e.ownLaunch()
 	if err != nil {
 		return Launch{}, err
 	}
@@ -132,23 +137,23 @@ func permit(e evidence, device *device, rules attest.TPMRules) (Launch, error) {
 	return e.log.Launches[own], nil
 }
 
-// own is the last launch of the key in the log.
-func (e evidence) own() (int, error) {
+// ownLaunch is the last launch of the key in the log.
+func (e evidence) ownLaunch() (int, error) {
 	for i, l := range slices.Backward(e.log.Launches) {
 		if l.Key == nameOf(e.Key) {
 			return i, nil
 		}
 	}
-	return 0, wire.Refuse(wire.NotMeasured, "tpm: launch of this key", "none in the log", "the one that it was made for")
+	return 0, wire.Refuse(wire.NotMeasured, "tpm: launch of this key", fmt.Sprintf("%d launches of other keys", len(e.log.Launches)), "the launch that it was made for")
 }
 
-// UnverifiedClaims are what evidence says of itself.
+// UnverifiedClaims are what evidence states about itself.
 func (*quoteAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	e, err := parse(raw)
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	own, err := e.own()
+	own, err := e.ownLaunch()
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -156,14 +161,14 @@ func (*quoteAppraiser) UnverifiedClaims(raw []byte) (attest.Claims, error) {
 	return claims(e, quote, e.log.Launches[own], new(device)), err
 }
 
-// claims are what the evidence says, once it is believed.
+// claims are what the evidence states, once it is verified.
 func claims(e evidence, q Quote, own Launch, device *device) attest.Claims {
 	return attest.Claims{
 		Measurement: measurement(e.values, e.log.Base[:], own),
 		ReportData:  q.ExtraData,
 		Dynamic:     own.Dynamic,
 		Chip:        device.name,
-		Activation:  &attest.Activation{Introduction: e.Introduction, Secret: e.secret},
+		Activation:  &attest.Activation{TPMKeys: e.TPMKeys, Secret: e.secret},
 		Details: map[string]any{
 			"launches": len(e.log.Launches), "events": e.events, "verified_events": e.verified, "firmware": q.Firmware,
 			"resets": q.Resets, "restarts": q.Restarts, "clock": q.Clock,

@@ -26,7 +26,7 @@ import (
 // captured is an appraiser of one wrapper.
 type captured func(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error)
 
-func (c captured) Genuine() closed.Appraiser { return closed.Of(c) }
+func (c captured) Genuine() closed.Appraiser { return closed.VouchFor(c) }
 
 func (captured) Platform() attest.Platform { return attest.TPM }
 

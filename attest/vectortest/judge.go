@@ -20,17 +20,17 @@ type Subject struct {
 	// Platform is the platform of its vectors, as vector.json writes it.
 	Platform  string
 	Appraiser attest.Appraiser
-	// Rules says a vector's policy in the rules of the platform. The roots
+	// Rules states a vector's policy in the rules of the platform. The roots
 	// are the vendor's, never ones out of the vector: the vector's own must be
 	// among them, and one that a negative puts in its place stands there too. The
 	// vector's files are given, by role, for platforms without a vendor's root.
 	Rules func(p Policy, files map[string][]byte) attest.Rules
 	// Unsigned reports whether bytes of evidence at an offset are in the
-	// documented table of bytes that nobody signs; nil means none are.
+	// documented table of bytes that no signature covers; nil means none are.
 	Unsigned func(evidence []byte, offset int) bool
 }
 
-// Run judges every vector of the subject's platform: the expected verdict with
+// Run appraises every vector of the subject's platform: the expected verdict with
 // reason and claims, the accepting policy, the default policy, both ends of the
 // window, and every negative.
 func Run(t *testing.T, s Subject) {
@@ -43,14 +43,14 @@ func Run(t *testing.T, s Subject) {
 	}
 }
 
-// reporter is told what is wrong: a test, or what tests this package.
+// reporter is reported what is wrong: a test, or what tests this package.
 type reporter interface {
 	Helper()
 	Errorf(format string, args ...any)
 	Fatalf(format string, args ...any)
 }
 
-// judge judges one piece of evidence. What a vector's policy and reasons mean it
+// appraise appraises one piece of evidence. What a vector's policy and reasons mean it
 // knows from vector.json alone.
 type judge struct {
 	Subject
@@ -151,7 +151,7 @@ func (c judge) verdicts(t reporter) {
 	}
 }
 
-// window judges just outside each end, and each end, where the age of
+// window appraises just outside each end, and each end, where the age of
 // the evidence itself is permitted. What no policy accepts is refused at each.
 func (c judge) window(t reporter) {
 	if c.Window == nil {
@@ -191,7 +191,7 @@ func (c judge) negatives(t reporter) {
 	}
 }
 
-// check compares what appraisal said with what it must say.
+// check compares what appraisal stated with what it must state.
 func (o outcome) check(t reporter, what string, err error) {
 	t.Helper()
 	switch o.Verdict {
@@ -232,7 +232,7 @@ func (c judge) compare(t reporter, claims attest.Claims) {
 	}
 }
 
-// flatten gives claims as JSON would hold them: the details, each register by
+// flatten returns claims as JSON would hold them: the details, each register by
 // its name, the first one as the measurement, report data and debug.
 func flatten(t reporter, claims attest.Claims) map[string]any {
 	t.Helper()

@@ -32,8 +32,8 @@ func reasonOf(err error) attest.Reason {
 }
 
 // Mutate flips bits of, and cuts, every file of every vector under the policy
-// that accepts it. Altered evidence is refused but where Subject.Unsigned says
-// that nobody signs the byte. An altered endorsement is refused or changes
+// that accepts it. Altered evidence is refused but where Subject.Unsigned states
+// that no signature covers the byte. An altered endorsement is refused or changes
 // nothing that was read. Of a vector that no policy accepts, nothing that was altered
 // is accepted either.
 // Every refusal has a reason of the closed list, and nothing panics.
@@ -75,7 +75,7 @@ type mutant struct {
 	judge
 	role     string
 	evidence bool
-	unread   bool // appraisal gives the same without it, and with anything in its place
+	unread   bool // appraisal returns the same without it, and with anything in its place
 	content  []byte
 	good     attest.Claims
 }

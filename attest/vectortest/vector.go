@@ -1,14 +1,14 @@
-// Package vectortest judges an appraiser with folders of evidence captured on
+// Package vectortest appraises an appraiser with folders of evidence captured on
 // real hardware, in the schema "cohort/vector/v1". It is for tests only.
 //
-// A test of a platform says in a [Subject] which folders are its, what a
+// A test of a platform states in a [Subject] which folders are its, what a
 // vector's policy means in its rules, and calls [Run] and [Mutate]. No folder
 // is special: which time, policy, verdict, reason and claims hold is read from
 // its vector.json.
 //
 //	COHORT_VECTORS=DIR go test ./attest/... -run Vector
 //
-// judges every vector.json at or below DIR; a relative DIR counts from the root
+// appraises every vector.json at or below DIR; a relative DIR counts from the root
 // of the repository. Without the variable the folder is ../shared/vectors, and
 // tests skip loudly when it is not there.
 package vectortest
@@ -84,7 +84,7 @@ type neg struct {
 	Replaces string `json:"replaces"`
 }
 
-// policy is the default policy and what the object says otherwise.
+// policy is the default policy and what the object states otherwise.
 func (v *vector) policy(t reporter, differs json.RawMessage) Policy {
 	t.Helper()
 	p := defaultPolicy()
@@ -167,7 +167,7 @@ func (v *vector) claims(suffix string) map[string]any {
 }
 
 // roles are the files that go with the evidence of a suffix, by role without
-// it. A replacement stands in the place of its role.
+// it. A replacement is in the place of its role.
 func (v *vector) roles(suffix string, replace map[string][]byte) map[string][]byte {
 	roles := make(map[string][]byte, len(v.content))
 	for role, content := range v.content {
@@ -245,7 +245,7 @@ func Seeds(f *testing.F, platform string, most int) (seeds [][]byte) {
 }
 
 // Beside is a folder that lies beside the one of the vectors, or where the
-// environment variable says. The test is skipped, loudly, when it is not there.
+// environment variable states. The test is skipped, loudly, when it is not there.
 func Beside(t testing.TB, variable string, path ...string) string {
 	t.Helper()
 	dir, ok := Found(t, variable, path...)

@@ -41,7 +41,7 @@ type toy struct {
 	root   []byte // certificate of the vendor's root, PEM
 }
 
-func (a toy) Genuine() closed.Appraiser { return closed.Of(a) }
+func (a toy) Genuine() closed.Appraiser { return closed.VouchFor(a) }
 
 func (toy) Platform() attest.Platform { return attest.SGX }
 

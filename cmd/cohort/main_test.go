@@ -14,11 +14,11 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// patience is how long a story waits for something to happen.
+// patience is how long a check waits for something to happen.
 const patience = 30 * time.Second
 
 // TestMain builds the real programs, static as they are shipped, because a
-// story measures and launches them. Started as "freeport", it prints a port.
+// script measures and launches them. Started as "freeport", it prints a port.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "freeport" {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -71,7 +71,7 @@ func withPrograms(m *testing.M) int {
 	return m.Run()
 }
 
-func TestStories(t *testing.T) {
+func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Condition: func(name string) (bool, error) {
@@ -105,7 +105,7 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// describe FILE [ADDRESS] sets variables to what a dev.json says. With ADDRESS
+// describe FILE [ADDRESS] sets variables to the values of a dev.json. With ADDRESS
 // it waits until the unit there is another process than $PID1.
 func describe(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {

@@ -5,6 +5,9 @@
 // names, and nothing else of the agent's. Requests reach it once it accepts connections,
 // and it never outlives the agent. What the unit trusts and refuses, package unit says;
 // nothing that a client sends is passed to the program as the agent's own word.
+//
+// Files, each using those before it: proxy.go, splice.go, peers.go, program.go,
+// certdir.go, agent.go.
 package agent
 
 import (
@@ -99,11 +102,11 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err != nil {
 		return fmt.Errorf("starting the program: %w", err)
 	}
-	defer p.stop()
+	defer p.terminate()
 	if err := p.accepts(ctx, acceptTime); err != nil {
 		return err
 	}
-	certsDone := certs.keep(ctx, p)
+	certsDone := certs.watchUpdates(ctx, p)
 	defer func() {
 		cancel(nil)
 		err = errors.Join(err, <-certsDone)
@@ -145,13 +148,13 @@ func (c Config) check() error {
 		faults = append(faults, wire.Refuse(wire.BadRequest, "agent configuration: "+rule, got, want))
 	}
 	if c.Unit == nil {
-		fault("unit", "none", "an enrolled unit")
+		fault("unit", "no unit", "an enrolled unit")
 	}
 	if c.Program == nil {
-		fault("program", "none", "an executable file")
+		fault("program", "no program", "an executable file")
 	}
 	if c.Listen == nil && c.CertDir == "" {
-		fault("listener", "none", "a listener, or a certificate directory")
+		fault("listener", "neither of them", "a listener, or a certificate directory")
 	}
 	if c.Listen != nil && c.Forward != ForwardHTTP && c.Forward != ForwardTCP {
 		fault("forward", c.Forward, "http or tcp")

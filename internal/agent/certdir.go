@@ -81,9 +81,9 @@ func (c Config) checkMedium() error {
 	return nil
 }
 
-// keep writes each new pair and tells the program, until ctx is done. It then
+// watchUpdates writes each new pair and tells the program, until ctx is done. It then
 // removes the pair and sends how that went.
-func (d *certDir) keep(ctx context.Context, p *program) <-chan error {
+func (d *certDir) watchUpdates(ctx context.Context, p *program) <-chan error {
 	done := make(chan error, 1)
 	if d.path == "" {
 		done <- nil

@@ -1,10 +1,10 @@
 package agent
 
 import (
-	"github.com/cohort-tee/cohort/internal/unitauth"
 	"context"
 	"crypto/tls"
 	"errors"
+	"github.com/cohort-tee/cohort/internal/unitauth"
 	"io"
 	"net/http"
 	"net/url"

@@ -81,7 +81,7 @@ func (c Config) openPeer(peer Peer) (*peerProxy, error) {
 	}
 	p := &peerProxy{url: "http://" + l.Addr().String(), addresses: peer.Addresses}
 	p.transport = &http.Transport{
-		DialTLSContext:    func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dial(ctx, c.Unit, config) },
+		DialTLSContext:    func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dialPeer(ctx, c.Unit, config) },
 		ForceAttemptHTTP2: true,
 		IdleConnTimeout:   peerIdleTime, DisableCompression: true,
 	}
@@ -104,9 +104,9 @@ func (c Config) openPeer(peer Peer) (*peerProxy, error) {
 	return p, nil
 }
 
-// dial connects to the next address at which there is a unit that the newest policy
+// dialPeer connects to the next address at which there is a unit that the newest policy
 // accepts.
-func (p *peerProxy) dial(ctx context.Context, u *unit.Unit, config *tls.Config) (net.Conn, error) {
+func (p *peerProxy) dialPeer(ctx context.Context, u *unit.Unit, config *tls.Config) (net.Conn, error) {
 	var faults []error
 	first := p.turn.Add(1)
 	for i := range p.addresses {
@@ -136,8 +136,8 @@ func (all peers) environment() []string {
 	return env
 }
 
-// fill puts the peers' URLs into an argument.
-func (all peers) fill(arg string) string {
+// loadIdentities puts the peers' URLs into an argument.
+func (all peers) loadIdentities(arg string) string {
 	for role, p := range all {
 		arg = strings.ReplaceAll(arg, "{peer."+role+"}", p.url)
 	}

@@ -61,11 +61,11 @@ func launch(c Config, address string, peers peers, died context.CancelCauseFunc)
 		},
 	}
 	for _, arg := range c.Args {
-		cmd.Args = append(cmd.Args, peers.fill(strings.ReplaceAll(arg, "{port}", port)))
+		cmd.Args = append(cmd.Args, peers.loadIdentities(strings.ReplaceAll(arg, "{port}", port)))
 	}
 	p := &program{cmd: cmd, address: address, died: died, ended: make(chan struct{})}
 	started := make(chan error)
-	go p.run(started)
+	go p.runProcess(started)
 	return p, <-started
 }
 
@@ -78,10 +78,10 @@ func environment(given map[string]string, port string) []string {
 	return append(env, "PORT="+port)
 }
 
-// run starts the program, says how that went, and waits for its end. It keeps
+// runProcess starts the program, says how that went, and waits for its end. It keeps
 // its thread: Linux sends the parent-death signal when the thread that forked
 // ends, whatever becomes of the process.
-func (p *program) run(started chan<- error) {
+func (p *program) runProcess(started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	err := p.cmd.Start()
@@ -112,9 +112,9 @@ func (p *program) signalGroup(s syscall.Signal) {
 	_ = syscall.Kill(-p.cmd.Process.Pid, s) // only fails when nobody is left
 }
 
-// stop asks the program and what it started to end, insists after a while, and
+// terminate asks the program and what it started to end, insists after a while, and
 // waits.
-func (p *program) stop() {
+func (p *program) terminate() {
 	select {
 	case <-p.ended:
 		return

@@ -26,7 +26,7 @@ func started(w *unittest.World, task string, at *unittest.Authority) *unit.Unit 
 func join(w *unittest.World, role, program string, at *unittest.Authority) *unit.Unit {
 	w.T.Helper()
 	return run(w, unit.Config{
-		Group: "trial", Role: role, PartyKeys: []attest.Digest{w.Policy().Pact("trial").Roster.Parties[0].Key},
+		Group: "trial", Role: role, PartyKeys: []attest.Digest{w.Policy().GroupByName("trial").Roster.Parties[0].Key},
 		Attester: w.Vendor.Chip().Attester(attesttest.Measure(program)),
 	}, at)
 }

@@ -3,6 +3,9 @@
 //
 // It checks form and size only. Callers decide whether to trust a response: reports are signed
 // and sealed, policy is signed by its owners, and a trust response contains evidence.
+//
+// Files, each using those before it: status.go, problem.go, client.go, api.go, body.go,
+// buffered.go, poll.go, rings.go.
 package api
 
 import (
@@ -193,7 +196,7 @@ type StatementReceipt struct {
 
 // StatementReceiptMessage returns the bytes that the signature of an acknowledgement covers.
 func StatementReceiptMessage(h StatementReceipt) []byte {
-	return wire.Frame(wire.LabelHeard, h.Statement[:], h.Head[:])
+	return wire.Frame(wire.LabelStatementReceipt, h.Statement[:], h.Head[:])
 }
 
 // Group describes a group of the policy in force, or a group that it continues.
@@ -202,7 +205,7 @@ type Group struct {
 	Identity   wire.Digest       `json:"identity"`
 	Roster     []byte            `json:"roster"`
 	GroupRoot  wire.Digest       `json:"group_root,omitzero"` // group root of the roster; zero if the roster does not name this authority
-	Statements []SignedStatement `json:"said"`                // newest statement of each party
+	Statements []SignedStatement `json:"statements"`          // newest statement of each party
 	Approved   []string          `json:"approved"`
 	Missing    []string          `json:"missing"`
 	Quorum     int               `json:"quorum"`
@@ -383,7 +386,7 @@ type LogEntry struct {
 type LogDevice struct {
 	Platform string   `json:"platform"`
 	Chip     string   `json:"chip"`
-	Unjudged []string `json:"unjudged,omitempty"` // parts of its evidence that were not verified
+	Unjudged []string `json:"not_verified,omitempty"` // parts of its evidence that were not verified
 }
 
 // Log is a page of the log, newest first.

@@ -12,6 +12,10 @@
 //
 // Package sealed makes the root, once. [Open] makes an [Authority], [Authority.Serve]
 // serves it until its context ends.
+//
+// Files, each using those before it: shelf.go, authority.go, places.go, nonce.go, run.go, follow.go,
+// snapshot.go, polls.go, serve.go, rings.go, restore.go, certify.go, log.go, grouproots.go, warnings.go,
+// backup.go, groups.go, trust.go, http.go.
 package authority
 
 import (
@@ -68,8 +72,8 @@ type Endorser interface {
 	// EndorseFor is for evidence that was sent to us: it is screened before a
 	// vendor is asked, and requests to vendors are bounded for each sender.
 	EndorseFor(ctx context.Context, e attest.Evidence, s collateral.Stranger) (attest.Endorsements, error)
-	// Proved notes that evidence from an address was accepted.
-	Proved(address string)
+	// RecordAccepted notes that evidence from an address was accepted.
+	RecordAccepted(address string)
 	// Stats is the state of each document at hand, for metrics.
 	Stats() []collateral.Status
 }

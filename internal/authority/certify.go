@@ -213,10 +213,10 @@ func (a *Authority) endorseEvidence(ctx context.Context, e attest.Evidence, appr
 func (a *Authority) question(e *enrolment) attest.Question {
 	return attest.Question{
 		Evidence:   e.evidence,
-		ReportData: attest.Bind(wire.LabelIssue, e.request.Bound()...),
+		ReportData: attest.BindReportData(wire.LabelIssue, e.request.Bound()...),
 		Rules:      e.snap.approved.Rules(),
 		At:         e.at,
-		Secret:     func(in attest.Introduction) []byte { return a.root.Keys.CredentialSecret(e.request.Nonce, in) },
+		Secret:     func(in attest.TPMKeys) []byte { return a.root.Keys.CredentialSecret(e.request.Nonce, in) },
 	}
 }
 
@@ -253,7 +253,7 @@ func (a *Authority) appraise(e *enrolment) error {
 		e.grant, err = e.snap.approved.Admit(r.Task, result)
 	}
 	if err == nil && a.endorser != nil {
-		a.endorser.Proved(e.from)
+		a.endorser.RecordAccepted(e.from)
 	}
 	return err
 }
@@ -336,7 +336,7 @@ func (a *Authority) record(ctx context.Context, e *enrolment) error {
 		Time: e.at.UTC(), Kind: records.KindIssued, Task: e.report.Task, Release: e.report.Release, Identity: e.report.Identity,
 		Group: e.report.Group, Role: e.report.Role,
 		Unit: wire.UnitIDOf(e.request.SigningKey).String(), Platform: string(e.grant.Result.Measurement().Platform),
-		Chip: e.grant.Result.Chip(), Devices: logged(e.grant.Result.Devices()), Serial: e.serial.Text(16), NotAfter: e.report.NotAfter, Head: e.report.Head,
+		Chip: e.grant.Result.ChipID(), Devices: logged(e.grant.Result.Devices()), Serial: e.serial.Text(16), NotAfter: e.report.NotAfter, Head: e.report.Head,
 	}
 	row, err := a.records.Seal(records.TableLog, e.request.Nonce, entry)
 	if err != nil {
@@ -360,7 +360,7 @@ func (a *Authority) record(ctx context.Context, e *enrolment) error {
 func logged(devices []attest.Device) []api.LogDevice {
 	var out []api.LogDevice
 	for _, d := range devices {
-		out = append(out, api.LogDevice{Platform: string(d.Platform), Chip: d.Chip, Unjudged: d.Unjudged})
+		out = append(out, api.LogDevice{Platform: string(d.Platform), Chip: d.Chip, Unjudged: d.NotVerified})
 	}
 	return out
 }

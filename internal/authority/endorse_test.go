@@ -47,7 +47,7 @@ func (d *vendorDesk) EndorseFor(ctx context.Context, e attest.Evidence, s collat
 	return d.Endorse(ctx, e)
 }
 
-func (d *vendorDesk) Proved(address string) {
+func (d *vendorDesk) RecordAccepted(address string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.proved = append(d.proved, address)
@@ -144,7 +144,7 @@ func TestEndorser(t *testing.T) {
 // counts nowhere.
 func TestReportSaysWhenChecked(t *testing.T) {
 	w := newWorld(t)
-	signed := attest.FrameChecked([]attest.Checked{{Role: "crl", Digest: wire.Sum(nil), At: time.Unix(1, 0), Until: time.Unix(2, 0)}})
+	signed := attest.FrameFetched([]attest.Fetched{{Role: "crl", Digest: wire.Sum(nil), At: time.Unix(1, 0), Until: time.Unix(2, 0)}})
 	for name, row := range map[string]struct{ unit, endorser, want []byte }{
 		"the authority": {nil, signed, signed},
 		"both":          {[]byte("not even framed"), signed, signed},
@@ -168,7 +168,7 @@ func TestReportSaysWhenChecked(t *testing.T) {
 				if err := e.UnmarshalJSON(r.Evidence); err != nil {
 					t.Fatal(err)
 				}
-				r.Evidence = testworld.Must(json.Marshal(e.With(attest.Endorsements{attest.RoleChecked: row.unit})))
+				r.Evidence = testworld.Must(json.Marshal(e.WithEndorsements(attest.Endorsements{attest.RoleChecked: row.unit})))
 			}
 			sealed, err := direct{a}.Certify(t.Context(), r)
 			if err != nil {

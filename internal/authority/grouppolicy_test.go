@@ -63,14 +63,14 @@ func TestOwnersChangeAGroup(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := grouped(t, `delay = "1h"`, `delay = "0s"`)
 			a := w.agreed()
-			approvals := signedStatements(a.inForce().approved.Pact("trial"))
-			former := a.inForce().approved.Pact("trial").ID()
+			approvals := signedStatements(a.inForce().approved.GroupByName("trial"))
+			former := a.inForce().approved.GroupByName("trial").ID()
 			for i := range edit {
 				edit[i] = strings.NewReplacer("SOUTH", w.Keys["south"].AuthorizedKey(), "ANA", w.Keys["ana"].AuthorizedKey()).Replace(edit[i])
 			}
 			w.change(a, edit...)
 
-			if got := a.inForce().approved.Pact("trial").ID(); got == former {
+			if got := a.inForce().approved.GroupByName("trial").ID(); got == former {
 				t.Errorf("the group is the same")
 			}
 			_, err := w.holder().enrol(direct{a})

@@ -35,12 +35,12 @@ func (a *Authority) groupRoot(ctx context.Context, from netip.Addr, group string
 		return api.GroupRoot{}, err
 	}
 	snap := a.inForce()
-	p := snap.approved.Pact(group)
+	p := snap.approved.GroupByName(group)
 	if p == nil {
 		return api.GroupRoot{}, wire.Refuse(wire.NotFound, "group", group, "a group of the policy in force")
 	}
 	if !r.Roster.IsZero() && r.Roster != p.ID() {
-		if p = p.Before; p == nil || r.Roster != p.ID() {
+		if p = p.Predecessor; p == nil || r.Roster != p.ID() {
 			return api.GroupRoot{}, wire.Refuse(wire.StaleRoster, "group "+group+": roster", r.Roster, "one in force")
 		}
 	}
@@ -64,7 +64,7 @@ func (a *Authority) groupRoot(ctx context.Context, from netip.Addr, group string
 // authority root. The digest is the group's root,
 // zero outside groups.
 func (e *enrolment) reportSigner() (leaf identity.Leaf, chain [][]byte, root wire.Digest, err error) {
-	if p := e.grant.Pact; p != nil {
+	if p := e.grant.GroupState; p != nil {
 		leaf, err = e.snap.issuer.GroupAuthorityLeaf(p, e.at)
 		return leaf, [][]byte{leaf.DER, e.identity.Root, e.snap.issuer.AuthorityRoot()}, e.snap.groups.RootDigest(p), err
 	}
@@ -79,7 +79,7 @@ func (s *snapshot) unservedGroups() (all []string) {
 		return nil // it issues nothing at all
 	}
 	for _, name := range s.document().GroupNames() {
-		p := s.approved.Pact(name)
+		p := s.approved.GroupByName(name)
 		if _, err := s.groups.KeysOf(p); err != nil {
 			all = append(all, fmt.Sprintf("no root of group %s, roster %s: %v", name, p.ID(), s.groups.Refusal(p)))
 		}
@@ -91,7 +91,7 @@ func (s *snapshot) unservedGroups() (all []string) {
 // authority has the root of no roster in force.
 func (s *snapshot) checkHasRoot(group string) error {
 	var refusals []error
-	for p := s.approved.Pact(group); p != nil; p = p.Before {
+	for p := s.approved.GroupByName(group); p != nil; p = p.Predecessor {
 		_, err := s.groups.KeysOf(p)
 		if err == nil {
 			return nil

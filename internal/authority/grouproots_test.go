@@ -75,7 +75,7 @@ func TestGroupRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := a.inForce().approved.Pact("trial")
+	p := a.inForce().approved.GroupByName("trial")
 	root := testworld.Must(x509.ParseCertificate(r.Root))
 	digest := wire.Sum(root.RawSubjectPublicKeyInfo)
 	var evidence attest.Evidence
@@ -121,7 +121,7 @@ func TestGroupRootRefusals(t *testing.T) {
 		{"a short nonce", func(r *api.GroupRootRequest) { r.Nonce = r.Nonce[1:] }, wire.BadRequest},
 		{"a long credential", func(r *api.GroupRootRequest) { r.Credential = make([]byte, maxCredential+1) }, wire.BadRequest},
 		{"another roster", func(r *api.GroupRootRequest) { r.Roster = wire.Digest{1} }, wire.StaleRoster},
-		{"the roster itself", func(r *api.GroupRootRequest) { r.Roster = a.inForce().approved.Pact("trial").ID() }, ""},
+		{"the roster itself", func(r *api.GroupRootRequest) { r.Roster = a.inForce().approved.GroupByName("trial").ID() }, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := askRoot(t, a, tt.change)
@@ -153,7 +153,7 @@ func TestRosterNamesNoOther(t *testing.T) {
 			testworld.Refused(t, err, wire.GroupElsewhere)
 			_, err = a.inForce().identitiesOfGroup("trial")
 			testworld.Refused(t, err, wire.GroupElsewhere)
-			if row, err := a.store.Group(t.Context(), a.inForce().approved.Pact("trial").ID()); err != nil || row.Key != nil {
+			if row, err := a.store.Group(t.Context(), a.inForce().approved.GroupByName("trial").ID()); err != nil || row.Key != nil {
 				t.Errorf("got row %x of the group's secret, %v", row.Key, err)
 			}
 			if _, err := w.applicant("keys").enrol(direct{a}); err != nil {
@@ -184,9 +184,9 @@ func TestAuthorityProgramChanges(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := groupedUnder(t, 2, tt.line, `delay = "1h"`, `delay = "0s"`)
 			former := w.agreed()
-			root, id := rootOf(t, former), former.inForce().approved.Pact("trial").ID()
+			root, id := rootOf(t, former), former.inForce().approved.GroupByName("trial").ID()
 			w.change(former, w.newcomer()...)
-			if got := former.inForce().approved.Pact("trial").ID(); got != id {
+			if got := former.inForce().approved.GroupByName("trial").ID(); got != id {
 				t.Fatalf("got group %v, want %v: its roster has its own authorities", got, id)
 			}
 			testworld.Must(w.holder().enrol(direct{former}))
@@ -229,7 +229,7 @@ func TestGroupRootDamaged(t *testing.T) {
 	}
 	_, err := w.holder().enrol(direct{b})
 	testworld.Refused(t, err, wire.NoQuorum)
-	if agreed := b.inForce().approved.Pact("trial").Agreement(rootOf(t, b), noon); len(agreed.OtherRoot) != 2 {
+	if agreed := b.inForce().approved.GroupByName("trial").ApprovalStatus(rootOf(t, b), noon); len(agreed.OtherRoot) != 2 {
 		t.Errorf("got parties of another root %v, want both", agreed.OtherRoot)
 	}
 	w.agree(b)

@@ -18,7 +18,7 @@ import (
 // validateTarget refuses a request that names neither a task nor a role in a group of the
 // policy, or both.
 func (s *snapshot) validateTarget(r api.CertificateRequest) error {
-	switch p := s.approved.Pact(r.Group); {
+	switch p := s.approved.GroupByName(r.Group); {
 	case (r.Task == "") == (r.Group == "") || (r.Group == "") != (r.Role == ""):
 		return wire.Refuse(wire.BadRequest, "request: task, group, role", fmt.Sprintf("%q, %q, %q", r.Task, r.Group, r.Role), "a task, or a group and a role")
 	case r.Group == "" && s.document().Tasks[r.Task] == nil:
@@ -43,8 +43,8 @@ func (s *snapshot) keyMode(r api.CertificateRequest) policyfile.KeyMode {
 
 // identityFor is the identity that a grant is for.
 func (s *snapshot) identityFor(g policy.Grant) (identity.Identity, error) {
-	if g.Pact != nil {
-		return s.issuer.GroupIdentity(g.Pact)
+	if g.GroupState != nil {
+		return s.issuer.GroupIdentity(g.GroupState)
 	}
 	return s.issuer.Identity(g.Task.Name, g.Release.Name)
 }
@@ -52,7 +52,7 @@ func (s *snapshot) identityFor(g policy.Grant) (identity.Identity, error) {
 // identitiesOfGroup are the identity of a group and of the one it continues,
 // agreed on or not, as far as this authority has their roots.
 func (s *snapshot) identitiesOfGroup(name string) ([]identity.Identity, error) {
-	p := s.approved.Pact(name)
+	p := s.approved.GroupByName(name)
 	if p == nil {
 		return nil, wire.Refuse(wire.NotFound, "trust: group", name, "a group of the policy in force")
 	}
@@ -60,7 +60,7 @@ func (s *snapshot) identitiesOfGroup(name string) ([]identity.Identity, error) {
 		return nil, err
 	}
 	var all []identity.Identity
-	for ; p != nil; p = p.Before {
+	for ; p != nil; p = p.Predecessor {
 		if id, err := s.issuer.GroupIdentity(p); err == nil {
 			id.Cross = nil // no client accepts anything under it
 			all = append(all, id)
@@ -71,15 +71,15 @@ func (s *snapshot) identitiesOfGroup(name string) ([]identity.Identity, error) {
 
 // addGroup adds what the unit shows others of its group.
 func (e *enrolment) addGroup() {
-	if p := e.grant.Pact; p != nil {
+	if p := e.grant.GroupState; p != nil {
 		e.report.Group, e.report.Role = p.Group.Name, e.grant.Role
 		e.report.Roster, e.report.Approvals = p.Roster.Bytes(), signedStatements(p)
 	}
 }
 
-func signedStatements(p *policy.Pact) []api.SignedStatement {
+func signedStatements(p *policy.GroupState) []api.SignedStatement {
 	all := []api.SignedStatement{}
-	for _, s := range p.Said() {
+	for _, s := range p.SignedStatements() {
 		all = append(all, api.SignedStatement(s))
 	}
 	return all
@@ -91,17 +91,17 @@ func (a *Authority) getGroup(_ http.ResponseWriter, r *http.Request) (any, error
 		return nil, err
 	}
 	snap := a.inForce()
-	p := snap.approved.Pact(r.PathValue("group"))
+	p := snap.approved.GroupByName(r.PathValue("group"))
 	if p == nil {
 		return nil, wire.Refuse(wire.NotFound, "group", r.PathValue("group"), "a group of the policy in force")
 	}
-	show := func(p *policy.Pact) *api.Group {
+	show := func(p *policy.GroupState) *api.Group {
 		own := snap.groups.RootDigest(p)
 		counted := own
 		if own.IsZero() {
 			counted = policy.ApprovedRoot(now)(p)
 		}
-		agreed := p.Agreement(counted, now)
+		agreed := p.ApprovalStatus(counted, now)
 		g := &api.Group{
 			Name: p.Group.Name, Identity: p.ID(), Roster: p.Roster.Bytes(), GroupRoot: own, Statements: signedStatements(p),
 			Approved: agreed.Approved, Missing: agreed.Missing, Quorum: agreed.Quorum,
@@ -112,8 +112,8 @@ func (a *Authority) getGroup(_ http.ResponseWriter, r *http.Request) (any, error
 		return g
 	}
 	response := show(p)
-	if p.Before != nil {
-		response.Continues = show(p.Before)
+	if p.Predecessor != nil {
+		response.Continues = show(p.Predecessor)
 	}
 	return response, nil
 }

@@ -53,7 +53,7 @@ scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" 
 // say lets a party say it to an authority.
 func (w *world) say(a *Authority, party string, change func(*policy.Statement)) (api.StatementReceipt, error) {
 	w.T.Helper()
-	p := a.inForce().approved.Pact("trial")
+	p := a.inForce().approved.GroupByName("trial")
 	s, err := p.Statement(w.Keys[party].Digest(), a.inForce().groups.RootDigest(p))
 	if err != nil {
 		w.T.Fatal(err)
@@ -91,7 +91,7 @@ func TestGroupReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := a.inForce().approved.Pact("trial")
+	p := a.inForce().approved.GroupByName("trial")
 	if one.Group != "trial" || one.Role != "holder" || one.Task != "keys" || one.Identity != p.ID() || string(one.Roster) != string(p.Roster.Bytes()) || len(one.Approvals) != 2 {
 		t.Errorf("got report for %q %q %q, identity %v, %d approvals", one.Group, one.Role, one.Task, one.Identity, len(one.Approvals))
 	}
@@ -133,7 +133,7 @@ func TestGroupRequestRefusals(t *testing.T) {
 	if _, err := w.say(a, "north", nil); err != nil {
 		t.Fatal(err)
 	}
-	signed := a.inForce().approved.Pact("trial").Said()[0]
+	signed := a.inForce().approved.GroupByName("trial").SignedStatements()[0]
 	if _, err := a.addStatement(t.Context(), "trial", api.SignedStatement(signed)); err != nil {
 		t.Errorf("the same statement again, as after a lost answer: %v", err)
 	}
@@ -174,7 +174,7 @@ func TestMemberLeaves(t *testing.T) {
 	a := w.agreed()
 	held := testworld.Must(w.scorer().enrol(direct{a})).Rings
 	whole := testworld.Must(w.holder().enrol(direct{a})).Rings.Follow
-	former := a.inForce().approved.Pact("trial").ID()
+	former := a.inForce().approved.GroupByName("trial").ID()
 	w.change(a, "[group.trial.role]\n", "continues = \""+former.String()+"\"\n[group.trial.role]\n", `, calls = ["scorer"]`, "",
 		`scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" } ] }`+"\n", "")
 
@@ -197,7 +197,7 @@ func TestGroupGrows(t *testing.T) {
 	w := grouped(t, `delay = "1h"`, `delay = "0s"`)
 	a := w.agreed()
 	before := testworld.Must(w.holder().enrol(direct{a})).Rings
-	w.change(a, "[group.trial.role]\n", "continues = \""+a.inForce().approved.Pact("trial").ID().String()+"\"\n[group.trial.role]\n", `, calls = ["scorer"]`, "")
+	w.change(a, "[group.trial.role]\n", "continues = \""+a.inForce().approved.GroupByName("trial").ID().String()+"\"\n[group.trial.role]\n", `, calls = ["scorer"]`, "")
 	after := testworld.Must(w.holder().enrol(direct{a})).Rings
 	wantKey(t, "the role's next", after.Strict.Next, before.Strict.Next)
 	wantKey(t, "the whole group's next", after.Follow.Next, before.Follow.Next)

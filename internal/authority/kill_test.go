@@ -87,7 +87,7 @@ func narrower(doc *policyfile.Document) []string {
 	if build := lastBuild.FindString(string(doc.Raw())); build != "" {
 		return []string{build, " ]\n"}
 	}
-	life := doc.Tasks["keys"].Life
+	life := doc.Tasks["keys"].Lifetime
 	return []string{fmt.Sprintf("lifetime = %q", life), fmt.Sprintf("lifetime = %q", life-time.Second)}
 }
 

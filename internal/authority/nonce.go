@@ -34,7 +34,7 @@ func (a *Authority) challenge(r api.ChallengeRequest) (api.Challenge, error) {
 	rand.Read(body[8:])
 	c := api.Challenge{Nonce: slices.Concat(body, a.root.Keys.NonceMAC(body)), Expires: expires.UTC()}
 	if len(r.EK)+len(r.AK) > 0 {
-		in := attest.Introduction{Device: r.EK, Key: r.AK}
+		in := attest.TPMKeys{Device: r.EK, Key: r.AK}
 		c.Credential, err = a.verifier.Credential(attest.TPM, in, a.root.Keys.CredentialSecret(c.Nonce, in))
 	}
 	return c, err

@@ -104,7 +104,7 @@ func TestInit(t *testing.T) {
 	}
 	draft := w.draft().Digest()
 	_, err = attesttest.Verifier().Appraise(attest.Question{
-		Evidence: evidence, ReportData: attest.Bind(wire.LabelInit, made.Root[:], draft[:]), Rules: w.Vendor.Rules(), At: noon,
+		Evidence: evidence, ReportData: attest.BindReportData(wire.LabelInit, made.Root[:], draft[:]), Rules: w.Vendor.Rules(), At: noon,
 	})
 	if err != nil {
 		t.Errorf("appraising the evidence of init: %v", err)

@@ -36,7 +36,7 @@ type place struct {
 // placeOf is the place that an enrolment takes. A unit that does not renew gives it back by
 // that, since nothing but its renewal shows that it runs.
 func (a *Authority) placeOf(e *enrolment) (store.Place, error) {
-	until := e.at.Add(e.grant.Life()*3/4 + placeSlack)
+	until := e.at.Add(e.grant.LeafLifetime()*3/4 + placeSlack)
 	if until.After(e.report.NotAfter) {
 		until = e.report.NotAfter
 	}

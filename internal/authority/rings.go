@@ -19,7 +19,7 @@ func (a *Authority) addRings(e *enrolment) error {
 		return err
 	}
 	e.report.Rings = keys
-	lifetime := identity.RingLifetime(e.grant.Life())
+	lifetime := identity.RingLifetime(e.grant.LeafLifetime())
 	due := end.Add(-lifetime / 3)
 	if latest := due.Add(lifetime / 12); e.report.RenewBefore.After(latest) {
 		e.report.RenewBefore = latest

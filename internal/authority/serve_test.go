@@ -29,7 +29,7 @@ func appraiseTrust(t *testing.T, w *world, response api.TrustResponse, approved 
 	}
 	head := approved.Head()
 	result, err := attesttest.Verifier().Appraise(attest.Question{
-		Evidence: evidence, ReportData: attest.Bind(wire.LabelTrust, nonce, w.root[:], head[:]), Rules: approved.Rules(), At: noon,
+		Evidence: evidence, ReportData: attest.BindReportData(wire.LabelTrust, nonce, w.root[:], head[:]), Rules: approved.Rules(), At: noon,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -93,7 +93,7 @@ func TestForgedTimeFreezesNoRevocation(t *testing.T) {
 	t.Cleanup(service.Close)
 	at := noon
 	documents := func() *collateral.Collateral {
-		return collateral.New(collateral.Config{Documents: platforms.All().Documents, Sources: map[string]string{"amd": service.URL}, Cache: documentCache{a}, Clock: func() time.Time { return at }})
+		return collateral.New(collateral.Config{Documents: platforms.Supported().Documents, Sources: map[string]string{"amd": service.URL}, Cache: documentCache{a}, Clock: func() time.Time { return at }})
 	}
 	evidence := testworld.Must(chip.Attester(attesttest.MeasureSNP("guest")).Attest(t.Context(), attest.ReportData{1}))
 	rules := vendor.Rules()

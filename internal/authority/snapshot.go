@@ -92,7 +92,7 @@ func (a *Authority) attestSelf(ctx context.Context, approved policy.Approved) (a
 	nonce := make([]byte, 32)
 	rand.Read(nonce)
 	data := a.trustData(nonce, approved)
-	evidence, hidden, err := a.verifier.Ask(ctx, a.attester, data)
+	evidence, hidden, err := a.verifier.RequestEvidence(ctx, a.attester, data)
 	if err != nil {
 		return attest.Question{}, fmt.Errorf("attesting ourselves: %w", err)
 	}
@@ -120,7 +120,7 @@ func (a *Authority) checkNamed(approved policy.Approved, own attest.Question) er
 // trustData is what our own evidence is bound to.
 func (a *Authority) trustData(nonce []byte, approved policy.Approved) attest.ReportData {
 	head := approved.Head()
-	return attest.Bind(wire.LabelTrust, nonce, a.root.Digest[:], head[:])
+	return attest.BindReportData(wire.LabelTrust, nonce, a.root.Digest[:], head[:])
 }
 
 func (s *snapshot) document() *policyfile.Document { return s.approved.Document() }
@@ -130,8 +130,8 @@ func (s *snapshot) sharedLeaf(g policy.Grant, at time.Time) (identity.Leaf, erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	name := g.Task.Name + "/" + g.Release.Name
-	if g.Pact != nil {
-		name = g.Pact.ID().Hex() + "/" + g.Role
+	if g.GroupState != nil {
+		name = g.GroupState.ID().Hex() + "/" + g.Role
 	}
 	if leaf, ok := s.shared[name]; ok && at.Before(leaf.RenewAfter) {
 		return leaf, nil

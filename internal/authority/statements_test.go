@@ -15,7 +15,7 @@ import (
 func (w *world) said(a *Authority, party string, change func(*policy.Statement)) api.SignedStatement {
 	w.T.Helper()
 	snap := a.inForce()
-	p := snap.approved.Pact("trial")
+	p := snap.approved.GroupByName("trial")
 	s, err := p.Statement(w.Keys[party].Digest(), snap.groups.RootDigest(p))
 	if err != nil {
 		w.T.Fatal(err)

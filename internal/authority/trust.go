@@ -124,7 +124,7 @@ func (a *Authority) evidence(ctx context.Context, from netip.Addr, data attest.R
 		return nil, err
 	}
 	defer a.trusts.Release()
-	evidence, err := attest.Answer(ctx, a.attester, data, credential)
+	evidence, err := attest.AttestWithCredential(ctx, a.attester, data, credential)
 	if err != nil {
 		return nil, fmt.Errorf("attesting ourselves: %w", err)
 	}

@@ -33,6 +33,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
@@ -114,12 +115,12 @@ func (w *world) found(edits ...string) {
 }
 
 // draft is the genesis of these edits without a root.
-func (w *world) draft(edits ...string) policy.Draft {
+func (w *world) draft(edits ...string) policydraft.Draft {
 	w.T.Helper()
 	root := w.root
 	w.root = wire.Digest{}
 	defer func() { w.root = root }()
-	d, err := policy.ParseDraft([]byte(w.text(edits...)))
+	d, err := policydraft.Parse([]byte(w.text(edits...)))
 	if err != nil {
 		w.T.Fatal(err)
 	}
@@ -322,7 +323,7 @@ func (p *applicant) request(nonce []byte, before func(*api.CertificateRequest)) 
 	if before != nil {
 		before(&r)
 	}
-	r.Evidence = testworld.Must(json.Marshal(testworld.Must(p.device.Attest(p.w.T.Context(), attest.Bind(wire.LabelIssue, r.Bound()...)))))
+	r.Evidence = testworld.Must(json.Marshal(testworld.Must(p.device.Attest(p.w.T.Context(), attest.BindReportData(wire.LabelIssue, r.Bound()...)))))
 	return r
 }
 

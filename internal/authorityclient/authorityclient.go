@@ -1,10 +1,13 @@
-// Package authorityclient is how commands talk to an authority: the flags that pin one
+// Package authorityclient connects commands to an authority: the flags that pin one
 // ([Pins]), trust in it ([Trust]), and a client of it whose policy history was checked
-// ([Dial]). [Command] makes a verb of that.
+// ([Dial]). [Command] makes a command of that.
 //
 // It trusts the pinned genesis digest and nothing at the addresses. It refuses an authority
 // that does not hold the root which the newest policy names, and one that is behind the newest
 // policy that this machine has seen, which it remembers in a file.
+//
+// Files, each using those before it: command.go, gateway.go, history.go, live.go,
+// pins.go, authorityclient.go, trust.go.
 package authorityclient
 
 import (
@@ -28,8 +31,8 @@ type Client struct {
 	Approved policy.Approved
 }
 
-// Dial follows the policy history of the first authority that answers,
-// and speaks with it as its policy says.
+// Dial follows the policy history of the first authority that responds,
+// and connects to it by that policy.
 func Dial(ctx context.Context, a *frame.App, p Pins) (Client, error) {
 	genesis, err := wire.ParseDigest(p.Genesis)
 	if err != nil {
@@ -63,8 +66,8 @@ func Dial(ctx context.Context, a *frame.App, p Pins) (Client, error) {
 // DialAt is Dial at one address, whatever this machine has seen before.
 func DialAt(ctx context.Context, a *frame.App, address string, genesis wire.Digest) (Client, error) {
 	var newest history.History
-	judge := func(*x509.Certificate) (policy.Approved, time.Time, error) { return newest.Policy(), a.Now(), nil }
-	peer, err := history.NewPeer(history.Config{Address: address, LeafPolicy: judge, Clock: a.Now})
+	leafPolicy := func(*x509.Certificate) (policy.Approved, time.Time, error) { return newest.Policy(), a.Now(), nil }
+	peer, err := history.NewPeer(history.Config{Address: address, LeafPolicy: leafPolicy, Clock: a.Now})
 	if err != nil {
 		return Client{}, err
 	}

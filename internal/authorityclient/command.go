@@ -7,14 +7,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Flags are what the verbs need that talk to an authority.
+// Flags are what the commands of an authority need.
 type Flags struct {
 	pins       Pins
 	Key        string
 	Signatures []string
 }
 
-// Command makes a verb that talks to an authority which was checked.
+// Command makes a command that runs with a checked authority.
 func Command(a *frame.App, use, short string, args cobra.PositionalArgs, run func(context.Context, Client, *Flags, []string) error) (*cobra.Command, *Flags) {
 	f := &Flags{}
 	cmd := &cobra.Command{

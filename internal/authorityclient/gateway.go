@@ -17,7 +17,7 @@ import (
 // maxReady bounds the body of a gateway's probe, in bytes.
 const maxReady = 1 << 20
 
-// Gateway say where a manager's gateway is. It is trusted with nothing: its
+// Gateway is the address of a manager's gateway. It is untrusted: its
 // certificate is checked for availability's sake.
 type Gateway struct{ URL, CA string }
 
@@ -29,7 +29,7 @@ func (g *Gateway) Register(cmd *cobra.Command, usage string) {
 
 // RegisterCA adds --manager-ca alone.
 func (g *Gateway) RegisterCA(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&g.CA, "manager-ca", "", "certificates that the gateway's stands under (PEM; default the system's)")
+	cmd.Flags().StringVar(&g.CA, "manager-ca", "", "certificates that the gateway's chains to (PEM; default the system's)")
 }
 
 // Ready asks whether a manager relays, the first that does, and how many units
@@ -54,17 +54,17 @@ func (g Gateway) readyOne(ctx context.Context) (units int, err error) {
 	if err != nil {
 		return 0, frame.Usage("--gateway: %w", err)
 	}
-	answer, err := (&http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}).Do(r)
+	response, err := (&http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}).Do(r)
 	if err != nil {
 		return 0, err
 	}
-	defer answer.Body.Close()
-	var said struct{ Units int }
-	if answer.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("manager at %s: %s", g.URL, answer.Status)
+	defer response.Body.Close()
+	var ready struct{ Units int }
+	if response.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("manager at %s: %s", g.URL, response.Status)
 	}
-	if err := json.NewDecoder(io.LimitReader(answer.Body, maxReady)).Decode(&said); err != nil {
-		return 0, fmt.Errorf("manager at %s: reading its answer: %w", g.URL, err)
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxReady)).Decode(&ready); err != nil {
+		return 0, fmt.Errorf("manager at %s: reading its response: %w", g.URL, err)
 	}
-	return said.Units, nil
+	return ready.Units, nil
 }

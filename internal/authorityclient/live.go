@@ -11,9 +11,9 @@ import (
 // logPageSize is how many entries of the log are asked for at once.
 const logPageSize = 1000
 
-// Live are the newest issuances of units whose certificates have not ended, as
+// LiveUnits are the newest issuances of units whose certificates have not ended, as
 // the authority's log has them, newest first.
-func Live(ctx context.Context, a *frame.App, c Client) ([]api.LogEntry, error) {
+func LiveUnits(ctx context.Context, a *frame.App, c Client) ([]api.LogEntry, error) {
 	now, seen := a.Now(), map[string]bool{}
 	var out []api.LogEntry
 	for q := (api.LogQuery{Limit: logPageSize}); ; {
@@ -26,7 +26,7 @@ func Live(ctx context.Context, a *frame.App, c Client) ([]api.LogEntry, error) {
 				continue
 			}
 			if e.Time.Before(now.Add(-wire.MaxLifetime)) {
-				return out, nil // no certificate lives longer
+				return out, nil // no certificate is valid for longer
 			}
 			if !seen[e.Unit] && now.Before(e.NotAfter) {
 				out = append(out, e)

@@ -27,8 +27,8 @@ func Parties(a *frame.App, p Pins) ([]wire.Digest, error) {
 	return sshkey.ParsePartyKeys(p.partyKeys)
 }
 
-// Pin is what a client of one service pins.
-func (p Pins) Pin() (pin unitauth.Pin, err error) {
+// ParsePin is what a client of one service pins.
+func (p Pins) ParsePin() (pin unitauth.Pin, err error) {
 	pin.Task, pin.Group = p.Task, p.Group
 	if pin.Genesis, err = wire.ParseDigest(p.Genesis); err != nil {
 		return pin, frame.Usage("--genesis: %w", err)
@@ -45,11 +45,11 @@ func (p Pins) Pin() (pin unitauth.Pin, err error) {
 }
 
 // beginsAtAuthority is why a gateway that serves the policy history is not enough to begin.
-const beginsAtAuthority = "trust begins with evidence of an authority, and no gateway stands in for one"
+const beginsAtAuthority = "trust begins with evidence of an authority, and no gateway replaces one"
 
 // Trust fetches trust for the pins, and remembers the newest policy seen.
 func Trust(ctx context.Context, a *frame.App, p Pins) (*client.Trust, error) {
-	pin, err := p.Pin()
+	pin, err := p.ParsePin()
 	if err == nil {
 		err = p.named()
 	}

@@ -34,7 +34,9 @@ type Request struct {
 }
 
 // ReportData returns the report data of a request's evidence.
-func (r Request) ReportData() attest.ReportData { return attest.Bind(wire.LabelRestore, r.Key) }
+func (r Request) ReportData() attest.ReportData {
+	return attest.BindReportData(wire.LabelRestore, r.Key)
+}
 
 // ParseRequest parses a request and verifies its form alone.
 func ParseRequest(b []byte) (Request, error) {
@@ -45,7 +47,7 @@ func ParseRequest(b []byte) (Request, error) {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil || d.More() || r.Schema != SchemaRequest {
-		return Request{}, wire.Refuse(wire.Malformed, "restore request", fmt.Sprint(len(b), " bytes of another form"), "what `cohort authority restore` printed")
+		return Request{}, wire.Refuse(wire.Malformed, "restore request", fmt.Sprint(len(b), " bytes of another form"), "the output of `cohort authority restore`")
 	}
 	return r, nil
 }
@@ -81,14 +83,14 @@ func (a RestoringTEE) appraise() (attest.Challenge, error) {
 // Unlock opens an owner's share and seals it to the TEE that requests it. Before it opens the
 // share it refuses a TEE that the policy does not name as authority and a share for another
 // root or other owners than the policy's.
-func Unlock(s Share, id age.Identity, asker RestoringTEE) (Share, error) {
+func Unlock(s Share, id age.Identity, tee RestoringTEE) (Share, error) {
 	if s.Schema != SchemaShare {
 		return Share{}, malformed("schema", s.Schema, SchemaShare)
 	}
-	if err := s.CheckPolicy(asker.Approved); err != nil {
+	if err := s.CheckPolicy(tee.Approved); err != nil {
 		return Share{}, err
 	}
-	challenge, err := asker.appraise()
+	challenge, err := tee.appraise()
 	if err != nil {
 		return Share{}, fmt.Errorf("appraising the TEE that requests the share: %w", err)
 	}
@@ -104,7 +106,7 @@ func Unlock(s Share, id age.Identity, asker RestoringTEE) (Share, error) {
 	if err := s.verifyCommitments(plain); err != nil {
 		return Share{}, err
 	}
-	key, err := hpke.MLKEM768X25519().NewPublicKey(asker.Request.Key)
+	key, err := hpke.MLKEM768X25519().NewPublicKey(tee.Request.Key)
 	if err != nil {
 		return Share{}, wire.Refuse(wire.Malformed, "restore request: key", err, "MLKEM768-X25519, 1216 bytes")
 	}
@@ -137,7 +139,7 @@ func (s Share) encryptForChallenge(plain []byte, c attest.Challenge) ([]byte, er
 	return aead.Seal(nil, nil, plain, nil), nil
 }
 
-// challengeCipher is that of one share under the secret of a challenge.
+// challengeCipher returns the cipher of one share under the secret of a challenge.
 func (s Share) challengeCipher(secret []byte) (cipher.AEAD, error) {
 	digest := s.Digest()
 	key, err := hkdf.Key(sha256.New, secret, nil, string(wire.Frame(wire.LabelHiddenShare, digest[:], []byte{byte(s.Number)})), 32)
@@ -152,7 +154,7 @@ func (s Share) challengeCipher(secret []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// hpkeInfo is the HPKE info of an unlocked share.
+// hpkeInfo returns the HPKE info of an unlocked share.
 func (s Share) hpkeInfo() []byte {
 	digest := s.Digest()
 	return wire.Frame(wire.LabelSealedShare, digest[:], []byte{byte(s.Number)})
@@ -162,7 +164,7 @@ func (s Share) hpkeInfo() []byte {
 // the policy.
 func (s Share) CheckPolicy(approved policy.Approved) error {
 	if !approved.OK() {
-		return wire.Refuse(wire.BadPolicy, "restore: policy", "an unapproved one", "a history from the pinned genesis")
+		return wire.Refuse(wire.BadPolicy, "restore: policy", "a policy that was not approved", "a history from the pinned genesis")
 	}
 	doc := approved.Document()
 	switch {
@@ -217,7 +219,7 @@ func Combine(shares []Share, keys Keys) (identity.Secret, Header, error) {
 	for _, s := range shares {
 		switch {
 		case s.Schema != SchemaUnlocked:
-			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.label(), "sealed to its owner", "what `cohort authority unlock` made of it")
+			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.label(), "a share sealed to its owner", "the output of `cohort authority unlock` for it")
 		case seen[s.Number]:
 			return identity.Secret{}, Header{}, wire.Refuse(wire.BadShare, s.label(), "passed twice", "each share once")
 		case s.Digest() != shares[0].Digest():
@@ -264,7 +266,7 @@ func (s Share) openUnlocked(keys Keys) (secretsharing.Share, error) {
 	return s.toShamir(value), nil
 }
 
-// decryptWithChallenge is the inverse of hide.
+// decryptWithChallenge is the inverse of [Share.encryptForChallenge].
 func (s Share) decryptWithChallenge(hidden []byte, keys Keys) ([]byte, error) {
 	if s.Credential == nil {
 		return hidden, nil
@@ -288,8 +290,8 @@ func (s Share) decryptWithChallenge(hidden []byte, keys Keys) ([]byte, error) {
 	return plain, nil
 }
 
-// combineSecret puts the secret together and demands the root and the mark that
-// the shares carry: commitments alone could all be forged together.
+// combineSecret restores the secret and checks it against the root and the mark in the
+// shares: an attacker could forge all commitments together.
 func combineSecret(first Share, raw []secretsharing.Share) (identity.Secret, error) {
 	scalar, err := secretsharing.Recover(uint(len(first.Commitments)-1), raw)
 	if err != nil {

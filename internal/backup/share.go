@@ -6,6 +6,8 @@
 // seals it to the TEE that requests it, after appraising that TEE under the policy that the
 // owners signed. A share names its owner and its backup; a bad share is named whenever the
 // commitments or the other shares reveal it. docs/spec/backup.md specifies every byte.
+//
+// Files, each using those before it: share.go, restore.go, split.go.
 package backup
 
 import (
@@ -155,7 +157,7 @@ func (h Header) parseCommitments() (secretsharing.SecretCommitment, error) {
 	return points, nil
 }
 
-// label is the share in errors.
+// label names the share in errors.
 func (s Share) label() string { return "share of " + s.Owner }
 
 // encodePlaintext returns the bytes to seal: the header's digest, the number and the value, so
@@ -165,7 +167,7 @@ func (s Share) encodePlaintext(value []byte) []byte {
 	return wire.Frame(wire.LabelShare, digest[:], []byte{byte(s.Number)}, value)
 }
 
-// parsePlaintext reads what was sealed.
+// parsePlaintext parses the sealed bytes.
 func (s Share) parsePlaintext(plain []byte) (value group.Scalar, err error) {
 	fields, err := wire.Unframe(wire.LabelShare, plain, 3)
 	if err != nil {
@@ -185,7 +187,7 @@ func (s Share) parsePlaintext(plain []byte) (value group.Scalar, err error) {
 	return value, nil
 }
 
-// toShamir is the share as the library takes it.
+// toShamir returns the share in the form of the library.
 func (s Share) toShamir(value group.Scalar) secretsharing.Share {
 	return secretsharing.Share{ID: curve.NewScalar().SetUint64(uint64(s.Number)), Value: value}
 }

@@ -10,6 +10,8 @@
 // its own, before memory is taken. It refuses, as [wire.Malformed], integers in more bytes than
 // they need, names and values that HTTP/1.1 could not carry, fields of one connection, a
 // content-length that differs from the content, and padding that is not zero.
+//
+// Files, each using those before it: varint.go, bhttp.go, content.go, http.go.
 package bhttp
 
 import (
@@ -180,13 +182,13 @@ type parser struct {
 	err   error
 }
 
-// failTruncated is fail where the message ends too soon.
-func (p *parser) failTruncated(rule string, got, want any) {
+// refuseTruncated is fail where the message ends too soon.
+func (p *parser) refuseTruncated(rule string, got, want any) {
 	p.short = p.short || p.more && p.err == nil
-	p.fail(rule, got, want)
+	p.refuse(rule, got, want)
 }
 
-func (p *parser) fail(rule string, got, want any) {
+func (p *parser) refuse(rule string, got, want any) {
 	if p.err == nil {
 		p.err = wire.Refuse(wire.Malformed, "binary http: "+rule, got, want)
 		p.rest = nil
@@ -195,10 +197,10 @@ func (p *parser) fail(rule string, got, want any) {
 
 func (p *parser) integer() uint64 {
 	if len(p.rest) == 0 || len(p.rest) < 1<<(p.rest[0]>>6) {
-		p.failTruncated("integer", "a cut one", "all its bytes")
+		p.refuseTruncated("bytes of an integer", len(p.rest), "all its bytes")
 		return 0
 	}
-	v, rest, err := ParseVarint(p.rest)
+	v, rest, err := parseVarint(p.rest)
 	if err != nil && p.err == nil {
 		p.err = err
 	}
@@ -210,7 +212,7 @@ func (p *parser) integer() uint64 {
 func (p *parser) bytes() []byte {
 	n := p.integer()
 	if n > uint64(len(p.rest)) {
-		p.failTruncated("length", n, "within the message")
+		p.refuseTruncated("length", n, "within the message")
 		return nil
 	}
 	b := p.rest[:n]
@@ -222,7 +224,7 @@ func (p *parser) bytes() []byte {
 func (p *parser) visibleText(what string) string {
 	s := string(p.bytes())
 	if !isVisible(s) {
-		p.fail(what, s, "visible ASCII")
+		p.refuse(what, s, "visible ASCII")
 	}
 	return s
 }
@@ -259,11 +261,11 @@ func (p *parser) result(h Head) (Head, []byte, error) {
 func (p *parser) request() Head {
 	framing := p.integer()
 	if framing != knownRequest && framing != indeterminateRequest {
-		p.fail("framing indicator", framing, "a request's")
+		p.refuse("framing indicator", framing, "a request's")
 	}
 	h := Head{Method: p.visibleText("method"), Scheme: p.visibleText("scheme"), Authority: p.visibleText("authority"), Path: p.visibleText("path")}
 	if p.err == nil && !isToken(h.Method) {
-		p.fail("method", h.Method, "a token")
+		p.refuse("method", h.Method, "a token")
 	}
 	p.known = framing == knownRequest
 	p.readHead(&h)
@@ -281,7 +283,7 @@ func ParseResponse(b []byte, part Part) (Head, []byte, error) {
 func (p *parser) response() Head {
 	framing := p.integer()
 	if framing != knownResponse && framing != indeterminateResponse {
-		p.fail("framing indicator", framing, "a response's")
+		p.refuse("framing indicator", framing, "a response's")
 	}
 	p.known = framing == knownResponse
 	h := Head{Status: int(p.integer())}
@@ -290,7 +292,7 @@ func (p *parser) response() Head {
 		h.Status = int(p.integer())
 	}
 	if p.err == nil && (h.Status < 200 || h.Status > 599) {
-		p.fail("status", h.Status, "200 to 599")
+		p.refuse("status", h.Status, "200 to 599")
 	}
 	p.readHead(&h)
 	return h
@@ -334,12 +336,12 @@ func (p *parser) fields() http.Header {
 		}
 		key, value := fieldName(name), string(p.bytes())
 		if p.err == nil && (key == "" || hopByHop[key] && key != "Host" || !isFieldValue(value)) {
-			p.fail("field", string(name), "a lower-case name that is not a connection's, a value without control characters")
+			p.refuse("field", string(name), "a lower-case name that is not a connection's, a value without control characters")
 		}
 		fields[key] = append(fields[key], value)
 	}
 	if !p.known && p.err == nil {
-		p.failTruncated("field section", "no end", "a terminator")
+		p.refuseTruncated("field section", "no end", "a terminator")
 	}
 	return fields
 }

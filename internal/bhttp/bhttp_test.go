@@ -291,7 +291,7 @@ func TestVarintBoundaries(t *testing.T) {
 		if got := hex.EncodeToString(b); got != want {
 			t.Errorf("%d: got %s, want %s", v, got, want)
 		}
-		if got, rest, err := ParseVarint(append(b, 7)); err != nil || got != v || len(rest) != 1 {
+		if got, rest, err := parseVarint(append(b, 7)); err != nil || got != v || len(rest) != 1 {
 			t.Errorf("%d: got %d, %x, %v", v, got, rest, err)
 		}
 	}

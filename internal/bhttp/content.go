@@ -182,7 +182,7 @@ func (c *Content) integer() (uint64, error) {
 		}
 		b[n], c.buf = c.buf[0], c.buf[1:]
 		if n+1 == 1<<(b[0]>>6) {
-			v, _, err := ParseVarint(b[:n+1])
+			v, _, err := parseVarint(b[:n+1])
 			return v, err
 		}
 	}

@@ -34,8 +34,8 @@ func VarintSize(v uint64) int {
 	return 8
 }
 
-// ParseVarint reads an integer in its shortest encoding and returns what follows it.
-func ParseVarint(b []byte) (v uint64, rest []byte, err error) {
+// parseVarint reads an integer in its shortest encoding and returns what follows it.
+func parseVarint(b []byte) (v uint64, rest []byte, err error) {
 	if len(b) == 0 || len(b) < 1<<(b[0]>>6) {
 		return 0, nil, wire.Refuse(wire.Malformed, "binary http: bytes of an integer", len(b), "all its bytes")
 	}

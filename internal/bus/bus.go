@@ -15,6 +15,9 @@
 // bytes of an untrusted manager.
 //
 // Managers reach one another over NATS, in package cluster below this one.
+//
+// Files, each using those before it: limits.go, frame.go, item.go, bus.go, beat.go,
+// unit.go, conn.go, link.go, server.go, station.go.
 package bus
 
 import (

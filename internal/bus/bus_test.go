@@ -205,7 +205,7 @@ func FuzzFrames(f *testing.F) {
 		in := newFrames(bytes.NewReader(b), func(time.Time) error { return nil })
 		for rest := b; ; {
 			k, body, more, slow := nextFrame(rest)
-			gotKind, gotBody, err := in.read()
+			gotKind, gotBody, err := in.readFrame()
 			if (slow == nil) != (err == nil) || err == nil && (k != gotKind || !bytes.Equal(body, gotBody)) {
 				t.Fatalf("read off a connection %d %x (%v), off bytes %d %x (%v)", gotKind, gotBody, err, k, body, slow)
 			}

@@ -55,7 +55,7 @@ type Conn struct {
 // [wire.BadRequest], are about the configuration. The caller ends it with [Conn.Close].
 func Connect(c Config) (*Conn, error) {
 	if c.TLS == nil {
-		return nil, wire.Refuse(wire.BadRequest, "bus: TLS", "nil", "a configuration with the unit's certificate")
+		return nil, wire.Refuse(wire.BadRequest, "bus: TLS", "no configuration", "a configuration with the unit's certificate")
 	}
 	managers := strings.Split(c.URL, ",")
 	if !ValidURLs(c.URL) {

@@ -81,10 +81,10 @@ func newFrames(in io.Reader, deadline func(time.Time) error) *frames {
 	return &frames{in: bufio.NewReaderSize(in, MaxFrame), deadline: deadline, pace: newBucket(bytesEach, bytesBurst)}
 }
 
-// read returns the next frame, whose body is valid until the next call. The whole frame must
+// readFrame returns the next frame, whose body is valid until the next call. The whole frame must
 // arrive within frameTime, however slow the peer is. An error with the reason [wire.Malformed]
 // is the peer's fault.
-func (f *frames) read() (Kind, []byte, error) {
+func (f *frames) readFrame() (Kind, []byte, error) {
 	if wait := f.pace.reserve(float64(f.unread), time.Now()); wait > 0 {
 		time.Sleep(wait) // at most the time of one frame at the permitted rate
 	}

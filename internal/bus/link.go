@@ -209,7 +209,7 @@ func (l *link) writeBytes(conn *tls.Conn, b []byte) bool {
 // readLoop handles the manager's frames until one is invalid or none arrives in time.
 func (l *link) readLoop(in *frames) error {
 	for {
-		k, body, err := in.read()
+		k, body, err := in.readFrame()
 		if err == nil {
 			err = l.handleFrame(k, body)
 		}
@@ -302,7 +302,7 @@ func (l *link) fetchCopy(ctx context.Context, s wire.SessionID) (Item, error) {
 	case item, ok := <-waiter:
 		switch {
 		case !ok:
-			return Item{}, wire.Refuse(wire.Unavailable, "bus: manager", "disconnected", "a response")
+			return Item{}, wire.Refuse(wire.Unavailable, "bus: manager", "disconnected before its response", "a response")
 		case item.Bytes == nil:
 			return Item{}, wire.Refuse(wire.NotFound, "bus: stored copy of session", s.String()+", which the manager does not have", "a stored session")
 		}

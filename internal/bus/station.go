@@ -112,7 +112,7 @@ func (u *unitConn) enqueue(b []byte) bool {
 // readLoop handles the unit's frames until one is invalid or none arrives in time.
 func (u *unitConn) readLoop(in *frames, tasks *sync.WaitGroup) error {
 	for {
-		k, body, err := in.read()
+		k, body, err := in.readFrame()
 		if err == nil {
 			err = u.handleFrame(k, body, tasks)
 		}

@@ -15,10 +15,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// OpenRequest is an open request as it came to a unit.
+// OpenRequest is an open request as a unit received it.
 type OpenRequest struct {
 	Body    []byte
-	Cookie  []byte // as it came along; nil when none did
+	Cookie  []byte // nil if the request had none
 	Number  uint64 // from the range that the manager allocated to the unit
 	Pending int    // opens under way at this unit
 }
@@ -34,7 +34,7 @@ type ServerHandshake struct {
 	transcript attest.Digest
 }
 
-// footing is what a session is opened on.
+// footing is the state of the host that a session is opened under.
 type footing struct {
 	credentials *credentials
 	ring        *ring
@@ -42,14 +42,14 @@ type footing struct {
 	alone       bool          // the ring is older than a cut that the unit knows: the session is sealed under none
 }
 
-// Cookie is what a client must send back with its open request: it shows that
-// answers reach the client, before the unit does what is dear. It refuses, with
-// "identity", a pin that is not this unit's.
+// Cookie returns the cookie that a client must send with its open request. It proves
+// that responses reach the client, before the unit spends CPU on it. Cookie refuses,
+// with "identity", a pin that is not this unit's.
 //
-// It is minute (8 bytes), and for each ring key that opens sessions of the pin,
-// inherited ones included, ring id (16) ‖ MAC (16). So any unit that shares one of
-// these takes it: those of the release before during an upgrade too. Units on both
-// sides of a cut share none, so that a client gets a second cookie from the other.
+// A cookie is the minute (8 bytes), and for each ring key that opens sessions of the
+// pin, inherited keys included, ring id (16) ‖ MAC (16). So any unit that shares one of
+// these keys accepts it: during an upgrade units of the previous release too. Units on
+// both sides of a cut share none: a client gets a second cookie from the other side.
 func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 	o, err := parseOpen(open)
 	if err != nil {
@@ -57,12 +57,12 @@ func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at = h.at(at)
+	at = h.advanceClock(at)
 	st, err := h.serving(at)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := st.sealing(o.pin, at); err != nil {
+	if _, err := st.sealingRing(o.pin, at); err != nil {
 		return nil, err
 	}
 	minute := uint64(at.Unix()) / 60
@@ -80,10 +80,10 @@ func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 	return cookie, nil
 }
 
-// sealing is the ring key that sessions opened for the pin are sealed under. It
+// sealingRing returns the ring key that sessions opened for the pin are sealed under. It
 // refuses, with "identity", a pin that is not this unit's, and with "unavailable" a
 // ring key that has ended: the unit waits for its next report.
-func (st *credentials) sealing(pin []byte, at time.Time) (*ring, error) {
+func (st *credentials) sealingRing(pin []byte, at time.Time) (*ring, error) {
 	var r *ring
 	switch string(pin) {
 	case string(st.strict.pin):
@@ -91,7 +91,7 @@ func (st *credentials) sealing(pin []byte, at time.Time) (*ring, error) {
 	case string(st.follow.pin):
 		r = st.follow
 	default:
-		return nil, wire.Refuse(wire.WrongIdentity, "open request: pin", "another", "this unit's identity or task")
+		return nil, wire.Refuse(wire.WrongIdentity, "open request: pin", fmt.Sprintf("%x", pin), "this unit's identity or task")
 	}
 	if end := r.key.End(); !at.Before(end) {
 		return nil, wire.Refuse(wire.Unavailable, "unit: end of the ring key", end.UTC(), "after "+at.UTC().String())
@@ -111,10 +111,9 @@ func cookieMAC(r *ring, kemKey []byte, minute uint64) ([]byte, error) {
 	return mac.Sum(nil)[:16], nil
 }
 
-// cookieHolds reports whether a cookie was given for the KEM key in this minute
-// or the one before: there is a MAC under a ring key that is held, and each of
-// those is right.
-func (st *credentials) cookieHolds(got, kemKey []byte, at time.Time) (holds bool) {
+// cookieValid reports whether a cookie was made for the KEM key in this or the previous
+// minute: it has a MAC under a ring key that the unit has, and each such MAC is correct.
+func (st *credentials) cookieValid(got, kemKey []byte, at time.Time) (valid bool) {
 	if len(got) < 8 || len(got) > maxCookie || len(got)%32 != 8 {
 		return false
 	}
@@ -131,16 +130,16 @@ func (st *credentials) cookieHolds(got, kemKey []byte, at time.Time) (holds bool
 		if err != nil || !hmac.Equal(rest[16:32], want) {
 			return false
 		}
-		holds = true
+		valid = true
 	}
-	return holds
+	return valid
 }
 
-// parsedOpen is an open request taken apart.
+// parsedOpen is a parsed open request.
 type parsedOpen struct {
 	kemKey, nonce, pin []byte
 	wants              SessionOptions
-	least              []byte // policy head that the unit must have got to; empty: none
+	least              []byte // policy head that the unit must have reached; empty: none
 }
 
 // WantsEvidence reports whether an open request wants fresh evidence. One that does not
@@ -162,60 +161,52 @@ func parseOpen(b []byte) (parsedOpen, error) {
 		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: suite", f[0], envelope.Suite)
 	}
 	if len(f[1]) != kemKeySize || len(f[2]) != nonceSize || len(f[4]) != 1 {
-		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: sizes", "others", "1216, 32 and 1 byte")
+		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: sizes", fmt.Sprintf("%d, %d and %d", len(f[1]), len(f[2]), len(f[4])), "1216, 32 and 1 byte")
 	}
 	wants := SessionOptions(f[4][0])
-	if wants&^(WantEvidence|WantReceipts|WantHead) != 0 {
-		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: wants", wants, "known bits")
+	if wants&^(WantEvidence|WantReceipts|wantHead) != 0 {
+		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: options", wants, "known bits")
 	}
 	named := len(f[5]) == len(attest.Digest{}) && !attest.Digest(f[5]).IsZero()
-	if named != (wants&WantHead != 0) || !named && len(f[5]) > 0 {
-		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: least policy head", len(f[5]), "32 bytes with bit 2 of what is wanted, none without")
+	if named != (wants&wantHead != 0) || !named && len(f[5]) > 0 {
+		return parsedOpen{}, wire.Refuse(wire.Malformed, "open request: least policy head", len(f[5]), "32 bytes with option bit 2, 0 without")
 	}
 	return parsedOpen{kemKey: f[1], nonce: f[2], pin: f[3], wants: wants, least: f[5]}, nil
 }
 
 // Accept begins to open a session: it makes the secret and the transcript, and
-// installs nothing yet. It refuses, with "identity", a pin that is not this
-// unit's, with "unavailable" while the unit's ring key has ended, with
-// "cookie-wanted" a request that must come again with [Host.Cookie], with "replayed"
-// one whose KEM key was taken in the last two minutes, with "behind" one that wants a
-// policy head which the unit has not got to, and with "overload" when there is no
-// room.
+// installs nothing yet. It refuses, with "identity", a pin that is not this unit's, with
+// "unavailable" a ring key that has ended, with "cookie-wanted" a request that must be
+// sent again with [Host.Cookie], with "replayed" a KEM key that was used in the last two
+// minutes, with "behind" a policy head that the unit has not reached, and with
+// "overload" if there is no room.
 func (h *Host) Accept(r OpenRequest, at time.Time) (*ServerHandshake, error) {
 	o, err := parseOpen(r.Body)
 	if err != nil {
 		return nil, err
 	}
 	a := &ServerHandshake{host: h, opening: o, number: r.Number}
-	if at, err = a.admit(at); err != nil {
+	if a.footing, at, err = h.footingFor(o, at); err != nil {
 		return nil, err
 	}
 	expensive := o.wants&WantEvidence != 0 || r.Pending > h.limits.Cookies
-	if expensive && !a.credentials.cookieHolds(r.Cookie, o.kemKey, at) {
-		return nil, wire.Refuse(wire.CookieWanted, "open request: cookie", "none that holds", "that of this answer")
+	if expensive && !a.credentials.cookieValid(r.Cookie, o.kemKey, at) {
+		return nil, wire.Refuse(wire.CookieWanted, "open request: cookie", fmt.Sprint(len(r.Cookie), " bytes that do not verify"), "the cookie of this response")
 	}
-	if err := h.spend(o.kemKey, at); err != nil {
+	if err := h.spendKey(o.kemKey, at); err != nil {
 		return nil, err
 	}
 	return a, a.begin(at)
 }
 
 // Again begins once more under the newest certificate report, after [ServerHandshake.Finish]
-// refused with "ring": the ring was replaced meanwhile. It refuses as
-// [Host.Accept] does, but asks for no cookie.
-func (a *ServerHandshake) Again(at time.Time) error {
-	at, err := a.admit(at)
-	if err != nil {
+// refused with "ring" because the ring was replaced meanwhile. It refuses as
+// [Host.Accept] does, but requires no cookie.
+func (a *ServerHandshake) Again(at time.Time) (err error) {
+	if a.footing, at, err = a.host.footingFor(a.opening, at); err != nil {
 		return err
 	}
 	return a.begin(at)
-}
-
-// admit takes what the unit is now, and the ring key of the pin.
-func (a *ServerHandshake) admit(at time.Time) (_ time.Time, err error) {
-	a.footing, at, err = a.host.admit(a.opening, at)
-	return at, err
 }
 
 // begin makes the secret and the transcript.
@@ -237,13 +228,13 @@ func (a *ServerHandshake) begin(at time.Time) error {
 	return err
 }
 
-// admit gives what a session for the request may be opened on. It refuses, with
-// "behind", a request that wants a policy head which the unit has not got to.
-func (h *Host) admit(o parsedOpen, at time.Time) (footing, time.Time, error) {
+// footingFor returns the footing of a session for the request. It refuses, with
+// "behind", a request for a policy head that the unit has not reached.
+func (h *Host) footingFor(o parsedOpen, at time.Time) (footing, time.Time, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at = h.at(at)
-	h.expire(at)
+	at = h.advanceClock(at)
+	h.table.expire(at)
 	st, err := h.serving(at)
 	if err != nil {
 		return footing{}, at, err
@@ -251,31 +242,31 @@ func (h *Host) admit(o parsedOpen, at time.Time) (footing, time.Time, error) {
 	if _, ok := h.table.findRoom(true, at); !ok {
 		return footing{}, at, h.refuseFull()
 	}
-	r, err := st.sealing(o.pin, at)
+	r, err := st.sealingRing(o.pin, at)
 	if err != nil {
 		return footing{}, at, err
 	}
-	if o.wants&WantHead != 0 && !h.known.reached(attest.Digest(o.least)) {
-		return footing{}, at, wire.Refuse(wire.Behind, "open request: least policy head", attest.Digest(o.least), "one that the unit has got to: "+h.known.head.String())
+	if o.wants&wantHead != 0 && !h.known.hasReached(attest.Digest(o.least)) {
+		return footing{}, at, wire.Refuse(wire.Behind, "open request: least policy head", attest.Digest(o.least), "at most that of the unit: "+h.known.head.String())
 	}
 	return footing{credentials: st, ring: r, head: h.known.head, alone: h.known.old[r.key.ID()]}, at, nil
 }
 
-// spend takes a client's KEM key, once.
-func (h *Host) spend(kemKey []byte, at time.Time) error {
+// spendKey uses a client's KEM key, once.
+func (h *Host) spendKey(kemKey []byte, at time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.spent.take(kemKey, h.at(at))
+	return h.spent.takeKey(kemKey, h.advanceClock(at))
 }
 
-// Expiry is when a session that is opened now ends: within an hour, the
-// certificate, and the ring key.
+// expiry returns when a session that is opened now ends: within an hour, and before
+// the certificate and the ring key.
 func (st *credentials) expiry(sealing *ring, at time.Time) uint64 {
 	end := min(at.Unix()+unitauth.MaxSession, st.NotAfter.Unix(), sealing.key.End().Unix())
 	return uint64(end)
 }
 
-// Evidence is the report data of the fresh evidence that the client wants, and
+// Evidence returns the report data of the fresh evidence that the client wants, and
 // whether it wants any.
 func (a *ServerHandshake) Evidence() (data attest.ReportData, wanted bool, err error) {
 	if a.opening.wants&WantEvidence == 0 {
@@ -285,13 +276,13 @@ func (a *ServerHandshake) Evidence() (data attest.ReportData, wanted bool, err e
 	return data, true, err
 }
 
-// Finish installs the session and gives the answer to the client, and the sealed
-// session for all other units, nil of one that is sealed for none. Evidence is the
-// zero Evidence where none is wanted. It refuses, with "replayed", an id that is known
-// already, and with "ring" a session whose ring was replaced, or is older than a cut
-// that became known, since [Host.Accept]: see [ServerHandshake.Again].
-// At is the unit's time, which the response names: making evidence takes a while.
-func (a *ServerHandshake) Finish(evidence attest.Evidence, at time.Time) (answer, sealed []byte, err error) {
+// Finish installs the session and returns the response to the client, and the sealed
+// session for all other units, nil if it is sealed for none. Evidence is the zero
+// Evidence if none is wanted. Finish refuses, with "replayed", a known id, and with
+// "ring" a session whose ring was replaced since [Host.Accept], or is older than a cut
+// that became known since: see [ServerHandshake.Again].
+// At is the unit's time, which the response contains: making evidence takes a while.
+func (a *ServerHandshake) Finish(evidence attest.Evidence, at time.Time) (response, sealed []byte, err error) {
 	var text []byte
 	if a.opening.wants&WantEvidence != 0 {
 		if text, err = evidence.MarshalJSON(); err != nil {
@@ -301,25 +292,25 @@ func (a *ServerHandshake) Finish(evidence attest.Evidence, at time.Time) (answer
 	h, s := a.host, a.session
 	var ticket []byte
 	if !s.alone {
-		if ticket, err = h.seal(a.ring, s); err != nil {
+		if ticket, err = h.sealSession(a.ring, s); err != nil {
 			return nil, nil, err
 		}
 	}
 	digest, ticketDigest := wire.Sum(text), wire.Sum(ticket)
 	now := unitauth.TimeBytes(at)
-	signature, err := unitauth.Sign(h.key, wire.LabelSessionSignature, a.transcript[:], digest[:], ticketDigest[:], now)
+	signature, err := unitauth.SignFields(h.key, wire.LabelSessionSignature, a.transcript[:], digest[:], ticketDigest[:], now)
 	if err != nil {
 		return nil, nil, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if _, over := h.table.closed(s.id); over || h.table.byID[s.id] != nil {
-		return nil, nil, wire.Refuse(wire.Replayed, "session "+s.id.String(), "a known id", "a new one")
+		return nil, nil, wire.Refuse(wire.Replayed, "session "+s.id.String(), "a known id", "a new id")
 	}
-	if err := h.add(s); err != nil {
+	if err := h.addSession(s); err != nil {
 		return nil, nil, err
 	}
 	st := a.credentials
-	return wire.Frame(wire.LabelSessionAnswer, a.enc, s.id[:], h.id[:], st.Identity[:], s.ring[:], s.head[:],
+	return wire.Frame(wire.LabelSessionResponse, a.enc, s.id[:], h.id[:], st.Identity[:], s.ring[:], s.head[:],
 		wire.Uint64(s.expiry), st.chain, signature, text, ticket, now), ticket, nil
 }

@@ -37,7 +37,7 @@ func BenchmarkJoin(b *testing.B) {
 	a := w.host(Limits{})
 	_, sealed := w.opened(a, w.byTask())
 	u := testworld.Must(envelope.ParseSealed(envelope.Session, sealed))
-	k := testworld.Must(a.credentials.follow.derive(a.id))
+	k := testworld.Must(a.credentials.follow.deriveSealKey(a.id))
 	b.Run("aead", func(b *testing.B) {
 		dst := make([]byte, 0, envelope.MaxSealed)
 		measured(b, func() { testworld.Must(k.aead.Open(dst, u.Nonce, u.Ciphertext, u.AD)) })
@@ -58,7 +58,7 @@ func BenchmarkJoin(b *testing.B) {
 				h = w.host(Limits{Sessions: batch})
 				b.StartTimer()
 			}
-			testworld.Must(h.Join(list[i%batch], noon))
+			testworld.Must(h.ImportSession(list[i%batch], noon))
 		})
 	})
 }

@@ -17,14 +17,14 @@ import (
 // MaxSmall is the largest content in bytes that is read whole before it is sent.
 const MaxSmall = 16 << 10
 
-// headSize is what the head of a small message takes mostly, in bytes.
+// headSize is the usual size of the head of a small message, in bytes.
 const headSize = 256
 
-// responseStart is the size in bytes of what the plaintext of an answer begins with:
-// its kind, and the unit's time.
+// responseStart is the size in bytes of the start of a response's plaintext: its kind,
+// and the unit's time.
 const responseStart = 1 + 8
 
-// ResponseKind says what a response is, by the first byte of its plaintext.
+// ResponseKind is the first byte of the plaintext of a response.
 type ResponseKind byte
 
 // The kinds.
@@ -34,17 +34,17 @@ const (
 	KindClosed                          // nothing follows
 )
 
-// responsePrefix is the size in bytes of what stands before the chunks of an
-// answer: unit id and response nonce.
+// responsePrefix is the size in bytes of unit id and response nonce, which precede the
+// chunks of a response.
 const responsePrefix = 16 + 16
 
-// RequestConfig says how a request of a session is sent. Only NotAfter is required.
+// RequestConfig configures a request in a session. Only NotAfter is required.
 type RequestConfig struct {
 	Target   wire.UnitID  // the unit that the request is bound to; zero: none
 	NotAfter time.Time    // when a unit may no longer begin to execute it
 	Flags    wire.Flags   // whether it closes the session, or wants a receipt
 	Valid    func() error // refuses once policy has ended the session; nil: never
-	Pool     *chunk.Pool  // lends buffers for its chunks; nil: they are made
+	Pool     *chunk.Pool  // of buffers for its chunks; nil: they are allocated
 }
 
 // ClientRequest seals one request of a client, and opens the response to it. It is used
@@ -54,35 +54,35 @@ type ClientRequest struct {
 	session *Session
 	header  wire.Header
 	raw     [wire.HeaderSize]byte
-	stands  func() error     // refuses once policy has ended the session; nil: never
-	record  *unitauth.Record // what a receipt is about; nil: none wanted
+	valid   func() error     // refuses once policy has ended the session; nil: never
+	record  *unitauth.Record // that a receipt proves; nil: none wanted
 	pool    *chunk.Pool      // for its chunks; nil: none
 }
 
 // NewRequest takes the next request number of the session. It refuses, with
 // [ErrClosed], a session that was closed.
 func (s *Session) NewRequest(c RequestConfig) (*ClientRequest, error) {
-	x, err := s.begin(c.Target, c.NotAfter, c.Flags)
+	x, err := s.newRequest(c.Target, c.NotAfter, c.Flags)
 	if err != nil {
 		return nil, err
 	}
-	x.stands, x.pool = c.Valid, c.Pool
+	x.valid, x.pool = c.Valid, c.Pool
 	return x, nil
 }
 
-// Session is the session of the request.
+// Session returns the session of the request.
 func (x *ClientRequest) Session() *Session { return x.session }
 
-// Number is the request's number in its session.
+// Number returns the request's number in its session.
 func (x *ClientRequest) Number() uint64 { return x.header.Number }
 
-// Record is what the receipt of the response is about: complete when the request was
-// sent and the response read to its end. It is nil where no receipt is wanted.
+// Record returns the record that the receipt of the response proves. It is complete when
+// the request was sent and the response read to its end, and nil if no receipt is wanted.
 func (x *ClientRequest) Record() *unitauth.Record { return x.record }
 
-// begin takes the next request number of the session.
-func (s *Session) begin(target wire.UnitID, notAfter time.Time, flags wire.Flags) (*ClientRequest, error) {
-	header, err := s.take(target, notAfter, flags)
+// newRequest takes the next request number of the session.
+func (s *Session) newRequest(target wire.UnitID, notAfter time.Time, flags wire.Flags) (*ClientRequest, error) {
+	header, err := s.nextHeader(target, notAfter, flags)
 	if err != nil {
 		return nil, err
 	}
@@ -94,11 +94,11 @@ func (s *Session) begin(target wire.UnitID, notAfter time.Time, flags wire.Flags
 }
 
 func (x *ClientRequest) sealer() (*chunk.Writer, error) {
-	aead, err := x.session.key(wire.LabelRequestKey, x.raw[:])
+	aead, err := x.session.messageKey(wire.LabelRequestKey, x.raw[:])
 	return chunk.NewWriter(aead), err
 }
 
-// digest keeps plaintext of the request for the receipt.
+// recordPlaintext appends plaintext of the request to the record.
 func (x *ClientRequest) recordPlaintext(plaintext []byte) {
 	if x.record != nil {
 		x.record.Request = append(x.record.Request, plaintext...)
@@ -113,7 +113,7 @@ func (x *ClientRequest) Whole(h bhttp.Head, body io.Reader) ([]byte, error) {
 		return nil, err
 	}
 	const start = wire.HeaderSize + chunk.LengthSize
-	b := make([]byte, start, start+chunk.Bucket(int(h.Length)+headSize)+chunk.TagSize)
+	b := make([]byte, start, start+chunk.BucketSize(int(h.Length)+headSize)+chunk.TagSize)
 	copy(b, x.raw[:])
 	if h.Method != "" {
 		if b, err = bhttp.AppendRequest(b, h); err != nil {
@@ -123,13 +123,13 @@ func (x *ClientRequest) Whole(h bhttp.Head, body io.Reader) ([]byte, error) {
 		if _, err := io.ReadFull(body, b[len(b):len(b)+int(h.Length)]); err != nil {
 			return nil, fmt.Errorf("reading the request's body: %w", err)
 		}
-		b = chunk.Pad(b[:len(b)+int(h.Length)], start)
+		b = chunk.PadToBucket(b[:len(b)+int(h.Length)], start)
 	}
 	if len(b)-start > chunk.MaxPlaintext {
 		return nil, wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b)-start, chunk.MaxPlaintext)
 	}
 	x.recordPlaintext(b[start:])
-	return append(b[:wire.HeaderSize], s.Seal(b[wire.HeaderSize:], chunk.Final)...), nil
+	return append(b[:wire.HeaderSize], s.SealChunk(b[wire.HeaderSize:], chunk.Final)...), nil
 }
 
 // RequestStream is a request of many chunks, sealed as it is read: first the head alone,
@@ -147,14 +147,14 @@ type RequestStream struct {
 	buf *chunk.Buffer // nil before the second chunk, and after the end
 }
 
-// pending is what is sealed of a request and not sent yet.
+// pending is the sealed part of a request that is not sent yet.
 type pending struct {
 	out   []byte
 	ended bool // nothing follows out
 }
 
-// ringOfKey gives the next bytes; fill seals more where there are none.
-func (o *pending) take(p []byte, fill func() error) (int, error) {
+// readPending returns the next bytes; fill seals more if there are none.
+func (o *pending) readPending(p []byte, fill func() error) (int, error) {
 	if err := o.ready(fill); err != nil {
 		return 0, err
 	}
@@ -163,7 +163,7 @@ func (o *pending) take(p []byte, fill func() error) (int, error) {
 	return n, nil
 }
 
-// ready makes out at least one byte, or gives io.EOF.
+// ready makes out at least one byte, or returns io.EOF.
 func (o *pending) ready(fill func() error) error {
 	for len(o.out) == 0 {
 		if o.ended {
@@ -183,22 +183,22 @@ func (x *ClientRequest) Stream(h bhttp.Head, body io.ReadCloser, trailer map[str
 	return &RequestStream{x: x, sealer: s, head: h, body: body, trailer: trailer, left: h.Length}, err
 }
 
-// Read gives the request's bytes.
+// Read returns the request's bytes.
 func (s *RequestStream) Read(p []byte) (int, error) {
 	s.read.Store(true)
-	n, err := s.take(p, s.fill)
+	n, err := s.readPending(p, s.sealNext)
 	if err == io.EOF {
 		s.release()
 	}
 	return n, err
 }
 
-// WriteTo writes the request's bytes, each chunk at once. net/http asks for it, and
-// copies through a smaller buffer of its own what has only Read.
+// WriteTo writes the request's bytes, each chunk at once. net/http prefers it,
+// and copies a body that has only Read through a smaller buffer of its own.
 func (s *RequestStream) WriteTo(w io.Writer) (written int64, err error) {
 	s.read.Store(true)
 	for {
-		if err := s.ready(s.fill); err == io.EOF {
+		if err := s.ready(s.sealNext); err == io.EOF {
 			s.release()
 			return written, nil
 		} else if err != nil {
@@ -212,8 +212,8 @@ func (s *RequestStream) WriteTo(w io.Writer) (written int64, err error) {
 	}
 }
 
-// Release gives the buffer back, all of which was sent. Only who has read the last
-// of it may: a body is closed by others, and while it is read.
+// release returns the buffer, all of which was sent. Only the goroutine that has read
+// the last of it calls release: others close a body, also while it is read.
 func (s *RequestStream) release() {
 	s.x.pool.Put(s.buf)
 	s.buf = nil
@@ -225,11 +225,11 @@ func (s *RequestStream) Started() bool { return s.read.Load() }
 // Close closes the request's body.
 func (s *RequestStream) Close() error { return s.body.Close() }
 
-// fill seals the next chunk.
-func (s *RequestStream) fill() error {
+// sealNext seals the next chunk.
+func (s *RequestStream) sealNext() error {
 	if !s.begun {
 		s.begun = true
-		return s.first()
+		return s.sealHead()
 	}
 	if s.buf == nil {
 		s.buf = s.x.pool.Get()
@@ -245,31 +245,31 @@ func (s *RequestStream) fill() error {
 	}
 	switch {
 	case s.head.Length == bhttp.Indeterminate && n > 0:
-		s.out = s.chunk(indeterminatePart(buf, n), chunk.More)
+		s.out = s.sealChunk(indeterminatePart(buf, n), chunk.More)
 	case s.head.Length == bhttp.Indeterminate && err == io.EOF:
-		return s.last([]byte{0})
+		return s.sealTrailers([]byte{0})
 	case n > 0 && int64(n) == s.left && len(s.trailer) == 0:
 		s.ended = true
-		s.out = s.chunk(buf[partRoom-chunk.LengthSize:partRoom+n], chunk.Final)
+		s.out = s.sealChunk(buf[partRoom-chunk.LengthSize:partRoom+n], chunk.Final)
 	case n > 0:
 		s.left -= int64(n)
-		s.out = s.chunk(buf[partRoom-chunk.LengthSize:partRoom+n], chunk.More)
+		s.out = s.sealChunk(buf[partRoom-chunk.LengthSize:partRoom+n], chunk.More)
 	case s.left == 0:
-		return s.last(nil)
+		return s.sealTrailers(nil)
 	case err == io.EOF:
 		return io.ErrUnexpectedEOF
 	}
 	return nil
 }
 
-// chunk seals a buffer that begins with room for the length.
-func (s *RequestStream) chunk(b []byte, at chunk.Flag) []byte {
+// sealChunk seals a buffer that begins with room for the length.
+func (s *RequestStream) sealChunk(b []byte, at chunk.Flag) []byte {
 	s.x.recordPlaintext(b[chunk.LengthSize:])
-	return s.sealer.Seal(b, at)
+	return s.sealer.SealChunk(b, at)
 }
 
-// First is header and head.
-func (s *RequestStream) first() error {
+// sealHead seals header and head.
+func (s *RequestStream) sealHead() error {
 	b := make([]byte, wire.HeaderSize+chunk.LengthSize, 1024)
 	copy(b, s.x.raw[:])
 	b, err := bhttp.AppendRequest(b, s.head)
@@ -279,37 +279,37 @@ func (s *RequestStream) first() error {
 	if len(b) > wire.HeaderSize+chunk.LengthSize+chunk.MaxPlaintext {
 		return wire.Refuse(wire.TooLarge, "request: head: size in bytes", len(b), chunk.MaxPlaintext)
 	}
-	s.out = append(b[:wire.HeaderSize], s.chunk(b[wire.HeaderSize:], chunk.More)...)
+	s.out = append(b[:wire.HeaderSize], s.sealChunk(b[wire.HeaderSize:], chunk.More)...)
 	return nil
 }
 
-// last is the chunk of the trailers.
-func (s *RequestStream) last(terminator []byte) error {
+// sealTrailers seals the chunk of the trailers.
+func (s *RequestStream) sealTrailers(terminator []byte) error {
 	b, err := bhttp.AppendTrailers(append(make([]byte, chunk.LengthSize), terminator...), s.trailer, s.head.Length)
 	if err != nil {
 		return err
 	}
 	s.ended = true
-	s.out = s.chunk(b, chunk.Final)
+	s.out = s.sealChunk(b, chunk.Final)
 	return nil
 }
 
-// A part of content is read behind room for the chunk's length and, where the
+// A part of content is read after room for the chunk's length and, where the
 // content is of indeterminate length, the part's.
 const (
 	partRoom = chunk.LengthSize + 4
 	maxPart  = chunk.MaxPlaintext - 4
 )
 
-// indeterminatePart puts the part's length before its n bytes at partRoom and
-// gives the buffer from the chunk's length on.
+// indeterminatePart puts the part's length before its n bytes at partRoom and returns
+// the buffer from the chunk's length on.
 func indeterminatePart(buf []byte, n int) []byte {
 	start := partRoom - chunk.LengthSize - bhttp.VarintSize(uint64(n))
 	bhttp.AppendVarint(buf[:start+chunk.LengthSize], uint64(n))
 	return buf[start : partRoom+n]
 }
 
-// Response is what a unit answered, authenticated.
+// Response is an authenticated response of a unit.
 type Response struct {
 	Unit    wire.UnitID
 	Time    time.Time // the unit's, when it began to respond
@@ -320,8 +320,7 @@ type Response struct {
 	source  *chunk.Plaintext // that Content reads
 }
 
-// Receipt is the unit's receipt, once the content was read to its end; nil: there is
-// none.
+// Receipt returns the unit's receipt, once the content was read to its end; nil: none.
 func (a *Response) Receipt() []byte {
 	if a.source == nil {
 		return nil
@@ -329,23 +328,23 @@ func (a *Response) Receipt() []byte {
 	return a.source.Receipt()
 }
 
-// Open reads a response up to the end of its head. It refuses with "identity" an
-// answer of another unit than the bound one, and as [Reader.next] does.
+// Open reads a response up to the end of its head. It refuses with "identity" a
+// response of another unit than the bound one, and as [chunk.Reader.Next] does.
 func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 	var prefix [responsePrefix]byte
 	if _, err := io.ReadFull(r, prefix[:]); err != nil {
-		return Response{}, chunk.CutOff(err)
+		return Response{}, chunk.TruncatedError(err)
 	}
 	a := Response{Unit: wire.UnitID(prefix[:16])}
 	if x.header.Target != (wire.UnitID{}) && a.Unit != x.header.Target {
-		return Response{}, wire.Refuse(wire.WrongIdentity, "answer: unit", a.Unit, x.header.Target)
+		return Response{}, wire.Refuse(wire.WrongIdentity, "response: unit", a.Unit, x.header.Target)
 	}
 	aead, err := x.session.responseKey(x.header, x.raw[:], prefix[:16], prefix[16:])
 	if err != nil {
 		return Response{}, err
 	}
 	s := chunk.NewPlaintext(r, aead, x.pool)
-	s.Valid = x.stands
+	s.Valid = x.valid
 	if x.record != nil {
 		s.EndsInReceipt, s.Copy = true, (*responseRecorder)(x.record)
 	}
@@ -354,7 +353,7 @@ func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 		return Response{}, err
 	}
 	if len(first) < responseStart {
-		return Response{}, wire.Refuse(wire.Malformed, "answer: size in bytes", len(first), "its kind and time")
+		return Response{}, wire.Refuse(wire.Malformed, "response: size in bytes", len(first), "its kind and time")
 	}
 	a.Kind = ResponseKind(first[0])
 	if a.Time, err = unitauth.ParseTime(first[1:responseStart]); err != nil {
@@ -369,21 +368,21 @@ func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 	case KindNotExecuted, KindClosed:
 		a.Reason = wire.Reason(bytes.TrimRight(rest, "\x00"))
 		if a.Kind == KindClosed && a.Reason != "" {
-			return Response{}, wire.Refuse(wire.Malformed, "answer: content of closed", len(a.Reason), 0)
+			return Response{}, wire.Refuse(wire.Malformed, "response: content of closed", len(a.Reason), 0)
 		}
 		if _, err := s.Next(); err != io.EOF {
-			return Response{}, wire.Refuse(wire.Malformed, "answer: chunks", "more", "one")
+			return Response{}, wire.Refuse(wire.Malformed, "response: chunks", "a chunk after the final one of its kind", "1")
 		}
 	default:
-		return Response{}, wire.Refuse(wire.Malformed, "answer: kind", a.Kind, "0 to 2")
+		return Response{}, wire.Refuse(wire.Malformed, "response: kind", a.Kind, "0 to 2")
 	}
 	return a, nil
 }
 
-// responseRecorder adds plaintext of the answer to a record.
+// responseRecorder adds plaintext of the response to a record.
 type responseRecorder unitauth.Record
 
 func (r *responseRecorder) Write(b []byte) (int, error) {
-	r.Answer = append(r.Answer, b...)
+	r.Response = append(r.Response, b...)
 	return len(b), nil
 }

@@ -29,7 +29,7 @@ func (w *world) adopt(edits ...string) policy.Approved {
 	return next
 }
 
-// CutOff is the policy that cuts one more unit off, in force as by adopt.
+// cutOff is the policy that cuts one more unit off, in force as by adopt.
 func (w *world) cutOff(id wire.UnitID) policy.Approved {
 	w.T.Helper()
 	const table, key = "[task.scoring]\n", "cut_units = ["
@@ -62,14 +62,14 @@ func (w *world) drawRings() {
 }
 
 // openedBy is what a unit answers an open request with, and what it seals.
-func (w *world) openedBy(h *Host, o *ClientHandshake) (answer, sealed []byte) {
+func (w *world) openedBy(h *Host, o *ClientHandshake) (response, sealed []byte) {
 	w.T.Helper()
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, w.clock.Now()))
-	answer, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
+	response, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	if err != nil {
 		w.T.Fatal(err)
 	}
-	return answer, sealed
+	return response, sealed
 }
 
 // TestCutUnitOpensNothing is the twin of a unit that is cut off: it has heard of
@@ -88,11 +88,11 @@ func TestCutUnitOpensNothing(t *testing.T) {
 		cut()
 		for _, pin := range []unitauth.Pin{w.byTask(), {Genesis: w.policy.Genesis(), ID: twin.credentials.Identity}} {
 			o := testworld.Must(NewClientHandshake(pin, 0))
-			answer, _ := w.openedBy(twin, o)
-			if _, err := o.Finish(answer, before, noon); err != nil {
+			response, _ := w.openedBy(twin, o)
+			if _, err := o.Finish(response, before, noon); err != nil {
 				t.Errorf("by policy before the cut: %v", err)
 			}
-			_, err := o.Finish(answer, w.trust(), noon)
+			_, err := o.Finish(response, w.trust(), noon)
 			if reason := wire.ReasonOf(err); reason != wire.CutOff && reason != wire.WrongIdentity {
 				t.Errorf("session: got %v, want %q or, where the release is gone, %q", err, wire.CutOff, wire.WrongIdentity)
 			}
@@ -115,9 +115,9 @@ func TestCutWhileRead(t *testing.T) {
 	h := w.host(Limits{})
 	s, _ := w.opened(h, w.byTask())
 	raw := asked(s, http.MethodGet, h.ID(), noon.Add(time.Minute))
-	x := testworld.Must(h.begin([wire.HeaderSize]byte(raw), noon))
+	x := testworld.Must(h.findSession([wire.HeaderSize]byte(raw), noon))
 	h.Follow(w.cutOff(h.ID()))
-	testworld.Refused(t, x.open(bytes.NewReader(raw[wire.HeaderSize:]), atNoon), wire.CutOff)
+	testworld.Refused(t, x.openFirst(bytes.NewReader(raw[wire.HeaderSize:]), atNoon), wire.CutOff)
 }
 
 // TestBetweenCutAndRenewal follows a unit that is not cut off from a cut of another to
@@ -129,12 +129,12 @@ func TestBetweenCutAndRenewal(t *testing.T) {
 	kept, sealed := w.opened(h, w.byTask())
 	_, pushed := w.opened(other, w.byTask())
 	_, strict := w.opened(other, w.byID())
-	testworld.Must(h.Join(strict, noon))
+	testworld.Must(h.ImportSession(strict, noon))
 	from := w.policy.Head()
 	h.Follow(w.cutOff(other.ID()))
 
 	for name, copied := range map[string][]byte{"a pushed session": pushed, "its own sealed copy": sealed} {
-		_, err := h.Join(copied, noon)
+		_, err := h.ImportSession(copied, noon)
 		if wire.ReasonOf(err) != wire.UnknownRing {
 			t.Errorf("%s: got %v, want %q", name, err, wire.UnknownRing)
 		}
@@ -151,10 +151,10 @@ func TestBetweenCutAndRenewal(t *testing.T) {
 		t.Errorf("got %d sealed anew, %d left, %v, want nothing", len(again), left, err)
 	}
 	o := testworld.Must(NewClientHandshake(w.byTask(), 0))
-	answer, sealed := w.openedBy(h, o)
-	alone := testworld.Must(o.Finish(answer, w.trust(), noon))
-	if sealed != nil || !alone.Alone() || len(alone.Ticket()) > 0 || alone.Head() != from {
-		t.Errorf("got a session with %d sealed bytes, alone %v, a ticket of %d bytes, under head %v; want one that is alone, under %v", len(sealed), alone.Alone(), len(alone.Ticket()), alone.Head(), from)
+	response, sealed := w.openedBy(h, o)
+	alone := testworld.Must(o.Finish(response, w.trust(), noon))
+	if sealed != nil || !alone.Alone() || len(alone.Ticket()) > 0 || alone.PolicyHead() != from {
+		t.Errorf("got a session with %d sealed bytes, alone %v, a ticket of %d bytes, under head %v; want one that is alone, under %v", len(sealed), alone.Alone(), len(alone.Ticket()), alone.PolicyHead(), from)
 	}
 
 	w.drawRings()
@@ -169,8 +169,8 @@ func TestBetweenCutAndRenewal(t *testing.T) {
 		t.Errorf("got %d sealed anew, %d left, %v, want nothing: what is alone stays alone", len(again), left, err)
 	}
 	s, sealed := w.opened(h, w.byTask())
-	if sealed == nil || s.Alone() || s.Head() != w.policy.Head() {
-		t.Errorf("got a session with %d sealed bytes, alone %v, under head %v, want one for all units under %v", len(sealed), s.Alone(), s.Head(), w.policy.Head())
+	if sealed == nil || s.Alone() || s.PolicyHead() != w.policy.Head() {
+		t.Errorf("got a session with %d sealed bytes, alone %v, under head %v, want one for all units under %v", len(sealed), s.Alone(), s.PolicyHead(), w.policy.Head())
 	}
 }
 
@@ -183,8 +183,8 @@ func TestUnheardUnit(t *testing.T) {
 	w.cutOff(other.ID())
 	for name, pin := range map[string]unitauth.Pin{"by task": w.byTask(), "by id": w.byID()} {
 		o := testworld.Must(NewClientHandshake(pin, 0))
-		answer, _ := w.openedBy(h, o)
-		if _, err := o.Finish(answer, w.trust(), noon); wire.ReasonOf(err) != wire.Behind {
+		response, _ := w.openedBy(h, o)
+		if _, err := o.Finish(response, w.trust(), noon); wire.ReasonOf(err) != wire.Behind {
 			t.Errorf("%s: got %v, want %q", name, err, wire.Behind)
 		}
 	}
@@ -246,13 +246,13 @@ func TestLeastHeadIsSaid(t *testing.T) {
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
 	a.head = h.credentials.Head
 	testworld.Must(0, a.begin(noon))
-	answer, _, err := a.Finish(attest.Evidence{}, w.clock.Now())
+	response, _, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = o.Finish(answer, w.trust(), noon)
+	_, err = o.Finish(response, w.trust(), noon)
 	testworld.Refused(t, err, wire.Behind)
-	if _, err := NewClientHandshake(w.byTask(), WantHead); wire.ReasonOf(err) != wire.BadRequest {
+	if _, err := NewClientHandshake(w.byTask(), wantHead); wire.ReasonOf(err) != wire.BadRequest {
 		t.Errorf("wanting a head without one: got %v, want %q", err, wire.BadRequest)
 	}
 }
@@ -268,11 +268,11 @@ func TestKnownBesideOpen(t *testing.T) {
 	_, _, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	testworld.Refused(t, err, wire.UnknownRing)
 	testworld.Must(0, a.Again(noon))
-	answer, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
+	response, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := testworld.Must(o.Finish(answer, w.trust(), noon)); sealed != nil || !s.Alone() {
+	if s := testworld.Must(o.Finish(response, w.trust(), noon)); sealed != nil || !s.Alone() {
 		t.Errorf("got %d sealed bytes, alone %v, want a session that is alone", len(sealed), s.Alone())
 	}
 }
@@ -293,7 +293,7 @@ func TestOldRingIsDropped(t *testing.T) {
 	if got := h.Stats(noon).Rings; got != 4 {
 		t.Errorf("got %d ring keys, want current and next of two kinds", got)
 	}
-	if held := h.table.byID[s.ID()]; held.state != dropped {
+	if known := h.table.byID[s.ID()]; known.state != dropped {
 		t.Error("a session under a key from before the cut is open")
 	}
 }
@@ -335,12 +335,12 @@ func TestRetiredIsNotCut(t *testing.T) {
 	if err := s.CutOff(w.policy, noon); err != nil {
 		t.Errorf("the session: %v", err)
 	}
-	if _, err := other.Join(sealed, noon); err != nil {
+	if _, err := other.ImportSession(sealed, noon); err != nil {
 		t.Errorf("joining the session: %v", err)
 	}
 	o := testworld.Must(NewClientHandshakeSince(w.byTask(), 0, w.byTask().LastCut(w.policy)))
-	answer, sealed := w.openedBy(h, o)
-	if again, err := o.Finish(answer, w.trust(), noon); err != nil || again.Alone() || sealed == nil {
+	response, sealed := w.openedBy(h, o)
+	if again, err := o.Finish(response, w.trust(), noon); err != nil || again.Alone() || sealed == nil {
 		t.Errorf("another session: %v, %d sealed bytes, want one for all units", err, len(sealed))
 	}
 	if cut := w.byTask().LastCut(w.policy); !cut.IsZero() {
@@ -355,8 +355,8 @@ func TestAloneOpenerIsCut(t *testing.T) {
 	h := w.host(Limits{})
 	h.Follow(w.cutOff(w.host(Limits{}).ID()))
 	o := testworld.Must(NewClientHandshake(w.byTask(), 0))
-	answer, _ := w.openedBy(h, o)
-	s := testworld.Must(o.Finish(answer, w.trust(), noon))
+	response, _ := w.openedBy(h, o)
+	s := testworld.Must(o.Finish(response, w.trust(), noon))
 	if err := s.CutOff(w.cutOff(w.host(Limits{}).ID()), noon); err != nil || !s.Alone() {
 		t.Errorf("another unit is cut off: %v, alone %v", err, s.Alone())
 	}
@@ -371,7 +371,7 @@ func TestInheritedCut(t *testing.T) {
 	h, _ := w.successor(w.ring)
 	_, sealed := w.opened(old, w.byTask())
 	_, later := w.opened(old, w.byTask())
-	id := testworld.Must(h.Join(sealed, noon))
+	id := testworld.Must(h.ImportSession(sealed, noon))
 	// The release before goes, which its units alone are cut off by.
 	h.Follow(w.adopt("[task.scoring.release.\"1\"]\nreference = [ { platform = \"soft\", program = \""+wire.Sum([]byte("scoring 1")).String()+"\" } ]\n", "", "continues = \"1\"\n", ""))
 	if again, left, err := h.Reseal(10, noon); err != nil || len(again)+left > 0 {
@@ -380,7 +380,7 @@ func TestInheritedCut(t *testing.T) {
 	if s := h.table.byID[id]; s.state != open {
 		t.Error("a session in memory ended before the renewal")
 	}
-	_, err := h.Join(later, noon)
+	_, err := h.ImportSession(later, noon)
 	testworld.Refused(t, err, wire.UnknownRing)
 	s, sealed := w.opened(h, w.byTask())
 	if s.Alone() || sealed == nil {

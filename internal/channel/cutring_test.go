@@ -33,7 +33,7 @@ func TestCutBesideJoin(t *testing.T) {
 		h := w.host(Limits{})
 		_, sealed := w.opened(w.host(Limits{}), w.byTask())
 		if known {
-			if _, err := h.Join(sealed, w.clock.Now()); err != nil {
+			if _, err := h.ImportSession(sealed, w.clock.Now()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -42,7 +42,7 @@ func TestCutBesideJoin(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := &session{id: u.Session, expiry: u.Expiry, ring: u.Ring}
-		if err := openBody(s, testworld.Must(r.open(u, nil)), r.pin); err != nil {
+		if err := openBody(s, testworld.Must(r.openSealed(u, nil)), r.pin); err != nil {
 			t.Fatal(err)
 		}
 		w.cutRings(h)
@@ -88,12 +88,12 @@ func TestCutBesideOpen(t *testing.T) {
 	if err := a.Again(w.clock.Now()); err != nil {
 		t.Fatal(err)
 	}
-	answer, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
+	response, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := testworld.Must(o.Finish(answer, w.trust(), w.clock.Now()))
-	if other := w.host(Limits{}); s.ID() != testworld.Must(other.Join(sealed, w.clock.Now())) {
+	s := testworld.Must(o.Finish(response, w.trust(), w.clock.Now()))
+	if other := w.host(Limits{}); s.ID() != testworld.Must(other.ImportSession(sealed, w.clock.Now())) {
 		t.Error("another unit holds another session")
 	}
 }
@@ -104,7 +104,7 @@ func TestErasedRingKeepsNothing(t *testing.T) {
 	w := newWorld(t)
 	r := w.host(Limits{}).credentials.follow
 	var derived *sealKey
-	err := r.use(wire.UnitID{1}, func(k *sealKey) error {
+	err := r.withSealKey(wire.UnitID{1}, func(k *sealKey) error {
 		derived = k
 		r.erase()
 		return nil

@@ -6,7 +6,7 @@
 // the clock. Package channelhttp connects it to net/http. On the client's side [NewClientHandshake]
 // makes an open request and [ClientHandshake.Finish] makes a [Session] of the response;
 // [Session.NewRequest] seals a request and opens its response. On the unit's side a [Host]
-// keeps ring keys and sessions: [Host.Accept] opens a session, [Host.Join] takes over one
+// keeps ring keys and sessions: [Host.Accept] opens a session, [Host.ImportSession] takes over one
 // that another unit sealed, and [Host.Open] returns a [ServerRequest], with its plaintext
 // and a [Responder]. One-off requests (Oblivious HTTP) have [SealOHTTP] and
 // [Host.OpenOHTTP].
@@ -32,4 +32,4 @@ import "github.com/cohort-tee/cohort/internal/wire"
 
 // ErrClosed is the error of requests in a session that was closed on this side. It is also
 // its reason: errors.Is(err, wire.SessionOver).
-var ErrClosed = wire.Refuse(wire.SessionOver, "session", "closed", "an open one")
+var ErrClosed = wire.Refuse(wire.SessionOver, "session", "closed on this side", "an open session")

@@ -18,7 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Limits bound what a host keeps. Zero fields take the defaults.
+// Limits bound the sessions and requests of a host. Zero fields take the defaults.
 type Limits struct {
 	Sessions int // in the table, of all units; 131,072
 	Opened   int // of those, opened by this unit; a quarter
@@ -27,8 +27,8 @@ type Limits struct {
 	OneOffs  int // one-off requests under way; 512
 }
 
-// UnitCredentials is what a unit is by its newest certificate report. The host owns
-// the ring keys in it: it erases those that a later standing does not hold.
+// UnitCredentials are the certificates and keys of a unit by its newest certificate
+// report. The host owns the ring keys: it erases those that later credentials lack.
 type UnitCredentials struct {
 	Task     string
 	Group    string // and Role, where the unit works in a group: then strict ring
@@ -41,28 +41,28 @@ type UnitCredentials struct {
 	Cross    []byte        // cross-certificate, in a group the group root, DER
 	NotAfter time.Time     // of the unit certificate
 	OneOff   bool          // policy lets one-off requests be marked instead of safe
-	Facts    policy.Facts  // that the unit certificate says of the unit
+	Facts    policy.Facts  // about the unit, in its certificate
 	Ring     identity.Ring
 }
 
 // Host is the unit's side of all its sessions. The zero Host serves nothing. It
 // is safe for concurrent use.
 //
-// The times that are passed to it are the unit's own, which never go back: a clock
-// that does would bring back sessions whose replay windows are gone. Of two that
-// come in another order than they were read the later one counts.
+// The times that are passed to it are the unit's own, which never go back: a clock that
+// went back would revive sessions whose replay windows are gone. If two times arrive in
+// another order than they were read, the later one counts.
 type Host struct {
 	id        wire.UnitID
 	key       *ecdsa.PrivateKey
 	limits    Limits
 	bodies    sync.Pool  // of *[]byte, for plaintext of sealed sessions
 	chunks    chunk.Pool // of requests
-	responses sync.Pool  // of *[]byte, for chunks of answers
+	responses sync.Pool  // of *[]byte, for chunks of responses
 
 	mu          watched // guards all below
 	newest      time.Time
 	credentials *credentials // nil before the first Update
-	known       knownPolicy  // of policy, beside the standing
+	known       knownPolicy  // of policy, beside the credentials
 	table       table
 	spent       spent // KEM keys of clients
 	stale       bool  // a session in the table may want to be sealed anew
@@ -77,8 +77,8 @@ type credentials struct {
 	rings  map[identity.RingID]*ring
 }
 
-// NewHost makes the host of a unit's signing key. It holds no session and no
-// ring until [Host.Update].
+// NewHost makes the host of a unit's signing key. It has no session and no ring until
+// [Host.Update].
 func NewHost(key *ecdsa.PrivateKey, limits Limits) (*Host, error) {
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
@@ -105,11 +105,11 @@ func NewHost(key *ecdsa.PrivateKey, limits Limits) (*Host, error) {
 	return h, nil
 }
 
-// Limits returns what the host keeps at most, with the defaults filled in.
+// Limits returns the limits, with the defaults filled in.
 func (h *Host) Limits() Limits { return h.limits }
 
-// Task is the task of the unit's credentials; empty before the first.
-func (h *Host) Task() string {
+// TaskName returns the task of the unit's credentials; empty before the first.
+func (h *Host) TaskName() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.credentials == nil {
@@ -118,16 +118,15 @@ func (h *Host) Task() string {
 	return h.credentials.Task
 }
 
-// ID is the unit's id.
+// ID returns the unit's id.
 func (h *Host) ID() wire.UnitID { return h.id }
 
-// Update makes s what the unit is from now on. Ring keys that s no longer holds
-// are erased, and with them the secrets of sessions that were not sealed again
-// under another; their replay windows stay. It refuses, with "identity", a
-// certificate of another key, and with "ring" a standing without current keys.
+// Update makes s the credentials of the unit. Ring keys that are not in s are erased, and
+// with them the secrets of sessions that were not sealed again under another key; their
+// replay windows stay. Update refuses, with "identity", a certificate of another key,
+// and with "ring" credentials without current keys.
 //
-// A ring key that is older than a cut which s.Head knows is not taken over, whoever
-// gives it.
+// A ring key that is older than a cut which s.Head knows is not used, whatever its source.
 func (h *Host) Update(s UnitCredentials) error {
 	if err := h.checkOwner(s); err != nil {
 		return err
@@ -135,14 +134,14 @@ func (h *Host) Update(s UnitCredentials) error {
 	next := &credentials{UnitCredentials: s, chain: wire.Frame(wire.LabelChain, s.Unit, s.Cross), rings: map[identity.RingID]*ring{}}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var held map[identity.RingID]*ring
+	var known map[identity.RingID]*ring
 	if h.credentials != nil {
-		held = h.credentials.rings
+		known = h.credentials.rings
 	}
-	then, _ := h.known.policy.At(s.Head) // whose report this is; zero where the policy is not followed yet
+	then, _ := h.known.policy.AtHead(s.Head) // the policy of this report; zero if it is not followed yet
 	own := func(keys identity.RingKeys, of attest.Digest, pin unitauth.Pin, holders identity.RingHolders) *ring {
 		for _, key := range keys.Keys() {
-			r := ringOfKey(held[key.ID()], key, of, pin.Bytes())
+			r := ringOfKey(known[key.ID()], key, of, pin.Encode())
 			r.holders = holders
 			if r.since.IsZero() {
 				r.since = s.Head
@@ -167,15 +166,15 @@ func (h *Host) Update(s UnitCredentials) error {
 	next.strict = own(s.Ring.Strict, of, strict, identity.RingHolders{Identity: s.Identity, Role: s.Role})
 	next.follow = own(s.Ring.Follow, s.Identity, follow, identity.RingHolders{Identity: s.Identity, Follow: true})
 	if next.strict == nil || next.follow == nil {
-		return wire.Refuse(wire.UnknownRing, "unit: ring", "none", "a current key of each kind, no older than a cut that policy knows")
+		return wire.Refuse(wire.UnknownRing, "unit: ring", fmt.Sprintf("a current strict key: %t, a current follow key: %t", next.strict != nil, next.follow != nil), "both, since the last cut that policy knows")
 	}
 	h.credentials, h.stale = next, true
 	h.known.consider(next)
-	h.forget(held)
+	h.forgetRings(known)
 	return nil
 }
 
-// checkOwner refuses a standing that is not this unit's.
+// checkOwner refuses credentials of another unit.
 func (h *Host) checkOwner(s UnitCredentials) error {
 	c, err := x509.ParseCertificate(s.Unit)
 	if err != nil {
@@ -187,51 +186,50 @@ func (h *Host) checkOwner(s UnitCredentials) error {
 	return nil
 }
 
-// ringOfKey is the ring of a key, with what was derived from it, and since when it is
-// held, where it is held already.
-func ringOfKey(held *ring, key *identity.RingKey, of attest.Digest, pin []byte) *ring {
+// ringOfKey returns the ring of a key, with the derived keys and the age of the ring that
+// the unit already has of it.
+func ringOfKey(known *ring, key *identity.RingKey, of attest.Digest, pin []byte) *ring {
 	r := &ring{key: key, identity: of, pin: pin}
-	if held != nil {
-		r.derived, r.since = held.derived, held.since
+	if known != nil {
+		r.derived, r.since = known.derived, known.since
 	} else {
 		r.derived = &derived{seals: map[wire.UnitID]*sealKey{}}
 	}
 	return r
 }
 
-// forget erases the rings that are no longer held and drops the secrets whose
-// newest sealed copy is under one. A session that was sealed under none stays.
-func (h *Host) forget(held map[identity.RingID]*ring) {
-	for id, r := range held {
+// forgetRings erases the rings that are no longer in the credentials and drops the
+// secrets whose newest sealed copy is under one. A session that was sealed under none stays.
+func (h *Host) forgetRings(known map[identity.RingID]*ring) {
+	for id, r := range known {
 		if h.credentials.rings[id] == nil {
 			r.erase()
 		} else if h.credentials.rings[id].key != r.key {
-			r.key.Erase() // the new standing has its own copy
+			r.key.Erase() // the new credentials have their own copy
 		}
 	}
 	for _, s := range h.table.byID {
 		if h.credentials.rings[s.ring] == nil && s.state == open && !s.alone {
-			s.drop()
+			s.dropSecret()
 		}
 	}
 }
 
-// at puts the times that were read by several calls in order: it is the newest
-// that was passed so far. A monotonic reading is taken off, because expiries are
-// compared by the wall clock of the time, and the two must not differ. The caller
-// holds the mutex.
-func (h *Host) at(t time.Time) time.Time {
+// advanceClock orders the times that several calls have read: it returns the newest that
+// was passed so far. It removes a monotonic reading, because expiries are compared by
+// the wall clock, and the two must not differ. The caller holds the mutex.
+func (h *Host) advanceClock(t time.Time) time.Time {
 	if t = t.Round(0); t.After(h.newest) {
 		h.newest = t
 	}
 	return h.newest
 }
 
-// serving is the standing, if its certificate and policy let the unit serve. The
+// serving returns the credentials, if certificate and policy let the unit serve. The
 // caller holds the mutex.
 func (h *Host) serving(at time.Time) (*credentials, error) {
 	if h.credentials == nil {
-		return nil, wire.Refuse(wire.NotEnrolled, "unit: certificate", "none", "an enrolled unit")
+		return nil, wire.Refuse(wire.NotEnrolled, "unit: certificate", "no certificate report yet", "an enrolled unit")
 	}
 	if !at.Before(h.credentials.NotAfter) {
 		return nil, wire.Refuse(wire.CertExpired, "unit: time", at.UTC(), h.credentials.NotAfter.UTC())
@@ -239,36 +237,30 @@ func (h *Host) serving(at time.Time) (*credentials, error) {
 	return h.credentials, h.known.cutOff(h.credentials, at)
 }
 
-// usableRing is the ring of a key that sessions are sealed and opened under. It refuses,
-// with "ring", one that the unit does not hold, and one that is older than a cut. The
-// caller holds the mutex.
+// usableRing returns the ring of a key that sessions are sealed and opened under. It
+// refuses, with "ring", a key that the unit does not have or that is older than a cut.
+// The caller holds the mutex.
 func (h *Host) usableRing(id identity.RingID) (*ring, error) {
 	r := h.credentials.rings[id]
 	if r == nil {
-		return nil, wire.Refuse(wire.UnknownRing, "session: ring id", id, "one that the unit holds")
+		return nil, wire.Refuse(wire.UnknownRing, "session: ring id", id, "a ring key of the unit")
 	}
 	if h.known.old[id] {
-		return nil, refuseOld(id)
+		return nil, oldRingError(id)
 	}
 	return r, nil
 }
 
-// expire removes sessions that have ended. The caller holds the mutex.
-func (h *Host) expire(at time.Time) {
-	h.table.expire(at)
-}
-
-// Join takes over a session that another unit sealed: pushed, pulled, or brought
-// by the client as its ticket. A session that is held already stays as it is,
-// with its window; one whose secret was dropped gets it back. It gives the id
-// of the session.
+// ImportSession adds a session that another unit sealed: pushed, pulled, or sent by the
+// client as its ticket. A session that the unit already has stays as it is, with its
+// window; one whose secret was dropped gets it back. It returns the id of the session.
 //
-// It refuses with "ring" a ring key that the unit does not hold, with
-// "signature" changed bytes, with "identity" another identity or pin than the
-// ring key is for, with "session-over" or "expired" what has ended or would
+// It refuses with "ring" a ring key that the unit does not have, with
+// "signature" changed bytes, with "identity" another identity or pin than that of
+// the ring key, with "session-over" or "expired" a session that has ended or would
 // outlive its ring key, with "replayed" a second secret for a known session,
 // and with "overload" when the table is full.
-func (h *Host) Join(sealed []byte, at time.Time) (wire.SessionID, error) {
+func (h *Host) ImportSession(sealed []byte, at time.Time) (wire.SessionID, error) {
 	u, r, err := h.unverified(envelope.Session, sealed, at)
 	if err != nil {
 		return wire.SessionID{}, err
@@ -276,7 +268,7 @@ func (h *Host) Join(sealed []byte, at time.Time) (wire.SessionID, error) {
 	s := &session{id: u.Session, expiry: u.Expiry, ring: u.Ring}
 	body := h.bodies.Get().(*[]byte)
 	defer h.bodies.Put(body)
-	plaintext, err := r.open(u, (*body)[:0])
+	plaintext, err := r.openSealed(u, (*body)[:0])
 	if err == nil {
 		err = openBody(s, plaintext, r.pin)
 		clear(plaintext)
@@ -287,8 +279,8 @@ func (h *Host) Join(sealed []byte, at time.Time) (wire.SessionID, error) {
 	return u.Session, h.install(s, at)
 }
 
-// unverified takes a sealed session or tombstone apart and finds its ring. What
-// it says is to be believed only once it was opened.
+// unverified parses a sealed session or tombstone and finds its ring. Its fields are
+// unverified until it is opened.
 func (h *Host) unverified(kind envelope.Kind, sealed []byte, at time.Time) (envelope.Sealed, *ring, error) {
 	u, err := envelope.ParseSealed(kind, sealed)
 	if err != nil {
@@ -296,7 +288,7 @@ func (h *Host) unverified(kind envelope.Kind, sealed []byte, at time.Time) (enve
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at = h.at(at)
+	at = h.advanceClock(at)
 	st, err := h.serving(at)
 	if err != nil {
 		return envelope.Sealed{}, nil, err
@@ -311,42 +303,42 @@ func (h *Host) unverified(kind envelope.Kind, sealed []byte, at time.Time) (enve
 	if u.For != r.identity {
 		return envelope.Sealed{}, nil, wire.Refuse(wire.WrongIdentity, "sealed session: identity", u.For, r.identity)
 	}
-	return u, r, r.alive(u.Header, at)
+	return u, r, r.checkExpiry(u.Header, at)
 }
 
-// install puts a session into the table, or refreshes the one that is there. The
-// ring key under which it came may have been erased while it was opened, so that is
-// asked here, under the mutex.
+// install puts a session into the table, or refreshes the one that is there. Its ring
+// key may have been erased while the session was opened, so install checks it again,
+// under the mutex.
 func (h *Host) install(s *session, at time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.expire(h.at(at))
+	h.table.expire(h.advanceClock(at))
 	if _, err := h.usableRing(s.ring); err != nil {
 		return err
 	}
 	known := h.table.byID[s.id]
 	_, over := h.table.closed(s.id)
 	if known == nil && !over {
-		return h.add(s)
+		return h.addSession(s)
 	}
-	defer clear(s.secret[:]) // a second copy of what is held, or refused
+	defer clear(s.secret[:]) // a second copy, or a refused one
 	switch {
 	case over:
-		return wire.Refuse(wire.SessionOver, "session "+s.id.String(), "closed", "an open one")
-	case known.expiry != s.expiry || !known.has(s.secret):
-		return wire.Refuse(wire.Replayed, "session "+s.id.String(), "a second secret or expiry", "one")
+		return wire.Refuse(wire.SessionOver, "session "+s.id.String(), "closed at this unit", "an open session")
+	case known.expiry != s.expiry || !known.hasSecret(s.secret):
+		return wire.Refuse(wire.Replayed, "session "+s.id.String(), "a second secret or expiry", "those of the known session")
 	}
 	known.secret, known.state = s.secret, open
-	if h.credentials.current(s.ring) || h.credentials.rings[known.ring] == nil {
+	if h.credentials.isCurrent(s.ring) || h.credentials.rings[known.ring] == nil {
 		known.ring = s.ring
 	}
-	h.stale = h.stale || !h.credentials.current(known.ring)
+	h.stale = h.stale || !h.credentials.isCurrent(known.ring)
 	return nil
 }
 
-// Add puts a new session into the table, in the place of one that yields when the
+// addSession puts a new session into the table, in the place of one that yields when the
 // table is full. The caller holds the mutex.
-func (h *Host) add(s *session) error {
+func (h *Host) addSession(s *session) error {
 	yields, ok := h.table.findRoom(s.opener == h.id, h.newest)
 	if !ok {
 		return h.refuseFull()
@@ -357,36 +349,36 @@ func (h *Host) add(s *session) error {
 	if yields != nil {
 		h.table.remove(yields)
 	}
-	h.table.add(s)
-	h.stale = h.stale || !h.credentials.current(s.ring) && !s.alone
+	h.table.insert(s)
+	h.stale = h.stale || !h.credentials.isCurrent(s.ring) && !s.alone
 	return nil
 }
 
-// refuseFull is the refusal of another session.
+// refuseFull returns the refusal of one more session.
 func (h *Host) refuseFull() error {
 	return wire.Refuse(wire.Overload, "unit: sessions", fmt.Sprintf("%d, of those opened here %d, none of which may yield", len(h.table.byID), h.table.own.Len()),
 		fmt.Sprintf("below %d, of those opened here below %d", h.limits.Sessions, h.limits.Opened))
 }
 
-// current reports whether new sessions are sealed under a ring key.
-func (st *credentials) current(id identity.RingID) bool {
+// isCurrent reports whether new sessions are sealed under a ring key.
+func (st *credentials) isCurrent(id identity.RingID) bool {
 	return id == st.strict.key.ID() || id == st.follow.key.ID()
 }
 
 // Terminate ends a session by the tombstone that another unit sealed. A record of it
-// stays, so that no sealed copy opens it again. It refuses as [Host.Join] does.
+// stays, so that no sealed copy opens it again. It refuses as [Host.ImportSession] does.
 func (h *Host) Terminate(tombstone []byte, at time.Time) (wire.SessionID, error) {
 	u, r, err := h.unverified(envelope.Tombstone, tombstone, at)
 	if err != nil {
 		return wire.SessionID{}, err
 	}
-	if _, err := r.open(u, nil); err != nil {
+	if _, err := r.openSealed(u, nil); err != nil {
 		return wire.SessionID{}, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at = h.at(at)
-	h.expire(at)
+	at = h.advanceClock(at)
+	h.table.expire(at)
 	if _, over := h.table.closed(u.Session); over {
 		return u.Session, nil
 	}
@@ -399,33 +391,32 @@ func (h *Host) Terminate(tombstone []byte, at time.Time) (wire.SessionID, error)
 }
 
 // Reseal seals sessions anew whose newest sealed copy is under a ring key that
-// is no longer current, at most limit of them, and says how many are left. It
-// moves no expiry. A session that another unit has sealed anew, and that came
-// by [Host.Join], is not sealed again. Without any it costs nothing. Neither is one
-// that is sealed under no key, or under one that is older than a cut: whoever was cut
-// off may know its secret, and the client opens another.
+// is no longer current, at most limit of them, and returns how many are left. It moves
+// no expiry. It skips a session that another unit has sealed anew and that came by
+// [Host.ImportSession], one that is sealed under no key, and one under a key older than
+// a cut: a unit that was cut off may know its secret, and the client opens another.
 //
-// A session that cannot be sealed holds up no other and is not among those
-// left: what is sealed is given beside the error, which joins at most limit.
+// A session that cannot be sealed does not delay others and is not counted as left: the
+// sealed ones are returned beside the error, which joins at most limit.
 func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at = h.at(at)
-	h.expire(at)
+	at = h.advanceClock(at)
+	h.table.expire(at)
 	st, err := h.serving(at)
 	if err != nil || !h.stale {
 		return nil, 0, err
 	}
 	var faults []error
 	for _, s := range h.table.byID {
-		if s.state != open || s.alone || st.current(s.ring) || h.known.old[s.ring] {
+		if s.state != open || s.alone || st.isCurrent(s.ring) || h.known.old[s.ring] {
 			continue
 		}
 		if len(sealed) == limit {
 			left++
 			continue
 		}
-		b, err := h.reseal(s)
+		b, err := h.resealSession(s)
 		switch {
 		case err == nil:
 			sealed = append(sealed, b)
@@ -437,41 +428,41 @@ func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err e
 	return sealed, left, errors.Join(faults...)
 }
 
-// reseal seals a session of the table under the current ring key of its kind. The
+// resealSession seals a session of the table under the current ring key of its kind. The
 // caller holds the mutex.
-func (h *Host) reseal(s *session) ([]byte, error) {
-	r, err := h.credentials.newer(s.ring)
+func (h *Host) resealSession(s *session) ([]byte, error) {
+	r, err := h.credentials.newerRing(s.ring)
 	if err == nil {
 		r, err = h.usableRing(r.key.ID())
 	}
 	if err != nil {
 		return nil, err
 	}
-	return h.seal(r, s)
+	return h.sealSession(r, s)
 }
 
-// newer is the current ring for sessions under a ring that is not: strict stays
-// strict, and what follows a task by name, inherited or not, follows on. It refuses,
-// with "ring", one that is not held: of which kind its sessions are is not known.
-func (st *credentials) newer(id identity.RingID) (*ring, error) {
+// newerRing returns the current ring for sessions under a ring that is not current: strict
+// ones stay strict, and those that follow a task by name, inherited or not, follow on. It
+// refuses, with "ring", a ring that the unit does not have: the kind is unknown.
+func (st *credentials) newerRing(id identity.RingID) (*ring, error) {
 	switch r := st.rings[id]; {
 	case r == nil:
-		return nil, wire.Refuse(wire.UnknownRing, "session: ring id", id, "one that the unit holds")
+		return nil, wire.Refuse(wire.UnknownRing, "session: ring id", id, "a ring key of the unit")
 	case slices.Equal(r.pin, st.strict.pin):
 		return st.strict, nil
 	}
 	return st.follow, nil
 }
 
-// Seal seals a session under a ring. The session is guarded by the mutex, or not
+// sealSession seals a session under a ring. The session is guarded by the mutex, or not
 // in the table yet.
-func (h *Host) seal(r *ring, s *session) ([]byte, error) {
+func (h *Host) sealSession(r *ring, s *session) ([]byte, error) {
 	if uint64(r.key.End().Unix()) < s.expiry {
 		return nil, wire.Refuse(wire.Expired, "session: expiry", s.expiry, fmt.Sprint("within the ring key's end ", r.key.End().Unix()))
 	}
 	body := sealedBody(s, r.pin)
 	defer clear(body)
-	sealed, err := r.seal(envelope.Session, r.header(s, h.id), body)
+	sealed, err := r.sealMessage(envelope.Session, r.header(s, h.id), body)
 	if err != nil {
 		return nil, fmt.Errorf("sealing session %s: %w", s.id, err)
 	}
@@ -479,19 +470,19 @@ func (h *Host) seal(r *ring, s *session) ([]byte, error) {
 	return sealed, nil
 }
 
-// Stats are what a host holds.
+// Stats count the sessions and keys of a host.
 type Stats struct {
 	Sessions int `json:"sessions"` // in the table, dropped ones included
 	Opened   int `json:"opened"`   // of those, opened by this unit
 	Closed   int `json:"closed"`   // records of closed sessions
-	Rings    int `json:"rings"`    // ring keys held
+	Rings    int `json:"rings"`    // ring keys
 }
 
-// Stats counts what the host holds at a time.
+// Stats counts the sessions and keys of the host at a time.
 func (h *Host) Stats(at time.Time) Stats {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.expire(h.at(at))
+	h.table.expire(h.advanceClock(at))
 	s := Stats{Sessions: len(h.table.byID), Opened: h.table.own.Len(), Closed: len(h.table.records)}
 	if h.credentials != nil {
 		s.Rings = len(h.credentials.rings)

@@ -39,7 +39,7 @@ func sealAs(w *world, h *Host, edit func(*session, *envelope.Header, *ring)) []b
 	b := envelope.Header{For: h.credentials.Identity, Ring: r.key.ID(), Session: s.id, Expiry: s.expiry, Sealer: h.id}
 	other := ringOfKey(nil, r.key, r.identity, r.pin)
 	edit(s, &b, other)
-	return testworld.Must(other.seal(envelope.Session, b, sealedBody(s, other.pin)))
+	return testworld.Must(other.sealMessage(envelope.Session, b, sealedBody(s, other.pin)))
 }
 
 func TestJoinRefusals(t *testing.T) {
@@ -71,12 +71,12 @@ func TestJoinRefusals(t *testing.T) {
 		{"the ciphertext of another", relabel(sealed, 2, func([]byte) []byte { return testworld.Must(wire.Unframe(wire.LabelSealedSession, strict, 3))[2] }), 0, wire.BadSignature},
 		{"past its expiry", sealAs(w, a, func(s *session, b *envelope.Header, _ *ring) { b.Expiry = in(0) }), 0, wire.SessionOver},
 		{"beyond an hour", sealAs(w, a, func(s *session, b *envelope.Header, _ *ring) { b.Expiry = in(66 * time.Minute) }), 0, wire.Expired},
-		{"of another pin", sealAs(w, a, func(_ *session, _ *envelope.Header, r *ring) { r.pin = w.byID().Bytes() }), 0, wire.WrongIdentity},
+		{"of another pin", sealAs(w, a, func(_ *session, _ *envelope.Header, r *ring) { r.pin = w.byID().Encode() }), 0, wire.WrongIdentity},
 		{"past the certificate", sealed, 2 * time.Hour, wire.CertExpired},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := w.host(Limits{})
-			_, err := h.Join(c.sealed, noon.Add(c.at))
+			_, err := h.ImportSession(c.sealed, noon.Add(c.at))
 			testworld.Refused(t, err, c.want)
 			if n := h.Stats(noon).Sessions; n != 0 {
 				t.Errorf("got %d sessions, want 0", n)
@@ -85,16 +85,16 @@ func TestJoinRefusals(t *testing.T) {
 	}
 	h := w.host(Limits{})
 	for _, good := range [][]byte{sealed, strict, sealed, sealAs(w, a, func(*session, *envelope.Header, *ring) {})} {
-		if _, err := h.Join(good, noon); err != nil {
+		if _, err := h.ImportSession(good, noon); err != nil {
 			t.Errorf("unchanged: %v", err)
 		}
 	}
 	if got := h.Stats(noon); got.Sessions != 3 || got.Opened != 0 {
 		t.Errorf("got %+v, want 3 sessions of others", got)
 	}
-	_, err := h.Join(sealAs(w, a, func(s *session, _ *envelope.Header, _ *ring) { s.secret[0]++ }), noon)
+	_, err := h.ImportSession(sealAs(w, a, func(s *session, _ *envelope.Header, _ *ring) { s.secret[0]++ }), noon)
 	testworld.Refused(t, err, wire.Replayed)
-	_, err = h.Join(sealAs(w, a, func(_ *session, b *envelope.Header, _ *ring) { b.Expiry++ }), noon)
+	_, err = h.ImportSession(sealAs(w, a, func(_ *session, b *envelope.Header, _ *ring) { b.Expiry++ }), noon)
 	testworld.Refused(t, err, wire.Replayed)
 }
 
@@ -107,12 +107,12 @@ func TestEveryByteOfASealedSession(t *testing.T) {
 		for bit := range 8 {
 			bad := bytes.Clone(sealed)
 			bad[i] ^= 1 << bit
-			if _, err := b.Join(bad, noon); err == nil {
+			if _, err := b.ImportSession(bad, noon); err == nil {
 				t.Fatalf("byte %d, bit %d: joined", i, bit)
 			}
 		}
 	}
-	if _, err := b.Join(sealed, noon); err != nil {
+	if _, err := b.ImportSession(sealed, noon); err != nil {
 		t.Errorf("unchanged: %v", err)
 	}
 }
@@ -143,11 +143,11 @@ func TestClocksThatGoBack(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
 	sealed := sealAs(w, h, func(*session, *envelope.Header, *ring) {}) // for a minute
-	if _, err := h.Join(sealed, noon); err != nil {
+	if _, err := h.ImportSession(sealed, noon); err != nil {
 		t.Fatal(err)
 	}
 	h.Stats(noon.Add(2 * time.Minute))
-	_, err := h.Join(sealed, noon)
+	_, err := h.ImportSession(sealed, noon)
 	testworld.Refused(t, err, wire.SessionOver)
 }
 
@@ -157,7 +157,7 @@ func TestTombstoneWhileClosing(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.host(Limits{}), w.host(Limits{})
 	s, sealed := w.opened(a, w.byTask())
-	testworld.Must(b.Join(sealed, noon))
+	testworld.Must(b.ImportSession(sealed, noon))
 	arrives := func(h *Host) *ServerRequest {
 		x := testworld.Must(s.NewRequest(RequestConfig{Target: h.ID(), NotAfter: noon.Add(time.Minute), Flags: wire.FlagClose}))
 		raw := testworld.Must(x.Whole(bhttp.Head{}, nil))
@@ -195,7 +195,7 @@ func TestClosedKeepsNoSecret(t *testing.T) {
 	if s.secret != [32]byte{} {
 		t.Error("the client has the secret still")
 	}
-	if _, err := s.key(wire.LabelRequestKey); !errors.Is(err, ErrClosed) {
+	if _, err := s.messageKey(wire.LabelRequestKey); !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v, want %v", err, ErrClosed)
 	}
 }
@@ -217,7 +217,7 @@ func TestRingRolls(t *testing.T) {
 	update()
 	gone := w.host(Limits{})
 	_, first := w.opened(gone, w.byTask())
-	if _, err := h.Join(first, now); err != nil {
+	if _, err := h.ImportSession(first, now); err != nil {
 		t.Fatal(err)
 	}
 	if sealed, left, err := h.Reseal(10, now); len(sealed)+left > 0 || err != nil {
@@ -241,9 +241,9 @@ func TestRingRolls(t *testing.T) {
 		}
 	}
 	late := w.host(Limits{})
-	_, err := late.Join(first, now)
+	_, err := late.ImportSession(first, now)
 	testworld.Refused(t, err, wire.UnknownRing)
-	if _, err := late.Join(newest, now); err != nil {
+	if _, err := late.ImportSession(newest, now); err != nil {
 		t.Errorf("a unit that came late: %v", err)
 	}
 }
@@ -258,19 +258,19 @@ func TestErasedRings(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, sealed := w.opened(h, w.byTask())
-	raw := testworld.Must(s.begin(wire.UnitID{}, noon.Add(time.Minute), 0)).raw
-	held := h.credentials.rings
+	raw := testworld.Must(s.newRequest(wire.UnitID{}, noon.Add(time.Minute), 0)).raw
+	known := h.credentials.rings
 	kept := w.ring
 	w.ring.Follow = identity.NewRingKeys(noon, time.Hour)
 	if err := h.Update(w.standing(key, "1")); err != nil {
 		t.Fatal(err)
 	}
-	_, err := h.begin(raw, noon)
+	_, err := h.findSession(raw, noon)
 	testworld.Refused(t, err, wire.TicketWanted)
-	_, err = h.Join(sealed, noon)
+	_, err = h.ImportSession(sealed, noon)
 	testworld.Refused(t, err, wire.UnknownRing)
 	erased := 0
-	for id, r := range held {
+	for id, r := range known {
 		if h.credentials.rings[id] != nil {
 			continue
 		}
@@ -286,14 +286,14 @@ func TestErasedRings(t *testing.T) {
 	if err := h.Update(w.standing(key, "1")); err != nil {
 		t.Fatal(err)
 	}
-	_, err = h.Join(sealAs(w, h, func(s *session, b *envelope.Header, _ *ring) {
+	_, err = h.ImportSession(sealAs(w, h, func(s *session, b *envelope.Header, _ *ring) {
 		*b = testworld.Must(envelope.ParseSealed(envelope.Session, sealed)).Header
 	}), noon)
 	testworld.Refused(t, err, wire.Replayed)
-	if _, err = h.Join(sealed, noon); err != nil {
+	if _, err = h.ImportSession(sealed, noon); err != nil {
 		t.Errorf("the same secret: %v", err)
 	}
-	if _, err = h.begin(raw, noon); err != nil {
+	if _, err = h.findSession(raw, noon); err != nil {
 		t.Errorf("after it came back: %v", err)
 	}
 }
@@ -330,7 +330,7 @@ func FuzzJoin(f *testing.F) {
 	f.Add(sealed)
 	f.Add(wire.Frame(wire.LabelTombstone, nil, nil, nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if id, err := h.Join(b, noon); err == nil && (id != s.ID() || !bytes.Equal(b, sealed)) {
+		if id, err := h.ImportSession(b, noon); err == nil && (id != s.ID() || !bytes.Equal(b, sealed)) {
 			t.Error("another encoding was joined")
 		}
 		if _, err := h.Terminate(b, noon); err == nil {

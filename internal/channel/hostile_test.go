@@ -34,12 +34,12 @@ func TestRequestRefusals(t *testing.T) {
 	a, b := w.host(Limits{}), w.host(Limits{})
 	s, _ := w.opened(a, w.byTask())
 	send := func(h *Host, edit func(*ClientRequest)) error {
-		x := testworld.Must(s.begin(a.ID(), noon.Add(time.Minute), 0))
+		x := testworld.Must(s.newRequest(a.ID(), noon.Add(time.Minute), 0))
 		edit(x)
 		body := testworld.Must(x.Whole(bhttp.Head{Method: "GET", Scheme: "https", Path: "/"}, nil))
-		in, err := h.begin([wire.HeaderSize]byte(body), noon)
+		in, err := h.findSession([wire.HeaderSize]byte(body), noon)
 		if err == nil {
-			err = in.open(bytes.NewReader(body[wire.HeaderSize:]), atNoon)
+			err = in.openFirst(bytes.NewReader(body[wire.HeaderSize:]), atNoon)
 		}
 		return err
 	}
@@ -65,14 +65,14 @@ func TestRequestRefusals(t *testing.T) {
 	if err := send(a, same); err != nil {
 		t.Errorf("unchanged: %v", err)
 	}
-	x := testworld.Must(s.begin(a.ID(), noon.Add(time.Minute), 0))
+	x := testworld.Must(s.newRequest(a.ID(), noon.Add(time.Minute), 0))
 	body := testworld.Must(x.Whole(bhttp.Head{Method: "GET", Scheme: "https", Path: "/"}, nil))
 	for i, at := range []int{25 + 7, 33, 49 + 7, 57} { // number, target, not after, flags
 		bad := bytes.Clone(body)
 		bad[at] ^= 1
-		in, err := a.begin([wire.HeaderSize]byte(bad), noon)
+		in, err := a.findSession([wire.HeaderSize]byte(bad), noon)
 		if err == nil {
-			err = in.open(bytes.NewReader(bad[wire.HeaderSize:]), atNoon)
+			err = in.openFirst(bytes.NewReader(bad[wire.HeaderSize:]), atNoon)
 		}
 		if want := []wire.Reason{wire.BadSignature, wire.Misdirected, wire.BadSignature, wire.BadSignature}[i]; wire.ReasonOf(err) != want {
 			t.Errorf("header byte %d: got %v, want %v", at, err, want)

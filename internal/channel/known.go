@@ -9,25 +9,24 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// knownPolicy is what a unit knows of policy beside its certificate report, and what
-// follows from that for what it does until its next one. The host's mutex guards
-// it; the map is never changed, so that a copy may be read without.
+// knownPolicy is the policy that a unit knows beside its certificate report, with its
+// effects until the next report. The host's mutex guards it; the map is never changed,
+// so that a copy may be read without it.
 type knownPolicy struct {
 	policy  policy.Approved // the newest that was followed; zero: none
-	head    attest.Digest   // the policy head that the unit has got to, which its sessions name
+	head    attest.Digest   // the policy head that the unit has reached, which its sessions name
 	old     map[identity.RingID]bool
-	checked bool  // cut is what policy says
+	checked bool  // cut is set
 	cut     error // the unit itself is cut off
 }
 
-// Follow makes p, the newest policy that the unit has adopted, count from now on.
-// Until the certificate report that follows a cut, the unit seals nothing under ring
-// keys that a unit which was cut off may hold, opens nothing under them, and gives no
-// keys for one-off requests: what it serves is in its own memory, and a session that
-// is opened with it stays there. A unit that is cut off itself serves nothing.
+// Follow applies p, the newest policy that the unit has adopted. From a cut until the
+// next certificate report, the unit seals and opens nothing under ring keys that a unit
+// which was cut off may have, and serves no keys for one-off requests: it serves sessions
+// from its own memory, and a session that is opened with it stays there. A unit that is
+// cut off itself serves nothing.
 //
-// That a release is retired is no cut. A policy that does not follow the one that
-// counts is passed over.
+// Retiring a release is no cut. A policy that does not follow the applied one is ignored.
 func (h *Host) Follow(p policy.Approved) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -40,7 +39,7 @@ func (h *Host) Follow(p policy.Approved) {
 	}
 }
 
-// consider says what policy means for a standing.
+// consider computes the effects of policy on credentials.
 func (k *knownPolicy) consider(st *credentials) {
 	k.head, k.old, k.checked, k.cut = st.Head, map[identity.RingID]bool{}, false, nil
 	for id, r := range st.rings {
@@ -64,7 +63,7 @@ func (h *Host) CutOff(at time.Time) error {
 	return h.known.cutOff(h.credentials, at)
 }
 
-// CutOff is [Host.CutOff]. It asks policy once for each standing and policy.
+// cutOff is [Host.CutOff]. It evaluates policy once for each credentials and policy.
 func (k *knownPolicy) cutOff(st *credentials, at time.Time) error {
 	if !k.checked && k.policy.Knows(st.Head) {
 		k.checked, k.cut = true, nil
@@ -75,22 +74,22 @@ func (k *knownPolicy) cutOff(st *credentials, at time.Time) error {
 	return k.cut
 }
 
-// reached is the policy head that a unit has got to which signs under a standing, or
-// has a newer one since. It refuses as [Host.CutOff] does.
-func (h *Host) reached(st *credentials, at time.Time) (attest.Digest, error) {
+// reachedHead returns the policy head that a unit with these or newer credentials has
+// reached. It refuses as [Host.CutOff] does.
+func (h *Host) reachedHead(st *credentials, at time.Time) (attest.Digest, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.known.cutOff(h.credentials, at); err != nil {
 		return attest.Digest{}, err
 	}
-	if st != h.credentials { // whose certificate may be of a release that the newest policy has removed
+	if st != h.credentials { // the certificate may be of a release that the newest policy has removed
 		return st.Head, nil
 	}
 	return h.known.head, nil
 }
 
-// reached reports whether the unit has got to a policy head.
-func (k *knownPolicy) reached(head attest.Digest) bool {
+// hasReached reports whether the unit has reached a policy head.
+func (k *knownPolicy) hasReached(head attest.Digest) bool {
 	if head == k.head {
 		return true
 	}
@@ -99,14 +98,14 @@ func (k *knownPolicy) reached(head attest.Digest) bool {
 	return known && at <= got
 }
 
-// cutBy reports whether a policy has a step that cut off a unit which may hold the
-// ring key, after the step at which the key was first held here.
+// cutBy reports whether a policy has a step that cut off a unit which may have the
+// ring key, after the step at which this unit first had the key.
 func (r *ring) cutBy(p policy.Approved) bool {
 	return identity.RingCutSince(p, r.holders, r.since)
 }
 
-// refuseOld is the refusal of what is sealed, or would be, under a ring key that is
-// older than a cut.
-func refuseOld(id identity.RingID) error {
-	return wire.Refuse(wire.UnknownRing, "ring "+id.String(), "one that is older than a cut that the unit knows", "one of a certificate report after it")
+// oldRingError returns the refusal of sealing or opening under a ring key that is older
+// than a cut.
+func oldRingError(id identity.RingID) error {
+	return wire.Refuse(wire.UnknownRing, "ring "+id.String(), "a key older than a cut that the unit knows", "a key of a certificate report after it")
 }

@@ -42,11 +42,11 @@ func (f *thief) opened(wants SessionOptions) (*Session, error) {
 			a.opening.wants = 0 // signs that there is none
 		}
 	}
-	answer, _, err := a.Finish(evidence, noon)
+	response, _, err := a.Finish(evidence, noon)
 	if err != nil {
 		return nil, err
 	}
-	return o.Finish(answer, f.trust(), noon)
+	return o.Finish(response, f.trust(), noon)
 }
 
 // TestLeakedSigningKey lets a thief with a unit's signing key answer new clients that
@@ -101,7 +101,7 @@ func TestEveryByteOfAnOpenRequest(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
 	o := testworld.Must(NewClientHandshake(w.byTask(), 0))
-	answered := 0
+	responded := 0
 	for i := range o.Request() {
 		b := bytes.Clone(o.Request())
 		b[i] ^= 0x10
@@ -109,17 +109,17 @@ func TestEveryByteOfAnOpenRequest(t *testing.T) {
 		if err != nil {
 			continue
 		}
-		answer, _, err := a.Finish(noEvidence, noon)
+		response, _, err := a.Finish(noEvidence, noon)
 		if err != nil {
 			t.Fatal(err)
 		}
-		answered++
-		if _, err := o.Finish(answer, w.trust(), noon); err == nil {
+		responded++
+		if _, err := o.Finish(response, w.trust(), noon); err == nil {
 			t.Fatalf("byte %d: accepted", i)
 		}
 	}
-	if answered < 32 {
-		t.Errorf("got %d answers, want one for each byte of the nonce at least", answered)
+	if responded < 32 {
+		t.Errorf("got %d answers, want one for each byte of the nonce at least", responded)
 	}
 }
 
@@ -128,11 +128,11 @@ func TestEveryByteOfATombstone(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.host(Limits{}), w.host(Limits{})
 	s, sealed := w.opened(a, w.byTask())
-	testworld.Must(b.Join(sealed, noon))
-	x := testworld.Must(s.begin(wire.UnitID{}, noon, wire.FlagClose))
+	testworld.Must(b.ImportSession(sealed, noon))
+	x := testworld.Must(s.newRequest(wire.UnitID{}, noon, wire.FlagClose))
 	body := testworld.Must(x.Whole(bhttp.Head{}, nil))
-	in := testworld.Must(a.begin([wire.HeaderSize]byte(body), noon))
-	testworld.Must(0, in.open(bytes.NewReader(body[wire.HeaderSize:]), atNoon))
+	in := testworld.Must(a.findSession([wire.HeaderSize]byte(body), noon))
+	testworld.Must(0, in.openFirst(bytes.NewReader(body[wire.HeaderSize:]), atNoon))
 	tombstone := testworld.Must(in.Close())
 	for i := range tombstone {
 		bad := bytes.Clone(tombstone)
@@ -141,16 +141,16 @@ func TestEveryByteOfATombstone(t *testing.T) {
 			t.Fatalf("byte %d: accepted", i)
 		}
 	}
-	if _, err := b.begin(x.raw, noon); err != nil {
+	if _, err := b.findSession(x.raw, noon); err != nil {
 		t.Errorf("the session after all of them: %v", err)
 	}
 	if _, err := b.Terminate(tombstone, noon); err != nil {
 		t.Errorf("unchanged: %v", err)
 	}
-	if in := testworld.Must(b.begin(x.raw, noon)); !in.closed {
+	if in := testworld.Must(b.findSession(x.raw, noon)); !in.closed {
 		t.Error("asked to close, the unit does not say that it is done")
 	}
-	x = testworld.Must(s.begin(wire.UnitID{}, noon, 0))
-	_, err := b.begin(x.raw, noon)
+	x = testworld.Must(s.newRequest(wire.UnitID{}, noon, 0))
+	_, err := b.findSession(x.raw, noon)
 	testworld.Refused(t, err, wire.Rekey)
 }

@@ -42,7 +42,7 @@ func framesAtTheEnds(t *testing.T, lengths []uint32) {
 	h := w.host(Limits{})
 	o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
-	answer, sealed, err := a.Finish(noEvidence, noon)
+	response, sealed, err := a.Finish(noEvidence, noon)
 	testworld.Must(0, err)
 	for name, c := range map[string]struct {
 		label wire.Label
@@ -50,8 +50,8 @@ func framesAtTheEnds(t *testing.T, lengths []uint32) {
 		take  func([]byte) error
 	}{
 		"open request":   {wire.LabelSessionOpen, o.Request(), func(b []byte) error { _, err := h.Accept(OpenRequest{Body: b}, noon); return err }},
-		"answer":         {wire.LabelSessionAnswer, answer, func(b []byte) error { _, err := o.Finish(b, w.trust(), noon); return err }},
-		"sealed session": {wire.LabelSealedSession, sealed, func(b []byte) error { _, err := h.Join(b, noon); return err }},
+		"answer":         {wire.LabelSessionResponse, response, func(b []byte) error { _, err := o.Finish(b, w.trust(), noon); return err }},
+		"sealed session": {wire.LabelSealedSession, sealed, func(b []byte) error { _, err := h.ImportSession(b, noon); return err }},
 		"tombstone":      {wire.LabelTombstone, wire.Frame(wire.LabelTombstone, nil, nil, nil), func(b []byte) error { _, err := h.Terminate(b, noon); return err }},
 	} {
 		at := 1 + len(c.label)

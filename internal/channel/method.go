@@ -2,9 +2,9 @@ package channel
 
 import "net/textproto"
 
-// Safe reports whether a method changes nothing, RFC 9110, section 9.2.1. The empty one
+// IsSafe reports whether a method changes nothing, RFC 9110, section 9.2.1. The empty one
 // is GET.
-func Safe(method string) bool {
+func IsSafe(method string) bool {
 	switch method {
 	case "", "GET", "HEAD", "OPTIONS", "TRACE":
 		return true
@@ -12,8 +12,8 @@ func Safe(method string) bool {
 	return false
 }
 
-// Marked reports whether the caller of a request allows, by an Idempotency-Key that is
+// HasIdempotencyKey reports whether the caller of a request allows, by an Idempotency-Key that is
 // not empty, that it is executed more than once.
-func Marked(fields map[string][]string) bool {
+func HasIdempotencyKey(fields map[string][]string) bool {
 	return textproto.MIMEHeader(fields).Get("Idempotency-Key") != ""
 }

@@ -47,7 +47,7 @@ func TestPairsWithASeededSource(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
 	s, _ := w.opened(h, w.byTask())
-	x := testworld.Must(s.begin(wire.UnitID{}, noon.Add(time.Minute), 0))
+	x := testworld.Must(s.newRequest(wire.UnitID{}, noon.Add(time.Minute), 0))
 	var p pairs
 	for i := range 4 {
 		if i >= 2 { // the first two draw their own
@@ -57,7 +57,7 @@ func TestPairsWithASeededSource(t *testing.T) {
 			cryptotest.SetGlobalRandom(t, 1)
 		}
 		in := &ServerRequest{host: h, raw: x.raw, keys: newKeys(&s.secret)}
-		b := testworld.Must(in.plain(KindNotExecuted, wire.Expired))
+		b := testworld.Must(in.responseWithoutContent(KindNotExecuted, wire.Expired))
 		p.message(fmt.Sprintf("answer %x %x", x.raw, b[:responsePrefix]), b[responsePrefix:])
 	}
 	if p.twice != 1 {
@@ -95,7 +95,7 @@ func TestNumbersAreNeverReused(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for range 500 {
-				n := testworld.Must(s.begin(wire.UnitID{}, noon, 0)).header.Number
+				n := testworld.Must(s.newRequest(wire.UnitID{}, noon, 0)).header.Number
 				mu.Lock()
 				if n == 0 || seen[n] {
 					t.Errorf("number %d again", n)

@@ -77,7 +77,7 @@ func TestExamplesOfOHTTP(t *testing.T) {
 			}
 			nonce := bytesOf("response_nonce")
 			seal := testworld.Must(c.form.ResponseCipher(recipient.Export, header, enc, nonce))
-			out, answer := &ohttp.Writer{Form: c.form, Seal: seal.Seal}, nonce
+			out, response := &ohttp.Writer{Form: c.form, Seal: seal.Seal}, nonce
 			for i := range 3 { // as many chunks as the draft's example has
 				part := bytesOf("response")
 				switch {
@@ -92,13 +92,13 @@ func TestExamplesOfOHTTP(t *testing.T) {
 				if i == 2 {
 					add = out.Finish
 				}
-				answer = append(answer, testworld.Must(add(part))...)
+				response = append(response, testworld.Must(add(part))...)
 			}
-			if want := bytesOf("encapsulated_response"); !bytes.Equal(answer, want) {
-				t.Errorf("answer: got %x, want %x", answer, want)
+			if want := bytesOf("encapsulated_response"); !bytes.Equal(response, want) {
+				t.Errorf("answer: got %x, want %x", response, want)
 			}
 			open := testworld.Must(c.form.ResponseCipher(recipient.Export, header, enc, nonce))
-			parts, err = readAll(&ohttp.Reader{Form: c.form, From: bytes.NewReader(answer[len(nonce):]), Open: open.Open})
+			parts, err = readAll(&ohttp.Reader{Form: c.form, From: bytes.NewReader(response[len(nonce):]), Open: open.Open})
 			if got := bytes.Join(parts, nil); err != nil || !bytes.Equal(got, bytesOf("response")) {
 				t.Errorf("opened answer: got %x, %v", got, err)
 			}

@@ -13,7 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// oneOffKey is the key pair of a KEM of the table, derived from the ring key. It
+// oneOffKey returns the key pair of a KEM of the table, derived from the ring key. It
 // refuses with "ring" once that is erased.
 func (r *ring) oneOffKey(i int) (hpke.PrivateKey, error) {
 	r.mu.Lock()
@@ -37,7 +37,7 @@ func (r *ring) oneOffKey(i int) (hpke.PrivateKey, error) {
 // oneOffID is the key id of a KEM of the table under a ring key.
 func oneOffID(ring identity.RingID, i int) byte { return ring[0]&^1 | byte(i) }
 
-// oneOffKeys is the key configuration of a ring key, as application/ohttp-keys.
+// oneOffKeys returns the key configuration of a ring key, as application/ohttp-keys.
 func (r *ring) oneOffKeys() ([]byte, error) {
 	var b []byte
 	for i, kem := range ohttp.KEMs {
@@ -50,31 +50,30 @@ func (r *ring) oneOffKeys() ([]byte, error) {
 	return b, nil
 }
 
-// OHTTPKeys is the key configuration for one-off requests of clients with a
-// pin: signed by this unit, and as plain clients take it. It refuses, with
-// "identity", a pin that is not this unit's, with "unavailable" while the ring key
-// has ended, with "behind" while it is older than a cut that the unit knows, and with
-// "not-found" in a group.
+// OHTTPKeys returns the key configuration for one-off requests of clients with a pin:
+// signed by this unit, and plain. It refuses, with "identity", a pin that is not this
+// unit's, with "unavailable" a ring key that has ended, with "behind" one that is older
+// than a cut that the unit knows, and with "not-found" a unit of a group.
 func (h *Host) OHTTPKeys(pin unitauth.Pin, at time.Time) (signed, plain []byte, err error) {
 	st, k, err := h.forOHTTP(at)
 	if err != nil {
 		return nil, nil, err
 	}
 	pin.Genesis = st.Genesis
-	r, err := st.sealing(pin.Bytes(), at)
+	r, err := st.sealingRing(pin.Encode(), at)
 	if err != nil {
 		return nil, nil, err
 	}
 	id := r.key.ID()
 	if k.old[id] {
-		return nil, nil, wire.Refuse(wire.Behind, "one-off: ring "+id.String(), "one that is older than a cut that the unit knows", "one of a certificate report after it")
+		return nil, nil, wire.Refuse(wire.Behind, "one-off: ring "+id.String(), "a key older than a cut that the unit knows", "a key of a certificate report after it")
 	}
 	if plain, err = r.oneOffKeys(); err != nil {
 		return nil, nil, err
 	}
 	fields := [][]byte{r.pin, st.Identity[:], id[:], k.head[:], wire.Uint64(st.expiry(r, at)), plain}
 	chain := wire.Sum(st.chain)
-	signature, err := unitauth.Sign(h.key, wire.LabelOneOffKeys, append(slices.Clone(fields), st.Root[:], chain[:])...)
+	signature, err := unitauth.SignFields(h.key, wire.LabelOneOffKeys, append(slices.Clone(fields), st.Root[:], chain[:])...)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -12,19 +12,19 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// OHTTPServerRequest is a one-off request, as a unit serves it. It is used by one goroutine at
-// a time.
+// OHTTPServerRequest is a one-off request at the unit that serves it. It is used by one
+// goroutine at a time.
 type OHTTPServerRequest struct {
 	host        *Host
 	credentials *credentials
 	header      ohttp.Header
 	enc         []byte
 	body        *ohttp.Reader
-	opened      *hpke.Recipient // once the first chunk was
+	opened      *hpke.Recipient // nil before the first chunk is opened
 }
 
-// OpenOHTTP reads what stands before the chunks and finds the keys that it may
-// mean. It refuses with "ohttp-key" when the unit holds none.
+// OpenOHTTP reads header and encapsulated secret, and finds the private keys that the key
+// id may mean. It refuses with "ohttp-key" if the unit has none.
 func (h *Host) OpenOHTTP(f ohttp.Form, body io.Reader, at time.Time) (*OHTTPServerRequest, error) {
 	var raw [ohttp.HeaderSize]byte
 	if _, err := io.ReadFull(body, raw[:]); err != nil {
@@ -39,7 +39,7 @@ func (h *Host) OpenOHTTP(f ohttp.Form, body io.Reader, at time.Time) (*OHTTPServ
 	if err != nil {
 		return nil, err
 	}
-	held, err := x.rings(i, k, at)
+	known, err := x.rings(i, k, at)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func (h *Host) OpenOHTTP(f ohttp.Form, body io.Reader, at time.Time) (*OHTTPServ
 		return nil, wire.Refuse(wire.Malformed, "one-off: encapsulated secret", "cut off", len(x.enc))
 	}
 	x.body = &ohttp.Reader{Form: f, From: body}
-	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) { return x.first(f, held, ad, ciphertext) }
+	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) { return x.openFirst(f, known, ad, ciphertext) }
 	return x, nil
 }
 
@@ -59,42 +59,42 @@ func (h *Host) ServesOHTTP(at time.Time) error {
 	return err
 }
 
-// forOHTTP is what the unit is and knows, if it serves one-off requests at all. It
-// refuses, with "not-found", a unit of a group.
+// forOHTTP returns the state of a unit that serves one-off requests. It refuses, with
+// "not-found", a unit of a group.
 func (h *Host) forOHTTP(at time.Time) (*credentials, knownPolicy, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	st, err := h.serving(h.at(at))
+	st, err := h.serving(h.advanceClock(at))
 	if err != nil {
 		return nil, knownPolicy{}, err
 	}
 	if st.Group != "" {
-		return nil, knownPolicy{}, wire.Refuse(wire.NotFound, "one-off", "a unit of group "+st.Group, "one of a task")
+		return nil, knownPolicy{}, wire.Refuse(wire.NotFound, "one-off", "a unit of group "+st.Group, "a unit of a task")
 	}
 	return st, h.known, nil
 }
 
-// rings are the private keys that the key id may mean, but for those that a unit
-// which was cut off may hold.
-func (x *OHTTPServerRequest) rings(i int, k knownPolicy, at time.Time) (held []hpke.PrivateKey, err error) {
+// rings returns the private keys that the key id may mean, without those that a unit
+// which was cut off may have.
+func (x *OHTTPServerRequest) rings(i int, k knownPolicy, at time.Time) (known []hpke.PrivateKey, err error) {
 	for id, r := range x.credentials.rings {
 		if oneOffID(id, i) != x.header.Key || !at.Before(r.key.End()) || k.old[id] {
 			continue
 		}
-		if private, err := r.oneOffKey(i); err == nil { // else it was erased just now
-			held = append(held, private)
+		if private, err := r.oneOffKey(i); err == nil { // otherwise it was erased just now
+			known = append(known, private)
 		}
 	}
-	if len(held) == 0 {
-		return nil, wire.Refuse(wire.OneOffKey, "one-off: key id", x.header.Key, "that of a key that the unit holds")
+	if len(known) == 0 {
+		return nil, wire.Refuse(wire.OneOffKey, "one-off: key id", x.header.Key, "the id of a key of the unit")
 	}
-	return held, nil
+	return known, nil
 }
 
-// First opens the first chunk under the key that was meant; the next ones follow
-// in its context.
-func (x *OHTTPServerRequest) first(f ohttp.Form, held []hpke.PrivateKey, ad, ciphertext []byte) (plaintext []byte, err error) {
-	for _, private := range held {
+// openFirst opens the first chunk under the private key that opens it; the next chunks
+// are opened in its HPKE context.
+func (x *OHTTPServerRequest) openFirst(f ohttp.Form, known []hpke.PrivateKey, ad, ciphertext []byte) (plaintext []byte, err error) {
+	for _, private := range known {
 		var recipient *hpke.Recipient
 		if recipient, err = f.NewRecipient(x.header, x.enc, private); err != nil {
 			continue
@@ -107,9 +107,9 @@ func (x *OHTTPServerRequest) first(f ohttp.Form, held []hpke.PrivateKey, ad, cip
 	return nil, err
 }
 
-// Head reads and opens the first chunk, which takes a private key: admit refuses, just
-// before, a request that the unit has no room for. It returns what follows the head too.
-func (x *OHTTPServerRequest) Head(admit func() error) (h bhttp.Head, rest []byte, err error) {
+// OpenHead reads and opens the first chunk, which takes a private key: just before,
+// admit refuses a request that the unit has no room for. Rest is the content after the head.
+func (x *OHTTPServerRequest) OpenHead(admit func() error) (h bhttp.Head, rest []byte, err error) {
 	open := x.body.Open
 	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) {
 		if err := admit(); err != nil {
@@ -123,39 +123,39 @@ func (x *OHTTPServerRequest) Head(admit func() error) (h bhttp.Head, rest []byte
 // Opened reports whether the first chunk was opened: then there is a response.
 func (x *OHTTPServerRequest) Opened() bool { return x.opened != nil }
 
-// Form is the form of the request and its response.
-func (x *OHTTPServerRequest) Form() ohttp.Form { return x.body.Form }
+// MessageForm returns the form of the request and its response.
+func (x *OHTTPServerRequest) MessageForm() ohttp.Form { return x.body.Form }
 
 // Whole reports whether the final chunk of the request was read.
 func (x *OHTTPServerRequest) Whole() bool { return x.body.Done() }
 
-// Plaintext is what follows the first chunk.
+// Plaintext returns the chunks after the first one.
 func (x *OHTTPServerRequest) Plaintext() bhttp.Chunks { return chunk.Decrypted(ohttpChunks{x.body}) }
 
-// Allowed refuses, with "not-allowed", a request that might be replayed to every unit
-// and is not safe to be: at most those that are marked may follow, where policy says so.
+// Allowed refuses, with "not-allowed", a request whose method is not safe, because it may
+// be replayed to every unit. Policy can allow those with an Idempotency-Key.
 func (x *OHTTPServerRequest) Allowed(h bhttp.Head) error {
-	if !Safe(h.Method) && !(x.credentials.OneOff && Marked(h.Fields)) {
-		return wire.Refuse(wire.NotAllowed, "one-off: method", h.Method, "a safe one")
+	if !IsSafe(h.Method) && !(x.credentials.OneOff && HasIdempotencyKey(h.Fields)) {
+		return wire.Refuse(wire.NotAllowed, "one-off: method", h.Method, "a safe method")
 	}
 	if h.Fields.Get("Expect") != "" {
-		return wire.Refuse(wire.BadRequest, "one-off: expectation", h.Fields.Get("Expect"), "none")
+		return wire.Refuse(wire.BadRequest, "one-off: expectation", h.Fields.Get("Expect"), "no expectation")
 	}
 	return nil
 }
 
-// Responder makes a responder, which writes to w under a response nonce of its own.
+// Responder makes a responder, which writes to w under a random response nonce.
 func (x *OHTTPServerRequest) Responder(w io.Writer) (*Responder, error) {
 	nonce := make([]byte, x.header.NonceSize())
 	rand.Read(nonce) // never returns an error: it ends the program instead
-	answer, err := x.body.Form.ResponseCipher(x.opened.Export, x.header, x.enc, nonce)
+	response, err := x.body.Form.ResponseCipher(x.opened.Export, x.header, x.enc, nonce)
 	if err != nil {
 		return nil, err
 	}
-	return newResponder(w, x.host, ohttpSink{&ohttp.Writer{Form: x.body.Form, Seal: answer.Seal}}, nonce), nil
+	return newResponder(w, x.host, ohttpSink{&ohttp.Writer{Form: x.body.Form, Seal: response.Seal}}, nonce), nil
 }
 
-// ohttpChunks are the chunks of a message as [Plaintext] reads them.
+// ohttpChunks are the chunks of a message as [chunk.Plaintext] reads them.
 type ohttpChunks struct{ *ohttp.Reader }
 
 func (c ohttpChunks) Next() ([]byte, chunk.Flag, error) {
@@ -169,10 +169,10 @@ func (c ohttpChunks) Next() ([]byte, chunk.Flag, error) {
 // Release does nothing: the reader keeps its buffer.
 func (c ohttpChunks) Release() {}
 
-// ohttpSink encrypts a response as [Responder] sends it.
+// ohttpSink encrypts the chunks of the response to a one-off request.
 type ohttpSink struct{ *ohttp.Writer }
 
-func (o ohttpSink) put(b []byte, at chunk.Flag) ([]byte, error) {
+func (o ohttpSink) encrypt(b []byte, at chunk.Flag) ([]byte, error) {
 	if at == chunk.Final {
 		return o.Finish(b[chunk.LengthSize:])
 	}

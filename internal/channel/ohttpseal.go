@@ -11,20 +11,20 @@ import (
 	"github.com/cohort-tee/cohort/internal/unitauth"
 )
 
-// OHTTPRequestConfig says how a one-off request is sealed.
+// OHTTPRequestConfig configures a one-off request.
 type OHTTPRequestConfig struct {
 	Form    ohttp.Form
 	Body    io.ReadCloser       // the content, of the head's length
 	Trailer map[string][]string // filled in by the time Body has ended
-	Valid   func() error        // refuses once policy has cut off a unit that may hold the keys; nil: never
+	Valid   func() error        // refuses once policy has cut off a unit that may have the keys; nil: never
 }
 
-// OHTTPClientRequest is a one-off request on its way: an [io.ReadCloser] of what is sent. It
-// opens the response too.
+// OHTTPClientRequest is a one-off request at its client: an [io.ReadCloser] of the sealed
+// bytes. It opens the response too.
 type OHTTPClientRequest struct {
 	header  ohttp.Header
 	enc     []byte
-	stands  func() error // nil: never
+	valid   func() error // nil: never
 	sender  *hpke.Sender
 	writer  *ohttp.Writer
 	body    io.ReadCloser
@@ -35,7 +35,7 @@ type OHTTPClientRequest struct {
 
 // SealOHTTP begins a request: a small one is whole then.
 func SealOHTTP(k unitauth.OHTTPKeys, h bhttp.Head, c OHTTPRequestConfig) (*OHTTPClientRequest, error) {
-	s := &OHTTPClientRequest{header: k.Key.Header, stands: c.Valid, body: c.Body, trailer: c.Trailer}
+	s := &OHTTPClientRequest{header: k.Key.Header, valid: c.Valid, body: c.Body, trailer: c.Trailer}
 	var err error
 	if s.enc, s.sender, err = c.Form.NewSender(k.Key); err != nil {
 		return nil, fmt.Errorf("encapsulating: %w", err)
@@ -43,14 +43,14 @@ func SealOHTTP(k unitauth.OHTTPKeys, h bhttp.Head, c OHTTPRequestConfig) (*OHTTP
 	s.writer = &ohttp.Writer{Form: c.Form, Seal: s.sender.Seal}
 	s.out = append(s.header.Encode(), s.enc...)
 	if !c.Form.Chunked || 0 <= h.Length && h.Length <= MaxSmall && len(s.trailer) == 0 {
-		return s, s.whole(h)
+		return s, s.sealWhole(h)
 	}
 	h.Length = bhttp.Indeterminate
 	b, err := bhttp.AppendRequest(nil, h)
 	if err != nil {
 		return nil, err
 	}
-	return s, s.add(b)
+	return s, s.sealPart(b)
 }
 
 // Whole returns the whole request, if all of it is sealed; nil otherwise. It is called
@@ -62,22 +62,22 @@ func (s *OHTTPClientRequest) Whole() []byte {
 	return s.out
 }
 
-// Add seals more of the request.
-func (s *OHTTPClientRequest) add(plaintext []byte) error {
+// sealPart seals more of the request.
+func (s *OHTTPClientRequest) sealPart(plaintext []byte) error {
 	sealed, err := s.writer.Append(plaintext)
 	s.out = append(s.out, sealed...)
 	return err
 }
 
-// end seals the last of the request.
-func (s *OHTTPClientRequest) end(plaintext []byte) error {
+// sealFinal seals the last of the request.
+func (s *OHTTPClientRequest) sealFinal(plaintext []byte) error {
 	sealed, err := s.writer.Finish(plaintext)
 	s.out, s.ended = append(s.out, sealed...), true
 	return err
 }
 
-// whole is a request whose content is read before it is sent.
-func (s *OHTTPClientRequest) whole(h bhttp.Head) error {
+// sealWhole seals a request whose content is read before it is sent.
+func (s *OHTTPClientRequest) sealWhole(h bhttp.Head) error {
 	content, err := io.ReadAll(io.LimitReader(s.body, ohttp.MaxWhole+1))
 	if err != nil {
 		return fmt.Errorf("reading the request's body: %w", err)
@@ -93,40 +93,40 @@ func (s *OHTTPClientRequest) whole(h bhttp.Head) error {
 	if b, err = bhttp.AppendTrailers(append(b, content...), s.trailer, h.Length); err != nil {
 		return err
 	}
-	return s.end(chunk.Pad(b, 0))
+	return s.sealFinal(chunk.PadToBucket(b, 0))
 }
 
-// Read gives the request's bytes.
-func (s *OHTTPClientRequest) Read(p []byte) (int, error) { return s.take(p, s.fill) }
+// Read returns the request's bytes.
+func (s *OHTTPClientRequest) Read(p []byte) (int, error) { return s.readPending(p, s.sealNext) }
 
 // Close closes the request's body.
 func (s *OHTTPClientRequest) Close() error { return s.body.Close() }
 
-// fill seals the next part of the content, or after it the trailers.
-func (s *OHTTPClientRequest) fill() error {
+// sealNext seals the next part of the content, or after it the trailers.
+func (s *OHTTPClientRequest) sealNext() error {
 	if s.buf == nil {
 		s.buf = make([]byte, partRoom+ohttp.MaxSent-4)
 	}
 	n, err := s.body.Read(s.buf[partRoom:])
 	switch {
 	case n > 0:
-		return s.add(indeterminatePart(s.buf, n)[chunk.LengthSize:])
+		return s.sealPart(indeterminatePart(s.buf, n)[chunk.LengthSize:])
 	case err == io.EOF:
 		end, err := bhttp.AppendTrailers([]byte{0}, s.trailer, bhttp.Indeterminate)
 		if err != nil {
 			return err
 		}
-		return s.end(end)
+		return s.sealFinal(end)
 	}
 	return err
 }
 
-// Open opens a response up to the end of its head. It may have the other form than the
-// request: gateways other than ours send that.
+// Open opens a response up to the end of its head. Its form may differ from that of
+// the request: gateways of other projects do that.
 func (s *OHTTPClientRequest) Open(f ohttp.Form, r io.Reader) (bhttp.Head, *bhttp.Content, error) {
 	nonce := make([]byte, s.header.NonceSize())
 	if _, err := io.ReadFull(r, nonce); err != nil {
-		return bhttp.Head{}, nil, chunk.CutOff(err)
+		return bhttp.Head{}, nil, chunk.TruncatedError(err)
 	}
 	key, err := f.ResponseCipher(s.sender.Export, s.header, s.enc, nonce)
 	if err != nil {
@@ -134,14 +134,13 @@ func (s *OHTTPClientRequest) Open(f ohttp.Form, r io.Reader) (bhttp.Head, *bhttp
 	}
 	u := &ohttp.Reader{Form: f, From: r, Open: key.Open}
 	h, rest, err := u.ReadHead(bhttp.ParseResponse)
-	if err == nil && s.stands != nil {
-		err = s.stands()
+	if err == nil && s.valid != nil {
+		err = s.valid()
 	}
 	if err != nil {
 		return bhttp.Head{}, nil, err
 	}
-	// rest is of a buffer that is nobody else's.
-	p := chunk.Decrypted(ohttpChunks{u})
-	p.Valid = s.stands
+	p := chunk.Decrypted(ohttpChunks{u}) // rest needs no copy: ReadHead allocates it
+	p.Valid = s.valid
 	return h, bhttp.NewContent(p, h, rest), nil
 }

@@ -15,36 +15,36 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// ClientHandshake is one open request of a client, waiting for its answer. It is used by
-// one goroutine at a time.
+// ClientHandshake is an open request of a client and opens its response. It is used by one
+// goroutine at a time.
 type ClientHandshake struct {
 	key     hpke.PrivateKey
 	pin     unitauth.Pin
 	wants   SessionOptions
-	least   []byte // policy head that the unit must have got to; empty: none
+	least   []byte // policy head that the unit must have reached; empty: none
 	nonce   []byte
 	request []byte
-	hidden  func(attest.Introduction) []byte // from the unit that was challenged; nil: none was
+	hidden  func(attest.TPMKeys) []byte // of the challenged unit; nil: none
 }
 
 // NewClientHandshake makes an open request with a KEM key of its own. It refuses, with
-// "request", a pin that is not exactly one.
+// "request", a pin that does not name exactly one identity, task or group.
 func NewClientHandshake(pin unitauth.Pin, wants SessionOptions) (*ClientHandshake, error) {
 	return NewClientHandshakeSince(pin, wants, attest.Digest{})
 }
 
-// NewClientHandshakeSince is [NewClientHandshake] for a unit that has got to a policy head: others
-// refuse with "behind". The zero head is none.
+// NewClientHandshakeSince is [NewClientHandshake] for units that have reached a policy
+// head: others refuse with "behind". The zero head requires none.
 func NewClientHandshakeSince(pin unitauth.Pin, wants SessionOptions, least attest.Digest) (*ClientHandshake, error) {
 	if err := pin.Check(); err != nil {
 		return nil, err
 	}
-	if wants&WantHead != 0 {
-		return nil, wire.Refuse(wire.BadRequest, "session: wants", wants, "evidence and receipts; the head beside them")
+	if wants&wantHead != 0 {
+		return nil, wire.Refuse(wire.BadRequest, "session: options", wants, "evidence and receipts; the head is a parameter")
 	}
 	o := &ClientHandshake{pin: pin, wants: wants, nonce: make([]byte, nonceSize)}
 	if !least.IsZero() {
-		o.wants, o.least = wants|WantHead, least[:]
+		o.wants, o.least = wants|wantHead, least[:]
 	}
 	rand.Read(o.nonce) // never returns an error: it ends the program instead
 	var err error
@@ -52,46 +52,46 @@ func NewClientHandshakeSince(pin unitauth.Pin, wants SessionOptions, least attes
 	if err != nil {
 		return nil, fmt.Errorf("making a KEM key: %w", err)
 	}
-	o.request = wire.Frame(wire.LabelSessionOpen, []byte{envelope.Suite}, o.kemKey(), o.nonce, pin.Bytes(), []byte{byte(o.wants)}, o.least)
+	o.request = wire.Frame(wire.LabelSessionOpen, []byte{envelope.Suite}, o.kemKey(), o.nonce, pin.Encode(), []byte{byte(o.wants)}, o.least)
 	return o, nil
 }
 
 func (o *ClientHandshake) kemKey() []byte { return o.key.PublicKey().Bytes() }
 
-// Request is the body of the open request. The caller does not change it.
+// Request returns the body of the open request. The caller does not change it.
 func (o *ClientHandshake) Request() []byte { return o.request }
 
-// openResponse is an answer taken apart; nothing in it is checked yet.
+// openResponse is a parsed response; nothing in it is checked yet.
 type openResponse struct {
 	enc, session, unit, identity, ring, head, expiry []byte
 	chain, signature, evidence, ticket, time         []byte
 }
 
-// unverifiedResponse takes an answer apart and demands the size of every field.
+// unverifiedResponse parses a response and checks the size of every field.
 func unverifiedResponse(b []byte) (openResponse, error) {
 	if len(b) > MaxOpenResponse {
-		return openResponse{}, wire.Refuse(wire.TooLarge, "session answer: size in bytes", len(b), MaxOpenResponse)
+		return openResponse{}, wire.Refuse(wire.TooLarge, "session response: size in bytes", len(b), MaxOpenResponse)
 	}
 	f := make([][]byte, 12)
-	if err := wire.UnframeInto(f, wire.LabelSessionAnswer, b); err != nil {
+	if err := wire.UnframeInto(f, wire.LabelSessionResponse, b); err != nil {
 		return openResponse{}, err
 	}
 	for i, size := range []int{encSize, 24, 16, 32, 16, 32, 8} {
 		if len(f[i]) != size {
-			return openResponse{}, wire.Refuse(wire.Malformed, fmt.Sprint("session answer: size of field ", i+1), len(f[i]), size)
+			return openResponse{}, wire.Refuse(wire.Malformed, fmt.Sprint("session response: size of field ", i+1), len(f[i]), size)
 		}
 	}
 	if len(f[11]) != 8 {
-		return openResponse{}, wire.Refuse(wire.Malformed, "session answer: size of field 12", len(f[11]), 8)
+		return openResponse{}, wire.Refuse(wire.Malformed, "session response: size of field 12", len(f[11]), 8)
 	}
 	if len(f[7]) > unitauth.MaxChain || len(f[10]) > envelope.MaxSealed {
-		return openResponse{}, wire.Refuse(wire.TooLarge, "session answer: size of chain and ticket", len(f[7])+len(f[10]), unitauth.MaxChain+envelope.MaxSealed)
+		return openResponse{}, wire.Refuse(wire.TooLarge, "session response: size of chain and ticket", len(f[7])+len(f[10]), unitauth.MaxChain+envelope.MaxSealed)
 	}
 	return openResponse{f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[11]}, nil
 }
 
-// UnverifiedOpener is the unit that an answer to an open request names; zero where the
-// answer does not parse. Nothing of it is checked.
+// UnverifiedOpener returns the unit that a response to an open request names, unchecked;
+// zero if the response does not parse.
 func UnverifiedOpener(b []byte) (unit wire.UnitID) {
 	if a, err := unverifiedResponse(b); err == nil {
 		copy(unit[:], a.unit)
@@ -99,37 +99,37 @@ func UnverifiedOpener(b []byte) (unit wire.UnitID) {
 	return unit
 }
 
-// Finish judges the answer to the request and gives the session. It may be
-// called again with the same answer and newer trust.
+// Finish verifies the response to the request and returns the session. It may be
+// called again with the same response and newer trust.
 //
-// It refuses with "behind" a policy head that trust does not know, which newer
-// trust may, and a session that is shared under ring keys older than a cut which
-// trust knows, or of a unit that has not got to the head wanted; with the reasons of
-// [identity.Check] a unit that is not what the pin says, and with "cut-off" one that
-// trust cuts off; with "signature" an answer that the unit did not give to this
-// request; with "clock" a unit whose time is more than 5 minutes from at; with
-// "evidence-missing" wanted evidence that is not there, and with
-// the reasons of appraisal and admission evidence that does not hold.
+// It refuses with "behind" a policy head that trust does not know (newer trust may), a
+// session that is shared under ring keys older than a cut which trust knows, and a unit
+// that has not reached the wanted head; with the reasons of [identity.Check] a unit of
+// another pin, and with "cut-off" a unit that trust cuts off; with "signature" a response
+// that the unit did not sign for this request; with "clock" a unit whose time is more
+// than 5 minutes from at; with "evidence-missing" wanted evidence that is missing; and
+// evidence that fails appraisal or admission, with their reasons.
 func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (*Session, error) {
 	a, err := unverifiedResponse(b)
 	if err != nil {
 		return nil, err
 	}
-	peer, err := o.peer(a, trust, at)
+	claims := unitauth.SignerClaims{Head: a.head, Unit: a.unit, Identity: a.identity, Expiry: a.expiry}
+	peer, err := trust.Signer(a.chain, o.pin, claims, at)
 	if err != nil {
 		return nil, err
 	}
 	alone := len(a.ticket) == 0
-	if err := o.caughtUp(attest.Digest(a.head), alone, trust.Policy, peer); err != nil {
+	if err := o.checkCaughtUp(attest.Digest(a.head), alone, trust.Policy, peer); err != nil {
 		return nil, err
 	}
 	t := o.transcript(a, trust, peer)
 	id := wire.SessionID(a.session)
 	if want := t.sessionID(id.Range()); id != want {
-		return nil, wire.Refuse(wire.BadDigest, "session answer: session id", id, want)
+		return nil, wire.Refuse(wire.BadDigest, "session response: session id", id, want)
 	}
 	digest, evidence, ticket := t.digest(id), wire.Sum(a.evidence), wire.Sum(a.ticket)
-	if err := unitauth.Verify(peer.PublicKey(), a.signature, wire.LabelSessionSignature, digest[:], evidence[:], ticket[:], a.time); err != nil {
+	if err := unitauth.VerifyFields(peer.PublicKey(), a.signature, wire.LabelSessionSignature, digest[:], evidence[:], ticket[:], a.time); err != nil {
 		return nil, err
 	}
 	unitTime, err := unitauth.ParseTime(a.time)
@@ -153,24 +153,24 @@ func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (
 			s.evidence, err = trust.Appraise(a.evidence, attest.Question{ReportData: data, Secret: o.hidden, At: at}, peer)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("judging fresh evidence: %w", err)
+			return nil, fmt.Errorf("appraising fresh evidence: %w", err)
 		}
 	}
 	return s, nil
 }
 
-// ErrBeforeCut says that a session is shared under ring keys that a unit which was cut
-// off may hold: its unit has not heard of the cut.
-var ErrBeforeCut = wire.Refuse(wire.Behind, "session answer: policy head", "one before a cut, of a session that is sealed for other units", "one since the cut, or a session without a ticket")
+// ErrBeforeCut is the refusal of a session that is shared under ring keys which a unit
+// that was cut off may have: the unit that opened it does not know the cut yet.
+var ErrBeforeCut = wire.Refuse(wire.Behind, "session response: policy head", "a head before a cut, of a session that is sealed for other units", "a head since the cut, or a session without a ticket")
 
-// caughtUp refuses, with "behind", what a unit that stands under a policy head opened
-// while it did not know enough: less than was wanted, or, unless the session stays
-// with that unit alone, a cut of units that hold the ring key.
-func (o *ClientHandshake) caughtUp(head attest.Digest, alone bool, p policy.Approved, peer identity.Peer) error {
-	if o.wants&WantHead != 0 {
-		got, _ := p.Index(head) // signer saw to it that it is known
+// checkCaughtUp refuses, with "behind", a session whose unit is at an earlier policy head
+// than was wanted or, unless the session stays with that unit alone, at one before a cut
+// of units that have the ring key.
+func (o *ClientHandshake) checkCaughtUp(head attest.Digest, alone bool, p policy.Approved, peer identity.Peer) error {
+	if o.wants&wantHead != 0 {
+		got, _ := p.Index(head) // Trust.Signer has checked that it is known
 		if least, known := p.Index(attest.Digest(o.least)); !known || got < least {
-			return wire.Refuse(wire.Behind, "session answer: policy head", head, "the one wanted, or a later one: "+attest.Digest(o.least).String())
+			return wire.Refuse(wire.Behind, "session response: policy head", head, "the wanted head, or a later one: "+attest.Digest(o.least).String())
 		}
 	}
 	if !alone && identity.RingCutSince(p, o.pin.Holders(peer), head) {
@@ -179,35 +179,30 @@ func (o *ClientHandshake) caughtUp(head attest.Digest, alone bool, p policy.Appr
 	return nil
 }
 
-// peer is the unit that answered, as far as its certificates go.
-func (o *ClientHandshake) peer(a openResponse, trust unitauth.Trust, at time.Time) (identity.Peer, error) {
-	return trust.Signer(a.chain, o.pin, unitauth.SignerClaims{Head: a.head, Unit: a.unit, Identity: a.identity, Expiry: a.expiry}, at)
-}
-
-// transcript puts together what was said. What the certificates say is taken
-// from them, not from the answer beside them.
+// transcript returns the transcript of the handshake. Facts in the certificates are taken
+// from them, not from the response.
 func (o *ClientHandshake) transcript(a openResponse, trust unitauth.Trust, peer identity.Peer) *transcript {
 	return &transcript{
-		kemKey: o.kemKey(), nonce: o.nonce, pin: o.pin.Bytes(), wants: o.wants, least: o.least, enc: a.enc,
+		kemKey: o.kemKey(), nonce: o.nonce, pin: o.pin.Encode(), wants: o.wants, least: o.least, enc: a.enc,
 		unit: peer.UnitID(), identity: peer.ID(), root: trust.Policy.Document().Authority.Root, chain: wire.Sum(a.chain),
 		ring: identity.RingID(a.ring), head: attest.Digest(a.head), expiry: binary.BigEndian.Uint64(a.expiry),
 	}
 }
 
-// Challenge challenges the unit that introduces itself: from then on only evidence of its
-// device and key is accepted. The credential is for that unit.
+// Challenge makes a challenge for the unit of an introduction: from then on only evidence
+// of its device and key is accepted. The credential is for that unit.
 func (o *ClientHandshake) Challenge(introduction []byte, verifier *attest.Verifier) (unit wire.UnitID, credential []byte, err error) {
 	in, err := unitauth.UnverifiedIntroduction(introduction)
 	if err != nil {
 		return wire.UnitID{}, nil, err
 	}
-	challenge, err := verifier.Challenge(attest.TPM, in.Introduction)
+	challenge, err := verifier.Challenge(attest.TPM, in.TPMKeys)
 	if err != nil {
 		return wire.UnitID{}, nil, err
 	}
-	o.hidden = challenge.Hidden
+	o.hidden = challenge.SecretFor
 	return in.Unit, challenge.Credential, nil
 }
 
-// Unchallenge forgets the unit that was challenged.
+// Unchallenge drops the challenge.
 func (o *ClientHandshake) Unchallenge() { o.hidden = nil }

@@ -47,20 +47,20 @@ func (w *world) accepted(h *Host, pin unitauth.Pin, wants SessionOptions, device
 	} else if wanted {
 		evidence = testworld.Must(device.Attest(context.Background(), data))
 	}
-	answer, _, err := a.Finish(evidence, w.clock.Now())
+	response, _, err := a.Finish(evidence, w.clock.Now())
 	if err != nil {
 		w.T.Fatal(err)
 	}
-	return &exchanged{w, h, o, answer, w.trust(), w.clock.Now()}
+	return &exchanged{w, h, o, response, w.trust(), w.clock.Now()}
 }
 
 func (x *exchanged) finish() (*Session, error) { return x.opening.Finish(x.answer, x.trust, x.at) }
 
 // edit changes one field of the answer and frames it anew.
 func (x *exchanged) edit(field int, change func([]byte) []byte) {
-	f := testworld.Must(wire.Unframe(wire.LabelSessionAnswer, x.answer, 12))
+	f := testworld.Must(wire.Unframe(wire.LabelSessionResponse, x.answer, 12))
 	f[field] = change(bytes.Clone(f[field]))
-	x.answer = wire.Frame(wire.LabelSessionAnswer, f...)
+	x.answer = wire.Frame(wire.LabelSessionResponse, f...)
 }
 
 func flip(b []byte) []byte { b[len(b)-1] ^= 1; return b }
@@ -75,7 +75,7 @@ func TestOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.ID().Range() != 7 || s.Peer().UnitID() != h.ID() || !s.Evidence().OK() || s.Head() != w.policy.Head() || !s.Expires().After(noon) {
+	if s.ID().Range() != 7 || s.OpenedBy().UnitID() != h.ID() || !s.Evidence().Appraised() || s.PolicyHead() != w.policy.Head() || !s.Expires().After(noon) {
 		t.Errorf("got %+v", s)
 	}
 	if got := h.Stats(noon); got.Sessions != 1 || got.Opened != 1 || got.Rings != 4 {
@@ -174,9 +174,9 @@ func highS(signature []byte) []byte {
 func TestEveryByteOfAnAnswer(t *testing.T) {
 	w := newWorld(t)
 	x := w.accepted(w.host(Limits{}), w.byTask(), WantEvidence, w.Device("scoring 1"))
-	answer := x.answer
-	for i := range answer {
-		x.answer = bytes.Clone(answer)
+	response := x.answer
+	for i := range response {
+		x.answer = bytes.Clone(response)
 		x.answer[i] ^= 1 << (i % 8)
 		if _, err := x.finish(); err == nil {
 			t.Fatalf("byte %d: accepted", i)
@@ -208,22 +208,22 @@ func TestKeysOfNewerReleases(t *testing.T) {
 	newer, _ := w.successor(w.ring)
 	_, follows := w.opened(old, w.byTask())
 	_, pinned := w.opened(old, w.byID())
-	if _, err := newer.Join(follows, noon); err != nil {
+	if _, err := newer.ImportSession(follows, noon); err != nil {
 		t.Errorf("a session that follows: %v", err)
 	}
-	_, err := newer.Join(pinned, noon)
+	_, err := newer.ImportSession(pinned, noon)
 	testworld.Refused(t, err, wire.UnknownRing)
 
 	again, left, err := newer.Reseal(10, noon)
 	if err != nil || len(again) != 1 || left != 0 {
 		t.Fatalf("got %d sealed anew, %d left, %v, want 1", len(again), left, err)
 	}
-	if _, err := old.Join(again[0], noon); wire.ReasonOf(err) != wire.UnknownRing {
+	if _, err := old.ImportSession(again[0], noon); wire.ReasonOf(err) != wire.UnknownRing {
 		t.Errorf("the predecessor opens what its successor sealed: %v", err)
 	}
 
 	_, late := w.opened(old, w.byTask())
-	if _, err := newer.Join(late, noon); err != nil {
+	if _, err := newer.ImportSession(late, noon); err != nil {
 		t.Errorf("one that comes late: %v", err)
 	}
 	for i, want := range []int{1, 0} {
@@ -267,7 +267,7 @@ func TestAcceptRefusals(t *testing.T) {
 	}
 	since := func(least []byte) OpenRequest {
 		f := testworld.Must(wire.Unframe(wire.LabelSessionOpen, open(w.byTask(), 0).Body, 6))
-		return OpenRequest{Body: wire.Frame(wire.LabelSessionOpen, append(f[:4], []byte{byte(WantHead)}, least)...)}
+		return OpenRequest{Body: wire.Frame(wire.LabelSessionOpen, append(f[:4], []byte{byte(wantHead)}, least)...)}
 	}
 	cookie := func(change func([]byte) []byte, of *Host) OpenRequest {
 		r := open(w.byTask(), WantEvidence)
@@ -296,7 +296,7 @@ func TestAcceptRefusals(t *testing.T) {
 		{"a short nonce", edit(2, func(b []byte) []byte { return b[1:] }), wire.Malformed},
 		{"a pin cut short", edit(3, func(b []byte) []byte { return b[1:] }), wire.WrongIdentity},
 		{"unknown wants", edit(4, func([]byte) []byte { return []byte{8} }), wire.Malformed},
-		{"a least head wanted and none", edit(4, func([]byte) []byte { return []byte{byte(WantHead)} }), wire.Malformed},
+		{"a least head wanted and none", edit(4, func([]byte) []byte { return []byte{byte(wantHead)} }), wire.Malformed},
 		{"a least head that is not wanted", edit(5, func([]byte) []byte { return bytes.Repeat([]byte{1}, 32) }), wire.Malformed},
 		{"a short least head", since(bytes.Repeat([]byte{1}, 31)), wire.Malformed},
 		{"the zero head as the least", since(make([]byte, 32)), wire.Malformed},
@@ -446,7 +446,7 @@ func FuzzOpenRequest(f *testing.F) {
 		if again := wire.Frame(wire.LabelSessionOpen, []byte{envelope.Suite}, o.kemKey, o.nonce, o.pin, []byte{byte(o.wants)}, o.least); !bytes.Equal(again, b) {
 			t.Errorf("another encoding was read: %x", b)
 		}
-		if (o.wants&WantHead != 0) != (len(o.least) > 0) {
+		if (o.wants&wantHead != 0) != (len(o.least) > 0) {
 			t.Errorf("got a least policy head of %d bytes with wants %b", len(o.least), o.wants)
 		}
 	})

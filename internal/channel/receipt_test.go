@@ -25,13 +25,13 @@ func (w *world) recorded(h *Host) unitauth.Record {
 	raw := testworld.Must(x.Whole(bhttp.Head{Method: "POST", Scheme: "https", Authority: "scoring.clinic.example", Path: "/", Length: int64(len(body))}, strings.NewReader(body)))
 	in := testworld.Must(h.Open([wire.HeaderSize]byte(raw), bytes.NewReader(raw[wire.HeaderSize:]), w.clock.Now()))
 	testworld.Must(0, in.Authenticate(nil, w.unitClock))
-	var answer bytes.Buffer
-	r := testworld.Must(in.Responder(&answer))
+	var response bytes.Buffer
+	r := testworld.Must(in.Responder(&response))
 	defer r.Release()
-	r.Keep([]byte("7 pounds"))
+	r.BufferContent([]byte("7 pounds"))
 	testworld.Must(r.Whole(bhttp.Head{Status: 200}, nil))
 	testworld.Must(0, r.Finish())
-	a := testworld.Must(x.Open(&answer))
+	a := testworld.Must(x.Open(&response))
 	testworld.Must(io.Copy(io.Discard, a.Content))
 	record := *x.Record()
 	record.Receipt = a.Receipt()
@@ -58,7 +58,7 @@ func TestReceiptRefusals(t *testing.T) {
 		{"no receipt", func(r *unitauth.Record, _ *unitauth.ReceiptExpect) { r.Receipt = nil }, wire.Malformed},
 		{"too large", func(r *unitauth.Record, _ *unitauth.ReceiptExpect) { r.Receipt = make([]byte, unitauth.MaxReceipt+1) }, wire.TooLarge},
 		{"a changed request", func(r *unitauth.Record, _ *unitauth.ReceiptExpect) { r.Request = flip(bytes.Clone(r.Request)) }, wire.BadDigest},
-		{"a changed answer", func(r *unitauth.Record, _ *unitauth.ReceiptExpect) { r.Answer = flip(bytes.Clone(r.Answer)) }, wire.BadDigest},
+		{"a changed answer", func(r *unitauth.Record, _ *unitauth.ReceiptExpect) { r.Response = flip(bytes.Clone(r.Response)) }, wire.BadDigest},
 		{"another session", edit(0, flip), wire.BadSignature},
 		{"a short session", edit(0, func(b []byte) []byte { return b[1:] }), wire.Malformed},
 		{"another number", edit(1, flip), wire.BadSignature},
@@ -180,9 +180,9 @@ func TestNoReceipt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := append(make([]byte, chunk.LengthSize), (&ServerRequest{at: noon}).begins(KindResponse)...)
+	b := append(make([]byte, chunk.LengthSize), (&ServerRequest{at: noon}).responsePrefix(KindResponse)...)
 	b = testworld.Must(bhttp.AppendResponse(b, bhttp.Head{Status: 200}))
-	a, err := x.Open(bytes.NewReader(append(prefix[:], seal.Seal(b, chunk.Final)...)))
+	a, err := x.Open(bytes.NewReader(append(prefix[:], seal.SealChunk(b, chunk.Final)...)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func FuzzReceipt(f *testing.F) {
 	want := testworld.Must(unitauth.VerifyReceipt(good, w.trust(), expect))
 	f.Add(good.Receipt)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got, err := unitauth.VerifyReceipt(unitauth.Record{Request: good.Request, Answer: good.Answer, Receipt: b}, w.trust(), expect)
+		got, err := unitauth.VerifyReceipt(unitauth.Record{Request: good.Request, Response: good.Response, Receipt: b}, w.trust(), expect)
 		if err == nil && (got.Session != want.Session || got.Number != want.Number || got.Unit.UnitID() != want.Unit.UnitID()) {
 			t.Errorf("another receipt was accepted: %x", b)
 		}

@@ -14,38 +14,38 @@ import (
 
 // chunkSink encrypts the chunks of a response.
 type chunkSink interface {
-	// put encrypts b, whose first 4 bytes are room for a length, and returns what is to be
-	// sent of the message: nothing as long as it is kept back.
-	put(b []byte, at chunk.Flag) ([]byte, error)
+	// encrypt encrypts b, whose first 4 bytes are room for a length, and returns the bytes
+	// to send now: none while the message is buffered.
+	encrypt(b []byte, at chunk.Flag) ([]byte, error)
 }
 
 // sealedSink seals the chunks of a response in a session.
 type sealedSink struct{ *chunk.Writer }
 
-func (s sealedSink) put(b []byte, at chunk.Flag) ([]byte, error) { return s.Seal(b, at), nil }
+func (s sealedSink) encrypt(b []byte, at chunk.Flag) ([]byte, error) { return s.SealChunk(b, at), nil }
 
 // Responder seals the response to one request, in a session or one-off. The content is
-// kept until the head is known: either [Responder.Whole] and [Responder.Finish] follow, or
+// buffered until the head is known: either [Responder.Whole] and [Responder.Finish] follow, or
 // [Responder.Begin], any number of [Responder.Write] and [Responder.Flush], and
-// [Responder.End]. At last comes [Responder.Release]. It is used by one goroutine at a time.
+// [Responder.FinishStream]. [Responder.Release] is last. It is used by one goroutine at a time.
 type Responder struct {
-	w      io.Writer
-	host   *Host
-	x      *ServerRequest // in a session
-	prefix []byte         // before the chunks
-	sink   chunkSink
-	begun  bool      // something was sent
-	sum    hash.Hash // of the response's plaintext; nil when no receipt is wanted
-	length int64     // of the content, once the head is known
-	start  int       // where in buf the chunk's length goes
-	lent   *[]byte   // for buf, when it is given back
-	buf    []byte    // the chunk that is filled
+	w       io.Writer
+	host    *Host
+	request *ServerRequest // in a session
+	prefix  []byte         // before the chunks
+	sink    chunkSink
+	begun   bool      // a part was sent
+	sum     hash.Hash // of the response's plaintext; nil when no receipt is wanted
+	length  int64     // of the content, once the head is known
+	start   int       // where in buf the chunk's length goes
+	lent    *[]byte   // the buffer to return
+	buf     []byte    // the chunk that is filled
 }
 
 // headRoom is kept free before the content, in bytes, until the head is known.
 const headRoom = 2 << 10
 
-// buffer takes a buffer for whole chunks.
+// buffer returns a buffer for whole chunks.
 func (h *Host) buffer() *[]byte {
 	if b, ok := h.responses.Get().(*[]byte); ok {
 		return b
@@ -61,7 +61,7 @@ func (x *ServerRequest) Responder(w io.Writer) (*Responder, error) {
 		return nil, err
 	}
 	r := newResponder(w, x.host, sealedSink{s}, prefix[:])
-	r.x = x
+	r.request = x
 	if x.digest != nil {
 		r.sum = sha256.New()
 	}
@@ -73,31 +73,31 @@ func newResponder(w io.Writer, h *Host, sink chunkSink, prefix []byte) *Responde
 	return &Responder{w: w, host: h, sink: sink, prefix: prefix, start: headRoom, lent: b, buf: (*b)[:headRoom]}
 }
 
-// Keep adds content while the head is not known, at most [MaxSmall] bytes in all.
-func (r *Responder) Keep(p []byte) { r.buf = append(r.buf, p...) }
+// BufferContent appends content while the head is not known, at most [MaxSmall] bytes in all.
+func (r *Responder) BufferContent(p []byte) { r.buf = append(r.buf, p...) }
 
-// Kept is the content that was kept.
-func (r *Responder) Kept() []byte { return r.buf[headRoom:] }
+// BufferedContent returns the buffered content.
+func (r *Responder) BufferedContent() []byte { return r.buf[headRoom:] }
 
 // Begun reports whether a part of the response was sent.
 func (r *Responder) Begun() bool { return r.begun }
 
-// Begin puts kind, time and head before the content that was kept, and so begins the
-// first chunk. The response to a one-off request has neither kind nor time.
+// Begin puts kind, time and head before the buffered content, which begins the first
+// chunk. The response to a one-off request has neither kind nor time.
 func (r *Responder) Begin(h bhttp.Head) error {
 	r.length = h.Length
 	b := make([]byte, chunk.LengthSize, 256)
-	if r.x != nil {
-		b = append(b, r.x.begins(KindResponse)...)
+	if r.request != nil {
+		b = append(b, r.request.responsePrefix(KindResponse)...)
 	}
 	b, err := bhttp.AppendResponse(b, h)
 	if err != nil {
 		return err
 	}
 	if len(b) > chunk.MaxPlaintext/2 {
-		return wire.Refuse(wire.TooLarge, "answer: head: size in bytes", len(b), chunk.MaxPlaintext/2)
+		return wire.Refuse(wire.TooLarge, "response: head: size in bytes", len(b), chunk.MaxPlaintext/2)
 	}
-	content := r.Kept()
+	content := r.BufferedContent()
 	if h.Length == bhttp.Indeterminate && len(content) > 0 {
 		b = bhttp.AppendVarint(b, uint64(len(content)))
 	}
@@ -118,7 +118,7 @@ func (r *Responder) Write(p []byte) (int, error) {
 			room -= 4 // of the part's length
 		}
 		if room <= 0 {
-			if err := r.send(chunk.More); err != nil {
+			if err := r.sendChunk(chunk.More); err != nil {
 				return len(p), err
 			}
 			continue
@@ -132,12 +132,11 @@ func (r *Responder) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Flush sends the chunk that is filled, if there is anything in it.
-func (r *Responder) Flush() error { return r.send(chunk.More) }
+// Flush sends the current chunk, unless it is empty.
+func (r *Responder) Flush() error { return r.sendChunk(chunk.More) }
 
-// send seals the chunk that was filled and sends it. Only a final chunk may be
-// empty.
-func (r *Responder) send(at chunk.Flag) error {
+// sendChunk seals and sends the current chunk. Only a final chunk may be empty.
+func (r *Responder) sendChunk(at chunk.Flag) error {
 	plaintext := r.buf[r.start+chunk.LengthSize:]
 	if len(plaintext) == 0 && at == chunk.More {
 		return nil
@@ -145,7 +144,7 @@ func (r *Responder) send(at chunk.Flag) error {
 	if r.sum != nil {
 		r.sum.Write(plaintext)
 	}
-	sealed, err := r.sink.put(r.buf[r.start:], at)
+	sealed, err := r.sink.encrypt(r.buf[r.start:], at)
 	r.start, r.buf = 0, r.buf[:chunk.LengthSize]
 	if err != nil || len(sealed) == 0 {
 		return err
@@ -158,14 +157,14 @@ func (r *Responder) send(at chunk.Flag) error {
 	return err
 }
 
-// End ends a response that was begun: with the trailers, and with a receipt where one is
-// wanted.
-func (r *Responder) End(trailer map[string][]string) error {
+// FinishStream ends a response after [Responder.Begin]: with the trailers, and with a
+// receipt if one is wanted.
+func (r *Responder) FinishStream(trailer map[string][]string) error {
 	if r.length == bhttp.Indeterminate {
 		r.buf = append(r.buf, 0)
 	}
 	if len(r.buf)-r.start > chunk.LengthSize+chunk.MaxPlaintext-bhttp.MaxTrailers {
-		if err := r.send(chunk.More); err != nil {
+		if err := r.sendChunk(chunk.More); err != nil {
 			return err
 		}
 	}
@@ -176,65 +175,65 @@ func (r *Responder) End(trailer map[string][]string) error {
 	return r.Finish()
 }
 
-// Whole makes a small response of the content that was kept: one chunk, padded. It
-// returns the size of all that [Responder.Finish] sends; 0 where that is not known.
+// Whole makes a small response of the buffered content: one chunk, padded. It returns the
+// size of all that [Responder.Finish] sends; 0 if that is not known.
 func (r *Responder) Whole(h bhttp.Head, trailer map[string][]string) (size int, err error) {
-	h.Length = int64(len(r.Kept()))
+	h.Length = int64(len(r.BufferedContent()))
 	if err := r.Begin(h); err != nil {
 		return 0, err
 	}
 	if r.buf, err = bhttp.AppendTrailers(r.buf, trailer, h.Length); err != nil {
 		return 0, err
 	}
-	r.buf = chunk.Pad(r.buf, r.start+chunk.LengthSize)
-	if r.x != nil && r.sum == nil {
+	r.buf = chunk.PadToBucket(r.buf, r.start+chunk.LengthSize)
+	if r.request != nil && r.sum == nil {
 		size = responsePrefix + len(r.buf) - r.start + chunk.TagSize
 	}
 	return size, nil
 }
 
-// Finish sends the final chunk: what is left, or after it the receipt. For that the
-// request is read to its end.
+// Finish sends the rest as the final chunk, or the rest and then the receipt, for which it
+// reads the request to its end.
 func (r *Responder) Finish() error {
 	if r.sum == nil {
-		return r.send(chunk.Final)
+		return r.sendChunk(chunk.Final)
 	}
-	if err := r.send(chunk.More); err != nil {
+	if err := r.sendChunk(chunk.More); err != nil {
 		return err
 	}
-	for !r.x.Whole() { // an app need not read, and may close, the request
-		if _, err := r.x.source.Next(); err != nil {
+	for !r.request.Whole() { // an app need not read, and may close, the request
+		if _, err := r.request.source.Next(); err != nil {
 			return fmt.Errorf("reading the request for its receipt: %w", err)
 		}
 	}
-	said, answered := wire.Digest(r.x.digest.Sum(nil)), wire.Digest(r.sum.Sum(nil))
-	at := r.x.now()
-	head, err := r.host.reached(r.x.credentials, at)
+	request, response := wire.Digest(r.request.digest.Sum(nil)), wire.Digest(r.sum.Sum(nil))
+	at := r.request.unitTime()
+	head, err := r.host.reachedHead(r.request.credentials, at)
 	if err != nil {
 		return err
 	}
-	receipt, err := unitauth.SignReceipt(r.host.key, r.x.credentials.chain, unitauth.ReceiptClaims{
-		Session: r.x.header.Session, Number: r.x.header.Number, Request: said, Response: answered, Unit: r.host.id, At: at, Head: head,
+	receipt, err := unitauth.SignReceipt(r.host.key, r.request.credentials.chain, unitauth.ReceiptClaims{
+		Session: r.request.header.Session, Number: r.request.header.Number, Request: request, Response: response, Unit: r.host.id, At: at, Head: head,
 	})
 	if err != nil {
 		return err
 	}
 	r.sum = nil
 	r.buf = append(r.buf, receipt...)
-	return r.send(chunk.Final)
+	return r.sendChunk(chunk.Final)
 }
 
-// SizeKept is how many bytes of a response in one piece wait for its end.
-func (r *Responder) SizeKept() int {
+// SizeBuffered returns how many bytes of a response in one piece wait for its end.
+func (r *Responder) SizeBuffered() int {
 	if c, ok := r.sink.(ohttpSink); ok {
 		return c.Buffered()
 	}
 	return 0
 }
 
-// Release gives the buffer back. It holds ciphertext, and of plaintext no more
-// than the app's memory does.
+// Release returns the buffer to its pool. The buffer contains ciphertext, and no more
+// plaintext than the memory of the app.
 func (r *Responder) Release() {
-	*r.lent, r.buf = r.buf[:0], nil // not what buf was before a large head: that holds plaintext
+	*r.lent, r.buf = r.buf[:0], nil // not the former buf of a large head, which contains plaintext
 	r.host.responses.Put(r.lent)
 }

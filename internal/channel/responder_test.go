@@ -18,7 +18,7 @@ func TestLentBuffersOfAnswers(t *testing.T) {
 	for _, head := range []int{10, 2 * headRoom} {
 		r := newResponder(io.Discard, h, sealedSink{chunk.NewWriter(testworld.Must(newAEAD(make([]byte, 32))))}, nil)
 		content := strings.Repeat("content", 100)
-		r.Keep([]byte(content))
+		r.BufferContent([]byte(content))
 		lent := r.lent
 		testworld.Must(r.Whole(bhttp.Head{Status: 200, Fields: map[string][]string{"Large": {strings.Repeat("x", head)}}}, nil))
 		testworld.Must(0, r.Finish())

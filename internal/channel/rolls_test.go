@@ -33,12 +33,12 @@ func TestPairsAcrossRestarts(t *testing.T) {
 		h := w.host(Limits{})
 		s, _ := w.opened(h, w.byTask())
 		for range messages / restarts / 2 {
-			x := testworld.Must(s.begin(h.ID(), noon.Add(time.Minute), 0))
+			x := testworld.Must(s.newRequest(h.ID(), noon.Add(time.Minute), 0))
 			body := testworld.Must(x.Whole(bhttp.Head{Method: "GET", Scheme: "https", Path: "/"}, nil))
-			in := testworld.Must(h.begin([wire.HeaderSize]byte(body), noon))
-			testworld.Must(0, in.open(bytes.NewReader(body[wire.HeaderSize:]), atNoon))
+			in := testworld.Must(h.findSession([wire.HeaderSize]byte(body), noon))
+			testworld.Must(0, in.openFirst(bytes.NewReader(body[wire.HeaderSize:]), atNoon))
 			note([]byte("request"), x.raw[:])
-			note([]byte("answer"), x.raw[:], testworld.Must(in.plain(KindNotExecuted, wire.Expired))[:responsePrefix])
+			note([]byte("answer"), x.raw[:], testworld.Must(in.responseWithoutContent(KindNotExecuted, wire.Expired))[:responsePrefix])
 		}
 	}
 	if len(seen) != messages {

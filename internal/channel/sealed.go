@@ -18,39 +18,38 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ring is one ring key as a host holds it. It is immutable.
+// ring is a ring key of a host. It is immutable.
 type ring struct {
 	key      *identity.RingKey
-	identity attest.Digest // whose units seal under it
+	identity attest.Digest // of the units that seal under it
 	pin      []byte        // of the sessions under it
 	holders  identity.RingHolders
 	since    attest.Digest // policy head of the certificate report that first brought it
 	*derived
 }
 
-// derived is what was derived from a ring key. All standings that hold the key
-// share it, so that erasing waits for everything that uses it.
+// derived are the keys derived from a ring key. All credentials with the ring key share
+// them, so that erasing waits for every use.
 type derived struct {
 	mu      sync.RWMutex // guards all below
-	erased  bool         // nothing is kept from then on
+	erased  bool         // nothing is cached from then on
 	seals   map[wire.UnitID]*sealKey
 	oneOffs [len(ohttp.KEMs)]hpke.PrivateKey // of the table of KEMs; nil until needed
 }
 
-// sealKey is what one unit seals with under one ring key.
+// sealKey are the keys of one unit under one ring key.
 type sealKey struct {
 	aead  cipher.AEAD
 	nonce []byte // HMAC key of nonces
 }
 
-// use calls f with the seal key of a unit, which [ring.erase] does not clear
-// meanwhile. The key is kept once f succeeded, so that made-up unit ids take no
-// memory.
-func (r *ring) use(unit wire.UnitID, f func(*sealKey) error) error {
-	if known, err := r.useKept(unit, f); known {
+// withSealKey calls f with the seal key of a unit, which [ring.erase] does not clear
+// meanwhile. The key is cached once f succeeded, so that invented unit ids take no memory.
+func (r *ring) withSealKey(unit wire.UnitID, f func(*sealKey) error) error {
+	if known, err := r.withCachedKey(unit, f); known {
 		return err
 	}
-	k, err := r.derive(unit)
+	k, err := r.deriveSealKey(unit)
 	if err != nil {
 		return err
 	}
@@ -58,12 +57,12 @@ func (r *ring) use(unit wire.UnitID, f func(*sealKey) error) error {
 		clear(k.nonce)
 		return err
 	}
-	r.keepKey(unit, k)
+	r.cacheKey(unit, k)
 	return nil
 }
 
-// useKept calls f with the seal key of a unit, if that is kept.
-func (r *ring) useKept(unit wire.UnitID, f func(*sealKey) error) (known bool, err error) {
+// withCachedKey calls f with the seal key of a unit, if it is cached.
+func (r *ring) withCachedKey(unit wire.UnitID, f func(*sealKey) error) (known bool, err error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	k := r.seals[unit]
@@ -73,8 +72,8 @@ func (r *ring) useKept(unit wire.UnitID, f func(*sealKey) error) (known bool, er
 	return true, f(k)
 }
 
-// derive is the seal key of a unit.
-func (r *ring) derive(unit wire.UnitID) (*sealKey, error) {
+// deriveSealKey derives the seal key of a unit.
+func (r *ring) deriveSealKey(unit wire.UnitID) (*sealKey, error) {
 	id := r.key.ID()
 	b, err := r.key.Derive(64, wire.LabelSealKey, id[:], unit[:])
 	if err != nil {
@@ -86,9 +85,9 @@ func (r *ring) derive(unit wire.UnitID) (*sealKey, error) {
 	return k, err
 }
 
-// keepRecord keeps a seal key, unless the ring was erased while the key was used, or
+// cacheKey caches a seal key, unless the ring was erased while the key was used, or
 // another goroutine was first.
-func (r *ring) keepKey(unit wire.UnitID, k *sealKey) {
+func (r *ring) cacheKey(unit wire.UnitID, k *sealKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.erased || r.seals[unit] != nil {
@@ -109,16 +108,16 @@ func (r *ring) erase() {
 	r.seals, r.oneOffs, r.erased = nil, [len(ohttp.KEMs)]hpke.PrivateKey{}, true
 }
 
-// header is the header of what a unit seals of a session under the ring.
+// header returns the header of what a unit seals of a session under the ring.
 func (r *ring) header(s *session, sealer wire.UnitID) envelope.Header {
 	return envelope.Header{For: r.identity, Ring: r.key.ID(), Session: s.id, Expiry: s.expiry, Sealer: sealer}
 }
 
-// Seal returns a sealed message. The nonce is a MAC of the header and the plaintext: equal
+// sealMessage returns a sealed message. The nonce is a MAC of the header and the plaintext: equal
 // plaintexts give equal bytes, and different ones never share a nonce.
-func (r *ring) seal(kind envelope.Kind, h envelope.Header, plaintext []byte) (sealed []byte, err error) {
+func (r *ring) sealMessage(kind envelope.Kind, h envelope.Header, plaintext []byte) (sealed []byte, err error) {
 	ad := h.Encode(kind)
-	err = r.use(h.Sealer, func(k *sealKey) error {
+	err = r.withSealKey(h.Sealer, func(k *sealKey) error {
 		mac := hmac.New(sha256.New, k.nonce)
 		mac.Write(ad)
 		mac.Write(plaintext)
@@ -129,11 +128,11 @@ func (r *ring) seal(kind envelope.Kind, h envelope.Header, plaintext []byte) (se
 	return sealed, err
 }
 
-// open decrypts what was sealed into dst.
-func (r *ring) open(u envelope.Sealed, dst []byte) (plaintext []byte, err error) {
-	err = r.use(u.Sealer, func(k *sealKey) error {
+// openSealed decrypts a sealed message into dst.
+func (r *ring) openSealed(u envelope.Sealed, dst []byte) (plaintext []byte, err error) {
+	err = r.withSealKey(u.Sealer, func(k *sealKey) error {
 		if plaintext, err = k.aead.Open(dst, u.Nonce, u.Ciphertext, u.AD); err != nil {
-			return wire.Refuse(wire.BadSignature, "sealed session", "bytes that were changed", "what a unit of the cluster sealed")
+			return wire.Refuse(wire.BadSignature, "sealed session", fmt.Sprint(len(u.Ciphertext), " bytes that do not decrypt"), "a message that a unit of the cluster sealed")
 		}
 		return nil
 	})
@@ -153,10 +152,10 @@ func openBody(s *session, plaintext, pin []byte) error {
 		return err
 	}
 	if len(f[0]) != secretSize || len(f[2]) != len(s.head) || len(f[3]) != len(s.opener) {
-		return wire.Refuse(wire.Malformed, "sealed session: sizes", "others", "32, 32 and 16 bytes")
+		return wire.Refuse(wire.Malformed, "sealed session: sizes", fmt.Sprintf("%d, %d and %d bytes", len(f[0]), len(f[2]), len(f[3])), "32, 32 and 16 bytes")
 	}
 	if !bytes.Equal(f[1], pin) {
-		return wire.Refuse(wire.WrongIdentity, "sealed session: pin", "another", "one of sessions under this ring key")
+		return wire.Refuse(wire.WrongIdentity, "sealed session: pin", fmt.Sprintf("%x", f[1]), fmt.Sprintf("%x, of sessions under this ring key", pin))
 	}
 	copy(s.secret[:], f[0])
 	copy(s.head[:], f[2])
@@ -164,9 +163,9 @@ func openBody(s *session, plaintext, pin []byte) error {
 	return nil
 }
 
-// alive refuses a sealed message whose session has ended, or would outlive the ring key or
+// checkExpiry refuses a sealed message whose session has ended, or would outlive the ring key or
 // the longest session.
-func (r *ring) alive(u envelope.Header, at time.Time) error {
+func (r *ring) checkExpiry(u envelope.Header, at time.Time) error {
 	now, end := uint64(at.Unix()), uint64(r.key.End().Unix())
 	if u.Expiry <= now {
 		return wire.Refuse(wire.SessionOver, "sealed session: expiry", u.Expiry, fmt.Sprint("after ", now))

@@ -17,7 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ServerRequest is one request in a session, as a unit serves it: first [Host.Open],
+// ServerRequest is a request in a session at the unit that serves it: first [Host.Open],
 // then [ServerRequest.Authenticate], then one response. It is used by one goroutine at
 // a time.
 type ServerRequest struct {
@@ -25,7 +25,7 @@ type ServerRequest struct {
 	credentials *credentials
 	header      wire.Header
 	raw         [wire.HeaderSize]byte
-	body        io.Reader // what follows the header
+	body        io.Reader // after the header
 	keys        *keys
 	source      *chunk.Plaintext
 	first       []byte     // plaintext of the first chunk
@@ -34,18 +34,18 @@ type ServerRequest struct {
 	fault       error      // the request is malformed
 	clock       func() (time.Time, error)
 	at          time.Time // the unit's, when the number was taken
-	closed      bool      // the session was, and that is all there is to say
-	news        []byte    // proved policy head that this session has not been sent; empty: none
+	closed      bool      // the session is closed; only that can be confirmed
+	headToSend  []byte    // proved policy head that was not sent in this session; empty: none
 	digest      hash.Hash // of the request's plaintext; nil when no receipt is wanted
 }
 
 // Open finds the session of a request, by the request's header. Nothing of the request
 // is authenticated yet, and nothing of body is read. Open refuses with "misdirected" a
 // request bound to another unit, with "ticket-wanted" a session that the unit does not
-// hold, and with "rekey" one that was closed: only a request that closes it is opened,
-// and [ServerRequest.Closed] then.
+// have, and with "rekey" one that was closed, but for a request that closes it: see
+// [ServerRequest.Closed].
 func (h *Host) Open(header [wire.HeaderSize]byte, body io.Reader, at time.Time) (*ServerRequest, error) {
-	x, err := h.begin(header, at)
+	x, err := h.findSession(header, at)
 	if err != nil {
 		return nil, err
 	}
@@ -53,16 +53,16 @@ func (h *Host) Open(header [wire.HeaderSize]byte, body io.Reader, at time.Time) 
 	return x, nil
 }
 
-// begin is [Host.Open] without a body.
-func (h *Host) begin(raw [wire.HeaderSize]byte, at time.Time) (*ServerRequest, error) {
+// findSession is [Host.Open] without a body.
+func (h *Host) findSession(raw [wire.HeaderSize]byte, at time.Time) (*ServerRequest, error) {
 	header, err := wire.ParseHeader(raw[:])
 	if err != nil {
 		return nil, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at = h.at(at)
-	h.expire(at)
+	at = h.advanceClock(at)
+	h.table.expire(at)
 	st, err := h.serving(at)
 	if err != nil {
 		return nil, err
@@ -76,22 +76,22 @@ func (h *Host) begin(raw [wire.HeaderSize]byte, at time.Time) (*ServerRequest, e
 	}
 	s := h.table.byID[header.Session]
 	if s == nil || s.state == dropped {
-		return nil, wire.Refuse(wire.TicketWanted, "request: session", header.Session, "one that the unit holds")
+		return nil, wire.Refuse(wire.TicketWanted, "request: session", header.Session, "a session of the unit")
 	}
 	x.keys = newKeys(&s.secret)
 	return x, nil
 }
 
-// checkClosed reports whether the session was closed, and a request that asks for that is
-// told so. It refuses, with "rekey", all others in a closed session. The caller
-// holds the mutex of the host.
+// checkClosed reports whether the session is closed and the request asks to close it. It
+// refuses, with "rekey", all other requests in a closed session. The caller holds the
+// mutex of the host.
 func (x *ServerRequest) checkClosed() (bool, error) {
 	key, known := x.host.table.closed(x.header.Session)
 	if !known {
 		return false, nil
 	}
 	if x.header.Flags&wire.FlagClose == 0 || *key == [secretSize]byte{} {
-		return false, wire.Refuse(wire.Rekey, "request: session", x.header.Session, "one that is open")
+		return false, wire.Refuse(wire.Rekey, "request: session", x.header.Session, "an open session")
 	}
 	x.keys, x.closed = newKeys(key), true
 	return true, nil
@@ -99,15 +99,15 @@ func (x *ServerRequest) checkClosed() (bool, error) {
 
 // Authenticate authenticates the request by its first chunk and takes its number. The
 // clock is the unit's. News is the newest proved policy head, which is sent with the
-// response if it was not sent in the session: see [ServerRequest.News].
+// response if it was not sent in the session: see [ServerRequest.HeadToSend].
 //
 // It refuses with "not-allowed" a request that is not safe and bound to no unit, with
 // "expired" one that is late or ends too far ahead, and with "replayed" a number seen
-// before, or too old to tell. No authenticated response is sent to any of these, since
+// before, or too old to be known. No authenticated response is sent to any of these, since
 // another delivery of the same request may be executed.
-func (x *ServerRequest) Authenticate(news []byte, clock func() (time.Time, error)) error {
-	x.news = news
-	return x.open(x.body, clock)
+func (x *ServerRequest) Authenticate(newest []byte, clock func() (time.Time, error)) error {
+	x.headToSend = newest
+	return x.openFirst(x.body, clock)
 }
 
 // Closed reports whether the session is closed: then [ServerRequest.ConfirmClose] is the
@@ -117,28 +117,27 @@ func (x *ServerRequest) Closed() bool { return x.closed }
 // Closes reports whether the request asks to close its session.
 func (x *ServerRequest) Closes() bool { return x.header.Flags&wire.FlagClose != 0 }
 
-// News is the proved policy head to send with the response; empty: none.
-func (x *ServerRequest) News() []byte { return x.news }
+// HeadToSend returns the proved policy head to send with the response; empty: none.
+func (x *ServerRequest) HeadToSend() []byte { return x.headToSend }
 
-// TakenAt is the unit's time when the number was taken, or refused.
+// TakenAt returns the unit's time when the number was taken, or refused.
 func (x *ServerRequest) TakenAt() time.Time { return x.at }
 
-// Caller is the sender of the request.
+// Caller returns the sender of the request.
 func (x *ServerRequest) Caller() Caller {
 	return Caller{Unit: x.host.id, session: x.header.Session}
 }
 
-// Head is the head of the request. It refuses, with "malformed", a request whose first
-// chunk does not hold one.
-func (x *ServerRequest) Head() (bhttp.Head, error) { return x.head, x.fault }
+// RequestHead returns the head of the request. It refuses, with "malformed", a request
+// without a head in its first chunk.
+func (x *ServerRequest) RequestHead() (bhttp.Head, error) { return x.head, x.fault }
 
-// Plaintext is what follows the head: the rest of the first chunk, and the chunks after
-// it.
+// Plaintext returns the rest of the first chunk after the head, and the chunks after it.
 func (x *ServerRequest) Plaintext() (rest []byte, next bhttp.Chunks) { return x.rest, x.source }
 
-// open authenticates the request by its first chunk and takes its number, as take
-// says. The clock is the unit's.
-func (x *ServerRequest) open(r io.Reader, clock func() (time.Time, error)) error {
+// openFirst authenticates the request by its first chunk and takes its number. The clock
+// is the unit's.
+func (x *ServerRequest) openFirst(r io.Reader, clock func() (time.Time, error)) error {
 	aead, err := x.keys.message(wire.LabelRequestKey, x.raw[:])
 	if err != nil {
 		return err
@@ -153,8 +152,8 @@ func (x *ServerRequest) open(r io.Reader, clock func() (time.Time, error)) error
 		return err
 	}
 	if x.Whole() {
-		// HTTP/1.1 closes a request's body when its answer begins, so what
-		// follows the final chunk is looked for before the app can begin one.
+		// HTTP/1.1 closes a request's body when its response begins, so look for bytes
+		// after the final chunk before the app can begin a response.
 		if _, err := x.source.Next(); err != io.EOF {
 			return err
 		}
@@ -166,14 +165,9 @@ func (x *ServerRequest) open(r io.Reader, clock func() (time.Time, error)) error
 	return x.takeNumber()
 }
 
-// ringOfKey takes the request's number, and reads the time in the same step: between
-// the two the entry could yield, and the number be taken once more.
-//
-// It refuses with "not-allowed" what is not safe and bound to no unit, with
-// "expired" what is late, or ends too far ahead for the entry to yield in time,
-// and with "replayed" a number seen before, or too old to tell. Nothing
-// authenticated is answered to any of these, since another delivery of the same
-// request may be executed, or may come.
+// takeNumber takes the request's number, and reads the time in the same step: between
+// the two the entry could yield, and the number be taken again. It refuses as
+// [ServerRequest.Authenticate] does.
 func (x *ServerRequest) takeNumber() error {
 	h := x.host
 	h.mu.Lock()
@@ -182,8 +176,8 @@ func (x *ServerRequest) takeNumber() error {
 	if err != nil {
 		return err
 	}
-	x.at = h.at(now)
-	h.expire(x.at)
+	x.at = h.advanceClock(now)
+	h.table.expire(x.at)
 	if err := h.known.cutOff(h.credentials, x.at); err != nil { // a policy came while the request was read
 		return err
 	}
@@ -194,28 +188,28 @@ func (x *ServerRequest) takeNumber() error {
 	if s == nil || s.state != open {
 		return wire.Refuse(wire.Rekey, "request: session", x.header.Session, "one that is open")
 	}
-	if x.header.Target == (wire.UnitID{}) && x.fault == nil && !Safe(x.head.Method) {
-		return wire.Refuse(wire.NotAllowed, "request: method, bound to no unit", x.head.Method, "a safe one, or a request that is bound to a unit")
+	if x.header.Target == (wire.UnitID{}) && x.fault == nil && !IsSafe(x.head.Method) {
+		return wire.Refuse(wire.NotAllowed, "request: method, bound to no unit", x.head.Method, "a safe method, or a request bound to a unit")
 	}
 	notAfter := x.header.NotAfter.UnixMilli()
 	if err := inTime(notAfter, x.at, s.expiry); err != nil {
 		return err
 	}
-	if !s.window.take(x.header.Number) {
-		return wire.Refuse(wire.Replayed, "request: number", x.header.Number, "one not seen before")
+	if !s.window.takeNumber(x.header.Number) {
+		return wire.Refuse(wire.Replayed, "request: number", x.header.Number, "a number not seen before")
 	}
 	h.table.touch(s, notAfter)
-	if s.sentHead == first(x.news) {
-		x.news = nil
+	if s.sentHead == headStart(x.headToSend) {
+		x.headToSend = nil
 	} else {
-		s.sentHead = first(x.news)
+		s.sentHead = headStart(x.headToSend)
 	}
 	return nil
 }
 
-// inTime refuses, with "expired", a request that is late, and one that would be in
-// time for longer than its unit remembers it: by more than 2 minutes, or beyond
-// the session's expiry.
+// inTime refuses, with "expired", a request that is late, and one that would be in time
+// for longer than its unit remembers its number: for more than 2 minutes, or beyond the
+// session's expiry.
 func inTime(notAfter int64, at time.Time, expiry uint64) error {
 	latest := min(at.Add(MaxAhead).UnixMilli(), int64(expiry)*1000)
 	if passed(at, notAfter) || notAfter > latest {
@@ -232,8 +226,8 @@ func (x *ServerRequest) Empty() bool {
 	return x.Whole() && len(bytes.TrimRight(x.first, "\x00")) == 0
 }
 
-// Close ends the session and returns the tombstone for all other units; none where
-// another unit has ended it, and none under a ring key that is older than a cut.
+// Close ends the session and returns the tombstone for all other units; nil if another
+// unit has ended it, or under a ring key that is older than a cut.
 func (x *ServerRequest) Close() ([]byte, error) {
 	h := x.host
 	h.mu.Lock()
@@ -249,7 +243,7 @@ func (x *ServerRequest) Close() ([]byte, error) {
 	var err error
 	sealed := !s.alone && !h.known.old[s.ring]
 	if sealed {
-		if r, err = h.credentials.newer(s.ring); err != nil {
+		if r, err = h.credentials.newerRing(s.ring); err != nil {
 			return nil, err
 		}
 		sealed = !h.known.old[r.key.ID()]
@@ -260,26 +254,25 @@ func (x *ServerRequest) Close() ([]byte, error) {
 	if !sealed {
 		return nil, nil
 	}
-	return r.seal(envelope.Tombstone, r.header(s, h.id), nil)
+	return r.sealMessage(envelope.Tombstone, r.header(s, h.id), nil)
 }
 
-// responseWriter gives what stands before the chunks of the answer, and what
+// responseWriter returns the bytes before the chunks of the response, and the writer that
 // encrypts them.
 func (x *ServerRequest) responseWriter() (prefix [responsePrefix]byte, s *chunk.Writer, err error) {
 	copy(prefix[:], x.host.id[:])
 	rand.Read(prefix[16:]) // never returns an error: it ends the program instead
-	aead, err := x.keys.message(wire.LabelAnswerKey, x.raw[:], prefix[:16], prefix[16:])
+	aead, err := x.keys.message(wire.LabelResponseKey, x.raw[:], prefix[:16], prefix[16:])
 	return prefix, chunk.NewWriter(aead), err
 }
 
-// begins is what the plaintext of an answer begins with: its kind and the unit's
-// time. While the clock is refused that is when the number was taken.
-func (x *ServerRequest) begins(kind ResponseKind) []byte {
-	return append([]byte{byte(kind)}, unitauth.TimeBytes(x.now())...)
+// responsePrefix returns the start of a response's plaintext: its kind and the unit's time.
+func (x *ServerRequest) responsePrefix(kind ResponseKind) []byte {
+	return append([]byte{byte(kind)}, unitauth.TimeBytes(x.unitTime())...)
 }
 
-// now is the unit's now, or when the number was taken.
-func (x *ServerRequest) now() time.Time {
+// unitTime returns the unit's time or, while its clock refuses, that of taking the number.
+func (x *ServerRequest) unitTime() time.Time {
 	if x.clock != nil {
 		if now, err := x.clock(); err == nil {
 			return now
@@ -291,33 +284,34 @@ func (x *ServerRequest) now() time.Time {
 // NotExecuted returns a whole response: the unit has not executed the request, for this
 // reason, and will not.
 func (x *ServerRequest) NotExecuted(reason wire.Reason) ([]byte, error) {
-	return x.plain(KindNotExecuted, reason)
+	return x.responseWithoutContent(KindNotExecuted, reason)
 }
 
 // ConfirmClose returns a whole response: the session is closed at this unit.
-func (x *ServerRequest) ConfirmClose() ([]byte, error) { return x.plain(KindClosed, "") }
+func (x *ServerRequest) ConfirmClose() ([]byte, error) {
+	return x.responseWithoutContent(KindClosed, "")
+}
 
-// plain is a whole answer without content: not executed with a reason, or
-// closed.
-func (x *ServerRequest) plain(kind ResponseKind, reason wire.Reason) ([]byte, error) {
+// responseWithoutContent returns a whole response of a kind without content.
+func (x *ServerRequest) responseWithoutContent(kind ResponseKind, reason wire.Reason) ([]byte, error) {
 	prefix, s, err := x.responseWriter()
 	if err != nil {
 		return nil, err
 	}
-	b := append(make([]byte, chunk.LengthSize), x.begins(kind)...)
-	b = chunk.Pad(append(b, reason...), chunk.LengthSize)
-	return append(prefix[:], s.Seal(b, chunk.Final)...), nil
+	b := append(make([]byte, chunk.LengthSize), x.responsePrefix(kind)...)
+	b = chunk.PadToBucket(append(b, reason...), chunk.LengthSize)
+	return append(prefix[:], s.SealChunk(b, chunk.Final)...), nil
 }
 
-// Caller is who sent a request through the channel, as the app may know it.
+// Caller is the sender of a request through the channel, as far as the app may know it.
 type Caller struct {
 	Unit    wire.UnitID // that serves the request
 	session wire.SessionID
 }
 
-// Tag is the same for all requests of one session, at every unit, and differs
-// between sessions. It says nothing else, and anybody on the way can compute it.
-func (c Caller) Tag() string {
+// SessionTag is the same for all requests of one session, at every unit, and differs
+// between sessions. Every carrier of the request can compute it.
+func (c Caller) SessionTag() string {
 	digest := wire.Sum(c.session[:])
 	return hex.EncodeToString(digest[:16])
 }

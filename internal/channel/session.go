@@ -22,15 +22,15 @@ import (
 type Session struct {
 	id       wire.SessionID
 	peer     identity.Peer
-	alone    bool                 // no other unit holds it
-	holders  identity.RingHolders // who may hold it, where it is not alone
+	alone    bool                 // only its opener has it
+	holders  identity.RingHolders // the units that may have it, unless alone
 	evidence attest.Result
 	head     attest.Digest
 	expires  time.Time
-	unitTime time.Time // of the unit that opened it, then
+	unitTime time.Time // of the opener, when it opened the session
 	wants    SessionOptions
 	ticket   []byte
-	verdict  atomic.Pointer[verdict] // by the policy that was asked last
+	verdict  atomic.Pointer[verdict] // by the latest policy
 	sentHead atomic.Pointer[byte]    // where the proved policy head begins that a request in it carried last
 
 	mu     sync.Mutex       // guards all below
@@ -40,27 +40,27 @@ type Session struct {
 	closed bool
 }
 
-// ID names the session.
+// ID returns the id of the session.
 func (s *Session) ID() wire.SessionID { return s.id }
 
-// Peer is the unit that opened the session.
-func (s *Session) Peer() identity.Peer { return s.peer }
+// OpenedBy returns the unit that opened the session.
+func (s *Session) OpenedBy() identity.Peer { return s.peer }
 
-// Evidence is the result of appraising fresh evidence; it is OK where that was
+// Evidence returns the result of appraising fresh evidence, which is zero unless that was
 // wanted.
 func (s *Session) Evidence() attest.Result { return s.evidence }
 
-// Head is the policy head that the unit stood under.
-func (s *Session) Head() attest.Digest { return s.head }
+// PolicyHead returns the policy head of the unit when it opened the session.
+func (s *Session) PolicyHead() attest.Digest { return s.head }
 
-// Alone reports whether the unit that opened the session holds it alone. It had heard
-// of a cut, and had no certificate report since.
+// Alone reports whether only the unit that opened the session has it: the unit knew a
+// cut, and had no certificate report since.
 func (s *Session) Alone() bool { return s.alone }
 
 // CutOff refuses, with "cut-off" or the reason of the group's policy, a session whose
 // opener a policy cuts off, and one that a unit which was cut off since may read: it
-// is sealed under ring keys which that unit held. What came in it may be anybody's
-// from then on, whatever unit it names. It is quick while the policy is the same.
+// is sealed under ring keys of that unit. From then on any party may have made its
+// responses, whatever unit they name. CutOff is fast while the policy is the same.
 func (s *Session) CutOff(p policy.Approved, at time.Time) error {
 	head := p.Head()
 	if v := s.verdict.Load(); v != nil && v.head == head {
@@ -74,41 +74,41 @@ func (s *Session) CutOff(p policy.Approved, at time.Time) error {
 	return v.err
 }
 
-// verdict is what a policy says of a session.
+// verdict is the result of [Session.CutOff] under a policy.
 type verdict struct {
 	head attest.Digest
 	err  error
 }
 
-// OpenedAt is the time of the unit that opened the session, then.
+// OpenedAt returns when the session was opened, by the clock of its opener.
 func (s *Session) OpenedAt() time.Time { return s.unitTime }
 
 // Unsent reports whether a proved policy head is another than the one that the newest
 // request of the session carried, and notes that the next one carries it.
 func (s *Session) Unsent(head []byte) bool {
-	if s.sentHead.Load() == first(head) {
+	if s.sentHead.Load() == headStart(head) {
 		return false
 	}
-	s.sentHead.Store(first(head))
+	s.sentHead.Store(headStart(head))
 	return true
 }
 
-// First is what distinguishes one head from another: where it begins.
-func first(head []byte) *byte {
+// headStart identifies a head by where it begins in memory.
+func headStart(head []byte) *byte {
 	if len(head) == 0 {
 		return nil
 	}
 	return &head[0]
 }
 
-// Expires is when every unit forgets the session.
+// Expires returns when every unit forgets the session.
 func (s *Session) Expires() time.Time { return s.expires }
 
-// Ticket is the sealed session, which gives units that do not hold the session
-// the chance to open it. Only they can read it. It is empty where [Session.Alone].
+// Ticket returns the sealed session, with which other units of the cluster can open it.
+// Only they can read it. It is empty if the session is [Session.Alone].
 func (s *Session) Ticket() []byte { return s.ticket }
 
-// Close erases the secret. Answers that have not begun fail with [ErrClosed].
+// Close erases the secret. Responses that have not begun fail with [ErrClosed].
 func (s *Session) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,8 +116,8 @@ func (s *Session) Close() {
 	s.keys, s.closed = nil, true
 }
 
-// ringOfKey gives the header of the next request: its number is never given again.
-func (s *Session) take(target wire.UnitID, notAfter time.Time, flags wire.Flags) (wire.Header, error) {
+// nextHeader returns the header of the next request. Its number is never used again.
+func (s *Session) nextHeader(target wire.UnitID, notAfter time.Time, flags wire.Flags) (wire.Header, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -127,11 +127,11 @@ func (s *Session) take(target wire.UnitID, notAfter time.Time, flags wire.Flags)
 	return wire.Header{Session: s.id, Number: s.number, Target: target, NotAfter: notAfter, Flags: flags}, nil
 }
 
-// responseKey is the key of an answer to a request with this header. Closing is
-// confirmed with what a unit keeps of a closed session.
+// responseKey returns the key of a response to a request with this header. Closing is
+// confirmed under the close key.
 func (s *Session) responseKey(header wire.Header, fields ...[]byte) (cipher.AEAD, error) {
 	if header.Flags&wire.FlagClose == 0 {
-		return s.key(wire.LabelAnswerKey, fields...)
+		return s.messageKey(wire.LabelResponseKey, fields...)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,11 +139,11 @@ func (s *Session) responseKey(header wire.Header, fields ...[]byte) (cipher.AEAD
 		return nil, ErrClosed
 	}
 	closing := closeKey(&s.secret)
-	return newKeys(&closing).message(wire.LabelAnswerKey, fields...)
+	return newKeys(&closing).message(wire.LabelResponseKey, fields...)
 }
 
-// key is the key of one request or answer.
-func (s *Session) key(label wire.Label, fields ...[]byte) (cipher.AEAD, error) {
+// messageKey returns the key of one request or response.
+func (s *Session) messageKey(label wire.Label, fields ...[]byte) (cipher.AEAD, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -158,7 +158,7 @@ func (s *Session) key(label wire.Label, fields ...[]byte) (cipher.AEAD, error) {
 // keys derives the keys of messages from a session secret.
 type keys struct {
 	mac  hash.Hash
-	info [128]byte        // room for what a key is derived of
+	info [128]byte        // room for the HKDF info
 	key  [secretSize]byte // zeros but while one is derived
 }
 
@@ -171,13 +171,13 @@ func newKeys(secret *[secretSize]byte) *keys {
 // block is the number of HKDF-Expand's only block.
 var block = []byte{1}
 
-// closeKey is what a unit keeps of a secret when the session is closed: it opens
-// nothing that was said, and confirms that the secret is gone.
+// closeKey derives the key that a unit keeps of a closed session: it opens no message of
+// the session, and confirms that the secret is erased.
 func closeKey(secret *[secretSize]byte) (key [secretSize]byte) {
 	wire.Secretly(func() {
 		b, err := hkdf.Expand(sha256.New, secret[:], string(wire.Frame(wire.LabelCloseKey)), secretSize)
 		if err != nil {
-			panic("channel: " + err.Error()) // of sizes that HKDF has not
+			panic("channel: " + err.Error()) // only for sizes that HKDF does not have
 		}
 		copy(key[:], b)
 		clear(b)
@@ -185,7 +185,7 @@ func closeKey(secret *[secretSize]byte) (key [secretSize]byte) {
 	return key
 }
 
-// message is the AES-256-GCM key of one message in one direction: HKDF-Expand of
+// message returns the AES-256-GCM cipher of one message in one direction: HKDF-Expand of
 // 32 bytes, which is one block, HMAC(secret, info ‖ 1).
 func (k *keys) message(label wire.Label, fields ...[]byte) (aead cipher.AEAD, err error) {
 	info := wire.AppendFrame(k.info[:0], label, fields...)
@@ -199,7 +199,7 @@ func (k *keys) message(label wire.Label, fields ...[]byte) (aead cipher.AEAD, er
 	return aead, err
 }
 
-// newAEAD is AES-256-GCM.
+// newAEAD returns AES-256-GCM with a key.
 func newAEAD(key []byte) (cipher.AEAD, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {

@@ -1,25 +1,25 @@
 package channel
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// How long a unit remembers a client's KEM key, and how many. A cookie holds for
-// less, and is for one key, so that it is taken once as well.
+// A unit remembers so many KEM keys of clients for so long. A cookie is valid for less
+// time, and for one key, so that it is accepted once as well.
 const (
 	spentFor  = 2 * time.Minute
 	maxSpent  = 1 << 16
 	spentSize = 16 // bytes of a key's SHA-256 that are kept
 )
 
-// spent remembers the KEM keys that were taken, so that an open request that is
-// sent again costs nothing. The zero value remembers none. It is guarded by the
-// mutex of its host.
+// spent remembers the KEM keys that were used, so that a replayed open request costs
+// nothing. The zero value remembers none. The mutex of its host guards it.
 type spent struct {
 	keys  map[[spentSize]byte]struct{}
-	queue []spentKey // in the order of time; what is before next is gone
+	queue []spentKey // in the order of time; those before next are forgotten
 	next  int
 }
 
@@ -28,14 +28,14 @@ type spentKey struct {
 	end time.Time
 }
 
-// ringOfKey takes a KEM key. It refuses, with "replayed", one that was taken in the
-// last two minutes, and with "overload" more than there is room for.
-func (s *spent) take(kemKey []byte, at time.Time) error {
+// takeKey uses a KEM key. It refuses, with "replayed", one that was used in the last two
+// minutes, and with "overload" more than there is room for.
+func (s *spent) takeKey(kemKey []byte, at time.Time) error {
 	s.forget(at)
 	digest := wire.Sum(kemKey)
 	key := [spentSize]byte(digest[:])
 	if _, taken := s.keys[key]; taken {
-		return wire.Refuse(wire.Replayed, "open request: KEM key", "one that was sent before", "a new one")
+		return wire.Refuse(wire.Replayed, "open request: KEM key", fmt.Sprintf("a key sent before, SHA-256 %x…", key), "a new key")
 	}
 	if len(s.keys) >= maxSpent {
 		return wire.Refuse(wire.Overload, "unit: sessions opened in 2 minutes", len(s.keys), maxSpent)
@@ -48,7 +48,7 @@ func (s *spent) take(kemKey []byte, at time.Time) error {
 	return nil
 }
 
-// forget forgets the keys that were taken two minutes ago.
+// forget forgets the keys that were used two minutes ago.
 func (s *spent) forget(at time.Time) {
 	for s.next < len(s.queue) && !at.Before(s.queue[s.next].end) {
 		delete(s.keys, s.queue[s.next].key)

@@ -19,38 +19,38 @@ func TestPlainAnswersAreWhole(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
 	s, _ := w.opened(h, w.byTask())
-	x := testworld.Must(s.begin(h.ID(), w.clock.Now().Add(time.Second), 0))
+	x := testworld.Must(s.newRequest(h.ID(), w.clock.Now().Add(time.Second), 0))
 	in := &ServerRequest{host: h, header: x.header, raw: x.raw, keys: newKeys(&s.secret), at: w.clock.Now()}
-	answer := func(kind ResponseKind, content string, more bool) error {
+	response := func(kind ResponseKind, content string, more bool) error {
 		prefix, seal, err := in.responseWriter()
 		if err != nil {
 			t.Fatal(err)
 		}
-		first, at := append(append(make([]byte, chunk.LengthSize), in.begins(kind)...), content...), chunk.Final
+		first, at := append(append(make([]byte, chunk.LengthSize), in.responsePrefix(kind)...), content...), chunk.Final
 		if more {
 			at = chunk.More
 		}
-		b := append(prefix[:], seal.Seal(first, at)...)
+		b := append(prefix[:], seal.SealChunk(first, at)...)
 		if more {
-			b = append(b, seal.Seal(append(make([]byte, chunk.LengthSize), 0), chunk.Final)...)
+			b = append(b, seal.SealChunk(append(make([]byte, chunk.LengthSize), 0), chunk.Final)...)
 		}
 		_, err = x.Open(bytes.NewReader(b))
 		return err
 	}
 	for kind, content := range map[ResponseKind]string{KindNotExecuted: "overload", KindClosed: ""} {
-		if err := answer(kind, content+"\x00\x00", false); err != nil {
+		if err := response(kind, content+"\x00\x00", false); err != nil {
 			t.Errorf("kind %d: %v", kind, err)
 		}
-		testworld.Refused(t, answer(kind, content, true), wire.Malformed)
+		testworld.Refused(t, response(kind, content, true), wire.Malformed)
 	}
-	testworld.Refused(t, answer(KindClosed, "overload", false), wire.Malformed)
+	testworld.Refused(t, response(KindClosed, "overload", false), wire.Malformed)
 }
 
 // TestMarked: an Idempotency-Key marks a request only if it is not empty, for the unit
 // too.
 func TestMarked(t *testing.T) {
 	for _, c := range markings {
-		if got := Marked(c.fields); got != c.want {
+		if got := HasIdempotencyKey(c.fields); got != c.want {
 			t.Errorf("%v: got %v, want %v", c.fields, got, c.want)
 		}
 		x := &OHTTPServerRequest{credentials: &credentials{UnitCredentials: UnitCredentials{OneOff: true}}}

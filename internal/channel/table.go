@@ -10,8 +10,8 @@ import (
 )
 
 // session is the unit's side of a trusted channel. It is guarded by the mutex of
-// its host. It stays in the table until its expiry or until it yields, whatever
-// happens to its secret, because its window must.
+// its host. It stays in the table until its expiry or until it yields, even without
+// its secret, because its replay window must.
 type session struct {
 	id       wire.SessionID
 	expiry   uint64 // Unix seconds
@@ -20,16 +20,16 @@ type session struct {
 	ring     identity.RingID  // under which its newest sealed copy is
 	secret   [secretSize]byte // while dropped, its digest; once closed, its close key, or zeros
 	state    state
-	alone    bool // it is sealed under no ring key, and never will be: only its opener holds it
+	alone    bool // it is never sealed under a ring key: only its opener has it
 	window   window
 	sentHead *byte  // where the proved policy head begins that a response in it carried last
-	latest   int64  // not after of all numbers taken, executed or not, Unix milliseconds; 0: none was
-	turn     uint64 // in which it came into the table
+	latest   int64  // the latest not after of the numbers taken, Unix milliseconds; 0: none was taken
+	turn     uint64 // when it came into the table, in the order of turns
 
 	byExpiry, byYield int // places in queues
 }
 
-// state says what a session in the table can do.
+// state is the state of a session in the table.
 type state byte
 
 const (
@@ -38,14 +38,14 @@ const (
 	closed        // closed by the client, while there is no room for a record of it
 )
 
-// drop erases the secret and keeps its digest, so that only this secret comes
-// back.
-func (s *session) drop() {
+// dropSecret erases the secret and keeps its digest, so that only this secret is accepted
+// again.
+func (s *session) dropSecret() {
 	s.state, s.secret = dropped, wire.Sum(s.secret[:])
 }
 
-// close erases the secret for good. Of an open session it keeps the close key.
-func (s *session) close() {
+// markClosed erases the secret. An open session keeps its close key instead.
+func (s *session) markClosed() {
 	switch s.state {
 	case open:
 		s.secret = closeKey(&s.secret)
@@ -55,8 +55,8 @@ func (s *session) close() {
 	s.state = closed
 }
 
-// has reports whether a secret is that of the session.
-func (s *session) has(secret [secretSize]byte) bool {
+// hasSecret reports whether a secret is that of the session.
+func (s *session) hasSecret(secret [secretSize]byte) bool {
 	if s.state == dropped {
 		secret = wire.Sum(secret[:])
 	}
@@ -67,17 +67,17 @@ func (s *session) has(secret [secretSize]byte) bool {
 // is untouched, or every number taken in it would be late.
 func (s *session) yields(at time.Time) bool { return s.latest == 0 || passed(at, s.latest) }
 
-// record is what is kept of a closed session outside of the table.
+// record is a closed session outside of the table.
 type record struct {
 	id     wire.SessionID
 	key    [secretSize]byte // its close key; zeros: it confirms nothing
 	expiry uint64           // Unix seconds
-	until  int64            // it stays until this is over, Unix milliseconds
+	until  int64            // it is kept until then, Unix milliseconds
 
 	byExpiry, byYield int // places in queues
 }
 
-// table holds sessions and the records of closed ones. No session has both.
+// table has the sessions, and the records of closed ones. No session has both.
 type table struct {
 	self     wire.UnitID
 	limits   Limits
@@ -114,7 +114,7 @@ func yieldsBefore(a, b *session) bool {
 	return a.turn < b.turn
 }
 
-// queueOf is the queue in which a session waits to yield.
+// queueOf returns the queue in which a session waits to yield.
 func (t *table) queueOf(s *session) *queue.Queue[*session] {
 	if s.opener == t.self {
 		return &t.own
@@ -122,8 +122,8 @@ func (t *table) queueOf(s *session) *queue.Queue[*session] {
 	return &t.joined
 }
 
-// findRoom reports whether there is room for a session that this unit opened, or
-// another, and which one has to yield for it; nil: none has to.
+// findRoom reports whether there is room for a session that this unit (opened) or another
+// unit opened, and returns the session that must yield for it; nil: none must.
 func (t *table) findRoom(opened bool, at time.Time) (yields *session, ok bool) {
 	own, anyOwn := t.own.First()
 	joined, anyJoined := t.joined.First()
@@ -140,8 +140,8 @@ func (t *table) findRoom(opened bool, at time.Time) (yields *session, ok bool) {
 	return yields, yields != nil && yields.yields(at)
 }
 
-// Add puts a session into the table, for which there is room.
-func (t *table) add(s *session) {
+// insert puts a session into the table, for which there is room.
+func (t *table) insert(s *session) {
 	t.turns++
 	s.turn = t.turns
 	t.byID[s.id] = s
@@ -149,7 +149,7 @@ func (t *table) add(s *session) {
 	t.queueOf(s).Add(s)
 }
 
-// Remove takes a session out of the table and erases its secret.
+// remove takes a session out of the table and erases its secret.
 func (t *table) remove(s *session) {
 	delete(t.byID, s.id)
 	t.byExpiry.Remove(s)
@@ -166,8 +166,8 @@ func (t *table) touch(s *session, notAfter int64) {
 	}
 }
 
-// closed gives the close key of a closed session, zeros where there is none, and
-// whether it is known to be closed.
+// closed returns the close key of a closed session, zeros if there is none, and whether
+// it is known to be closed.
 func (t *table) closed(id wire.SessionID) (key *[secretSize]byte, known bool) {
 	if r := t.records[id]; r != nil {
 		return &r.key, true
@@ -178,11 +178,11 @@ func (t *table) closed(id wire.SessionID) (key *[secretSize]byte, known bool) {
 	return nil, false
 }
 
-// terminate closes a session: a record takes its place, until its numbers are over and
-// not before least, in Unix milliseconds. Where there is no room for one the
-// entry itself stays, without its secret.
+// terminate closes a session: a record replaces it, until its numbers are late and not
+// before least, in Unix milliseconds. If there is no room for a record the entry itself
+// stays, without its secret.
 func (t *table) terminate(s *session, least int64, at time.Time) {
-	s.close()
+	s.markClosed()
 	t.touch(s, least)
 	r := &record{id: s.id, key: s.secret, expiry: s.expiry, until: s.latest}
 	if t.keepRecord(r, at) {

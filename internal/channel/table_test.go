@@ -16,7 +16,7 @@ func TestWindow(t *testing.T) {
 			n = newest + windowSize - 1 + rng.Uint64N(3) // around a jump of the whole width
 		}
 		want := !seen[n] && n+windowSize > newest
-		if got := w.take(n); got != want {
+		if got := w.takeNumber(n); got != want {
 			t.Fatalf("number %d, newest %d: got %v, want %v", n, newest, got, want)
 		}
 		seen[n], newest = true, max(newest, n)
@@ -37,7 +37,7 @@ func TestWindowEdges(t *testing.T) {
 	} {
 		var w window
 		for i, n := range c.take {
-			if got := w.take(n); got != c.want[i] {
+			if got := w.takeNumber(n); got != c.want[i] {
 				t.Errorf("%s: number %d: got %v, want %v", c.name, n, got, c.want[i])
 			}
 		}

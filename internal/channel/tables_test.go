@@ -28,17 +28,17 @@ func TestTable(t *testing.T) {
 		s, sealed := w.opened(a, w.byTask())
 		all = append(all, both{s, sealed})
 	}
-	join := func(i int, at time.Time) error { _, err := b.Join(all[i].sealed, at); return err }
-	holds := func(step string, want ...int) {
+	join := func(i int, at time.Time) error { _, err := b.ImportSession(all[i].sealed, at); return err }
+	valid := func(step string, want ...int) {
 		t.Helper()
 		for i := range all {
-			held := b.table.byID[all[i].id] != nil
+			known := b.table.byID[all[i].id] != nil
 			wanted := false
 			for _, n := range want {
 				wanted = wanted || n == i
 			}
-			if held != wanted {
-				t.Errorf("%s: session %d: held %v, want %v", step, i, held, wanted)
+			if known != wanted {
+				t.Errorf("%s: session %d: held %v, want %v", step, i, known, wanted)
 			}
 		}
 	}
@@ -53,19 +53,19 @@ func TestTable(t *testing.T) {
 	}
 	use(0, time.Minute, noon)
 	testworld.Must(0, join(3, noon))
-	holds("the first untouched one yields", 0, 2, 3)
+	valid("the first untouched one yields", 0, 2, 3)
 	testworld.Must(0, join(4, noon))
-	holds("then the next", 0, 3, 4)
+	valid("then the next", 0, 3, 4)
 	use(3, 90*time.Second, noon)
 	use(4, 30*time.Second, noon)
 	testworld.Refused(t, join(5, noon.Add(30*time.Second)), wire.Overload)
-	holds("none may yield", 0, 3, 4)
+	valid("none may yield", 0, 3, 4)
 	testworld.Must(0, join(0, noon))
 	testworld.Must(0, join(5, noon.Add(30*time.Second+time.Millisecond)))
-	holds("the one whose numbers are over yields, not the one that came first", 0, 3, 5)
+	valid("the one whose numbers are over yields, not the one that came first", 0, 3, 5)
 	use(5, 2*time.Minute, noon.Add(31*time.Second))
 	testworld.Must(0, join(6, noon.Add(61*time.Second)))
-	holds("then the next that is over", 3, 5, 6)
+	valid("then the next that is over", 3, 5, 6)
 	testworld.Refused(t, brought(b, asked(all[0].Session, "GET", b.ID(), noon.Add(2*time.Minute)), noon.Add(62*time.Second)), wire.TicketWanted)
 	testworld.Must(0, join(0, noon.Add(62*time.Second)))
 	testworld.Must(0, brought(b, asked(all[0].Session, "GET", b.ID(), noon.Add(2*time.Minute)), noon.Add(62*time.Second)))
@@ -81,15 +81,15 @@ func TestYieldedOnce(t *testing.T) {
 	a, h := w.host(Limits{}), w.host(Limits{Sessions: 1, Opened: 1})
 	s, sealed := w.opened(a, w.byTask())
 	_, other := w.opened(a, w.byTask())
-	testworld.Must(h.Join(sealed, noon))
+	testworld.Must(h.ImportSession(sealed, noon))
 	end := noon.Add(20 * time.Second)
 	raw := asked(s, "POST", h.ID(), end)
 	testworld.Must(0, brought(h, raw, noon))
 	for _, at := range []time.Time{noon, end, end.Add(time.Millisecond), end.Add(time.Minute)} {
-		if _, err := h.Join(other, at); err != nil { // presses on the table
+		if _, err := h.ImportSession(other, at); err != nil { // presses on the table
 			testworld.Refused(t, err, wire.Overload)
 		}
-		if _, err := h.Join(sealed, at); err != nil {
+		if _, err := h.ImportSession(sealed, at); err != nil {
 			testworld.Refused(t, err, wire.Overload)
 		}
 		if err := brought(h, raw, at); err == nil {
@@ -105,7 +105,7 @@ func TestOwnQuarter(t *testing.T) {
 	h := w.host(Limits{Sessions: 8, Opened: 2})
 	for range 4 {
 		_, sealed := w.opened(w.host(Limits{}), w.byTask())
-		testworld.Must(h.Join(sealed, noon))
+		testworld.Must(h.ImportSession(sealed, noon))
 	}
 	for range 5 {
 		w.opened(h, w.byTask())
@@ -139,14 +139,14 @@ func TestSpentKeys(t *testing.T) {
 	var s spent
 	key := func(n int) []byte { return wire.Uint64(uint64(n)) }
 	for n := range maxSpent {
-		testworld.Must(0, s.take(key(n), noon.Add(time.Duration(n)*time.Millisecond)))
+		testworld.Must(0, s.takeKey(key(n), noon.Add(time.Duration(n)*time.Millisecond)))
 	}
-	testworld.Refused(t, s.take(key(maxSpent), noon.Add(spentFor-1)), wire.Overload)
-	testworld.Refused(t, s.take(key(0), noon.Add(spentFor-1)), wire.Replayed)
-	testworld.Must(0, s.take(key(0), noon.Add(spentFor)))
-	testworld.Refused(t, s.take(key(1), noon.Add(spentFor)), wire.Replayed)
-	testworld.Must(0, s.take(key(maxSpent), noon.Add(spentFor+100*time.Millisecond)))
-	testworld.Must(0, s.take(key(1), noon.Add(time.Hour)))
+	testworld.Refused(t, s.takeKey(key(maxSpent), noon.Add(spentFor-1)), wire.Overload)
+	testworld.Refused(t, s.takeKey(key(0), noon.Add(spentFor-1)), wire.Replayed)
+	testworld.Must(0, s.takeKey(key(0), noon.Add(spentFor)))
+	testworld.Refused(t, s.takeKey(key(1), noon.Add(spentFor)), wire.Replayed)
+	testworld.Must(0, s.takeKey(key(maxSpent), noon.Add(spentFor+100*time.Millisecond)))
+	testworld.Must(0, s.takeKey(key(1), noon.Add(time.Hour)))
 	if len(s.keys) != 1 || len(s.queue)-s.next != 1 {
 		t.Errorf("got %d keys and %d in the queue after an hour, want 1", len(s.keys), len(s.queue)-s.next)
 	}
@@ -165,10 +165,10 @@ func TestClosedRecords(t *testing.T) {
 	closes := func(at time.Time) both {
 		t.Helper()
 		s, sealed := w.opened(h, w.byTask())
-		x := testworld.Must(s.begin(h.ID(), at.Add(10*time.Second), wire.FlagClose))
+		x := testworld.Must(s.newRequest(h.ID(), at.Add(10*time.Second), wire.FlagClose))
 		raw := testworld.Must(x.Whole(bhttp.Head{}, nil))
-		in := testworld.Must(h.begin([wire.HeaderSize]byte(raw), at))
-		testworld.Must(0, in.open(bytes.NewReader(raw[wire.HeaderSize:]), func() (time.Time, error) { return at, nil }))
+		in := testworld.Must(h.findSession([wire.HeaderSize]byte(raw), at))
+		testworld.Must(0, in.openFirst(bytes.NewReader(raw[wire.HeaderSize:]), func() (time.Time, error) { return at, nil }))
 		testworld.Must(in.Close())
 		return both{s, sealed}
 	}
@@ -185,7 +185,7 @@ func TestClosedRecords(t *testing.T) {
 	closes(noon.Add(time.Minute)) // when the ends of all numbers taken are over
 	stands("four closed, and what was sent before may be in time still", 2, 2)
 	for i, s := range []both{first, second, third} {
-		_, err := h.Join(s.sealed, noon.Add(2*time.Minute))
+		_, err := h.ImportSession(s.sealed, noon.Add(2*time.Minute))
 		testworld.Refused(t, err, wire.SessionOver)
 		if e := h.table.byID[s.id]; e != nil && e.secret == s.secret {
 			t.Errorf("session %d has its secret still", i)
@@ -196,7 +196,7 @@ func TestClosedRecords(t *testing.T) {
 	testworld.Refused(t, brought(h, asked(first.Session, "POST", h.ID(), last), last), wire.Rekey)
 	closes(last.Add(time.Millisecond))
 	stands("the first record is over", 2, 2)
-	_, err := h.Join(first.sealed, last.Add(time.Millisecond))
+	_, err := h.ImportSession(first.sealed, last.Add(time.Millisecond))
 	testworld.Must(0, err)
 	testworld.Refused(t, brought(h, asked(first.Session, "POST", h.ID(), last), last.Add(time.Millisecond)), wire.Expired)
 	stands("after a record yielded its session may come back", 3, 2)
@@ -231,16 +231,16 @@ func TestTombstonesReachAll(t *testing.T) {
 			acceptance := testworld.Must(a.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
 			_, sealed, err := acceptance.Finish(attest.Evidence{}, noon)
 			testworld.Must(0, err)
-			testworld.Must(b.Join(sealed, noon))
+			testworld.Must(b.ImportSession(sealed, noon))
 			s := &Session{id: acceptance.session.id, secret: acceptance.session.secret}
-			x := testworld.Must(s.begin(a.ID(), noon.Add(time.Second), wire.FlagClose))
+			x := testworld.Must(s.newRequest(a.ID(), noon.Add(time.Second), wire.FlagClose))
 			raw := testworld.Must(x.Whole(bhttp.Head{}, nil))
-			in := testworld.Must(a.begin([wire.HeaderSize]byte(raw), noon))
-			testworld.Must(0, in.open(bytes.NewReader(raw[wire.HeaderSize:]), atNoon))
+			in := testworld.Must(a.findSession([wire.HeaderSize]byte(raw), noon))
+			testworld.Must(0, in.openFirst(bytes.NewReader(raw[wire.HeaderSize:]), atNoon))
 			if _, err := b.Terminate(testworld.Must(in.Close()), noon); err != nil {
 				t.Fatalf("the other unit: %v", err)
 			}
-			_, err = b.Join(sealed, noon)
+			_, err = b.ImportSession(sealed, noon)
 			testworld.Refused(t, err, wire.SessionOver)
 			testworld.Refused(t, brought(b, asked(s, "GET", b.ID(), noon.Add(time.Second)), noon), wire.Rekey)
 		})

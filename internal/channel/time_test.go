@@ -52,7 +52,7 @@ func windowsAtTheEnds() error {
 				newest := uint64(0)
 				for _, n := range []uint64{first, second, third} {
 					want := !taken[n] && (n > newest || newest-n < windowSize)
-					if got := w.take(n); got != want {
+					if got := w.takeNumber(n); got != want {
 						return fmt.Errorf("%d, %d, %d: number %d: got %v, want %v", first, second, third, n, got, want)
 					}
 					taken[n], newest = true, max(newest, n)
@@ -81,7 +81,7 @@ func TestNumbersAtTheEnds(t *testing.T) {
 	}
 	for _, end := range ends {
 		s, _ := w.opened(h, w.byTask())
-		x := testworld.Must(s.begin(h.ID(), noon, 0))
+		x := testworld.Must(s.newRequest(h.ID(), noon, 0))
 		copy(x.raw[49:], wire.Uint64(end))
 		raw := testworld.Must(x.Whole(bhttp.Head{Method: "POST", Scheme: "https", Path: "/"}, nil))
 		want := wire.Expired
@@ -95,7 +95,7 @@ func TestNumbersAtTheEnds(t *testing.T) {
 	}
 	for _, expiry := range ends {
 		sealed := sealAs(w, h, func(s *session, b *envelope.Header, _ *ring) { s.id[0], b.Session[0], b.Expiry = 1, 1, expiry })
-		if _, err := h.Join(sealed, noon); err == nil || !errors.Is(err, wire.Expired) && !errors.Is(err, wire.SessionOver) {
+		if _, err := h.ImportSession(sealed, noon); err == nil || !errors.Is(err, wire.Expired) && !errors.Is(err, wire.SessionOver) {
 			t.Errorf("expiry %d: got %v, want a refusal", expiry, err)
 		}
 	}
@@ -108,9 +108,9 @@ func TestNumbersAtTheEnds(t *testing.T) {
 	for _, number := range ends {
 		o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 		a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: number}, noon))
-		answer, _, err := a.Finish(noEvidence, noon)
+		response, _, err := a.Finish(noEvidence, noon)
 		testworld.Must(0, err)
-		testworld.Must(o.Finish(answer, w.trust(), noon))
+		testworld.Must(o.Finish(response, w.trust(), noon))
 	}
 	s, _ := w.opened(h, w.byTask())
 	testworld.Must(0, brought(h, asked(s, "POST", h.ID(), noon.Add(time.Second)), noon))
@@ -125,17 +125,17 @@ func TestAnswersAtTheEnds(t *testing.T) {
 		for _, field := range []string{"time", "expiry"} {
 			o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 			a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
-			answer, _, err := a.Finish(noEvidence, noon)
+			response, _, err := a.Finish(noEvidence, noon)
 			testworld.Must(0, err)
-			f := testworld.Must(wire.Unframe(wire.LabelSessionAnswer, answer, 12))
+			f := testworld.Must(wire.Unframe(wire.LabelSessionResponse, response, 12))
 			if field == "time" {
 				f[11] = wire.Uint64(end)
 				text, ticket := wire.Sum(f[9]), wire.Sum(f[10])
-				f[8] = testworld.Must(unitauth.Sign(h.key, wire.LabelSessionSignature, a.transcript[:], text[:], ticket[:], f[11]))
+				f[8] = testworld.Must(unitauth.SignFields(h.key, wire.LabelSessionSignature, a.transcript[:], text[:], ticket[:], f[11]))
 			} else {
 				f[6] = wire.Uint64(end)
 			}
-			_, err = o.Finish(wire.Frame(wire.LabelSessionAnswer, f...), w.trust(), noon)
+			_, err = o.Finish(wire.Frame(wire.LabelSessionResponse, f...), w.trust(), noon)
 			if err == nil || !errors.Is(err, wire.ClockSkew) && !errors.Is(err, wire.Malformed) && !errors.Is(err, wire.Expired) {
 				t.Errorf("%s %d: got %v, want a refusal", field, end, err)
 			}
@@ -167,8 +167,8 @@ func TestUnboundTakesNoNumber(t *testing.T) {
 func TestMonotonicReadings(t *testing.T) {
 	h := newWorld(t).host(Limits{})
 	later := time.Now().Add(time.Hour)
-	h.at(later)
-	if got := h.at(time.Now()); got.Unix() != later.Unix() {
+	h.advanceClock(later)
+	if got := h.advanceClock(time.Now()); got.Unix() != later.Unix() {
 		t.Errorf("got %v, want %v", got, later)
 	}
 	if got := h.newest; got != got.Round(0) {
@@ -183,13 +183,13 @@ func TestTimeWithTheNumber(t *testing.T) {
 	h := w.host(Limits{})
 	s, _ := w.opened(h, w.byTask())
 	raw := asked(s, "POST", h.ID(), noon.Add(time.Second))
-	x := testworld.Must(h.begin([wire.HeaderSize]byte(raw), noon))
+	x := testworld.Must(h.findSession([wire.HeaderSize]byte(raw), noon))
 	slow := io.MultiReader(bytes.NewReader(raw[wire.HeaderSize:len(raw)-1]), readerFunc(func(p []byte) (int, error) {
 		w.clock.Advance(2 * time.Second)
 		return copy(p, raw[len(raw)-1:]), io.EOF
 	}))
 	locked := false
-	err := x.open(slow, func() (time.Time, error) {
+	err := x.openFirst(slow, func() (time.Time, error) {
 		locked = h.mu.turn.Load() != 0
 		return w.clock.Now(), nil
 	})
@@ -206,11 +206,11 @@ func TestEarlierReadingLater(t *testing.T) {
 	a, h := w.host(Limits{}), w.host(Limits{Sessions: 1, Opened: 1})
 	s, sealed := w.opened(a, w.byTask())
 	_, other := w.opened(a, w.byTask())
-	testworld.Must(h.Join(sealed, noon))
+	testworld.Must(h.ImportSession(sealed, noon))
 	raw := asked(s, "POST", h.ID(), noon.Add(10*time.Second))
 	testworld.Must(0, brought(h, raw, noon))
-	testworld.Must(h.Join(other, noon.Add(11*time.Second)))
-	testworld.Must(h.Join(sealed, noon.Add(9*time.Second)))
+	testworld.Must(h.ImportSession(other, noon.Add(11*time.Second)))
+	testworld.Must(h.ImportSession(sealed, noon.Add(9*time.Second)))
 	testworld.Refused(t, brought(h, raw, noon.Add(9*time.Second)), wire.Expired)
 }
 

@@ -28,22 +28,22 @@ const (
 	MaxOpenResponse = 32<<10 + wire.MaxEvidence*2
 )
 
-// SessionOptions is what a client asks of a session.
+// SessionOptions are bits that a client sets in an open request.
 type SessionOptions byte
 
-// The wants; all other bits are zero.
+// The options; all other bits are zero.
 const (
 	WantEvidence SessionOptions = 1 << iota // fresh evidence, bound to the session's secret
 	WantReceipts                            // receipts for requests of this session
-	WantHead                                // a unit that stands under a policy head which the request names, or a later one
+	wantHead                                // a unit that has reached the policy head in the request
 )
 
-// transcript is everything that both sides said. Both compute its digest; the
-// client takes no field of it from the unit without a check.
+// transcript is everything that both sides sent. Both compute its digest; the client
+// checks every field that it takes from the unit.
 type transcript struct {
 	kemKey, nonce, pin []byte
 	wants              SessionOptions
-	least              []byte // policy head that the unit must have got to; empty: none
+	least              []byte // policy head that the unit must have reached; empty: none
 	enc                []byte
 	unit               wire.UnitID
 	identity           attest.Digest
@@ -54,7 +54,7 @@ type transcript struct {
 	expiry             uint64 // Unix seconds
 }
 
-// fields are the transcript's without the session id.
+// fields returns the fields of the transcript without the session id.
 func (t *transcript) fields() [][]byte {
 	return [][]byte{
 		{envelope.Suite}, t.kemKey, t.nonce, t.pin, {byte(t.wants)}, t.least, t.enc, t.unit[:], t.identity[:],
@@ -62,11 +62,11 @@ func (t *transcript) fields() [][]byte {
 	}
 }
 
-// afterEnc is where the session id stands in the transcript.
+// afterEnc is the index of the session id in the transcript.
 const afterEnc = 7
 
-// sessionID is a number of the manager's range and 16 bytes of a digest, so
-// that no manager makes two sessions of one name.
+// sessionID returns a number of the manager's range and 16 bytes of a digest, so that no
+// manager can make two sessions with one id.
 func (t *transcript) sessionID(number uint64) wire.SessionID {
 	digest := wire.Hash(wire.LabelSessionID, t.fields()...)
 	return wire.SessionID(append(wire.Uint64(number), digest[:16]...))
@@ -106,7 +106,7 @@ func decapsulate(key hpke.PrivateKey, enc []byte) (shared []byte, err error) {
 		}
 	})
 	if err != nil {
-		return nil, wire.Refuse(wire.Malformed, "session answer: KEM ciphertext", err, "one for this client")
+		return nil, wire.Refuse(wire.Malformed, "session response: KEM ciphertext", err, "a ciphertext for this client")
 	}
 	return shared, nil
 }
@@ -123,14 +123,14 @@ func sessionSecret(shared []byte, transcript attest.Digest) (secret [secretSize]
 	return secret, err
 }
 
-// evidenceData is the report data of fresh evidence: whoever made it knows the
-// session's secret, not only the unit's signing key.
+// evidenceData returns the report data of fresh evidence. It proves knowledge of the
+// session's secret, not only of the unit's signing key.
 func evidenceData(secret []byte, transcript attest.Digest) (data attest.ReportData, err error) {
 	wire.Secretly(func() {
 		var confirm []byte
 		confirm, err = hkdf.Key(sha256.New, secret, nil, string(wire.Frame(wire.LabelConfirm)), secretSize)
 		digest := wire.Sum(confirm)
-		data = attest.Bind(wire.LabelSessionEvidence, transcript[:], digest[:])
+		data = attest.BindReportData(wire.LabelSessionEvidence, transcript[:], digest[:])
 	})
 	return data, err
 }

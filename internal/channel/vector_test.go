@@ -67,7 +67,7 @@ func openVector(t *testing.T, wants SessionOptions, evidence attest.Evidence) (v
 		Root: wire.Sum([]byte("root")), Head: wire.Sum([]byte("head")), NotAfter: noon.Add(time.Hour)},
 		chain: wire.Frame(wire.LabelChain, []byte("unit certificate"), []byte("cross-certificate")), rings: map[identity.RingID]*ring{}}
 	add := func(k *identity.RingKey, pin unitauth.Pin) *ring {
-		r := ringOfKey(nil, k, st.Identity, pin.Bytes())
+		r := ringOfKey(nil, k, st.Identity, pin.Encode())
 		st.rings[k.ID()] = r
 		return r
 	}
@@ -80,13 +80,13 @@ func openVector(t *testing.T, wants SessionOptions, evidence attest.Evidence) (v
 	private := testworld.Must(hpke.MLKEM768X25519().DeriveKeyPair(fixed("client")))
 	pin := unitauth.Pin{Genesis: st.Genesis, Task: st.Task}
 	o := &ClientHandshake{key: private, pin: pin, nonce: fixed("nonce"), wants: wants}
-	if wants&WantHead != 0 {
+	if wants&wantHead != 0 {
 		o.least = st.Head[:]
 	}
-	o.request = wire.Frame(wire.LabelSessionOpen, []byte{envelope.Suite}, o.kemKey(), o.nonce, pin.Bytes(), []byte{byte(wants)}, o.least)
+	o.request = wire.Frame(wire.LabelSessionOpen, []byte{envelope.Suite}, o.kemKey(), o.nonce, pin.Encode(), []byte{byte(wants)}, o.least)
 	cookie := testworld.Must(h.Cookie(o.request, noon))
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.request, Cookie: cookie, Number: 7}, noon))
-	answer, sealed, err := a.Finish(evidence, noon)
+	response, sealed, err := a.Finish(evidence, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,10 +103,10 @@ func openVector(t *testing.T, wants SessionOptions, evidence attest.Evidence) (v
 		Description: "a session opened by task name; certificates and evidence, where it is wanted, are placeholders; the client's key is DeriveKeyPair(client_seed)",
 		In: in("client_seed", fixed("client"), "unit_key", fixed("unit"), "follow_ring_key", fixed("follow"),
 			"identity", st.Identity[:], "genesis", st.Genesis[:], "authority_root", st.Root[:], "policy_head", st.Head[:],
-			"open_request", o.request, "answer", answer, "ek_certificate", fixed("ek"), "attestation_key", fixed("ak")),
-		Out: in("pin", pin.Bytes(), "kem_secret", sharedHex, "unit_id", h.id[:], "ring_id", ringID[:], "session_id", s.id[:],
+			"open_request", o.request, "response", response, "ek_certificate", fixed("ek"), "attestation_key", fixed("ak")),
+		Out: in("pin", pin.Encode(), "kem_secret", sharedHex, "unit_id", h.id[:], "ring_id", ringID[:], "session_id", s.id[:],
 			"transcript", a.transcript[:], "session_secret", secret[:], "evidence_report_data", data[:], "sealed_session", sealed,
-			"cookie_at_noon", cookie, "unit_time", unitauth.TimeBytes(noon), "introduction", unitauth.Introduction{Unit: h.id, Introduction: attest.Introduction{Device: fixed("ek"), Key: fixed("ak")}}.Encode()),
+			"cookie_at_noon", cookie, "unit_time", unitauth.TimeBytes(noon), "introduction", unitauth.Introduction{Unit: h.id, TPMKeys: attest.TPMKeys{Device: fixed("ek"), Key: fixed("ak")}}.Encode()),
 	}
 	return v, h, s
 }
@@ -114,31 +114,31 @@ func openVector(t *testing.T, wants SessionOptions, evidence attest.Evidence) (v
 // requestVector is a small request with a receipt, and its answer.
 func requestVector(t *testing.T, h *Host, s *Session) vector {
 	t.Helper()
-	x := testworld.Must(s.begin(h.ID(), noon.Add(30*time.Second), wire.FlagReceipt))
+	x := testworld.Must(s.newRequest(h.ID(), noon.Add(30*time.Second), wire.FlagReceipt))
 	body := []byte("what is it?")
 	request := testworld.Must(x.Whole(bhttp.Head{Method: "POST", Scheme: "https", Authority: "scoring.clinic.example", Path: "/score", Fields: http.Header{"Accept": {"text/plain"}}, Length: int64(len(body))}, bytes.NewReader(body)))
-	in1 := testworld.Must(h.begin([wire.HeaderSize]byte(request), noon))
-	if err := in1.open(bytes.NewReader(request[wire.HeaderSize:]), atNoon); err != nil {
+	in1 := testworld.Must(h.findSession([wire.HeaderSize]byte(request), noon))
+	if err := in1.openFirst(bytes.NewReader(request[wire.HeaderSize:]), atNoon); err != nil {
 		t.Fatal(err)
 	}
 	prefix, seal, err := in1.responseWriter()
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain := append(make([]byte, chunk.LengthSize), in1.begins(KindResponse)...)
+	plain := append(make([]byte, chunk.LengthSize), in1.responsePrefix(KindResponse)...)
 	plain = testworld.Must(bhttp.AppendResponse(plain, bhttp.Head{Status: 200, Fields: http.Header{"Content-Type": {"text/plain"}}, Length: 2}))
-	plain = chunk.Pad(append(plain, "it"...), chunk.LengthSize)
-	said, answered := wire.Sum(in1.first), wire.Sum(plain[chunk.LengthSize:])
+	plain = chunk.PadToBucket(append(plain, "it"...), chunk.LengthSize)
+	signed, responded := wire.Sum(in1.first), wire.Sum(plain[chunk.LengthSize:])
 	receipt := testworld.Must(unitauth.SignReceipt(h.key, h.credentials.chain, unitauth.ReceiptClaims{
-		Session: in1.header.Session, Number: in1.header.Number, Request: said, Response: answered, Unit: h.id, At: noon, Head: h.credentials.Head,
+		Session: in1.header.Session, Number: in1.header.Number, Request: signed, Response: responded, Unit: h.id, At: noon, Head: h.credentials.Head,
 	}))
-	answer := append(prefix[:], seal.Seal(bytes.Clone(plain), chunk.More)...)
-	answer = append(answer, seal.Seal(append(make([]byte, chunk.LengthSize), receipt...), chunk.Final)...)
+	response := append(prefix[:], seal.SealChunk(bytes.Clone(plain), chunk.More)...)
+	response = append(response, seal.SealChunk(append(make([]byte, chunk.LengthSize), receipt...), chunk.Final)...)
 	return vector{
 		Description: "a request in one chunk, bound to the unit, with a receipt wanted, and its answer",
-		In:          in("session_secret", s.secret[:], "request", request, "answer", answer),
+		In:          in("session_secret", s.secret[:], "request", request, "response", response),
 		Out: in("header", x.raw[:], "request_content", in1.first, "unit_id", prefix[:16], "response_nonce", prefix[16:],
-			"answer_content", plain[chunk.LengthSize:], "receipt", receipt),
+			"response_content", plain[chunk.LengthSize:], "receipt", receipt),
 	}
 }
 
@@ -146,27 +146,27 @@ func requestVector(t *testing.T, h *Host, s *Session) vector {
 // ticket, and an answer likewise.
 func streamVector(t *testing.T, h *Host, s *Session) vector {
 	t.Helper()
-	x := testworld.Must(s.begin(h.ID(), noon.Add(30*time.Second), 0))
+	x := testworld.Must(s.newRequest(h.ID(), noon.Add(30*time.Second), 0))
 	parts := io.NopCloser(iotest.OneByteReader(strings.NewReader("ab")))
 	up := testworld.Must(x.Stream(bhttp.Head{Method: "POST", Scheme: "https", Authority: "scoring.clinic.example", Path: "/score", Fields: http.Header{"Accept": {"text/plain"}}, Length: bhttp.Indeterminate}, parts, http.Header{"Sum": {"2"}}))
 	request := testworld.Must(io.ReadAll(up))
-	in1 := testworld.Must(h.begin([wire.HeaderSize]byte(request), noon))
-	if err := in1.open(bytes.NewReader(request[wire.HeaderSize:]), atNoon); err != nil {
+	in1 := testworld.Must(h.findSession([wire.HeaderSize]byte(request), noon))
+	if err := in1.openFirst(bytes.NewReader(request[wire.HeaderSize:]), atNoon); err != nil {
 		t.Fatal(err)
 	}
-	var answer bytes.Buffer
-	r := testworld.Must(in1.Responder(&answer))
-	r.Keep([]byte("c"))
+	var response bytes.Buffer
+	r := testworld.Must(in1.Responder(&response))
+	r.BufferContent([]byte("c"))
 	testworld.Must(0, r.Begin(bhttp.Head{Status: 200, Fields: http.Header{"Content-Type": {"text/plain"}}, Length: bhttp.Indeterminate}))
 	testworld.Must(0, r.Flush())
 	testworld.Must(r.Write([]byte("d")))
 	testworld.Must(0, r.Flush())
-	testworld.Must(0, r.End(http.Header{"Sum": {"4"}}))
+	testworld.Must(0, r.FinishStream(http.Header{"Sum": {"4"}}))
 	return vector{
 		Description: "a request of unknown length in parts, bound to the unit, with a trailer and the field of its ticket, and an answer in parts with a trailer; contents are those of the chunks, one after the other",
-		In:          in("session_secret", s.secret[:], "request", request, "answer", answer.Bytes(), "ticket_field", []byte(base64.RawURLEncoding.EncodeToString(s.ticket))),
+		In:          in("session_secret", s.secret[:], "request", request, "response", response.Bytes(), "ticket_field", []byte(base64.RawURLEncoding.EncodeToString(s.ticket))),
 		Out: in("header", x.raw[:], "sealed_session", s.ticket, "request_content", contentOf(t, s.secret, wire.LabelRequestKey, request[wire.HeaderSize:], request[:wire.HeaderSize]),
-			"answer_content", answerContent(t, s.secret, request, answer.Bytes())),
+			"response_content", answerContent(t, s.secret, request, response.Bytes())),
 	}
 }
 
@@ -188,25 +188,25 @@ func contentOf(t *testing.T, secret [secretSize]byte, label wire.Label, message 
 }
 
 // answerContent is the plaintext of all chunks of an answer.
-func answerContent(t *testing.T, secret [secretSize]byte, request, answer []byte) []byte {
+func answerContent(t *testing.T, secret [secretSize]byte, request, response []byte) []byte {
 	t.Helper()
-	return contentOf(t, secret, wire.LabelAnswerKey, answer[responsePrefix:], request[:wire.HeaderSize], answer[:16], answer[16:responsePrefix])
+	return contentOf(t, secret, wire.LabelResponseKey, response[responsePrefix:], request[:wire.HeaderSize], response[:16], response[16:responsePrefix])
 }
 
 // plainVector are the answers without content, and a tombstone.
 func plainVector(t *testing.T, h *Host, s *Session) vector {
 	t.Helper()
-	x := testworld.Must(s.begin(h.ID(), noon.Add(30*time.Second), wire.FlagClose))
+	x := testworld.Must(s.newRequest(h.ID(), noon.Add(30*time.Second), wire.FlagClose))
 	request := testworld.Must(x.Whole(bhttp.Head{}, nil))
-	in1 := testworld.Must(h.begin([wire.HeaderSize]byte(request), noon))
-	fault := testworld.Must(in1.plain(KindNotExecuted, wire.Malformed))
+	in1 := testworld.Must(h.findSession([wire.HeaderSize]byte(request), noon))
+	fault := testworld.Must(in1.responseWithoutContent(KindNotExecuted, wire.Malformed))
 	tombstone := testworld.Must(in1.Close())
-	closed := testworld.Must(in1.plain(KindClosed, ""))
+	closed := testworld.Must(in1.responseWithoutContent(KindClosed, ""))
 	closing := closeKey(&s.secret)
 	return vector{
 		Description: "a request that closes the session; the answer to it, and the one that says it was not executed; the tombstone",
 		In:          in("session_secret", s.secret[:], "request", request, "closed", closed, "not_executed", fault),
-		Out:         in("header", x.raw[:], "close_key", closing[:], "closed_content", in1.begins(KindClosed), "not_executed_content", append(in1.begins(KindNotExecuted), wire.Malformed...), "tombstone", tombstone),
+		Out:         in("header", x.raw[:], "close_key", closing[:], "closed_content", in1.responsePrefix(KindClosed), "not_executed_content", append(in1.responsePrefix(KindNotExecuted), wire.Malformed...), "tombstone", tombstone),
 	}
 }
 
@@ -216,7 +216,7 @@ func TestVectors(t *testing.T) {
 	evidence := attest.Evidence{Platform: attest.Soft, Raw: []byte("evidence")}
 	attested, _, _ := openVector(t, WantEvidence, evidence)
 	open, h, s := openVector(t, 0, noEvidence)
-	since, _, _ := openVector(t, WantHead, noEvidence)
+	since, _, _ := openVector(t, wantHead, noEvidence)
 	now := map[string]vector{"open": open, "open-evidence": attested, "open-head": since, "request": requestVector(t, h, s), "stream": streamVector(t, h, s), "ohttp": oneOffVector(t, h), "close": plainVector(t, h, s)}
 	if *update {
 		for name, v := range now {
@@ -264,9 +264,9 @@ func oneOffVector(t *testing.T, h *Host) vector {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var answer bytes.Buffer
-	r := testworld.Must(x.Responder(&answer))
-	r.Keep([]byte("it"))
+	var response bytes.Buffer
+	r := testworld.Must(x.Responder(&response))
+	r.BufferContent([]byte("it"))
 	testworld.Must(r.Whole(bhttp.Head{Status: 200, Fields: http.Header{"Content-Type": {"text/plain"}}}, nil))
 	testworld.Must(0, r.Finish())
 	follow := h.credentials.follow.key
@@ -274,9 +274,9 @@ func oneOffVector(t *testing.T, h *Host) vector {
 	return vector{
 		Description: "a signed key configuration of a follow ring; a one-off request in chunks under its first key, and its answer; certificates are placeholders",
 		In: in("follow_ring_key", follow.Expose(), "unit_key", testworld.Must(h.key.Bytes()), "identity", h.credentials.Identity[:], "genesis", h.credentials.Genesis[:],
-			"authority_root", h.credentials.Root[:], "policy_head", h.credentials.Head[:], "signed", signed, "request", request, "answer", answer.Bytes()),
-		Out: in("pin", pin.Bytes(), "seed", seed, "key_configuration", plain, "request_content", content,
-			"answer_content", chunk.Pad(testworld.Must(hex.DecodeString("0140c8180c636f6e74656e742d747970650a746578742f706c61696e026974")), 0)),
+			"authority_root", h.credentials.Root[:], "policy_head", h.credentials.Head[:], "signed", signed, "request", request, "response", response.Bytes()),
+		Out: in("pin", pin.Encode(), "seed", seed, "key_configuration", plain, "request_content", content,
+			"response_content", chunk.PadToBucket(testworld.Must(hex.DecodeString("0140c8180c636f6e74656e742d747970650a746578742f706c61696e026974")), 0)),
 	}
 }
 
@@ -303,7 +303,7 @@ func checkOneOff(t *testing.T, v vector) {
 	f := testworld.Must(wire.Unframe(wire.LabelOneOffKeys, bytesOf("signed"), 8))
 	unit := testworld.Must(ecdsa.ParseRawPrivateKey(elliptic.P256(), bytesOf("unit_key")))
 	chain := wire.Sum(f[6])
-	if err := unitauth.Verify(&unit.PublicKey, f[7], wire.LabelOneOffKeys, append(slices.Clone(f[:6]), bytesOf("authority_root"), chain[:])...); err != nil {
+	if err := unitauth.VerifyFields(&unit.PublicKey, f[7], wire.LabelOneOffKeys, append(slices.Clone(f[:6]), bytesOf("authority_root"), chain[:])...); err != nil {
 		t.Error(err)
 	}
 	for i, name := range []string{"pin", "identity", "", "policy_head", "", "key_configuration"} {
@@ -311,7 +311,7 @@ func checkOneOff(t *testing.T, v vector) {
 			t.Errorf("field %d is not %s", i+1, name)
 		}
 	}
-	request, answer := bytesOf("request"), bytesOf("answer")
+	request, response := bytesOf("request"), bytesOf("response")
 	c, enc := ohttp.ParseHeader([7]byte(request)), request[7:7+ohttp.KEMs[0].EncSize]
 	if c != ohttp.ParseHeader([7]byte{r.key.ID()[0] &^ 1, 0x64, 0x7a, 0, 1, 0, 2}) {
 		t.Errorf("got header %v", c)
@@ -321,9 +321,9 @@ func checkOneOff(t *testing.T, v vector) {
 	if err != nil || len(parts) != 1 || !bytes.Equal(parts[0], bytesOf("request_content")) {
 		t.Errorf("request: got %x, %v", parts, err)
 	}
-	key := testworld.Must(ohttp.Chunks.ResponseCipher(recipient.Export, c, enc, answer[:32]))
-	parts, err = readAll(&ohttp.Reader{Form: ohttp.Chunks, From: bytes.NewReader(answer[32:]), Open: key.Open})
-	if err != nil || len(parts) != 1 || !bytes.Equal(parts[0], bytesOf("answer_content")) {
+	key := testworld.Must(ohttp.Chunks.ResponseCipher(recipient.Export, c, enc, response[:32]))
+	parts, err = readAll(&ohttp.Reader{Form: ohttp.Chunks, From: bytes.NewReader(response[32:]), Open: key.Open})
+	if err != nil || len(parts) != 1 || !bytes.Equal(parts[0], bytesOf("response_content")) {
 		t.Errorf("answer: got %x, %v", parts, err)
 	}
 }
@@ -344,7 +344,7 @@ func checkOpen(t *testing.T, v vector) {
 		t.Fatal(err)
 	}
 	same("pin", o.pin)
-	a := testworld.Must(unverifiedResponse(bytesOf("answer")))
+	a := testworld.Must(unverifiedResponse(bytesOf("response")))
 	tr := &transcript{kemKey: o.kemKey, nonce: o.nonce, pin: o.pin, wants: o.wants, least: o.least, enc: a.enc, unit: wire.UnitID(a.unit), identity: attest.Digest(a.identity),
 		root: attest.Digest(bytesOf("authority_root")), chain: wire.Sum(a.chain), ring: identity.RingID(a.ring), head: attest.Digest(a.head), expiry: uint64(noon.Add(time.Hour).Unix())}
 	id := tr.sessionID(7)
@@ -359,13 +359,13 @@ func checkOpen(t *testing.T, v vector) {
 	same("evidence_report_data", data[:])
 	unit := testworld.Must(ecdsa.ParseRawPrivateKey(elliptic.P256(), bytesOf("unit_key")))
 	evidence, ticket := wire.Sum(a.evidence), wire.Sum(a.ticket)
-	if err := unitauth.Verify(&unit.PublicKey, a.signature, wire.LabelSessionSignature, digest[:], evidence[:], ticket[:], a.time); err != nil {
+	if err := unitauth.VerifyFields(&unit.PublicKey, a.signature, wire.LabelSessionSignature, digest[:], evidence[:], ticket[:], a.time); err != nil {
 		t.Error(err)
 	}
 	key := testworld.Must(identity.OpenRingKey(bytesOf("follow_ring_key"), noon.Add(2*time.Hour)))
 	r := ringOfKey(nil, key, tr.identity, o.pin)
 	session := &session{id: id, expiry: tr.expiry, head: tr.head, opener: tr.unit, secret: secret}
-	same("sealed_session", testworld.Must(r.seal(envelope.Session, envelope.Header{For: tr.identity, Ring: key.ID(), Session: id, Expiry: tr.expiry, Sealer: tr.unit}, sealedBody(session, o.pin))))
+	same("sealed_session", testworld.Must(r.sealMessage(envelope.Session, envelope.Header{For: tr.identity, Ring: key.ID(), Session: id, Expiry: tr.expiry, Sealer: tr.unit}, sealedBody(session, o.pin))))
 	same("sealed_session", a.ticket)
 	same("unit_time", a.time)
 }
@@ -375,7 +375,7 @@ func checkRequest(t *testing.T, v vector) {
 	t.Helper()
 	bytesOf := func(name string) []byte { return testworld.Must(hex.DecodeString(v.In[name] + v.Out[name])) }
 	secret := [secretSize]byte(bytesOf("session_secret"))
-	request, answer := bytesOf("request"), bytesOf("answer")
+	request, response := bytesOf("request"), bytesOf("response")
 	if !bytes.Equal(request[:wire.HeaderSize], bytesOf("header")) {
 		t.Error("another header")
 	}
@@ -384,8 +384,8 @@ func checkRequest(t *testing.T, v vector) {
 	if err != nil || at != chunk.Final || !bytes.Equal(got, bytesOf("request_content")) {
 		t.Errorf("request: got %x, %v", got, err)
 	}
-	down := chunk.NewReader(bytes.NewReader(answer[responsePrefix:]), testworld.Must(newKeys(&secret).message(wire.LabelAnswerKey, request[:wire.HeaderSize], answer[:16], answer[16:responsePrefix])), nil)
-	for i, want := range [][]byte{bytesOf("answer_content"), bytesOf("receipt")} {
+	down := chunk.NewReader(bytes.NewReader(response[responsePrefix:]), testworld.Must(newKeys(&secret).message(wire.LabelResponseKey, request[:wire.HeaderSize], response[:16], response[16:responsePrefix])), nil)
+	for i, want := range [][]byte{bytesOf("response_content"), bytesOf("receipt")} {
 		if got, _, err := down.Next(); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("answer, chunk %d: got %x, %v", i, got, err)
 		}
@@ -399,10 +399,10 @@ func checkStream(t *testing.T, v vector) {
 	secret := [secretSize]byte(bytesOf("session_secret"))
 	request := bytesOf("request")
 	for name, got := range map[string][]byte{
-		"header":          request[:wire.HeaderSize],
-		"request_content": contentOf(t, secret, wire.LabelRequestKey, request[wire.HeaderSize:], request[:wire.HeaderSize]),
-		"answer_content":  answerContent(t, secret, request, bytesOf("answer")),
-		"sealed_session":  testworld.Must(base64.RawURLEncoding.DecodeString(string(bytesOf("ticket_field")))),
+		"header":           request[:wire.HeaderSize],
+		"request_content":  contentOf(t, secret, wire.LabelRequestKey, request[wire.HeaderSize:], request[:wire.HeaderSize]),
+		"response_content": answerContent(t, secret, request, bytesOf("response")),
+		"sealed_session":   testworld.Must(base64.RawURLEncoding.DecodeString(string(bytesOf("ticket_field")))),
 	} {
 		if want := bytesOf(name); !bytes.Equal(got, want) {
 			t.Errorf("%s: got %x, want %x", name, got, want)
@@ -421,17 +421,17 @@ func checkClose(t *testing.T, v, opened vector) {
 	}
 	keys := map[string]*keys{"closed": newKeys(&closing), "not_executed": newKeys(&secret)}
 	for name, want := range map[string][]byte{"closed": bytesOf("closed_content"), "not_executed": bytesOf("not_executed_content")} {
-		answer := bytesOf(name)
-		o := chunk.NewReader(bytes.NewReader(answer[responsePrefix:]), testworld.Must(keys[name].message(wire.LabelAnswerKey, header, answer[:16], answer[16:responsePrefix])), nil)
+		response := bytesOf(name)
+		o := chunk.NewReader(bytes.NewReader(response[responsePrefix:]), testworld.Must(keys[name].message(wire.LabelResponseKey, header, response[:16], response[16:responsePrefix])), nil)
 		got, at, err := o.Next()
-		if err != nil || at != chunk.Final || !bytes.Equal(got, chunk.Pad(append(make([]byte, chunk.LengthSize), want...), chunk.LengthSize)[chunk.LengthSize:]) {
+		if err != nil || at != chunk.Final || !bytes.Equal(got, chunk.PadToBucket(append(make([]byte, chunk.LengthSize), want...), chunk.LengthSize)[chunk.LengthSize:]) {
 			t.Errorf("%s: got %x, %v, want %x", name, got, err, want)
 		}
 	}
 	key := testworld.Must(identity.OpenRingKey(testworld.Must(hex.DecodeString(opened.In["follow_ring_key"])), noon.Add(2*time.Hour)))
 	r := ringOfKey(nil, key, attest.Digest{}, nil)
 	u := testworld.Must(envelope.ParseSealed(envelope.Tombstone, bytesOf("tombstone")))
-	if _, err := r.open(u, nil); err != nil || u.Session.String() != opened.Out["session_id"] {
+	if _, err := r.openSealed(u, nil); err != nil || u.Session.String() != opened.Out["session_id"] {
 		t.Errorf("tombstone of %v: %v", u.Session, err)
 	}
 }

@@ -9,18 +9,18 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// A host's mutex is held for microseconds. One holder for 50 looks in a row is
-// stuck: a broken invariant that nothing but another start ends.
+// A call holds the host's mutex for microseconds. If one call holds it at 50 looks in a
+// row, it is stuck: a broken invariant, which only a restart ends.
 const (
 	watchEach = 100 * time.Millisecond
 	watchMost = 50
 )
 
-// watched is a mutex that says who holds it.
+// watched is a mutex whose current holder can be identified.
 type watched struct {
 	mu    sync.Mutex
 	turns uint64        // guarded by mu: how often it was locked
-	turn  atomic.Uint64 // of who holds it; 0: nobody
+	turn  atomic.Uint64 // of the holder; 0: not locked
 }
 
 // Lock locks it, and blocks until then.
@@ -36,14 +36,12 @@ func (w *watched) Unlock() {
 	w.mu.Unlock()
 }
 
-// Watch looks at the host every 100 ms, and blocks until ctx is done, which is no
-// error, or until the host was held by one and the same call at 50 looks in a
-// row. Then the unit serves nothing any more, and the program should end: the
-// error's reason is "internal".
+// Watch looks at the host's mutex every 100 ms. It blocks until ctx is done, which is no
+// error, or until the same call held the mutex at 50 looks in a row. Then the unit serves
+// nothing any more, and the program should end: the error's reason is "internal".
 //
-// The looks are counted, not the time between them, so that a process that is
-// stopped (SIGSTOP), suspended or migrated does not end for it: it looks as
-// little as it works.
+// Watch counts looks, not time, so that a process that is stopped (SIGSTOP), suspended or
+// migrated does not end: meanwhile it does not look either.
 func (h *Host) Watch(ctx context.Context) error {
 	ticker := time.NewTicker(watchEach)
 	defer ticker.Stop()

@@ -2,29 +2,28 @@ package channel
 
 import "time"
 
-// MaxAhead is how far a request's not after may be ahead of the unit's time. So
-// what was touched may yield 2 minutes after it was used last.
+// MaxAhead is how far a request's not after may be ahead of the unit's time. So a session
+// may yield 2 minutes after its last use.
 const MaxAhead = 2 * time.Minute
 
-// passed reports whether an end, in Unix milliseconds, is over. This one
-// comparison says of a request that it is late, and of an entry that all numbers
-// taken in it are: were there two, a number could be forgotten in the last
-// instant in which it is taken.
+// passed reports whether an end, in Unix milliseconds, is over. The same comparison
+// decides that a request is late, and that all numbers taken in an entry are late: with
+// two comparisons, a number could be forgotten in the last instant in which it is valid.
 func passed(at time.Time, end int64) bool { return at.UnixMilli() > end }
 
 // windowSize is the width of replay windows in request numbers.
 const windowSize = 1024
 
 // window remembers which of the newest 1024 request numbers a unit has seen.
-// Numbers begin at 1; any 64-bit number is dealt with in bounded time.
+// Numbers begin at 1. Any 64-bit number takes bounded time.
 type window struct {
 	newest uint64
 	seen   [windowSize / 64]uint64
 }
 
-// ringOfKey reports whether a number is new, and remembers it. A number that is too
-// old to tell is not new.
-func (w *window) take(number uint64) bool {
+// takeNumber reports whether a number is new, and remembers it. A number older than the
+// window is not new.
+func (w *window) takeNumber(number uint64) bool {
 	if number > w.newest {
 		w.advance(number)
 	} else if w.newest-number >= windowSize {

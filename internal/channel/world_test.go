@@ -63,7 +63,7 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-// Next is the policy that follows, unchanged but for its sequence.
+// next is the policy that follows, unchanged but for its sequence.
 func (w *world) next() policy.Approved {
 	return testworld.Must(w.policy.Next(w.SignPolicy(w.NextText(w.policy))))
 }
@@ -100,7 +100,7 @@ func newKey() *ecdsa.PrivateKey {
 	return testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 }
 
-// credentials is that of a unit of scoring with this key.
+// standing is that of a unit of scoring with this key.
 func (w *world) standing(key *ecdsa.PrivateKey, release string) UnitCredentials {
 	w.T.Helper()
 	leaf := testworld.Must(w.issuer.UnitLeaf(w.Grant(w.policy, "scoring", "scoring "+release, noon), key.Public(), w.clock.Now()))
@@ -155,11 +155,11 @@ func (w *world) opened(h *Host, pin unitauth.Pin) (*Session, []byte) {
 	w.T.Helper()
 	o := testworld.Must(NewClientHandshake(pin, 0))
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, w.clock.Now()))
-	answer, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
+	response, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	if err != nil {
 		w.T.Fatal(err)
 	}
-	return testworld.Must(o.Finish(answer, w.trust(), w.clock.Now())), sealed
+	return testworld.Must(o.Finish(response, w.trust(), w.clock.Now())), sealed
 }
 
 // asked is a request of a session without content, sealed.

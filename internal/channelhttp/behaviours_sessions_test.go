@@ -36,7 +36,7 @@ func copied(change func(sealed []byte) []byte) behaviour {
 	return behaviour{push: drop, pull: func(m *hostile, id wire.SessionID) []byte {
 		m.act()
 		sealed := change(bytes.Clone(m.copyOf(func(s wire.SessionID) bool { return s == id })))
-		if _, err := m.all()[2].Join(sealed, m.clock.Now()); err == nil {
+		if _, err := m.all()[2].ImportSession(sealed, m.clock.Now()); err == nil {
 			m.T.Errorf("%s: a unit took it", m.does.name)
 		}
 		return sealed
@@ -209,7 +209,7 @@ var ofSessions = []behaviour{
 		}
 		m.act()
 		a := problemOf(http.StatusOK)
-		a.fields.Set("Content-Type", wire.TypeAnswer)
+		a.fields.Set("Content-Type", wire.TypeResponse)
 		a.body = append(bytes.Clone(q.raw[33:49]), make([]byte, 64)...)
 		return a
 	}, after: func(m *hostile) {
@@ -299,9 +299,9 @@ func openAnswer(field int, change func(m *hostile, q carried, f []byte) []byte) 
 		}
 		m.act()
 		return a.with(func(b []byte) []byte {
-			f := testworld.Must(wire.Unframe(wire.LabelSessionAnswer, b, 12))
+			f := testworld.Must(wire.Unframe(wire.LabelSessionResponse, b, 12))
 			f[field] = change(m, q, bytes.Clone(f[field]))
-			return wire.Frame(wire.LabelSessionAnswer, f...)
+			return wire.Frame(wire.LabelSessionResponse, f...)
 		})
 	}
 }

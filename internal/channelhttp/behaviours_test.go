@@ -206,7 +206,7 @@ var ofRequests = []behaviour{
 		m.mu.Unlock()
 		if q.ticket != "" && len(theirs) > 0 {
 			m.act()
-			q.ticket = base64.RawURLEncoding.EncodeToString(testworld.Must(wire.Unframe(wire.LabelSessionAnswer, theirs[0].body, 12))[10])
+			q.ticket = base64.RawURLEncoding.EncodeToString(testworld.Must(wire.Unframe(wire.LabelSessionResponse, theirs[0].body, 12))[10])
 		}
 		return m.route(q)
 	}},

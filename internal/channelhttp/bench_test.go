@@ -44,12 +44,12 @@ func BenchmarkRequest(b *testing.B) {
 					rt = testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse(at)), Inner: inner, Pin: c.byTask(), Trust: c.world, Clock: c.clock.Now}))
 				}
 				measured(b, func() {
-					answer, err := rt.RoundTrip(testworld.Must(http.NewRequest("POST", at+"/score", bytes.NewReader(body))))
+					response, err := rt.RoundTrip(testworld.Must(http.NewRequest("POST", at+"/score", bytes.NewReader(body))))
 					if err != nil {
 						b.Fatal(err)
 					}
-					n, err := io.Copy(io.Discard, answer.Body)
-					answer.Body.Close()
+					n, err := io.Copy(io.Discard, response.Body)
+					response.Body.Close()
 					if err != nil || n != int64(size) {
 						b.Fatal(n, err)
 					}

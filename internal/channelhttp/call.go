@@ -24,33 +24,33 @@ import (
 type recordKey struct{}
 
 // WithRecord makes a request want a receipt. The record is filled in when the
-// answer's body was read to its end; a body without the receipt of the unit that
-// answered ends in an error.
+// response's body was read to its end; a body without the receipt of the unit that
+// responded ends in an error.
 func WithRecord(ctx context.Context, r *unitauth.Record) context.Context {
 	return context.WithValue(ctx, recordKey{}, r)
 }
 
-// call is one request on its way, through all its attempts.
+// call is one request with all its attempts.
 type call struct {
-	t       *Transport
-	request *http.Request
-	record  *unitauth.Record // nil: no receipt wanted
-	small   bool             // it goes into one chunk
-	content []byte           // where it was read whole
-	begun   bool             // the body was handed on, to whoever closes it
-	budget  retryBudget
-	tried   []wire.UnitID
-	yield   *time.Timer // ends the call's turn to look for somebody who answers; nil: it had none
+	t         *Transport
+	request   *http.Request
+	record    *unitauth.Record // nil: no receipt wanted
+	small     bool             // it fits into one chunk
+	content   []byte           // if it was read whole
+	bodyTaken bool             // the body was passed on, and is closed there
+	budget    retryBudget
+	tried     []wire.UnitID
+	turn      *time.Timer // releases the probe slot; nil: the call has none
 }
 
-// RoundTrip sends a request through the channel and gives its answer, which is
+// RoundTrip sends a request through the channel and gives its response, which is
 // a unit's of this cluster, unchanged and for this request. A request whose
 // method is not safe is bound to one unit, which executes it at most once.
 //
 // A request that is safe, or carries an Idempotency-Key, is sent again when an
-// attempt brings no answer; any other only when it surely was not executed, and
-// else the error is [ErrOutcomeUnknown]. An answer that ends early is an
-// [channel.ErrTruncated] of its body. RoundTrip blocks until there is an answer, nothing
+// attempt brings no response; any other only when it certainly was not executed, and
+// otherwise the error is [ErrOutcomeUnknown]. A response that ends early is an
+// [channel.ErrTruncated] of its body. RoundTrip blocks until there is a response, nothing
 // is left to try, or the request's context is done.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	c := &call{t: t, request: r, budget: newRetryBudget()}
@@ -60,12 +60,12 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	defer c.releaseProbe()
 	for {
-		response, failed := c.attempt()
+		response, failed := c.attemptOnce()
 		if response != nil {
 			return response, nil
 		}
 		if err := c.nextAttempt(failed); err != nil {
-			if c.content == nil && !c.begun {
+			if c.content == nil && !c.bodyTaken {
 				r.Body.Close()
 			}
 			return nil, fmt.Errorf("calling %s %s: %w", r.Method, r.URL.Redacted(), err)
@@ -73,7 +73,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// readSmall takes the content of a small request that cannot be had again.
+// readSmall reads the content of a small request whose body cannot be read again.
 func (c *call) readSmall() error {
 	r := c.request
 	if r.Body == nil || r.Body == http.NoBody {
@@ -92,12 +92,12 @@ func (c *call) readSmall() error {
 	return nil
 }
 
-// failure is an attempt that brought no answer.
+// failure is an attempt that brought no response.
 type failure struct {
 	err     error
-	hint    Hint
-	attempt Attempt
-	session *activeSession // nil when there was none
+	hint    hint
+	attempt attempt
+	session *activeSession // nil: none
 }
 
 // nextAttempt decides how the call goes on: nil for another attempt.
@@ -106,10 +106,10 @@ func (c *call) nextAttempt(f failure) error {
 		f.attempt.Whole = false
 		f.err = errors.Join(f.err, context.Cause(ctx))
 	}
-	switch Decide(f.attempt) {
-	case OutcomeUnknown:
+	switch decide(f.attempt) {
+	case outcomeUnknown:
 		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, f.err)
-	case GiveUp:
+	case giveUp:
 		return f.err
 	}
 	if f.session == nil || errors.Is(f.err, channel.ErrClosed) {
@@ -118,7 +118,7 @@ func (c *call) nextAttempt(f failure) error {
 	return c.prepareRetry(f)
 }
 
-// retryWith prepares another attempt as the hint says, while the call may.
+// prepareRetry prepares another attempt as the hint says, while the call may.
 func (c *call) prepareRetry(f failure) error {
 	reason := f.hint.Reason
 	switch {
@@ -127,22 +127,22 @@ func (c *call) prepareRetry(f failure) error {
 	case isCut(f.err):
 		reason = wire.CutOff
 	case f.session.Alone() && (reason == wire.Misdirected || reason == wire.TicketWanted):
-		reason = wire.Rekey // no other unit will have it
+		reason = wire.Rekey // no other unit has it
 	}
-	allowed := c.budget.spend(reason)
+	allowed := c.budget.allow(reason)
 	switch reason {
 	case wire.Misdirected:
 		if !allowed {
-			return fmt.Errorf("%w: %w", ErrMisdirected, f.err)
+			return fmt.Errorf("%w: %w", errMisdirected, f.err)
 		}
 	case wire.Rekey, wire.TicketWanted:
-		c.t.forget(f.session)
-		c.tried = nil // in the next session nobody was
+		c.t.dropSession(f.session)
+		c.tried = nil // none in the next session
 		if !allowed {
-			return fmt.Errorf("%w: %w", ErrRekey, f.err)
+			return fmt.Errorf("%w: %w", errRekey, f.err)
 		}
 	case wire.CutOff:
-		c.t.forget(f.session)
+		c.t.dropSession(f.session)
 		if !allowed {
 			return f.err
 		}
@@ -162,16 +162,16 @@ func (c *call) prepareRetry(f failure) error {
 	return nil
 }
 
-// acquireProbe pauses before an attempt after one that found nobody, or somebody who has
-// too much to do. While the gateway or all units are away for a moment all calls of
-// a transport come to this, and if all of them tried on, those who come back would
-// be asked for more than they can do, and for it again. So a few look at a time, and
-// the others wait: there is no turn when that takes too long. A turn ends with the
-// call, or when its attempt is under way for so long that somebody seems to be there.
+// acquireProbe pauses before an attempt after one that reached no unit, or an overloaded
+// one, and takes a probe slot. While the gateway or all units are unavailable, every call
+// of a transport gets here: if all of them retried, units that return would be overloaded
+// at once. So a few calls probe at a time, and the others wait, at most probeWait. A slot
+// is released with its call, or when the attempt has run for probeTime, because then a
+// unit is probably there.
 func (c *call) acquireProbe() bool {
-	rest := againPause << (maxOthers - 1 - c.budget.others)
+	rest := retryPause << (maxOthers - 1 - c.budget.others)
 	begin := time.Now()
-	if c.yield == nil || !c.yield.Stop() {
+	if c.turn == nil || !c.turn.Stop() {
 		long := time.NewTimer(probeWait)
 		defer long.Stop()
 		select {
@@ -183,21 +183,21 @@ func (c *call) acquireProbe() bool {
 		}
 	}
 	_ = retry.Sleep(c.request.Context(), rest-time.Since(begin))
-	c.yield = time.AfterFunc(probeTime, func() { <-c.t.probeSlots })
+	c.turn = time.AfterFunc(probeTime, func() { <-c.t.probeSlots })
 	return true
 }
 
-// releaseProbe ends the call's turn, if it has one.
+// releaseProbe releases the call's probe slot, if it has one.
 func (c *call) releaseProbe() {
-	if c.yield != nil && c.yield.Stop() {
+	if c.turn != nil && c.turn.Stop() {
 		<-c.t.probeSlots
 	}
 }
 
-// attempt sends the request once; the same bytes once more with the ticket, if
-// the unit says that it needs it.
-func (c *call) attempt() (*http.Response, failure) {
-	f := failure{attempt: c.knows()}
+// attemptOnce sends the request once, and the same bytes again with the ticket if the
+// unit asks for it.
+func (c *call) attemptOnce() (*http.Response, failure) {
+	f := failure{attempt: c.knownAttempt()}
 	h, err := c.t.acquire(c.request.Context())
 	if err != nil {
 		f.err = err
@@ -207,37 +207,37 @@ func (c *call) attempt() (*http.Response, failure) {
 	f.session = h
 	x, out, err := c.prepare(h)
 	if err != nil {
-		f.err, f.attempt.Whole = err, false // another attempt would end alike
+		f.err, f.attempt.Whole = err, false // another attempt would fail too
 		return nil, f
 	}
 	ticket := ""
 	if out.stream != nil || c.budget.ticket < 1 {
-		ticket = encodeTicket(h.Session) // a stream cannot be sent again with it, and once wanted it is again
+		ticket = encodeTicket(h.Session) // a stream cannot be sent again, and a ticket that was wanted is wanted again
 	}
-	answer, err := c.sendOuter(h, out, ticket, &f)
-	if err == nil && f.hint.Reason == wire.TicketWanted && !h.Alone() && out.stream == nil && c.budget.spend(wire.TicketWanted) {
-		out.again.Store(true)
-		answer, err = c.sendOuter(h, out, encodeTicket(h.Session), &f)
+	outer, err := c.sendOuter(h, out, ticket, &f)
+	if err == nil && f.hint.Reason == wire.TicketWanted && !h.Alone() && out.stream == nil && c.budget.allow(wire.TicketWanted) {
+		out.resent.Store(true)
+		outer, err = c.sendOuter(h, out, encodeTicket(h.Session), &f)
 	}
-	f.attempt.Left, f.attempt.Whole = out.mayHaveLeft(err), c.knows().Whole
-	if err != nil || answer == nil {
+	f.attempt.Left, f.attempt.Whole = out.mayHaveLeft(err), c.knownAttempt().Whole
+	if err != nil || outer == nil {
 		f.err = errors.Join(f.err, err)
 		return nil, f
 	}
-	response, err := c.accept(x, answer, &f)
+	response, err := c.openResponse(x, outer, &f)
 	if err != nil {
-		answer.Body.Close()
+		outer.Body.Close()
 		f.err = err
 	}
 	return response, f
 }
 
-// knows is what is known of an attempt before it is made.
-func (c *call) knows() Attempt {
-	return Attempt{
-		Safe:   channel.Safe(c.request.Method),
-		Marked: channel.Marked(c.request.Header),
-		Whole:  c.content != nil || !c.begun || c.request.GetBody != nil,
+// knownAttempt returns the facts of an attempt before it is made.
+func (c *call) knownAttempt() attempt {
+	return attempt{
+		Safe:   channel.IsSafe(c.request.Method),
+		Marked: channel.HasIdempotencyKey(c.request.Header),
+		Whole:  c.content != nil || !c.bodyTaken || c.request.GetBody != nil,
 	}
 }
 
@@ -257,7 +257,7 @@ func (c *call) prepare(h *activeSession) (*channel.ClientRequest, *outgoing, err
 		return nil, nil, err
 	}
 	request := c.innerHead()
-	body, err := c.body()
+	body, err := c.requestBody()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -270,33 +270,33 @@ func (c *call) prepare(h *activeSession) (*channel.ClientRequest, *outgoing, err
 	return x, &outgoing{stream: s, target: target}, err
 }
 
-// target is the unit that the next attempt is bound to, or zero for none.
+// target returns the unit that the next attempt is bound to; zero: none.
 func (c *call) target(h *activeSession) wire.UnitID {
-	opener := h.Peer().UnitID()
+	opener := h.OpenedBy().UnitID()
 	switch {
 	case h.Alone():
 		return opener
-	case c.budget.rekey == 0 && !slices.Contains(c.tried, opener): // it surely holds the new session
+	case c.budget.rekey == 0 && !slices.Contains(c.tried, opener): // it certainly has the new session
 		return opener
-	case !channel.Safe(c.request.Method) || c.t.isWary():
-		return c.t.choose(h, c.tried)
+	case !channel.IsSafe(c.request.Method) || c.t.isWary():
+		return c.t.chooseUnit(h, c.tried)
 	}
 	return wire.UnitID{}
 }
 
-// body is the content to send.
-func (c *call) body() (io.ReadCloser, error) {
+// requestBody returns the content to send.
+func (c *call) requestBody() (io.ReadCloser, error) {
 	switch {
 	case c.content != nil:
 		return io.NopCloser(bytes.NewReader(c.content)), nil
-	case c.begun:
+	case c.bodyTaken:
 		return c.request.GetBody()
 	}
-	c.begun = true
+	c.bodyTaken = true
 	return c.request.Body, nil
 }
 
-// innerHead is the request as binary HTTP says it.
+// innerHead returns the head of the inner request.
 func (c *call) innerHead() bhttp.Head {
 	h := headOf(c.request)
 	if !c.small && c.request.ContentLength <= 0 {
@@ -313,7 +313,7 @@ func headOf(r *http.Request) bhttp.Head {
 	if h.Authority == "" {
 		h.Authority = r.URL.Host
 	}
-	if r.Header["Content-Length"] != nil { // the framing says it
+	if r.Header["Content-Length"] != nil { // the framing has the length
 		h.Fields = r.Header.Clone()
 		h.Fields.Del("Content-Length")
 	}
@@ -323,23 +323,23 @@ func headOf(r *http.Request) bhttp.Head {
 // outgoing is the sealed request of one attempt.
 type outgoing struct {
 	target wire.UnitID
-	raw    []byte // all of it, or nil where it is
+	raw    []byte // all of it; nil if it is
 	stream *channel.RequestStream
-	again  atomic.Bool // raw was sent, or was to be, more than once
+	resent atomic.Bool // raw may have been sent more than once
 }
 
-// mayHaveLeft reports whether a part of the request may have left, when sending it
-// ended in err: always, but for a stream that was not read and a first
+// mayHaveLeft reports whether a part of the request may have left this machine, when
+// sending it ended in err: always, except for a stream that was not read and a first
 // connection that could not be made.
 func (o *outgoing) mayHaveLeft(err error) bool {
 	if o.stream != nil {
 		return o.stream.Started()
 	}
 	e, ok := errors.AsType[*net.OpError](err)
-	return o.again.Load() || !ok || e.Op != "dial"
+	return o.resent.Load() || !ok || e.Op != "dial"
 }
 
-// outer makes a request one that carries a sealed one. The same sealed bytes may
+// outer changes r into the outer request of a sealed one, and returns it. The same sealed bytes may
 // be sent twice, since no unit executes them twice: the inner transport may do
 // so when a kept-alive connection turns out to be gone.
 func (t *Transport) outer(r *http.Request, h *activeSession, o *outgoing, ticket string) *http.Request {
@@ -349,13 +349,13 @@ func (t *Transport) outer(r *http.Request, h *activeSession, o *outgoing, ticket
 	r.Header = http.Header{"Content-Type": {wire.TypeRequest}, "User-Agent": nil}
 	r.Body, r.ContentLength, r.GetBody = o.stream, bhttp.Indeterminate, nil
 	if o.stream == nil {
-		// Of a reader of this type net/http knows that it does not block.
+		// net/http knows that a reader of this type does not block.
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(o.raw)), int64(len(o.raw))
 		r.GetBody = func() (io.ReadCloser, error) {
-			o.again.Store(true)
+			o.resent.Store(true)
 			return io.NopCloser(bytes.NewReader(o.raw)), nil
 		}
-		r.Header["X-Idempotency-Key"] = []string{} // says so to net/http and is not sent
+		r.Header["X-Idempotency-Key"] = []string{} // makes net/http retry; it is not sent
 	}
 	if ticket != "" {
 		r.Header[wire.FieldTicket] = []string{ticket}
@@ -366,27 +366,27 @@ func (t *Transport) outer(r *http.Request, h *activeSession, o *outgoing, ticket
 	return r
 }
 
-// sendOuter makes one outer request. It gives an outer answer that holds an inner
-// one, or fills in what is hinted instead.
+// sendOuter makes one outer request. It returns an outer response that contains an
+// inner one, or fills in the hint.
 func (c *call) sendOuter(h *activeSession, o *outgoing, ticket string, f *failure) (*http.Response, error) {
-	outer := *c.request // for its context
-	answer, err := c.t.config.Inner.RoundTrip(c.t.outer(&outer, h, o, ticket))
+	outer := *c.request // a copy, with its context
+	response, err := c.t.config.Inner.RoundTrip(c.t.outer(&outer, h, o, ticket))
 	if err != nil {
-		f.hint = Hint{Reason: wire.Unavailable}
+		f.hint = hint{Reason: wire.Unavailable}
 		return nil, err
 	}
-	f.hint = hintOf(answer)
+	f.hint = hintOf(response)
 	c.t.noteUnits(f.hint)
-	c.t.config.Heads.receive(answer.Header)
+	c.t.config.Heads.receive(response.Header)
 	if !f.hint.Time.IsZero() {
-		c.t.times.note(o.target, f.hint.Time, c.t.config.Clock())
+		c.t.times.noteTime(o.target, f.hint.Time, c.t.config.Clock())
 	}
-	if answer.StatusCode == http.StatusOK && answer.Header.Get("Content-Type") == wire.TypeAnswer {
-		return answer, nil
+	if response.StatusCode == http.StatusOK && response.Header.Get("Content-Type") == wire.TypeResponse {
+		return response, nil
 	}
-	_, _ = io.CopyN(io.Discard, answer.Body, channel.MaxOpenRequest) // so that the connection is used again
-	answer.Body.Close()
-	f.err = wire.Refuse(f.hint.Reason, "outer answer: status", answer.StatusCode, http.StatusOK)
+	_, _ = io.CopyN(io.Discard, response.Body, channel.MaxOpenRequest) // so that the connection is used again
+	response.Body.Close()
+	f.err = wire.Refuse(f.hint.Reason, "outer response: status", response.StatusCode, http.StatusOK)
 	if !f.hint.Time.IsZero() {
 		f.err = errors.Join(unitauth.CheckSkew(f.hint.Time, c.t.config.Clock()), f.err)
 	}
@@ -396,18 +396,18 @@ func (c *call) sendOuter(h *activeSession, o *outgoing, ticket string, f *failur
 // encodeTicket is the value of the ticket's header field.
 func encodeTicket(s *channel.Session) string { return base64.RawURLEncoding.EncodeToString(s.Ticket()) }
 
-// accept opens the inner answer.
-func (c *call) accept(x *channel.ClientRequest, outer *http.Response, f *failure) (*http.Response, error) {
+// openResponse opens the inner response.
+func (c *call) openResponse(x *channel.ClientRequest, outer *http.Response, f *failure) (*http.Response, error) {
 	a, err := x.Open(outer.Body)
 	if err != nil {
 		return nil, err
 	}
-	c.t.times.note(a.Unit, a.Time, c.t.config.Clock())
+	c.t.times.noteTime(a.Unit, a.Time, c.t.config.Clock())
 	if a.Kind != channel.KindResponse {
-		// What is not safe is bound, and then open saw to it that the bound
-		// unit says so.
+		// A request that is not safe is bound, and then Open has checked that the
+		// response is the bound unit's.
 		f.attempt.NotExecuted = a.Kind == channel.KindNotExecuted
-		return nil, wire.Refuse(wire.NotExecuted, "answer: reason", a.Reason, "a response")
+		return nil, wire.Refuse(wire.NotExecuted, "response: reason", a.Reason, "a response")
 	}
 	r, err := a.Head.Response(c.request, a.Content)
 	if err != nil {
@@ -418,7 +418,7 @@ func (c *call) accept(x *channel.ClientRequest, outer *http.Response, f *failure
 		at := c.t.config.Clock()
 		a.Content.After = func(end error) error {
 			if end == io.EOF {
-				return c.prove(x, a, at)
+				return c.verifyReceipt(x, a, at)
 			}
 			return end
 		}
@@ -426,26 +426,26 @@ func (c *call) accept(x *channel.ClientRequest, outer *http.Response, f *failure
 	return r, nil
 }
 
-// prove judges the receipt at an answer's end, and is io.EOF if it holds.
-func (c *call) prove(x *channel.ClientRequest, a channel.Response, at time.Time) error {
+// verifyReceipt verifies the receipt at a response's end. It returns io.EOF for a valid one.
+func (c *call) verifyReceipt(x *channel.ClientRequest, a channel.Response, at time.Time) error {
 	record := x.Record()
 	record.Receipt = a.Receipt()
 	if record.Receipt == nil {
-		return wire.Refuse(wire.EvidenceMissing, "answer: receipt", "none", "the unit's")
+		return wire.Refuse(wire.EvidenceMissing, "response: receipt", "no receipt after the content", "that of the unit")
 	}
 	expect := unitauth.ReceiptExpect{Pin: c.t.config.Pin, At: at}
 	receipt, err := unitauth.VerifyReceipt(*record, c.t.config.Trust.Trust(), expect)
-	if err != nil { // perhaps of a release that is newer than what is known
+	if err != nil { // perhaps of a release newer than the known policy
 		receipt, err = unitauth.VerifyReceipt(*record, c.t.config.Trust.Renew(c.request.Context()), expect)
 	}
 	if err == nil && receipt.Later != nil {
 		err = receipt.Later.Cause
 	}
 	if err != nil {
-		return fmt.Errorf("judging the receipt: %w", err)
+		return fmt.Errorf("verifying the receipt: %w", err)
 	}
 	if receipt.Session != x.Session().ID() || receipt.Number != x.Number() || receipt.Unit.UnitID() != a.Unit {
-		return wire.Refuse(wire.WrongIdentity, "receipt: session, number and unit", "others", "those of this answer")
+		return wire.Refuse(wire.WrongIdentity, "receipt: session, number and unit", fmt.Sprint(receipt.Session, ", ", receipt.Number, ", ", receipt.Unit.UnitID()), fmt.Sprint(x.Session().ID(), ", ", x.Number(), ", ", a.Unit))
 	}
 	*c.record = *record
 	return io.EOF

@@ -22,7 +22,7 @@ func TestCutUnitServesNothing(t *testing.T) {
 	testworld.Refused(t, h.CutOff(noon), wire.CutOff)
 	_, err := h.Accept(channel.OpenRequest{Body: testworld.Must(channel.NewClientHandshake(c.byTask(), 0)).Request()}, noon)
 	testworld.Refused(t, err, wire.CutOff)
-	_, err = h.Join(sealed, noon)
+	_, err = h.ImportSession(sealed, noon)
 	testworld.Refused(t, err, wire.CutOff)
 	testworld.Refused(t, brought(h, asked(s, http.MethodGet, h.ID(), noon.Add(time.Minute)), noon), wire.CutOff)
 	_, _, err = h.OHTTPKeys(unitauth.Pin{Task: "scoring"}, noon)
@@ -89,7 +89,7 @@ func TestHeadsTravel(t *testing.T) {
 	client.set("c3")
 	call()
 	want("a newer one at the client", "c3", "")
-	rt.forget(rt.active)
+	rt.dropSession(rt.active)
 	call()
 	want("another session", "c3 c3", "u2 u2")
 

@@ -157,7 +157,7 @@ func TestAuthorityAway(t *testing.T) {
 			}
 		}
 		s := testworld.Must(rt.Session(t.Context()))
-		if opener := s.Peer().UnitID(); !s.Alone() || opener == twin.ID() || served[opener.String()] != 24 {
+		if opener := s.OpenedBy().UnitID(); !s.Alone() || opener == twin.ID() || served[opener.String()] != 24 {
 			t.Errorf("got requests served by %v in a session of %v, alone %v; want all by the unit that holds it alone", served, opener, s.Alone())
 		}
 		opens := rt.Opens()
@@ -179,8 +179,8 @@ func TestAuthorityAway(t *testing.T) {
 			time.Sleep(openTime)
 			synctest.Wait()
 		}
-		if s := testworld.Must(rt.Session(t.Context())); s.Alone() || s.Head() != c.policy.Head() {
-			t.Errorf("got a session that is alone %v under %v after all units renewed, want one for all under %v", s.Alone(), s.Head(), c.policy.Head())
+		if s := testworld.Must(rt.Session(t.Context())); s.Alone() || s.PolicyHead() != c.policy.Head() {
+			t.Errorf("got a session that is alone %v under %v after all units renewed, want one for all under %v", s.Alone(), s.PolicyHead(), c.policy.Head())
 		}
 	})
 }

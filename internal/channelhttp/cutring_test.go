@@ -36,7 +36,7 @@ func (c cutting) Attest(ctx context.Context, data attest.ReportData) (attest.Evi
 // client, which gets its session all the same, with evidence of it.
 func TestCutBesideEvidence(t *testing.T) {
 	c := newCluster(t, 1, http.NotFoundHandler())
-	left := openAgain
+	left := maxReopens
 	c.units[0].server.config.Attester = cutting{c.Device("scoring 1"), &left, func() { c.cutRings(c.units[0].Host) }}
 	o := testworld.Must(channel.NewClientHandshake(c.byTask(), channel.WantEvidence))
 	send := func(cookie string) *http.Response {
@@ -45,14 +45,14 @@ func TestCutBesideEvidence(t *testing.T) {
 		r.Header.Set(wire.FieldCookie, cookie)
 		return serve(c.units[0].server, r)
 	}
-	answer := send(send("").Header.Get(wire.FieldCookie))
-	body := testworld.Must(io.ReadAll(answer.Body))
-	if answer.StatusCode != http.StatusOK {
-		t.Fatalf("got status %d, %s, want 200", answer.StatusCode, body)
+	response := send(send("").Header.Get(wire.FieldCookie))
+	body := testworld.Must(io.ReadAll(response.Body))
+	if response.StatusCode != http.StatusOK {
+		t.Fatalf("got status %d, %s, want 200", response.StatusCode, body)
 	}
 	s := testworld.Must(o.Finish(body, c.world.Trust(), c.clock.Now()))
-	if left > 0 || !s.Evidence().OK() {
-		t.Errorf("got %d cuts left to do and evidence %v, want none and good evidence", left, s.Evidence().OK())
+	if left > 0 || !s.Evidence().Appraised() {
+		t.Errorf("got %d cuts left to do and evidence %v, want none and good evidence", left, s.Evidence().Appraised())
 	}
 }
 
@@ -83,10 +83,10 @@ func TestCutsBesideEverything(t *testing.T) {
 			o := testworld.Must(channel.NewClientHandshake(c.byTask(), 0))
 			r := testworld.Must(http.NewRequest(http.MethodPost, "http://unit"+wire.PathSession, bytes.NewReader(o.Request())))
 			r.Header.Set("Content-Type", wire.TypeSession)
-			answer := serve(c.units[0].server, r)
-			body := testworld.Must(io.ReadAll(answer.Body)) // to the end of the request's work
+			response := serve(c.units[0].server, r)
+			body := testworld.Must(io.ReadAll(response.Body)) // to the end of the request's work
 			switch {
-			case answer.StatusCode == http.StatusOK:
+			case response.StatusCode == http.StatusOK:
 				opened.Add(1)
 			case !bytes.Contains(body, []byte(`"reason":"ring"`)): // cut three times on its way
 				failure.Store(new(string(body)))
@@ -99,12 +99,12 @@ func TestCutsBesideEverything(t *testing.T) {
 		if err != nil {
 			return
 		}
-		answer, sealed, err := a.Finish(attest.Evidence{}, c.clock.Now())
+		response, sealed, err := a.Finish(attest.Evidence{}, c.clock.Now())
 		if err != nil {
 			return
 		}
 		select {
-		case copies <- opening{testworld.Must(o.Finish(answer, c.trust(), c.clock.Now())), sealed}:
+		case copies <- opening{testworld.Must(o.Finish(response, c.trust(), c.clock.Now())), sealed}:
 		default:
 		}
 	})
@@ -112,7 +112,7 @@ func TestCutsBesideEverything(t *testing.T) {
 		select {
 		case o := <-copies:
 			for range 8 {
-				_, err := h.Join(o.sealed, c.clock.Now())
+				_, err := h.ImportSession(o.sealed, c.clock.Now())
 				if err != nil {
 					continue
 				}

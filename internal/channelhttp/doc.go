@@ -1,11 +1,11 @@
 // Package channelhttp is the trusted channel over net/http: [Transport] is the
 // [http.RoundTripper] of a client, [Server] the [http.Handler] of a unit, and
-// [OHTTPTransport] the [http.RoundTripper] of one-off requests. What is sealed, opened and
-// decided about sessions is in package channel; here are connections, attempts and quotas.
+// [OHTTPTransport] the [http.RoundTripper] of one-off requests. Package channel seals, opens
+// and decides about sessions; this package has connections, attempts and quotas.
 //
 // A transport opens a session when it needs one, keeps it until its expiry, and sends a
-// request again as far as [Decide] allows. What an untrusted carrier claims is a [Hint]: it
-// selects how a request is sent again, and never whether it may be.
+// request again as far as its function decide allows. Claims of untrusted carriers are
+// hints: they select how a request is sent again, and never whether it may be.
 //
 // A server refuses what its quotas do not allow, and sends the reason of each refusal as a
 // problem (RFC 9457), without its detail. A transport refuses a configuration that leaves

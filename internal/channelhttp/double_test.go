@@ -207,9 +207,9 @@ func (m *hostile) relay(p pushed) {
 	}
 }
 
-// takeShare gives a unit what was pushed; the error is what the unit says to it.
+// take gives a unit what was pushed; the error is what the unit says to it.
 func (u *unit) take(p pushed, m *hostile) error {
-	join := u.Join
+	join := u.ImportSession
 	if p.kind == envelope.Tombstone {
 		join = u.Terminate
 	}
@@ -282,15 +282,15 @@ func (d *door) RoundTrip(r *http.Request) (*http.Response, error) {
 	if n, ok := r.Context().Value(tryKey{}).(*atomic.Int64); ok {
 		q.try = int(n.Add(1))
 	}
-	answer := d.m.answer(q)
-	if answer.status == 0 {
+	response := d.m.answer(q)
+	if response.status == 0 {
 		return nil, io.ErrUnexpectedEOF
 	}
-	body := io.Reader(bytes.NewReader(answer.body))
-	if answer.cut {
+	body := io.Reader(bytes.NewReader(response.body))
+	if response.cut {
 		body = io.MultiReader(body, cutReader{})
 	}
-	return &http.Response{StatusCode: answer.status, Header: answer.fields.Clone(), Body: io.NopCloser(body)}, nil
+	return &http.Response{StatusCode: response.status, Header: response.fields.Clone(), Body: io.NopCloser(body)}, nil
 }
 
 type cutReader struct{}

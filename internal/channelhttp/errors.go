@@ -6,15 +6,14 @@ import "github.com/cohort-tee/cohort/internal/wire"
 var (
 	// ErrOutcomeUnknown says that a request which may not be repeated was cut
 	// off: it was executed once or not at all.
-	ErrOutcomeUnknown = wire.Refuse(wire.OutcomeUnknown, "call", "cut off after it was sent", "an answer")
+	ErrOutcomeUnknown = wire.Refuse(wire.OutcomeUnknown, "call", "cut off after it was sent", "a response")
 	// ErrNotExecuted says, authenticated, that the unit has not executed the
 	// request and will not.
-	ErrNotExecuted = wire.Refuse(wire.NotExecuted, "call", "refused by the unit", "an answer")
-	// ErrMisdirected says that requests came to other units than they were
-	// bound to, however often they were tried.
-	ErrMisdirected = wire.Refuse(wire.Misdirected, "call", "another unit", "the unit it is bound to")
-	// ErrRekey says that the cluster opens no session of this client's.
-	ErrRekey = wire.Refuse(wire.Rekey, "call", "a session that no unit opens", "one that the cluster holds")
-	// ErrUnreachable says that nobody takes the request.
-	ErrUnreachable = wire.Refuse(wire.Unavailable, "call", "nobody answers", "a unit that does")
+	ErrNotExecuted = wire.Refuse(wire.NotExecuted, "call", "refused by the unit", "a response")
+	// errMisdirected says that every attempt reached another unit than it was bound to.
+	errMisdirected = wire.Refuse(wire.Misdirected, "call", "sent to a unit that it is not bound to", "the unit it is bound to")
+	// errRekey says that the cluster opens no session of this client.
+	errRekey = wire.Refuse(wire.Rekey, "call", "a session that no unit opens", "a session that the cluster has")
+	// ErrUnreachable says that no unit takes the request.
+	ErrUnreachable = wire.Refuse(wire.Unavailable, "call", "no unit responds", "a response")
 )

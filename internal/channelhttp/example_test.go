@@ -1,17 +1,13 @@
-package channelhttp_test
+package channelhttp
 
-import (
-	"fmt"
-
-	"github.com/cohort-tee/cohort/internal/channelhttp"
-)
+import "fmt"
 
 // What may follow an attempt depends only on what the client knows itself.
-func ExampleDecide() {
-	cut := channelhttp.Attempt{Left: true, Whole: true}
-	fmt.Println(channelhttp.Decide(cut) == channelhttp.OutcomeUnknown)
+func Example_decide() {
+	cut := attempt{Left: true, Whole: true}
+	fmt.Println(decide(cut) == outcomeUnknown)
 	cut.Marked = true
-	fmt.Println(channelhttp.Decide(cut) == channelhttp.Repeat)
+	fmt.Println(decide(cut) == repeatAttempt)
 	// Output:
 	// true
 	// true

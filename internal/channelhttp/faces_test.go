@@ -128,20 +128,20 @@ func TestAnswersOfEveryKind(t *testing.T) {
 				if _, ok := tt.body.(io.Seeker); !ok && tt.body != nil {
 					r.Body = io.NopCloser(io.MultiReader(strings.NewReader("one "), strings.NewReader("two")))
 				}
-				answer, err := rt.RoundTrip(r)
+				response, err := rt.RoundTrip(r)
 				if err != nil {
 					t.Fatal(err)
 				}
-				b, err := io.ReadAll(answer.Body)
-				answer.Body.Close()
-				if err != nil || string(b) != tt.want || answer.StatusCode != tt.status || answer.ContentLength != tt.length {
-					t.Errorf("%s got %d, %d bytes, length %d, %v, want %d, %d bytes, length %d", receipt, answer.StatusCode, len(b), answer.ContentLength, err, tt.status, len(tt.want), tt.length)
+				b, err := io.ReadAll(response.Body)
+				response.Body.Close()
+				if err != nil || string(b) != tt.want || response.StatusCode != tt.status || response.ContentLength != tt.length {
+					t.Errorf("%s got %d, %d bytes, length %d, %v, want %d, %d bytes, length %d", receipt, response.StatusCode, len(b), response.ContentLength, err, tt.status, len(tt.want), tt.length)
 				}
-				if got := answer.Header.Get("Content-Type"); tt.header != "" && got != tt.header {
+				if got := response.Header.Get("Content-Type"); tt.header != "" && got != tt.header {
 					t.Errorf("got type %q, want %q", got, tt.header)
 				}
-				if !maps.EqualFunc(answer.Trailer, tt.trailer, slices.Equal) {
-					t.Errorf("got trailer %v, want %v", answer.Trailer, tt.trailer)
+				if !maps.EqualFunc(response.Trailer, tt.trailer, slices.Equal) {
+					t.Errorf("got trailer %v, want %v", response.Trailer, tt.trailer)
 				}
 				if receipt != "" && len(record.Receipt) == 0 {
 					t.Error("no receipt")
@@ -163,12 +163,12 @@ func TestBothWaysAtOnce(t *testing.T) {
 	}))
 	rt := c.client(c.byTask(), 0)
 	body, lines := io.Pipe()
-	answer, err := rt.RoundTrip(testworld.Must(http.NewRequest("POST", base+"/", body)))
+	response, err := rt.RoundTrip(testworld.Must(http.NewRequest("POST", base+"/", body)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	heard := bufio.NewScanner(answer.Body)
+	defer response.Body.Close()
+	heard := bufio.NewScanner(response.Body)
 	for i := range 5 {
 		fmt.Fprintf(lines, "%d\n", i)
 		if !heard.Scan() || heard.Text() != fmt.Sprint("heard ", i) {
@@ -203,9 +203,9 @@ func TestStreamsThatBreak(t *testing.T) {
 					if r.URL.Path != wire.PathRequest {
 						return nil, nil
 					}
-					answer, err := c.route(r)
-					answer.Body = io.NopCloser(io.LimitReader(answer.Body, cut))
-					return answer, err
+					response, err := c.route(r)
+					response.Body = io.NopCloser(io.LimitReader(response.Body, cut))
+					return response, err
 				}
 			}
 			got, err := say(t, rt, "POST", path, "")
@@ -247,7 +247,7 @@ func TestRequestsThatBreak(t *testing.T) {
 func TestCallerOf(t *testing.T) {
 	c := newCluster(t, 2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		caller, ok := CallerOf(r.Context())
-		fmt.Fprint(w, ok, " ", caller.Tag())
+		fmt.Fprint(w, ok, " ", caller.SessionTag())
 	}))
 	one, two := c.client(c.byTask(), 0), c.client(c.byTask(), 0)
 	a, b := testworld.Must(say(t, one, "GET", "/", "")), testworld.Must(say(t, one, "GET", "/", ""))
@@ -279,10 +279,10 @@ func TestOtherPaths(t *testing.T) {
 		r := testworld.Must(http.NewRequest(tt.method, base+tt.path, strings.NewReader("")))
 		r.Header.Set("Content-Type", tt.kind)
 		r.RequestURI = tt.path
-		answer := serve(c.units[0].server, r)
-		io.Copy(io.Discard, answer.Body)
-		if answer.StatusCode != tt.want {
-			t.Errorf("%s %s %q: got %d, want %d", tt.method, tt.path, tt.kind, answer.StatusCode, tt.want)
+		response := serve(c.units[0].server, r)
+		io.Copy(io.Discard, response.Body)
+		if response.StatusCode != tt.want {
+			t.Errorf("%s %s %q: got %d, want %d", tt.method, tt.path, tt.kind, response.StatusCode, tt.want)
 		}
 	}
 }
@@ -294,7 +294,7 @@ func TestEvidenceOnRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !s.Evidence().OK() {
+	if !s.Evidence().Appraised() {
 		t.Error("no evidence")
 	}
 }
@@ -388,14 +388,14 @@ func TestAnswerBeforeTheBody(t *testing.T) {
 	rt := testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse(unit.URL)), Inner: inner, Pin: c.byTask(), Trust: c.world, Clock: c.clock.Now}))
 	small := "content"
 	for _, body := range []io.Reader{strings.NewReader(small), io.MultiReader(strings.NewReader(small))} { // of a length known and not
-		answer, err := rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, "https://scoring.example/", body)))
+		response, err := rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, "https://scoring.example/", body)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := io.ReadAll(answer.Body); err != nil || string(got) != small {
+		if got, err := io.ReadAll(response.Body); err != nil || string(got) != small {
 			t.Errorf("got %q, %v, want %q", got, err, small)
 		}
-		answer.Body.Close()
+		response.Body.Close()
 	}
 }
 
@@ -422,14 +422,14 @@ func TestContentLeftUnread(t *testing.T) {
 	}{{"/", 1}, {"/", channel.MaxSmall + 1}, {"/", 3 * chunk.MaxPlaintext}, {"/", 8 * chunk.MaxPlaintext}, {"/pieces", 1}, {"/pieces", 3 * chunk.MaxPlaintext}} {
 		for range 10 {
 			body := io.MultiReader(strings.NewReader(strings.Repeat("x", row.size)))
-			answer, err := rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, "https://scoring.example"+row.path, body)))
+			response, err := rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, "https://scoring.example"+row.path, body)))
 			if err != nil {
 				t.Fatalf("%+v: %v", row, err)
 			}
-			if got, err := io.ReadAll(answer.Body); err != nil || string(got) != "enough" {
+			if got, err := io.ReadAll(response.Body); err != nil || string(got) != "enough" {
 				t.Errorf("%+v: got %q, %v, want the answer", row, got, err)
 			}
-			answer.Body.Close()
+			response.Body.Close()
 		}
 	}
 	unit.Close()

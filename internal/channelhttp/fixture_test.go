@@ -275,11 +275,11 @@ func (w *world) opened(h *channel.Host, pin unitauth.Pin) (*channel.Session, []b
 	w.T.Helper()
 	o := testworld.Must(channel.NewClientHandshake(pin, 0))
 	a := testworld.Must(h.Accept(channel.OpenRequest{Body: o.Request(), Number: 7}, w.clock.Now()))
-	answer, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
+	response, sealed, err := a.Finish(attest.Evidence{}, w.clock.Now())
 	if err != nil {
 		w.T.Fatal(err)
 	}
-	return testworld.Must(o.Finish(answer, w.trust(), w.clock.Now())), sealed
+	return testworld.Must(o.Finish(response, w.trust(), w.clock.Now())), sealed
 }
 
 // asked is a request of a session without content, sealed.

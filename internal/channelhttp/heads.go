@@ -9,19 +9,18 @@ import (
 )
 
 // Heads is how proved policy heads (docs/spec/head.md) travel beside sessions: as
-// bytes that their receiver checks with [identity.ParseHead]. The channel reads nothing
-// in them and fetches nothing; a head that is lost costs time. The zero Heads passes
-// none.
+// bytes that their receiver checks with [identity.ParseHead]. The channel does not
+// parse or fetch them; a lost head costs time. The zero Heads passes none.
 type Heads struct {
-	// Newest is the newest proved head there is, and nil where there is none. It is
-	// the same slice for the same head, and nobody changes it. It does not block.
+	// Newest returns the newest proved head, or nil. It returns the same slice for the
+	// same head, which is never changed. It does not block.
 	Newest func() []byte
-	// Received is called with what came from the other side, unchecked, at most
+	// Received is called with the other side's head, unchecked, at most
 	// [identity.MaxHead] bytes, which it may keep. It does not block.
 	Received func([]byte)
 }
 
-// newest is the head to send.
+// newest returns the head to send; empty: none.
 func (h Heads) newest() []byte {
 	if h.Newest == nil {
 		return nil
@@ -29,8 +28,7 @@ func (h Heads) newest() []byte {
 	return h.Newest()
 }
 
-// noteUnits hands on the head in a header. What is none is passed over, as a head that is
-// lost.
+// receive passes on the head in a header. A field that is no head is ignored.
 func (h Heads) receive(header http.Header) {
 	field := header.Get(wire.FieldHead)
 	if field == "" || h.Received == nil {

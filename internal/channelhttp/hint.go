@@ -9,24 +9,24 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Hint is what whoever carries the bytes says: unauthenticated, and never an
-// argument of what decides. It selects how a call goes on that may go on.
-type Hint struct {
+// hint are unauthenticated claims of the carriers of a response, and never an argument of
+// decide. A hint selects how a call continues that may continue.
+type hint struct {
 	Reason wire.Reason   // empty: none
-	Units  []wire.UnitID // that are said to be there; nil: nothing said
-	Time   time.Time     // said to be the unit's, beside "expired"; zero: nothing said
+	Units  []wire.UnitID // that may serve; nil: no claim
+	Time   time.Time     // of the unit, with "expired"; zero: no claim
 }
 
 // maxUnits bounds the units of a hint.
 const maxUnits = 1024
 
-// hintOf reads the hint in an outer answer.
-func hintOf(answer *http.Response) Hint {
-	var h Hint
-	if list := answer.Header.Get(wire.FieldUnits); list != "" {
+// hintOf reads the hint in an outer response.
+func hintOf(response *http.Response) hint {
+	var h hint
+	if list := response.Header.Get(wire.FieldUnits); list != "" {
 		h.Units = unitsOf(list)
 	}
-	switch answer.StatusCode {
+	switch response.StatusCode {
 	case http.StatusMisdirectedRequest:
 		h.Reason = wire.Misdirected
 	case http.StatusGone:
@@ -37,23 +37,23 @@ func hintOf(answer *http.Response) Hint {
 		h.Reason = wire.Replayed
 	case http.StatusPreconditionFailed:
 		h.Reason = wire.Expired
-		h.Time, _ = timeHint(answer)
+		h.Time, _ = timeHint(response)
 	default:
 		h.Reason = wire.Unavailable
 	}
 	return h
 }
 
-// timeHint is the time in an outer answer, if there is one: a hint.
-func timeHint(answer *http.Response) (at time.Time, ok bool) {
-	ms, err := strconv.ParseInt(answer.Header.Get(wire.FieldTime), 10, 64)
+// timeHint returns the time in an outer response; ok is false if there is none.
+func timeHint(response *http.Response) (at time.Time, ok bool) {
+	ms, err := strconv.ParseInt(response.Header.Get(wire.FieldTime), 10, 64)
 	if err != nil || ms < 0 {
 		return time.Time{}, false
 	}
 	return time.UnixMilli(ms), true
 }
 
-// unitsOf reads the ids in a list; what is none is left out.
+// unitsOf reads the ids in a list, and leaves out what is not an id.
 func unitsOf(list string) (units []wire.UnitID) {
 	for s := range strings.SplitSeq(list, ",") {
 		var id wire.UnitID
@@ -64,23 +64,23 @@ func unitsOf(list string) (units []wire.UnitID) {
 	return units
 }
 
-// retryBudget bounds what a call does again, by the hint or fault that made it.
+// retryBudget bounds the attempts of a call, by their hint or fault.
 type retryBudget struct{ misdirected, rekey, cut, ticket, notExecuted, expired, others int }
 
-// maxOthers is how often a call looks for somebody who answers, with pauses that
+// maxOthers is how often a call looks for a unit that responds, with pauses that
 // double: 5 seconds in all, within which a gateway starts again.
 const maxOthers = 8
 
-// maxProbes is how many calls of a transport do so at a time.
+// maxProbes is how many calls of a transport probe at a time.
 const maxProbes = 8
 
-// newRetryBudget are what one call may do again.
+// newRetryBudget returns the budget of one call.
 func newRetryBudget() retryBudget {
 	return retryBudget{misdirected: 3, rekey: 1, cut: 2, ticket: 1, notExecuted: 2, expired: 2, others: maxOthers}
 }
 
-// spend reports whether one more is allowed.
-func (t *retryBudget) spend(reason wire.Reason) bool {
+// allow reports whether one more attempt is allowed, and counts it.
+func (t *retryBudget) allow(reason wire.Reason) bool {
 	left := &t.others
 	switch reason {
 	case wire.Misdirected:

@@ -18,7 +18,7 @@ import (
 func TestTries(t *testing.T) {
 	for reason, want := range map[wire.Reason]int{wire.Misdirected: 3, wire.Rekey: 1, wire.Replayed: maxOthers, wire.NotExecuted: 2} {
 		n, tries := 0, newRetryBudget()
-		for tries.spend(reason) {
+		for tries.allow(reason) {
 			n++
 		}
 		if n != want {
@@ -35,7 +35,7 @@ func FuzzHint(f *testing.F) {
 	f.Fuzz(func(t *testing.T, status int, units, at string) {
 		h := hintOf(&http.Response{StatusCode: status, Header: http.Header{wire.FieldUnits: {units}, wire.FieldTime: {at}}})
 		var known times
-		known.note(wire.UnitID{}, h.Time, noon)
+		known.noteTime(wire.UnitID{}, h.Time, noon)
 		if got := known.notAfter(wire.UnitID{}, noon, time.Second); got.Before(noon.Add(-wire.MaxClockSkew)) || got.After(noon.Add(wire.MaxClockSkew+channel.MaxAhead)) {
 			t.Errorf("a hint of %q moved an end to %v", at, got)
 		}
@@ -55,14 +55,14 @@ func TestChoose(t *testing.T) {
 	rt.units = []wire.UnitID{{1}, {2}, {3}}
 	var tried []wire.UnitID
 	for n := range 12 {
-		unit := rt.choose(rt.active, tried)
+		unit := rt.chooseUnit(rt.active, tried)
 		if n%4 == 3 != (unit == opener) || slices.Contains(tried[max(0, n-3):], unit) {
 			t.Errorf("after %v: got %v, want the unit of %v whose turn was longest ago, or %v each fourth time", tried, unit, rt.units, opener)
 		}
 		tried = append(tried, unit)
 	}
 	rt.units = nil
-	if got := rt.choose(rt.active, nil); got != opener {
+	if got := rt.chooseUnit(rt.active, nil); got != opener {
 		t.Errorf("without a hint: got %v, want %v", got, opener)
 	}
 }
@@ -113,31 +113,31 @@ func TestTurns(t *testing.T) {
 func TestDecide(t *testing.T) {
 	for i := range 32 {
 		bit := func(n int) bool { return i>>n&1 == 1 }
-		a := Attempt{Safe: bit(0), Marked: bit(1), Left: bit(2), NotExecuted: bit(3), Whole: bit(4)}
-		want := Repeat
+		a := attempt{Safe: bit(0), Marked: bit(1), Left: bit(2), NotExecuted: bit(3), Whole: bit(4)}
+		want := repeatAttempt
 		if a.Left && !a.Safe && !a.Marked && !a.NotExecuted {
-			want = OutcomeUnknown
+			want = outcomeUnknown
 		} else if !a.Whole {
-			want = GiveUp
+			want = giveUp
 		}
-		if got := Decide(a); got != want {
+		if got := decide(a); got != want {
 			t.Errorf("%+v: got %v, want %v", a, got, want)
 		}
 	}
 	for _, c := range []struct {
 		name string
-		a    Attempt
-		want Verdict
+		a    attempt
+		want verdict
 	}{
-		{"nothing known", Attempt{}, GiveUp},
-		{"an unsafe one that left", Attempt{Left: true, Whole: true}, OutcomeUnknown},
-		{"an unsafe one that did not leave", Attempt{Whole: true}, Repeat},
-		{"an unsafe one the unit did not execute", Attempt{Left: true, NotExecuted: true, Whole: true}, Repeat},
-		{"a safe one", Attempt{Left: true, Safe: true, Whole: true}, Repeat},
-		{"a marked one", Attempt{Left: true, Marked: true, Whole: true}, Repeat},
-		{"a safe one whose content is gone", Attempt{Left: true, Safe: true}, GiveUp},
+		{"nothing known", attempt{}, giveUp},
+		{"an unsafe one that left", attempt{Left: true, Whole: true}, outcomeUnknown},
+		{"an unsafe one that did not leave", attempt{Whole: true}, repeatAttempt},
+		{"an unsafe one the unit did not execute", attempt{Left: true, NotExecuted: true, Whole: true}, repeatAttempt},
+		{"a safe one", attempt{Left: true, Safe: true, Whole: true}, repeatAttempt},
+		{"a marked one", attempt{Left: true, Marked: true, Whole: true}, repeatAttempt},
+		{"a safe one whose content is gone", attempt{Left: true, Safe: true}, giveUp},
 	} {
-		if got := Decide(c.a); got != c.want {
+		if got := decide(c.a); got != c.want {
 			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
 		}
 	}

@@ -24,7 +24,7 @@ func TestTombstones(t *testing.T) {
 		t.Errorf("after Close: got %v, want %v", err, wire.SessionOver)
 	}
 	for _, u := range c.units {
-		_, err := u.Join(ticket, noon)
+		_, err := u.ImportSession(ticket, noon)
 		testworld.Refused(t, err, wire.SessionOver)
 		if got := u.Stats(noon); got.Sessions != 0 || got.Closed != 1 {
 			t.Errorf("got %+v, want a record in place of the session", got)
@@ -34,7 +34,7 @@ func TestTombstones(t *testing.T) {
 	if _, err := late.Terminate(c.stored[s.ID()], noon); err != nil {
 		t.Fatal(err)
 	}
-	_, err := late.Join(ticket, noon)
+	_, err := late.ImportSession(ticket, noon)
 	testworld.Refused(t, err, wire.SessionOver)
 	_, err = late.Terminate(ticket, noon)
 	testworld.Refused(t, err, wire.Malformed)

@@ -45,7 +45,7 @@ func (c *counted) of(body string) int {
 	return c.runs[body]
 }
 
-// replayed answers every outer request twice, and gives what choose says.
+// twice answers every outer request twice, and gives what choose says.
 func twice(c *cluster, choose int) func(*http.Request) (*http.Response, error) {
 	return func(r *http.Request) (*http.Response, error) {
 		if r.URL.Path != wire.PathRequest {
@@ -99,12 +99,12 @@ func TestBoundToOneUnit(t *testing.T) {
 		for _, u := range c.units {
 			again := r.Clone(r.Context())
 			again.Body = io.NopCloser(bytes.NewReader(raw))
-			answer := serve(u.server, again)
-			if answer.StatusCode != http.StatusOK {
-				io.Copy(io.Discard, answer.Body)
+			response := serve(u.server, again)
+			if response.StatusCode != http.StatusOK {
+				io.Copy(io.Discard, response.Body)
 				continue
 			}
-			last = answer
+			last = response
 		}
 		return last, nil
 	}
@@ -124,7 +124,7 @@ func TestUnitsComeAndGo(t *testing.T) {
 	c := newCluster(t, 2, echo)
 	rt := c.client(c.byTask(), 0)
 	testworld.Must(say(t, rt, "GET", "/", ""))
-	opener := testworld.Must(rt.Session(t.Context())).Peer().UnitID()
+	opener := testworld.Must(rt.Session(t.Context())).OpenedBy().UnitID()
 	for _, u := range c.units {
 		u.dead = u.ID() == opener
 	}
@@ -135,11 +135,11 @@ func TestUnitsComeAndGo(t *testing.T) {
 	marked.Header.Set("Idempotency-Key", "1")
 	c.start() // holds no session: it pulls the stored copy
 	for range 10 {
-		answer, err := rt.RoundTrip(marked.Clone(t.Context()))
+		response, err := rt.RoundTrip(marked.Clone(t.Context()))
 		if err != nil {
 			t.Fatalf("marked: %v", err)
 		}
-		answer.Body.Close()
+		response.Body.Close()
 		marked.Body = io.NopCloser(strings.NewReader("x"))
 	}
 	c.stored = map[wire.SessionID][]byte{}
@@ -198,7 +198,7 @@ func TestMisdirected(t *testing.T) {
 		u.dead = true
 	}
 	c.start()
-	rt.noteUnits(Hint{Units: []wire.UnitID{c.units[0].ID()}})
+	rt.noteUnits(hint{Units: []wire.UnitID{c.units[0].ID()}})
 	if _, err := say(t, rt, "POST", "/", "unmarked"); !errors.Is(err, ErrOutcomeUnknown) {
 		t.Errorf("got %v, want %v", err, ErrOutcomeUnknown)
 	}
@@ -221,11 +221,11 @@ func TestForgedHints(t *testing.T) {
 		sent   int // requests of the call at most
 		opens  uint64
 	}{
-		{"misdirected, safe", 421, "GET", ErrMisdirected, 4, 1},
+		{"misdirected, safe", 421, "GET", errMisdirected, 4, 1},
 		{"misdirected", 421, "POST", ErrOutcomeUnknown, 1, 1},
-		{"rekey, safe", 410, "GET", ErrRekey, 2, 2},
+		{"rekey, safe", 410, "GET", errRekey, 2, 2},
 		{"rekey", 410, "POST", ErrOutcomeUnknown, 1, 1},
-		{"ticket wanted, safe", 428, "GET", ErrRekey, 3, 2},
+		{"ticket wanted, safe", 428, "GET", errRekey, 3, 2},
 		{"ticket wanted", 428, "POST", ErrOutcomeUnknown, 2, 1},
 		{"replayed, safe", 409, "GET", ErrUnreachable, 1 + maxOthers, 1},
 		{"overload, safe", 503, "GET", ErrUnreachable, 1 + maxOthers, 1},
@@ -243,9 +243,9 @@ func TestForgedHints(t *testing.T) {
 					}
 					io.Copy(io.Discard, r.Body)
 					sent++
-					answer := status(tt.status)
-					answer.Header.Set(wire.FieldUnits, strings.Repeat("0123456789abcdef0123456789abcdef,", 3)+"nonsense")
-					return answer, nil
+					response := status(tt.status)
+					response.Header.Set(wire.FieldUnits, strings.Repeat("0123456789abcdef0123456789abcdef,", 3)+"nonsense")
+					return response, nil
 				}
 				got, err := say(t, rt, tt.method, "/", "x")
 				if !errors.Is(err, tt.want) {
@@ -271,27 +271,27 @@ func TestEveryByteOfAnExchange(t *testing.T) {
 	rt := c.client(c.byTask(), 0)
 	testworld.Must(say(t, rt, "POST", "/", ""))
 	var offset atomic.Int64
-	var answered bool
+	var writer bool
 	c.tampers = func(r *http.Request) (*http.Response, error) {
 		raw := testworld.Must(io.ReadAll(r.Body))
 		at := int(offset.Load())
-		answered = at >= len(raw)
-		if !answered {
+		writer = at >= len(raw)
+		if !writer {
 			raw[at] ^= 0x10
 		}
 		r.Body = io.NopCloser(bytes.NewReader(raw))
-		answer, err := c.route(r)
-		if err != nil || !answered {
-			return answer, err
+		response, err := c.route(r)
+		if err != nil || !writer {
+			return response, err
 		}
-		b, _ := io.ReadAll(answer.Body)
+		b, _ := io.ReadAll(response.Body)
 		if at -= len(raw); at < len(b) {
 			b[at] ^= 0x10
 		} else {
 			offset.Store(-1)
 		}
-		answer.Body = io.NopCloser(bytes.NewReader(b))
-		return answer, err
+		response.Body = io.NopCloser(bytes.NewReader(b))
+		return response, err
 	}
 	for i := 0; ; i++ {
 		offset.Store(int64(i))
@@ -306,7 +306,7 @@ func TestEveryByteOfAnExchange(t *testing.T) {
 		if err == nil {
 			t.Fatalf("offset %d: got %q", i, got)
 		}
-		if n := app.of(body); !answered && n != 0 || n > 1 {
+		if n := app.of(body); !writer && n != 0 || n > 1 {
 			t.Fatalf("offset %d: ran %d times", i, n)
 		}
 	}
@@ -324,20 +324,20 @@ func TestAnswersOfOthers(t *testing.T) {
 	testworld.Must(say(t, two, "GET", "/", ""))
 	var kept [][]byte
 	c.tampers = func(r *http.Request) (*http.Response, error) {
-		answer, err := c.route(r)
-		b, _ := io.ReadAll(answer.Body)
+		response, err := c.route(r)
+		b, _ := io.ReadAll(response.Body)
 		kept = append(kept, b)
-		answer.Body = io.NopCloser(bytes.NewReader(b))
-		return answer, err
+		response.Body = io.NopCloser(bytes.NewReader(b))
+		return response, err
 	}
 	testworld.Must(say(t, one, "POST", "/", "secret of one"))
 	for name, rt := range map[string]*Transport{"the same session": one, "another session": two} {
 		c.tampers = func(r *http.Request) (*http.Response, error) {
 			io.Copy(io.Discard, r.Body)
-			answer := status(http.StatusOK)
-			answer.Header.Set("Content-Type", wire.TypeAnswer)
-			answer.Body = io.NopCloser(bytes.NewReader(kept[0]))
-			return answer, nil
+			response := status(http.StatusOK)
+			response.Header.Set("Content-Type", wire.TypeResponse)
+			response.Body = io.NopCloser(bytes.NewReader(kept[0]))
+			return response, nil
 		}
 		if got, err := say(t, rt, "POST", "/", "x"); !errors.Is(err, ErrOutcomeUnknown) {
 			t.Errorf("%s: got %q, %v, want %v", name, got, err, ErrOutcomeUnknown)
@@ -383,9 +383,9 @@ func TestNotAfter(t *testing.T) {
 			if c.marked {
 				r.Header.Set("Idempotency-Key", "1")
 			}
-			answer, err := rt.RoundTrip(r)
+			response, err := rt.RoundTrip(r)
 			if err == nil {
-				answer.Body.Close()
+				response.Body.Close()
 			}
 			if !errors.Is(err, c.want) || sent != c.sent {
 				t.Errorf("got %v after %d attempts, want %v after %d", err, sent, c.want, c.sent)
@@ -403,19 +403,19 @@ func TestAnsweredByAnother(t *testing.T) {
 	rt := c.client(c.byTask(), 0)
 	testworld.Must(say(t, rt, "GET", "/", ""))
 	c.tampers = func(r *http.Request) (*http.Response, error) {
-		answer, err := c.route(r)
+		response, err := c.route(r)
 		if err != nil {
 			return nil, err
 		}
-		b := testworld.Must(io.ReadAll(answer.Body))
+		b := testworld.Must(io.ReadAll(response.Body))
 		for _, u := range c.units {
 			if id := u.ID(); !bytes.HasPrefix(b, id[:]) {
 				copy(b, id[:])
 				break
 			}
 		}
-		answer.Body = io.NopCloser(bytes.NewReader(b))
-		return answer, nil
+		response.Body = io.NopCloser(bytes.NewReader(b))
+		return response, nil
 	}
 	if got, err := say(t, rt, "POST", "/", "x"); !errors.Is(err, ErrOutcomeUnknown) {
 		t.Errorf("got %q, %v, want %v", got, err, ErrOutcomeUnknown)
@@ -451,11 +451,11 @@ func TestOpenerGone(t *testing.T) {
 			}
 			r := testworld.Must(http.NewRequest(method, "https://scoring.test.example/", strings.NewReader("x")))
 			r.Header.Set("Idempotency-Key", "1")
-			answer, err := rt.RoundTrip(r)
+			response, err := rt.RoundTrip(r)
 			if err != nil {
 				t.Fatal(err)
 			}
-			answer.Body.Close()
+			response.Body.Close()
 			if gone == (wire.UnitID{}) {
 				t.Error("the attempt after rekey was not bound to the opener")
 			}

@@ -14,9 +14,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// What a server has only so much of is divided between the addresses that requests
-// come from, and taken only by a request that can be worked on. All that comes
-// through one gateway comes from one address.
+// Bounded resources of a server are divided between the addresses of requests, and taken
+// only by a request that can be served now. All requests through one gateway come from one
+// address.
 const (
 	quotaReading  = "unit: bytes of one-off requests that are read"
 	quotaOneOffs  = "unit: one-off requests under way"
@@ -27,17 +27,17 @@ const (
 const (
 	maxReading   = 64 << 20 // bytes; of one-offs in one piece each counts as much as it may be
 	chunkReading = chunk.MaxPlaintext
-	leastReading = 4 << 10 // what a request costs at least
+	leastReading = 4 << 10 // the least that a request counts as
 	maxEvidence  = 64      // open requests that wait; one at a time is served
 	pullsEach    = 500     // stored copies asked for in a second for one address, bursts of twice that
 	maxSender    = 16      // characters of a sender's name
 )
 
-// bodyWait is how long an open request, or a one-off request in one piece, may take
-// to come, and of one in chunks the head.
+// bodyWait is the time limit for reading an open request, a one-off request in one piece,
+// or the head of one in chunks.
 const bodyWait = 10 * time.Second
 
-// intake is what a server has of each.
+// intake are the quotas of a server.
 type intake struct {
 	reading  *limit.Shares
 	oneOffs  *limit.Shares
@@ -65,8 +65,8 @@ func readWhole(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error
 	return b, err
 }
 
-// acquireProbe waits for the one place at the TEE. Of a gateway's clients each comes in
-// turn, as far as it distinguishes them.
+// waitForEvidence waits for the only place at the TEE. The clients of a gateway take
+// turns, as far as the gateway distinguishes them.
 func (i *intake) waitForEvidence(r *http.Request) (done func(), err error) {
 	sender := r.Header.Get(wire.FieldSender)
 	if err := i.evidence.Acquire(r.Context(), limit.AddressOf(r.RemoteAddr), sender[:min(len(sender), maxSender)]); err != nil {
@@ -79,7 +79,7 @@ func (i *intake) waitForEvidence(r *http.Request) (done func(), err error) {
 	return i.evidence.Release, nil
 }
 
-// reserved is what one request has taken, until it ends or has no more need of it.
+// reserved is the share of one request, until it ends or needs it no more.
 type reserved struct {
 	shares *limit.Shares
 	from   netip.Addr
@@ -103,9 +103,9 @@ func (t *reserved) giveBack() {
 	}
 }
 
-// oneOffReading is how many bytes may be kept of a one-off request.
-func oneOffReading(f ohttp.Form, r *http.Request) int {
-	most := ohttp.MaxWhole + chunk.MaxPlaintext/64 // with what stands before the ciphertext
+// ohttpReading returns how many bytes of a one-off request may be buffered.
+func ohttpReading(f ohttp.Form, r *http.Request) int {
+	most := ohttp.MaxWhole + chunk.MaxPlaintext/64 // with what precedes the ciphertext
 	if f.Chunked {
 		most = chunkReading
 	}

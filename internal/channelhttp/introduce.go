@@ -15,29 +15,29 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Sizes in bytes of what comes before fresh evidence.
+// Largest sizes in bytes, before fresh evidence.
 const (
-	maxAgain      = 16 << 10 // a problem with an introduction in base64
-	maxCredential = 1 << 10
+	maxRetryProblem = 16 << 10 // a problem with an introduction in base64
+	maxCredential   = 1 << 10
 )
 
-// askAgain is the problem (RFC 9457) that wants an open request once more.
-type askAgain struct {
+// retryProblem is the problem (RFC 9457) that asks for an open request again.
+type retryProblem struct {
 	api.Problem
 	Introduction []byte `json:"introduction,omitempty"`
 }
 
-// wantAgain answers an open request that must come again: with its cookie, and
-// where the client is to challenge the unit, with a credential for it.
+// wantAgain responds to an open request that must be sent again: with its cookie and, if
+// the client must challenge the unit, with the unit's introduction.
 func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cause error) error {
 	cookie, err := s.config.Host.Cookie(body, at)
 	if err != nil {
 		return errors.Join(cause, err)
 	}
-	p := askAgain{problemFor(cause), nil}
+	p := retryProblem{problemFor(cause), nil}
 	if channel.WantsEvidence(body) {
-		if tee, ok := s.config.Attester.(attest.Challenged); ok {
-			p.Introduction = unitauth.Introduction{Unit: s.config.Host.ID(), Introduction: tee.Introduce()}.Encode()
+		if tee, ok := s.config.Attester.(attest.CredentialAttester); ok {
+			p.Introduction = unitauth.Introduction{Unit: s.config.Host.ID(), TPMKeys: tee.TPMKeys()}.Encode()
 		}
 	}
 	w.Header().Set(wire.FieldCookie, base64.RawURLEncoding.EncodeToString(cookie))
@@ -47,7 +47,7 @@ func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cau
 	return nil
 }
 
-// credentialOf is the credential that came along, nil where none did.
+// credentialOf returns the credential in a request; empty: none.
 func credentialOf(r *http.Request) ([]byte, error) {
 	credential, err := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldCredential))
 	if err != nil || len(credential) > maxCredential {
@@ -56,24 +56,24 @@ func credentialOf(r *http.Request) ([]byte, error) {
 	return credential, nil
 }
 
-// retryWith is what an open request comes with once more; zero: nothing.
+// retryWith are the fields of an open request that is sent again; zero: none.
 type retryWith struct {
 	cookie     string
-	unit       wire.UnitID // that is to get it: introduced itself, or is another than one that was refused; zero: any
-	credential []byte      // for it; nil: it did not introduce itself
+	unit       wire.UnitID // to send it to: it introduced itself, or another was refused; zero: any
+	credential []byte      // for that unit; nil: it did not introduce itself
 }
 
-// retryWith reads what a unit wants the request to come with. A unit that introduces
-// itself is challenged.
-func (t *Transport) again(o *channel.ClientHandshake, answer *http.Response) (next retryWith, err error) {
+// retryOf reads the fields that a unit wants in the next open request. It challenges a
+// unit that introduces itself.
+func (t *Transport) retryOf(o *channel.ClientHandshake, response *http.Response) (next retryWith, err error) {
 	o.Unchallenge()
-	next.cookie = answer.Header.Get(wire.FieldCookie)
+	next.cookie = response.Header.Get(wire.FieldCookie)
 	verifier := t.config.Trust.Trust().Verifier
 	if next.cookie == "" || t.config.Options&channel.WantEvidence == 0 || verifier == nil {
 		return next, nil
 	}
-	var p askAgain
-	b, err := io.ReadAll(io.LimitReader(answer.Body, maxAgain))
+	var p retryProblem
+	b, err := io.ReadAll(io.LimitReader(response.Body, maxRetryProblem))
 	if err != nil || json.Unmarshal(b, &p) != nil || len(p.Introduction) == 0 {
 		return next, err
 	}
@@ -84,7 +84,7 @@ func (t *Transport) again(o *channel.ClientHandshake, answer *http.Response) (ne
 	return next, nil
 }
 
-// setHeader puts it into the header of a request.
+// setHeader sets the fields in the header of a request.
 func (a retryWith) setHeader(h http.Header) {
 	if a.cookie != "" {
 		h.Set(wire.FieldCookie, a.cookie)

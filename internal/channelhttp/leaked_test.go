@@ -47,11 +47,11 @@ func (f *impostor) RoundTrip(r *http.Request) (*http.Response, error) {
 	} else if wanted {
 		evidence = f.proof(data)
 	}
-	answer, _, err := a.Finish(evidence, noon)
+	response, _, err := a.Finish(evidence, noon)
 	if err != nil {
 		return nil, err
 	}
-	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(answer))}, nil
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(response))}, nil
 }
 
 func (f *impostor) client(wants channel.SessionOptions) *Transport {

@@ -34,7 +34,7 @@ func (l *ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		panic("a request that came by no session")
 	}
-	l.note(token, caller.Tag())
+	l.note(token, caller.SessionTag())
 	fmt.Fprintf(w, "ran %s", token)
 	if r.URL.Path == "/long" {
 		for range 3 {
@@ -83,7 +83,7 @@ func (m *hostile) call(user, kind, token string) error {
 	if kind == "marked" {
 		r.Header.Set("Idempotency-Key", token)
 	}
-	got, answered, err := exchangeOf(m.users[user], r)
+	got, writer, err := exchangeOf(m.users[user], r)
 	want := "ran " + token
 	if kind == "long" {
 		want += strings.Repeat(".", 3000)
@@ -99,7 +99,7 @@ func (m *hostile) call(user, kind, token string) error {
 	if bound && runs > 1 {
 		m.T.Errorf("%s: executed %d times", token, runs)
 	}
-	if bound && runs > 0 && err != nil && !answered && !errors.Is(err, ErrOutcomeUnknown) {
+	if bound && runs > 0 && err != nil && !writer && !errors.Is(err, ErrOutcomeUnknown) {
 		m.T.Errorf("%s: executed, and the error says otherwise: %v", token, err)
 	}
 	if err == nil && runs == 0 {
@@ -109,13 +109,13 @@ func (m *hostile) call(user, kind, token string) error {
 }
 
 // exchangeOf sends a request and reads its answer; answered says that one began.
-func exchangeOf(rt http.RoundTripper, r *http.Request) (body string, answered bool, err error) {
-	answer, err := rt.RoundTrip(r)
+func exchangeOf(rt http.RoundTripper, r *http.Request) (body string, writer bool, err error) {
+	response, err := rt.RoundTrip(r)
 	if err != nil {
 		return "", false, err
 	}
-	defer answer.Body.Close()
-	b, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	b, err := io.ReadAll(response.Body)
 	return string(b), true, err
 }
 

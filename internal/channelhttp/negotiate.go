@@ -17,15 +17,15 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// negotiate opens a session, with patience for what may pass. After a cut it asks for
-// one that all units may hold, and where units have no certificate report since, and
-// there is no session, takes one that its opener holds alone.
+// negotiate opens a session, and retries after faults that may pass. After a cut it asks
+// for a session that all units may have. If no unit has a certificate report since, and
+// there is no session, it accepts one that only its opener has.
 func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
 	var o *channel.ClientHandshake
 	var with retryWith
 	shared := true
 	for try := 1; ; try++ {
-		if with.cookie == "" { // a unit takes a KEM key once, and a cookie is for one
+		if with.cookie == "" { // a unit accepts a KEM key once, and a cookie is for one key
 			var least attest.Digest
 			if shared {
 				least = t.config.Pin.LastCut(t.config.Trust.Trust().Policy)
@@ -39,14 +39,14 @@ func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
 		if err == nil {
 			return s, nil
 		}
-		// A certificate that ended on the answer's way is renewed by now. A unit that
-		// left its group, or whose release did, beats until its certificate's end: the
-		// gateway may choose another.
+		// A certificate that ended while the response was sent is renewed by now. A unit
+		// that left its group, or whose release did, sends heartbeats until its
+		// certificate's end: the gateway may choose another unit.
 		unreached, refused := errors.Is(err, ErrUnreachable), (*cutUnit)(nil)
 		left := !unreached && (errors.Is(err, wire.WrongRole) || errors.Is(err, wire.WrongIdentity))
-		unheard := errors.Is(err, channel.ErrBeforeCut) // by the next try the unit has the head that came with this one
+		beforeCut := errors.Is(err, channel.ErrBeforeCut) // by the next try the unit has the head that came with this one
 		isCut := errors.As(err, &refused)
-		repeat := unreached || unheard || isCut || errors.Is(err, wire.Expired) || left && try < openOthers
+		repeat := unreached || beforeCut || isCut || errors.Is(err, wire.Expired) || left && try < openWrongUnits
 		if !repeat || try == openTries || ctx.Err() != nil {
 			return nil, fmt.Errorf("opening a session: %w", err)
 		}
@@ -56,7 +56,7 @@ func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
 		case unreached && shared && errors.Is(err, wire.Behind) && !t.hasSession():
 			shared = false
 		case isCut:
-			if with.unit = t.besides(refused.unit); with.unit == (wire.UnitID{}) {
+			if with.unit = t.otherUnit(refused.unit); with.unit == (wire.UnitID{}) {
 				_ = retry.Sleep(ctx, time.Duration(try*try)*openPause)
 			}
 		default:
@@ -65,15 +65,15 @@ func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
 	}
 }
 
-// cutUnits are ids that no request is sent to: those that policy names, and those of
-// units whose certificate it refused. It selects where a request goes, and no more.
+// cutUnits are units that no request is sent to: those that policy names, and those whose
+// certificate it refused. They select where a request is sent, and nothing else.
 type cutUnits struct {
 	head    attest.Digest // of the policy that ids are of
 	ids     map[wire.UnitID]bool
 	refused []wire.UnitID // the newest
 }
 
-// idsUnder is them by a policy.
+// idsUnder returns the ids under a policy.
 func (c *cutUnits) idsUnder(p policy.Approved) map[wire.UnitID]bool {
 	if c.ids != nil && c.head == p.Head() || !p.OK() {
 		return c.ids
@@ -103,7 +103,7 @@ func (c *cutUnits) refuse(id wire.UnitID) {
 
 // cutUnit is the refusal of a unit that trust cuts off.
 type cutUnit struct {
-	unit  wire.UnitID // as it says itself
+	unit  wire.UnitID // as it claims
 	cause error
 }
 
@@ -117,9 +117,9 @@ func (t *Transport) hasSession() bool {
 	return t.active != nil
 }
 
-// besides is any of the units that are said to be there, but for those that are cut
-// off, as one more now is; zero: none.
-func (t *Transport) besides(one wire.UnitID) wire.UnitID {
+// otherUnit notes one more unit that is cut off, and returns any unit of the hint that is
+// not; zero: none.
+func (t *Transport) otherUnit(one wire.UnitID) wire.UnitID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.cut.refuse(one)
@@ -132,8 +132,8 @@ func (t *Transport) besides(one wire.UnitID) wire.UnitID {
 	return wire.UnitID{}
 }
 
-// requestOpen sends the open request once and judges the answer. With an error it may
-// give what to come again with.
+// requestOpen sends the open request once and verifies the response. With an error it may
+// return the fields for the next attempt.
 func (t *Transport) requestOpen(ctx context.Context, o *channel.ClientHandshake, with retryWith) (s *channel.Session, next retryWith, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, t.sessionURL.String(), bytes.NewReader(o.Request()))
 	if err != nil {
@@ -142,25 +142,25 @@ func (t *Transport) requestOpen(ctx context.Context, o *channel.ClientHandshake,
 	request.Header.Set("Content-Type", wire.TypeSession)
 	with.setHeader(request.Header)
 	setHead(request.Header, t.config.Heads.newest())
-	answer, err := t.config.Inner.RoundTrip(request)
+	response, err := t.config.Inner.RoundTrip(request)
 	if err != nil {
 		return nil, retryWith{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
-	defer answer.Body.Close()
-	t.noteUnits(hintOf(answer))
-	t.config.Heads.receive(answer.Header)
-	if answer.StatusCode != http.StatusOK {
-		err := wire.Refuse(wire.Unavailable, "open request: status", answer.StatusCode, http.StatusOK)
-		if answer.StatusCode == http.StatusPreconditionFailed {
-			err = wire.Refuse(wire.Behind, "open request: status", answer.StatusCode, http.StatusOK)
+	defer response.Body.Close()
+	t.noteUnits(hintOf(response))
+	t.config.Heads.receive(response.Header)
+	if response.StatusCode != http.StatusOK {
+		err := wire.Refuse(wire.Unavailable, "open request: status", response.StatusCode, http.StatusOK)
+		if response.StatusCode == http.StatusPreconditionFailed {
+			err = wire.Refuse(wire.Behind, "open request: status", response.StatusCode, http.StatusOK)
 		}
-		next, unread := t.again(o, answer)
+		next, unread := t.retryOf(o, response)
 		if next.unit == (wire.UnitID{}) {
 			next.unit = with.unit
 		}
 		return nil, next, fmt.Errorf("%w: %w", ErrUnreachable, errors.Join(err, unread))
 	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, channel.MaxOpenResponse+1))
+	body, err := io.ReadAll(io.LimitReader(response.Body, channel.MaxOpenResponse+1))
 	if err != nil {
 		return nil, retryWith{}, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
@@ -169,7 +169,7 @@ func (t *Transport) requestOpen(ctx context.Context, o *channel.ClientHandshake,
 		s, err = o.Finish(body, t.config.Trust.Renew(ctx), now) // with newer trust
 	}
 	if err == nil {
-		err = t.cutOff(s) // by policy that came meanwhile
+		err = t.cutOff(s) // by policy that arrived meanwhile
 	}
 	if isCut(err) {
 		return nil, retryWith{}, &cutUnit{channel.UnverifiedOpener(body), err}
@@ -177,11 +177,11 @@ func (t *Transport) requestOpen(ctx context.Context, o *channel.ClientHandshake,
 	if err != nil {
 		return nil, retryWith{}, err
 	}
-	t.times.opened(s.Peer().UnitID(), s.OpenedAt(), now)
+	t.times.opened(s.OpenedBy().UnitID(), s.OpenedAt(), now)
 	return s, retryWith{}, nil
 }
 
-// isCut reports whether an error is that policy cuts a unit off.
+// isCut reports whether an error says that policy cuts a unit off.
 func isCut(err error) bool { return errors.Is(err, wire.CutOff) || errors.Is(err, wire.Withdrawn) }
 
 // cutOff is [channel.Session.CutOff] by the newest trust. Whatever the reason, the error is a

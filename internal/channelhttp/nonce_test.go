@@ -22,13 +22,13 @@ func (p *pairs) watch(c *cluster) {
 		header := raw[:wire.HeaderSize]
 		p.message(fmt.Sprintf("request %x", header), raw[wire.HeaderSize:])
 		r.Body = io.NopCloser(bytes.NewReader(raw))
-		answer, err := c.route(r)
-		b, _ := io.ReadAll(answer.Body)
-		if answer.StatusCode == http.StatusOK {
+		response, err := c.route(r)
+		b, _ := io.ReadAll(response.Body)
+		if response.StatusCode == http.StatusOK {
 			p.message(fmt.Sprintf("answer %x %x", header, b[:answerPrefix]), b[answerPrefix:])
 		}
-		answer.Body = io.NopCloser(bytes.NewReader(b))
-		return answer, err
+		response.Body = io.NopCloser(bytes.NewReader(b))
+		return response, err
 	}
 }
 

@@ -14,8 +14,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// oneOff serves one-off requests, and the key configuration for them.
-func (s *Server) oneOff(w http.ResponseWriter, r *http.Request) error {
+// serveOHTTP serves one-off requests, and the key configuration for them.
+func (s *Server) serveOHTTP(w http.ResponseWriter, r *http.Request) error {
 	at, err := s.config.Clock()
 	if err != nil {
 		return err
@@ -25,15 +25,15 @@ func (s *Server) oneOff(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch r.Method {
 	case http.MethodGet:
-		return s.oneOffKeys(w, r, at)
+		return s.serveOHTTPKeys(w, r, at)
 	case http.MethodPost:
-		return s.oneOffRequest(w, r, at)
+		return s.serveOHTTPRequest(w, r, at)
 	}
 	return wire.Refuse(wire.BadRequest, "one-off: method", r.Method, "GET or POST")
 }
 
-// oneOffKeys answers with the key configuration for the pin of the query.
-func (s *Server) oneOffKeys(w http.ResponseWriter, r *http.Request, at time.Time) error {
+// serveOHTTPKeys serves the key configuration for the pin of the query.
+func (s *Server) serveOHTTPKeys(w http.ResponseWriter, r *http.Request, at time.Time) error {
 	pin, err := s.pinOf(r.URL.Query())
 	if err != nil {
 		return err
@@ -55,16 +55,16 @@ func (s *Server) oneOffKeys(w http.ResponseWriter, r *http.Request, at time.Time
 		w.Header().Set("Content-Type", wire.TypeSignedKeys)
 		_, err = w.Write(signed)
 	}
-	_ = err // the client may be gone, and there is nobody else to tell
+	_ = err // the client may be gone, and no one else takes the error
 	return nil
 }
 
-// pinOf is the pin of a query: a task, an identity, or the unit's own task.
+// pinOf returns the pin of a query: a task, an identity, or the unit's own task.
 func (s *Server) pinOf(query url.Values) (pin unitauth.Pin, err error) {
 	task, id := query["task"], query["id"]
 	switch {
 	case len(query) == 0:
-		return unitauth.Pin{Task: s.config.Host.Task()}, nil
+		return unitauth.Pin{Task: s.config.Host.TaskName()}, nil
 	case len(query) == 1 && len(task) == 1 && wire.ValidName(task[0]):
 		return unitauth.Pin{Task: task[0]}, nil
 	case len(query) == 1 && len(id) == 1:
@@ -76,11 +76,11 @@ func (s *Server) pinOf(query url.Values) (pin unitauth.Pin, err error) {
 	return unitauth.Pin{}, wire.Refuse(wire.BadRequest, "one-off: query", query.Encode(), "task=NAME or id=IDENTITY")
 }
 
-// oneOffRequest answers a one-off request. Once it is opened, every answer is
+// serveOHTTPRequest responds to a one-off request. Once it is opened, every response is
 // encapsulated or cut off. It takes a place when its first chunk is there, which
-// takes a private key to open, and returns it when the answer is made; one in chunks
+// takes a private key to open, and returns it when the response is made; one in chunks
 // is from its head on as cheap as one in a session, and returns it then.
-func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, at time.Time) error {
+func (s *Server) serveOHTTPRequest(w http.ResponseWriter, r *http.Request, at time.Time) error {
 	f, err := ohttp.RequestForm(r.Header.Get("Content-Type"))
 	if err != nil {
 		return err
@@ -89,16 +89,16 @@ func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, at time.T
 	kept, place := reserved{shares: s.intake.reading, from: from}, reserved{shares: s.intake.oneOffs, from: from}
 	defer kept.giveBack()
 	defer place.giveBack()
-	if err := kept.takeShare(oneOffReading(f, r)); err != nil {
+	if err := kept.takeShare(ohttpReading(f, r)); err != nil {
 		return err
 	}
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyWait)) // a server that has none has its own limit
+	_ = control.SetReadDeadline(time.Now().Add(bodyWait)) // a server without deadlines has its own limit
 	x, err := s.config.Host.OpenOHTTP(f, r.Body, at)
 	if err != nil {
 		return err
 	}
-	h, rest, err := x.Head(func() error { return place.takeShare(1) })
+	h, rest, err := x.OpenHead(func() error { return place.takeShare(1) })
 	if err != nil && !x.Opened() {
 		return err
 	}
@@ -109,41 +109,41 @@ func (s *Server) oneOffRequest(w http.ResponseWriter, r *http.Request, at time.T
 		kept.giveBack()
 		leave = fullDuplex(w, r)
 	}
-	answered, sealErr := respondOneOff(w, x)
+	writer, sealErr := newOHTTPWriter(w, x)
 	if sealErr != nil {
 		return sealErr
 	}
 	if err == nil {
-		err = serveOneOff(s.config.App, answered, r, x, h, rest)
+		err = serveOHTTPApp(s.config.App, writer, r, x, h, rest)
 	}
 	if err != nil {
-		problem(answered, err) // the app was not asked
+		writeProblem(writer, err) // the app was not called
 	}
 	if !x.Whole() {
-		lastOn(w, r)
+		closeConnection(w, r)
 	}
-	place.giveBack() // the client may take its time, and what is kept for it counts
-	if err := kept.takeShare(answered.responder.SizeKept()); err != nil {
+	place.giveBack() // the client may be slow, and buffered bytes count
+	if err := kept.takeShare(writer.responder.SizeBuffered()); err != nil {
 		return err
 	}
-	if err := finishOneOff(w, x, answered); err != nil {
+	if err := finishOHTTP(w, x, writer); err != nil {
 		return err
 	}
 	leave()
 	return nil
 }
 
-// respondOneOff makes the writer of the response to a one-off request.
-func respondOneOff(w http.ResponseWriter, x *channel.OHTTPServerRequest) (*responseWriter, error) {
+// newOHTTPWriter makes the writer of the response to a one-off request.
+func newOHTTPWriter(w http.ResponseWriter, x *channel.OHTTPServerRequest) (*responseWriter, error) {
 	r, err := x.Responder(w)
 	if err != nil {
 		return nil, err
 	}
-	return newWriter(w, x.Form().ResponseType, r), nil
+	return newWriterOf(w, x.MessageForm().ResponseType, r), nil
 }
 
-// serveOneOff lets the app respond. It refuses as [channel.OHTTPServerRequest.Allowed] does.
-func serveOneOff(app http.Handler, a *responseWriter, outer *http.Request, x *channel.OHTTPServerRequest, h bhttp.Head, rest []byte) error {
+// serveOHTTPApp lets the app respond. It refuses as [channel.OHTTPServerRequest.Allowed] does.
+func serveOHTTPApp(app http.Handler, a *responseWriter, outer *http.Request, x *channel.OHTTPServerRequest, h bhttp.Head, rest []byte) error {
 	if err := x.Allowed(h); err != nil {
 		return err
 	}
@@ -156,19 +156,19 @@ func serveOneOff(app http.Handler, a *responseWriter, outer *http.Request, x *ch
 	return nil
 }
 
-// finishOneOff ends the answer. In place of one that is more than one piece may hold,
-// of which nothing was sent, it says so.
-func finishOneOff(w http.ResponseWriter, x *channel.OHTTPServerRequest, a *responseWriter) error {
+// finishOHTTP ends the response. It replaces one that is too large for one piece, and of
+// which nothing was sent, by a problem.
+func finishOHTTP(w http.ResponseWriter, x *channel.OHTTPServerRequest, a *responseWriter) error {
 	err := a.finish()
 	if err == nil {
 		return nil
 	}
 	if a.responder.Begun() || !errors.Is(err, wire.TooLarge) {
-		panic(http.ErrAbortHandler) // cuts the answer off, which the client notices
+		panic(http.ErrAbortHandler) // cuts the response off, which the client notices
 	}
 	p := problemFor(err)
 	p.Status = http.StatusInternalServerError
-	if a, err = respondOneOff(w, x); err != nil {
+	if a, err = newOHTTPWriter(w, x); err != nil {
 		return err
 	}
 	p.Write(a)

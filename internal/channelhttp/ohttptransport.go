@@ -15,23 +15,23 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// OHTTPConfig says where one-off requests go. Every field is required but
+// OHTTPConfig configures an [OHTTPTransport]. Every field is required but
 // Valid and Whole.
 type OHTTPConfig struct {
-	URL   *url.URL          // of the gateway's resource, or of a relay's; trusted with nothing
+	URL   *url.URL          // of the gateway's resource, or of a relay; untrusted
 	Inner http.RoundTripper // sends outer requests
 	Keys  unitauth.OHTTPKeys
-	// Valid refuses once policy has cut off a unit that may hold the keys: what comes
-	// of an answer from then on is not taken. Nil takes all.
+	// Valid refuses once policy has cut off a unit that may have the keys: the rest of a
+	// response is refused from then on. Nil never refuses.
 	Valid func() error
 	// Whole sends requests in one piece, to gateways that know RFC 9458 alone.
-	// Requests and answers are then held whole, at most 256 KiB each.
+	// Requests and responses are then buffered whole, at most 256 KiB each.
 	Whole bool
 }
 
-// OHTTPTransport is an [http.RoundTripper] that sends each request for itself, over
-// Oblivious HTTP, to whoever holds the private keys. Whatever carries a request
-// may deliver it many times. It is safe for concurrent use.
+// OHTTPTransport is an [http.RoundTripper] that sends each request independently, over
+// Oblivious HTTP, to any server that has the private keys. A carrier of a request can
+// deliver it many times. It is safe for concurrent use.
 type OHTTPTransport struct {
 	config OHTTPConfig
 	form   ohttp.Form
@@ -40,8 +40,8 @@ type OHTTPTransport struct {
 // NewOHTTPTransport makes one. It refuses, with "request", a configuration that leaves
 // something out.
 func NewOHTTPTransport(c OHTTPConfig) (*OHTTPTransport, error) {
-	if c.URL == nil || c.Inner == nil || !c.Keys.OK() {
-		return nil, wire.Refuse(wire.BadRequest, "one-off: configuration", "one with gaps", "URL, inner, keys")
+	if c.URL == nil || c.Inner == nil || !c.Keys.IsSet() {
+		return nil, wire.Refuse(wire.BadRequest, "one-off: configuration", "a required field is not set", "URL, inner, keys")
 	}
 	o := &OHTTPTransport{config: c, form: ohttp.Chunks}
 	if c.Whole {
@@ -50,20 +50,21 @@ func NewOHTTPTransport(c OHTTPConfig) (*OHTTPTransport, error) {
 	return o, nil
 }
 
-// RoundTrip sends a request once and gives its answer, which is of somebody who
-// holds the private key, unchanged and for this request. It refuses with
-// "ohttp-key" when the gateway says that nobody does, with "rate" when it says
-// that they are too many, with "unavailable" any other answer of the gateway's own, and with "truncated" what ends early.
+// RoundTrip sends a request once and returns its response, unchanged and for this request,
+// from a server that has the private key. It refuses with "ohttp-key" when the gateway
+// reports that no unit has it, with "rate" when it reports too many requests, with
+// "unavailable" any other response of the gateway itself, and with "truncated" a response
+// that ends early.
 func (o *OHTTPTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	answer, err := o.roundTrip(r)
+	response, err := o.roundTrip(r)
 	if err != nil {
 		return nil, fmt.Errorf("calling %s %s: %w", r.Method, r.URL.Redacted(), err)
 	}
-	return answer, nil
+	return response, nil
 }
 
 func (o *OHTTPTransport) roundTrip(r *http.Request) (*http.Response, error) {
-	sent, err := o.seal(r)
+	sent, err := o.sealRequest(r)
 	if err != nil {
 		if r.Body != nil {
 			r.Body.Close()
@@ -74,28 +75,28 @@ func (o *OHTTPTransport) roundTrip(r *http.Request) (*http.Response, error) {
 		Method: http.MethodPost, URL: o.config.URL, Host: o.config.URL.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: http.Header{"Content-Type": {o.form.RequestType}, "User-Agent": nil}, Body: sent, ContentLength: bhttp.Indeterminate,
 	}).WithContext(r.Context())
-	if whole := sent.Whole(); whole != nil { // and may be sent again, when a kept-alive connection is gone
+	if whole := sent.Whole(); whole != nil { // and can be sent again if a kept-alive connection is gone
 		defer sent.Close()
 		outer.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(whole)), nil }
 		outer.Body, outer.ContentLength = io.NopCloser(bytes.NewReader(whole)), int64(len(whole))
-		outer.Header["X-Idempotency-Key"] = []string{} // says so to net/http and is not sent
+		outer.Header["X-Idempotency-Key"] = []string{} // makes net/http retry; it is not sent
 	}
 	if o.form.Chunked {
 		outer.Header["Incremental"] = []string{"?1"} // so that no relay waits for the end
 	}
-	answer, err := o.config.Inner.RoundTrip(outer)
+	response, err := o.config.Inner.RoundTrip(outer)
 	if err != nil {
 		return nil, err
 	}
-	opened, err := openOneOff(sent, r, answer)
+	opened, err := openOHTTP(sent, r, response)
 	if err != nil {
-		answer.Body.Close()
+		response.Body.Close()
 	}
 	return opened, err
 }
 
-// seal seals a request.
-func (o *OHTTPTransport) seal(r *http.Request) (*channel.OHTTPClientRequest, error) {
+// sealRequest seals a request.
+func (o *OHTTPTransport) sealRequest(r *http.Request) (*channel.OHTTPClientRequest, error) {
 	h, body := headOf(r), r.Body
 	if body == nil || body == http.NoBody {
 		h.Length, body = 0, http.NoBody
@@ -105,8 +106,8 @@ func (o *OHTTPTransport) seal(r *http.Request) (*channel.OHTTPClientRequest, err
 	return channel.SealOHTTP(o.config.Keys, h, channel.OHTTPRequestConfig{Form: o.form, Body: body, Trailer: r.Trailer, Valid: o.config.Valid})
 }
 
-// openOneOff opens the response in an outer one.
-func openOneOff(sent *channel.OHTTPClientRequest, r *http.Request, outer *http.Response) (*http.Response, error) {
+// openOHTTP opens the response in an outer one.
+func openOHTTP(sent *channel.OHTTPClientRequest, r *http.Request, outer *http.Response) (*http.Response, error) {
 	f, err := ohttp.ResponseForm(outer.Header.Get("Content-Type"))
 	if outer.StatusCode != http.StatusOK || err != nil {
 		return nil, gatewayRefusal(outer)
@@ -119,19 +120,19 @@ func openOneOff(sent *channel.OHTTPClientRequest, r *http.Request, outer *http.R
 	return h.Response(r, content)
 }
 
-// maxSaid bounds in bytes what is read of an answer of the gateway's own.
-const maxSaid = 16 << 10
+// maxGatewayResponse bounds the bytes read of a response of the gateway itself.
+const maxGatewayResponse = 16 << 10
 
-// gatewayRefusal is the error of an outer answer that holds no inner one. Nobody
-// authenticates it.
+// gatewayRefusal returns the error of an outer response without an inner one. The response
+// is not authenticated.
 func gatewayRefusal(outer *http.Response) error {
-	b, _ := io.ReadAll(io.LimitReader(outer.Body, maxSaid))
+	b, _ := io.ReadAll(io.LimitReader(outer.Body, maxGatewayResponse))
 	var p struct{ Type string }
 	if json.Unmarshal(bytes.TrimSpace(b), &p) == nil && p.Type == typeOneOffKey {
-		return wire.Refuse(wire.OneOffKey, "one-off: key", "not known to the units", "one of a key configuration that is in force")
+		return wire.Refuse(wire.OneOffKey, "one-off: key", "not known to the units", "a key of the current key configuration")
 	}
 	if outer.StatusCode == http.StatusTooManyRequests {
 		return wire.Refuse(wire.TooMany, "one-off: requests of this address", "more than its quota", "fewer")
 	}
-	return wire.Refuse(wire.Unavailable, "one-off: outer answer", outer.StatusCode, http.StatusOK)
+	return wire.Refuse(wire.Unavailable, "one-off: status of the outer response", outer.StatusCode, http.StatusOK)
 }

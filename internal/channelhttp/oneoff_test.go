@@ -76,16 +76,16 @@ func TestOneOffs(t *testing.T) {
 					body := bytes.Repeat([]byte{'x'}, size)
 					r := testworld.Must(http.NewRequest(http.MethodGet, base+"/p", io.MultiReader(bytes.NewReader(body)))) // of a length that is not known
 					r.Header.Set("Told", "so")
-					answer, err := rt.RoundTrip(r)
+					response, err := rt.RoundTrip(r)
 					if err != nil {
 						t.Fatalf("%v, %x, whole %v, %d bytes: %v", pin, keys.Plain, whole, size, err)
 					}
-					got, err := io.ReadAll(answer.Body)
-					if want := "GET scoring.clinic.example /p " + string(body); err != nil || string(got) != want || answer.StatusCode != http.StatusOK {
-						t.Errorf("whole %v, %d bytes: got %d %.80q, %v", whole, size, answer.StatusCode, got, err)
+					got, err := io.ReadAll(response.Body)
+					if want := "GET scoring.clinic.example /p " + string(body); err != nil || string(got) != want || response.StatusCode != http.StatusOK {
+						t.Errorf("whole %v, %d bytes: got %d %.80q, %v", whole, size, response.StatusCode, got, err)
 					}
-					if answer.Header.Get("Told") != "so" || answer.Trailer.Get("Last") != "word" {
-						t.Errorf("got header %v and trailer %v", answer.Header, answer.Trailer)
+					if response.Header.Get("Told") != "so" || response.Trailer.Get("Last") != "word" {
+						t.Errorf("got header %v and trailer %v", response.Header, response.Trailer)
 					}
 				}
 			}
@@ -111,21 +111,21 @@ func TestOneOffsStream(t *testing.T) {
 	go func() {
 		answers <- testworld.Must(c.oneOffs(c.keysOf(c.units[0], c.byTask()), false).RoundTrip(testworld.Must(http.NewRequest(http.MethodGet, base, reader))))
 	}()
-	var answer *http.Response
+	var response *http.Response
 	for _, b := range []byte("abc") {
 		if _, err := writer.Write([]byte{b}); err != nil {
 			t.Fatal(err)
 		}
-		if answer == nil {
-			answer = <-answers
+		if response == nil {
+			response = <-answers
 		}
 		got := make([]byte, 1)
-		if _, err := io.ReadFull(answer.Body, got); err != nil || got[0] != b-'a'+'A' {
+		if _, err := io.ReadFull(response.Body, got); err != nil || got[0] != b-'a'+'A' {
 			t.Fatalf("got %q, %v", got, err)
 		}
 	}
 	writer.Close()
-	if b, err := io.ReadAll(answer.Body); err != nil || len(b) > 0 {
+	if b, err := io.ReadAll(response.Body); err != nil || len(b) > 0 {
 		t.Errorf("got %q, %v", b, err)
 	}
 }
@@ -188,16 +188,16 @@ func TestOneOffsReplayedToAllUnits(t *testing.T) {
 				if key != "" {
 					r.Header.Set("Idempotency-Key", key[1:])
 				}
-				answer, err := rt.RoundTrip(r)
+				response, err := rt.RoundTrip(r)
 				if err != nil {
 					t.Fatal(err)
 				}
 				want := http.StatusForbidden
-				if channel.Safe(method) {
+				if channel.IsSafe(method) {
 					want = http.StatusOK
 				}
-				if answer.StatusCode != want {
-					t.Errorf("%s %s: got %d, want %d", method, key, answer.StatusCode, want)
+				if response.StatusCode != want {
+					t.Errorf("%s %s: got %d, want %d", method, key, response.StatusCode, want)
 				}
 			}
 		}
@@ -246,7 +246,7 @@ func TestOneOffsReplayedToAllUnits(t *testing.T) {
 // oneOffBody is an outer request of a client of these keys.
 func oneOffBody(keys unitauth.OHTTPKeys, whole bool, r *http.Request) []byte {
 	o := testworld.Must(NewOHTTPTransport(OHTTPConfig{URL: oneOffURL, Inner: http.DefaultTransport, Keys: keys, Whole: whole}))
-	return testworld.Must(io.ReadAll(testworld.Must(o.seal(r))))
+	return testworld.Must(io.ReadAll(testworld.Must(o.sealRequest(r))))
 }
 
 // drawApart draws ring keys of which no two have one key id, nor any of those
@@ -356,13 +356,13 @@ func TestOneOffRefusalsInside(t *testing.T) {
 		} {
 			r := testworld.Must(http.NewRequest(http.MethodGet, base, nil))
 			row.edit(r)
-			answer, err := rt.RoundTrip(r)
+			response, err := rt.RoundTrip(r)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 			var p api.Problem
-			if err := json.NewDecoder(answer.Body).Decode(&p); err != nil || answer.StatusCode != row.status || p.Reason != row.want {
-				t.Errorf("%s: got %d %q, %v", name, answer.StatusCode, p.Reason, err)
+			if err := json.NewDecoder(response.Body).Decode(&p); err != nil || response.StatusCode != row.status || p.Reason != row.want {
+				t.Errorf("%s: got %d %q, %v", name, response.StatusCode, p.Reason, err)
 			}
 		}
 	}
@@ -442,9 +442,9 @@ func TestOneOffAnswers(t *testing.T) {
 			"more":            func(b []byte) []byte { return append(b, 0) },
 		} {
 			c.tampers = func(r *http.Request) (*http.Response, error) {
-				answer := testworld.Must(c.route(r))
-				answer.Body = io.NopCloser(bytes.NewReader(change(testworld.Must(io.ReadAll(answer.Body)))))
-				return answer, nil
+				response := testworld.Must(c.route(r))
+				response.Body = io.NopCloser(bytes.NewReader(change(testworld.Must(io.ReadAll(response.Body)))))
+				return response, nil
 			}
 			_, err := say(t, rt, "GET", "/", "")
 			if !errors.Is(err, wire.Truncated) && !errors.Is(err, wire.BadSignature) {
@@ -499,12 +499,12 @@ func TestOneOffAnswersBreakOff(t *testing.T) {
 	if b, err := say(t, c.oneOffs(keys, false), "GET", "/large", ""); err != nil || len(b) != 300_000 {
 		t.Errorf("in chunks: got %d bytes, %v", len(b), err)
 	}
-	answer, err := c.oneOffs(keys, true).RoundTrip(testworld.Must(http.NewRequestWithContext(context.Background(), "GET", base+"/large", nil)))
-	if err != nil || answer.StatusCode != http.StatusInternalServerError {
-		t.Fatalf("in one piece: got %v, %v", answer, err)
+	response, err := c.oneOffs(keys, true).RoundTrip(testworld.Must(http.NewRequestWithContext(context.Background(), "GET", base+"/large", nil)))
+	if err != nil || response.StatusCode != http.StatusInternalServerError {
+		t.Fatalf("in one piece: got %v, %v", response, err)
 	}
 	var p api.Problem
-	if err := json.NewDecoder(answer.Body).Decode(&p); err != nil || p.Reason != wire.TooLarge {
+	if err := json.NewDecoder(response.Body).Decode(&p); err != nil || p.Reason != wire.TooLarge {
 		t.Errorf("got %v, %v", p, err)
 	}
 }
@@ -542,9 +542,9 @@ func FuzzOneOff(f *testing.F) {
 	}
 	header := oneOffBody(keys, true, testworld.Must(http.NewRequest(http.MethodGet, base, nil)))[:ohttp.HeaderSize]
 	f.Fuzz(func(t *testing.T, whole bool, b []byte) {
-		kind, want := wire.TypeChunkedOneOff, wire.TypeChunkedOneOffAnswer
+		kind, want := wire.TypeChunkedOneOff, wire.TypeChunkedOneOffResponse
 		if whole {
-			kind, want = wire.TypeOneOff, wire.TypeOneOffAnswer
+			kind, want = wire.TypeOneOff, wire.TypeOneOffResponse
 		}
 		r := httptest.NewRequest(http.MethodPost, wire.PathOneOff, bytes.NewReader(append(bytes.Clone(header), b...)))
 		r.Header.Set("Content-Type", kind)

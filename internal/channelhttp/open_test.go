@@ -19,7 +19,7 @@ import (
 // stand for, as one that has left its group and beats still. The client asks again,
 // and tells what is wrong when it meets no other.
 func TestOpenedByAnother(t *testing.T) {
-	for strangers, want := range map[int]wire.Reason{openOthers - 1: "", openOthers: wire.WrongIdentity} {
+	for strangers, want := range map[int]wire.Reason{openWrongUnits - 1: "", openWrongUnits: wire.WrongIdentity} {
 		c := newCluster(t, 1, echo)
 		rt := c.client(c.byTask(), 0)
 		left := strangers
@@ -28,11 +28,11 @@ func TestOpenedByAnother(t *testing.T) {
 				return nil, nil
 			}
 			left--
-			answer := testworld.Must(c.route(r))
-			f := testworld.Must(wire.Unframe(wire.LabelSessionAnswer, testworld.Must(io.ReadAll(answer.Body)), 12))
+			response := testworld.Must(c.route(r))
+			f := testworld.Must(wire.Unframe(wire.LabelSessionResponse, testworld.Must(io.ReadAll(response.Body)), 12))
 			f[2] = flip(bytes.Clone(f[2]))
-			answer.Body = io.NopCloser(bytes.NewReader(wire.Frame(wire.LabelSessionAnswer, f...)))
-			return answer, nil
+			response.Body = io.NopCloser(bytes.NewReader(wire.Frame(wire.LabelSessionResponse, f...)))
+			return response, nil
 		}
 		begin := time.Now()
 		_, err := say(t, rt, "GET", "/", "")

@@ -30,10 +30,10 @@ func TestNoReceiptOfACutUnit(t *testing.T) {
 	defer rt.Close(t.Context())
 	var record unitauth.Record
 	r := testworld.Must(http.NewRequest(http.MethodPost, base+"/", nil))
-	answer, err := rt.RoundTrip(r.WithContext(WithRecord(t.Context(), &record)))
+	response, err := rt.RoundTrip(r.WithContext(WithRecord(t.Context(), &record)))
 	if err == nil {
-		_, err = io.ReadAll(answer.Body)
-		answer.Body.Close()
+		_, err = io.ReadAll(response.Body)
+		response.Body.Close()
 	}
 	if err == nil || record.Receipt != nil {
 		t.Errorf("got %v and a receipt of %d bytes, want an answer that is cut off", err, len(record.Receipt))
@@ -55,7 +55,7 @@ func TestReceiptLeftOut(t *testing.T) {
 	s, _ := w.opened(h, w.byTask())
 	x := testworld.Must(s.NewRequest(channel.RequestConfig{NotAfter: noon.Add(time.Minute), Flags: wire.FlagReceipt}))
 	c := &call{t: testworld.Must(NewTransport(TransportConfig{Gateway: noGateway, Inner: http.DefaultTransport, Pin: w.byTask(), Trust: w, Clock: w.clock.Now}))}
-	testworld.Refused(t, c.prove(x, channel.Response{}, noon), wire.EvidenceMissing)
+	testworld.Refused(t, c.verifyReceipt(x, channel.Response{}, noon), wire.EvidenceMissing)
 }
 
 // shut is the body of an outer request as net/http gives it: no more to be read
@@ -95,14 +95,14 @@ func TestReceiptOfUnreadRequest(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		var record unitauth.Record
 		r := testworld.Must(http.NewRequest(method, base+"/", strings.NewReader("a few words")))
-		answer, err := rt.RoundTrip(r.WithContext(WithRecord(t.Context(), &record)))
+		response, err := rt.RoundTrip(r.WithContext(WithRecord(t.Context(), &record)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.ReadAll(answer.Body); err != nil {
+		if _, err := io.ReadAll(response.Body); err != nil {
 			t.Errorf("%s: %v", method, err)
 		}
-		answer.Body.Close()
+		response.Body.Close()
 		if _, err := unitauth.VerifyReceipt(record, c.trust(), unitauth.ReceiptExpect{Pin: c.byTask(), At: noon}); err != nil {
 			t.Errorf("%s: verifying the receipt: %v", method, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -18,33 +19,33 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Relay carries sealed bytes between the units of a cluster. It is trusted with
-// nothing: what it loses the client's ticket replaces.
+// Relay carries sealed bytes between the units of a cluster. It is untrusted: the client's
+// ticket replaces what it loses.
 type Relay interface {
-	// Number is the next session number of the range that the manager gave
+	// Number returns the next session number of the range that the manager allocated to
 	// this unit, or a random one without a manager. It does not block.
 	Number() uint64
-	// Push brings a sealed session, for Host.Join, or a tombstone, for Host.Bury, to
+	// Push sends a sealed session, for Host.ImportSession, or a tombstone, for Host.Terminate, to
 	// all other units. It does not block.
 	Push(kind envelope.Kind, sealed []byte)
-	// Pull asks for the stored copy of a session. Its error has the reason
-	// [wire.NotFound] where there is none, and [wire.Unavailable] where nobody
-	// answers in time.
+	// Pull fetches the stored copy of a session. Its error has the reason
+	// [wire.NotFound] if there is none, and [wire.Unavailable] if no response comes in
+	// time.
 	Pull(ctx context.Context, id wire.SessionID) ([]byte, error)
 }
 
-// ServerConfig says what a server serves. Every field is required but Attester,
+// ServerConfig configures a server. Every field is required but Attester,
 // Crowded and Heads.
 type ServerConfig struct {
 	Host  *channel.Host
-	App   http.Handler // answers the requests of sessions, and all other paths
+	App   http.Handler // serves the requests of sessions, and all other paths
 	Relay Relay
-	// Attester gives fresh evidence; without one no session that wants any is
-	// opened. It is asked for evidence from one goroutine at a time. One that is
-	// [attest.Challenged] introduces itself to the client before.
+	// Attester makes fresh evidence; without one no session that wants any is opened.
+	// It is called from one goroutine at a time. One that is [attest.CredentialAttester]
+	// introduces itself to the client first.
 	Attester attest.Attester
-	// RingUnknown is called when a session comes under a ring key that the
-	// host does not hold: a reason to renew soon. It does not block.
+	// RingUnknown is called when a session arrives under a ring key that the host does
+	// not have, which is a reason to renew soon. It does not block.
 	RingUnknown func()
 	// Crowded is called with each refusal, and counts those by a quota
 	// ([limit.QuotaOf]). It does not block; nil counts none.
@@ -69,7 +70,7 @@ type Server struct {
 // leaves something out.
 func NewServer(c ServerConfig) (*Server, error) {
 	if c.Host == nil || c.App == nil || c.Relay == nil || c.RingUnknown == nil || c.Clock == nil || c.Log == nil {
-		return nil, wire.Refuse(wire.BadRequest, "channel server: configuration", "one with gaps", "host, app, relay, ring unknown, clock, log")
+		return nil, wire.Refuse(wire.BadRequest, "channel server: configuration", "a required field is not set", "host, app, relay, ring unknown, clock, log")
 	}
 	return &Server{config: c, intake: newIntake(c.Host.Limits())}, nil
 }
@@ -80,24 +81,24 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case wire.PathSession:
 		s.servePost(w, r, wire.TypeSession, s.serveOpen)
 	case wire.PathRequest:
-		s.servePost(w, r, wire.TypeRequest, s.request)
+		s.servePost(w, r, wire.TypeRequest, s.serveRequest)
 	case wire.PathOneOff:
-		if err := s.oneOff(w, r); err != nil {
-			s.problem(w, err)
+		if err := s.serveOHTTP(w, r); err != nil {
+			s.writeProblem(w, err)
 		}
 	default:
 		s.config.App.ServeHTTP(w, r)
 	}
 }
 
-// servePost demands method and type, and tells what a handler refuses.
+// servePost checks method and type, and writes the refusal of a handler.
 func (s *Server) servePost(w http.ResponseWriter, r *http.Request, kind string, h func(http.ResponseWriter, *http.Request) error) {
 	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != kind {
-		s.problem(w, wire.Refuse(wire.BadRequest, "channel: method and content type", r.Method, kind))
+		s.writeProblem(w, wire.Refuse(wire.BadRequest, "channel: method and content type", r.Method, kind))
 		return
 	}
 	if err := h(w, r); err != nil {
-		s.problem(w, err)
+		s.writeProblem(w, err)
 	}
 }
 
@@ -105,19 +106,19 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, kind string, 
 // section 5.3.
 const typeOneOffKey = "https://iana.org/assignments/http-problem-types#ohttp-key"
 
-// problem writes, and counts, a refusal.
-func (s *Server) problem(w http.ResponseWriter, err error) {
-	s.count(err)
-	problem(w, err)
+// writeProblem writes, and counts, a refusal.
+func (s *Server) writeProblem(w http.ResponseWriter, err error) {
+	s.countRefusal(err)
+	writeProblem(w, err)
 }
 
-func (s *Server) count(err error) {
+func (s *Server) countRefusal(err error) {
 	if s.config.Crowded != nil {
 		s.config.Crowded(err)
 	}
 }
 
-func problem(w http.ResponseWriter, err error) { problemFor(err).Write(w) }
+func writeProblem(w http.ResponseWriter, err error) { problemFor(err).Write(w) }
 
 func problemFor(err error) api.Problem {
 	p := api.UnitProblem(err)
@@ -127,17 +128,17 @@ func problemFor(err error) api.Problem {
 	return p
 }
 
-// openAgain is how often an open request is begun again because the ring was
-// replaced while it was worked on. Rings are replaced seconds apart at the least.
-const openAgain = 2
+// maxReopens is how often an open request is begun again because the ring was
+// replaced meanwhile. Rings are replaced at least seconds apart.
+const maxReopens = 2
 
-// serveOpen answers an open request.
+// serveOpen serves an open request.
 func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) error {
 	s.config.Heads.receive(r.Header)
 	setHead(w.Header(), s.config.Heads.newest())
 	body, err := readWhole(w, r, channel.MaxOpenRequest)
 	if err != nil {
-		return wire.Refuse(wire.Malformed, "open request: body", "cut off", "a whole one")
+		return wire.Refuse(wire.Malformed, "open request: body", fmt.Sprint(len(body), " bytes: ", err), "the whole body")
 	}
 	cookie, _ := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldCookie))
 	request := channel.OpenRequest{Body: body, Cookie: cookie, Number: s.config.Relay.Number(), Pending: int(s.pending.Add(1))}
@@ -153,13 +154,13 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer, sealed, err := s.finish(r, a)
-	for range openAgain {
+	response, sealed, err := s.finishOpen(r, a)
+	for range maxReopens {
 		if !errors.Is(err, wire.UnknownRing) {
 			break
 		}
-		if err = s.again(a); err == nil {
-			answer, sealed, err = s.finish(r, a)
+		if err = s.acceptAgain(a); err == nil {
+			response, sealed, err = s.finishOpen(r, a)
 		}
 	}
 	if err != nil {
@@ -169,26 +170,26 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) error {
 		s.config.Relay.Push(envelope.Session, sealed)
 	}
 	w.Header().Set("Content-Type", wire.TypeSession)
-	_, _ = w.Write(answer) // the client may be gone, and there is nobody else to tell
+	_, _ = w.Write(response) // the client may be gone, and no one else can use the error
 	return nil
 }
 
-// finish makes the fresh evidence of an open request, if any is wanted, and installs
+// finishOpen makes the fresh evidence of an open request, if any is wanted, and installs
 // the session.
-func (s *Server) finish(r *http.Request, a *channel.ServerHandshake) (answer, sealed []byte, err error) {
+func (s *Server) finishOpen(r *http.Request, a *channel.ServerHandshake) (response, sealed []byte, err error) {
 	evidence, err := s.evidence(r, a)
 	if err != nil {
 		return nil, nil, err
 	}
-	at, err := s.config.Clock() // again: evidence takes its time
+	at, err := s.config.Clock() // again: evidence takes time
 	if err != nil {
 		return nil, nil, err
 	}
 	return a.Finish(evidence, at)
 }
 
-// retryWith is [channel.ServerHandshake.Again] at the unit's time.
-func (s *Server) again(a *channel.ServerHandshake) error {
+// acceptAgain is [channel.ServerHandshake.Again] at the unit's time.
+func (s *Server) acceptAgain(a *channel.ServerHandshake) error {
 	at, err := s.config.Clock()
 	if err != nil {
 		return err
@@ -196,14 +197,14 @@ func (s *Server) again(a *channel.ServerHandshake) error {
 	return a.Again(at)
 }
 
-// evidence is the fresh evidence that the client wants, if it wants any.
+// evidence makes the fresh evidence that the client wants, if it wants any.
 func (s *Server) evidence(r *http.Request, a *channel.ServerHandshake) (attest.Evidence, error) {
 	data, wanted, err := a.Evidence()
 	if err != nil || !wanted {
 		return attest.Evidence{}, err
 	}
 	if s.config.Attester == nil {
-		return attest.Evidence{}, wire.Refuse(wire.EvidenceMissing, "unit: TEE", "none", "one that gives evidence")
+		return attest.Evidence{}, wire.Refuse(wire.EvidenceMissing, "unit: TEE", "no TEE configured", "a TEE that makes evidence")
 	}
 	credential, err := credentialOf(r)
 	if err != nil {
@@ -214,11 +215,11 @@ func (s *Server) evidence(r *http.Request, a *channel.ServerHandshake) (attest.E
 		return attest.Evidence{}, err
 	}
 	defer done()
-	return attest.Answer(r.Context(), s.config.Attester, data, credential)
+	return attest.AttestWithCredential(r.Context(), s.config.Attester, data, credential)
 }
 
-// request answers a request of a session.
-func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
+// serveRequest serves a request of a session.
+func (s *Server) serveRequest(w http.ResponseWriter, r *http.Request) error {
 	var raw [wire.HeaderSize]byte
 	if _, err := io.ReadFull(r.Body, raw[:]); err != nil {
 		return wire.Refuse(wire.Malformed, "request: header", "cut off", "58 bytes")
@@ -237,22 +238,22 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request) error {
 		}
 		return err
 	}
-	setHead(w.Header(), x.News())
+	setHead(w.Header(), x.HeadToSend())
 	switch {
 	case x.Closed():
 		return confirmClose(w, x)
 	case x.Closes() && !x.Empty():
 		return notExecuted(w, x, wire.Malformed)
 	case x.Closes():
-		return s.close(w, x)
+		return s.closeSession(w, x)
 	}
-	return s.serve(w, r, x)
+	return s.serveApp(w, r, x)
 }
 
-// findSession finds the session of a request: in the table, in the ticket that came
-// along, in the manager's stored copy.
+// findSession finds the session of a request: in the table, in the request's ticket, or in
+// the manager's stored copy.
 func (s *Server) findSession(r *http.Request, raw [wire.HeaderSize]byte) (*channel.ServerRequest, error) {
-	x, err := s.begin(r, raw)
+	x, err := s.openRequest(r, raw)
 	if !errors.Is(err, wire.TicketWanted) {
 		return x, err
 	}
@@ -263,37 +264,38 @@ func (s *Server) findSession(r *http.Request, raw [wire.HeaderSize]byte) (*chann
 	ticket, _ := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldTicket))
 	byTicket := s.joinSealed(ticket, header.Session)
 	if byTicket == nil {
-		return s.begin(r, raw)
+		return s.openRequest(r, raw)
 	}
 	stored, byCopy := s.pullCopy(r, header.Session)
 	if byCopy == nil {
 		byCopy = s.joinSealed(stored, header.Session)
 	}
 	if byCopy == nil {
-		return s.begin(r, raw)
+		return s.openRequest(r, raw)
 	}
 	switch {
 	case len(ticket) > 0 && errors.Is(byCopy, wire.Unavailable): // there may be one
-		err = wire.Refuse(wire.Unavailable, "request: stored copy", "no answer", "one, or that there is none")
+		err = wire.Refuse(wire.Unavailable, "request: stored copy", "no response", "the copy, or that there is none")
 	case len(ticket) > 0:
-		err = wire.Refuse(wire.Rekey, "request: ticket", "one that does not open", "a session of this cluster")
+		err = wire.Refuse(wire.Rekey, "request: ticket", fmt.Sprint(len(ticket), " bytes that do not open"), "a session of this cluster")
 	}
-	s.config.Log.Debug("session does not open", "unit", s.config.Host.ID(), "session", header.Session, "answer", wire.ReasonOf(err), "ticket", byTicket, "copy", byCopy)
+	s.config.Log.Debug("session does not open", "unit", s.config.Host.ID(), "session", header.Session, "reason", wire.ReasonOf(err), "ticket", byTicket, "copy", byCopy)
 	return nil, err
 }
 
-// pullCopy asks for the stored copy of a session, at a bounded rate for each address:
-// any client can make up a session, and asking costs a round trip.
+// pullCopy fetches the stored copy of a session, at a bounded rate for each address: any
+// client can invent a session, and fetching costs a round trip.
 func (s *Server) pullCopy(r *http.Request, session wire.SessionID) ([]byte, error) {
 	if !s.intake.pulls.TakeToken(r.RemoteAddr, s.intake.now()) {
-		s.count(wire.Refuse(wire.TooMany, quotaPulls, "more", "fewer from one address"))
-		return nil, wire.Refuse(wire.Unavailable, quotaPulls, "more", "fewer from one address")
+		more, want := fmt.Sprint("more than ", pullsEach), fmt.Sprint("at most ", pullsEach, " from one address")
+		s.countRefusal(wire.Refuse(wire.TooMany, quotaPulls, more, want))
+		return nil, wire.Refuse(wire.Unavailable, quotaPulls, more, want)
 	}
 	return s.config.Relay.Pull(r.Context(), session)
 }
 
-// begin is [channel.Host.Open] at the unit's time.
-func (s *Server) begin(r *http.Request, raw [wire.HeaderSize]byte) (*channel.ServerRequest, error) {
+// openRequest is [channel.Host.Open] at the unit's time.
+func (s *Server) openRequest(r *http.Request, raw [wire.HeaderSize]byte) (*channel.ServerRequest, error) {
 	at, err := s.config.Clock()
 	if err != nil {
 		return nil, err
@@ -301,12 +303,11 @@ func (s *Server) begin(r *http.Request, raw [wire.HeaderSize]byte) (*channel.Ser
 	return s.config.Host.Open(raw, r.Body, at)
 }
 
-// joinSealed takes over the sealed session that a request needs, if there is one. It
-// refuses, with "not-found", one of another session: it helps the request no more than
-// none.
+// joinSealed imports the sealed session of a request, if there is one. It refuses, with
+// "not-found", another session, which does not help the request.
 func (s *Server) joinSealed(sealed []byte, id wire.SessionID) error {
 	if len(sealed) == 0 {
-		return wire.Refuse(wire.NotFound, "sealed session", "none", "one")
+		return wire.Refuse(wire.NotFound, "sealed session", "no bytes", "a sealed session")
 	}
 	if u, err := envelope.ParseSealed(envelope.Session, sealed); err == nil && u.Session != id {
 		return wire.Refuse(wire.NotFound, "sealed session: session", u.Session, id)
@@ -315,15 +316,15 @@ func (s *Server) joinSealed(sealed []byte, id wire.SessionID) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.config.Host.Join(sealed, at)
+	_, err = s.config.Host.ImportSession(sealed, at)
 	if errors.Is(err, wire.UnknownRing) {
 		s.config.RingUnknown()
 	}
 	return err
 }
 
-// close ends the session of a request and confirms it.
-func (s *Server) close(w http.ResponseWriter, x *channel.ServerRequest) error {
+// closeSession ends the session of a request and confirms it.
+func (s *Server) closeSession(w http.ResponseWriter, x *channel.ServerRequest) error {
 	tombstone, err := x.Close()
 	if err != nil {
 		return err
@@ -349,19 +350,19 @@ func writeWhole(w http.ResponseWriter, b []byte, err error) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", wire.TypeAnswer)
+	w.Header().Set("Content-Type", wire.TypeResponse)
 	_, _ = w.Write(b) // the client may be gone
 	return nil
 }
 
-// serve lets the app answer. From here on the request may have been executed,
-// and every answer is authenticated or cut off.
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, x *channel.ServerRequest) error {
+// serveApp calls the app. From here on the request may have been executed, and every
+// response is authenticated or cut off.
+func (s *Server) serveApp(w http.ResponseWriter, r *http.Request, x *channel.ServerRequest) error {
 	inner, err := innerRequest(r, x)
 	if err != nil {
 		return notExecuted(w, x, wire.ReasonOf(err))
 	}
-	a, err := respond(w, x)
+	a, err := newResponseWriter(w, x)
 	if err != nil {
 		return err
 	}
@@ -372,22 +373,22 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, x *channel.Server
 	a.noContent = inner.Method == http.MethodHead
 	s.config.App.ServeHTTP(a, inner)
 	if !x.Whole() {
-		lastOn(w, r)
+		closeConnection(w, r)
 	}
 	if err := a.finish(); err != nil {
-		panic(http.ErrAbortHandler) // cuts the answer off, which the client notices
+		panic(http.ErrAbortHandler) // cuts the response off, which the client notices
 	}
 	leave()
 	return nil
 }
 
-// unreadWait is how long the rest of a request is waited for that the app has left.
+// unreadWait is the time limit for reading the part of a request that the app left unread.
 const unreadWait = time.Second
 
-// fullDuplex lets an answer begin before its request has ended, where a protocol has
-// to be told so. The handler ends with leave: what it wrote goes out, and some of
-// what it did not read is read and forgotten. The server of net/http does that too,
-// after the handler, but panics then at the next request (go.dev/issue/68560).
+// fullDuplex lets a response begin before its request has ended, which HTTP/1.1 must
+// enable. The handler ends with leave: it flushes the response, and discards some of the
+// unread request. The server of net/http does that too, after the handler, but then
+// panics at the next request (go.dev/issue/68560).
 func fullDuplex(w http.ResponseWriter, r *http.Request) (leave func()) {
 	control := http.NewResponseController(w)
 	_ = control.EnableFullDuplex()
@@ -398,18 +399,18 @@ func fullDuplex(w http.ResponseWriter, r *http.Request) (leave func()) {
 	}
 }
 
-// lastOn says of a request that nobody reads to its end that it is the last on its
-// connection, where that is of HTTP/1.1 and the answer has not begun. Else the client
-// might send the next one while the connection is closed, and not know its outcome.
-func lastOn(w http.ResponseWriter, r *http.Request) {
+// closeConnection makes a request that is not read to its end the last one on its HTTP/1.1
+// connection, if the response has not begun. Otherwise the client might send the next
+// request while the connection is closed, and not know its outcome.
+func closeConnection(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")
 	}
 }
 
-// innerRequest is the request in the session, for the app.
+// innerRequest returns the request in the session, for the app.
 func innerRequest(outer *http.Request, x *channel.ServerRequest) (*http.Request, error) {
-	head, err := x.Head()
+	head, err := x.RequestHead()
 	if err != nil {
 		return nil, err
 	}

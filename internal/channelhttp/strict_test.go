@@ -36,18 +36,18 @@ func TestCloseRefusals(t *testing.T) {
 	u := c.units[0]
 	s, _ := c.opened(u.Host, c.byTask())
 	post := bhttp.Head{Method: "POST", Scheme: "https", Authority: "a", Path: "/", Fields: http.Header{}, Length: 2}
-	_, answer := c.closing(s, u, wire.FlagClose, post, "hi")
-	if got := u.Stats(c.clock.Now()); answer.StatusCode != http.StatusOK || got.Sessions != 1 || got.Closed != 0 {
-		t.Errorf("with content: got status %d and %+v, want 200 and an open session", answer.StatusCode, got)
+	_, response := c.closing(s, u, wire.FlagClose, post, "hi")
+	if got := u.Stats(c.clock.Now()); response.StatusCode != http.StatusOK || got.Sessions != 1 || got.Closed != 0 {
+		t.Errorf("with content: got status %d and %+v, want 200 and an open session", response.StatusCode, got)
 	}
-	if said := testworld.Must(io.ReadAll(answer.Body)); bytes.Contains(said, []byte("problem")) {
+	if said := testworld.Must(io.ReadAll(response.Body)); bytes.Contains(said, []byte("problem")) {
 		t.Errorf("with content: got %s, want an authenticated answer", said)
 	}
-	if _, answer = c.closing(s, u, wire.FlagClose|wire.FlagReceipt, bhttp.Head{}, ""); answer.StatusCode != http.StatusBadRequest {
-		t.Errorf("with a receipt wanted: got status %d, want 400", answer.StatusCode)
+	if _, response = c.closing(s, u, wire.FlagClose|wire.FlagReceipt, bhttp.Head{}, ""); response.StatusCode != http.StatusBadRequest {
+		t.Errorf("with a receipt wanted: got status %d, want 400", response.StatusCode)
 	}
-	x, answer := c.closing(s, u, wire.FlagClose, bhttp.Head{}, "")
-	if a := testworld.Must(x.Open(answer.Body)); a.Kind != channel.KindClosed {
+	x, response := c.closing(s, u, wire.FlagClose, bhttp.Head{}, "")
+	if a := testworld.Must(x.Open(response.Body)); a.Kind != channel.KindClosed {
 		t.Errorf("without either: got an answer of kind %d, want %d", a.Kind, channel.KindClosed)
 	}
 }
@@ -57,7 +57,7 @@ func TestMarkedCall(t *testing.T) {
 	for fields, want := range map[string]bool{"": false, "1": true} {
 		r := testworld.Must(http.NewRequest(http.MethodPost, base, nil))
 		r.Header.Set("Idempotency-Key", fields)
-		if got := (&call{request: r}).knows().Marked; got != want {
+		if got := (&call{request: r}).knownAttempt().Marked; got != want {
 			t.Errorf("%q: got %v, want %v", fields, got, want)
 		}
 	}
@@ -76,8 +76,8 @@ func TestTicketOfAnotherSession(t *testing.T) {
 	r := testworld.Must(http.NewRequest(http.MethodPost, "http://unit"+wire.PathRequest, bytes.NewReader(raw)))
 	r.Header.Set("Content-Type", wire.TypeRequest)
 	r.Header.Set(wire.FieldTicket, base64.RawURLEncoding.EncodeToString(other))
-	if answer := serve(u.server, r); answer.StatusCode != http.StatusOK {
-		t.Errorf("got status %d, want 200", answer.StatusCode)
+	if response := serve(u.server, r); response.StatusCode != http.StatusOK {
+		t.Errorf("got status %d, want 200", response.StatusCode)
 	}
 	if n := u.Stats(c.clock.Now()).Sessions; n != 1 {
 		t.Errorf("got %d sessions in the table, want the one that was asked for", n)

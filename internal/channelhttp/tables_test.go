@@ -50,7 +50,7 @@ func opens(u *unit, body, cookie []byte) *http.Response {
 	if cookie != nil {
 		r.Header.Set(wire.FieldCookie, base64.RawURLEncoding.EncodeToString(cookie))
 	}
-	answer := serve(u.server, r)
-	io.Copy(io.Discard, answer.Body)
-	return answer
+	response := serve(u.server, r)
+	io.Copy(io.Discard, response.Body)
+	return response
 }

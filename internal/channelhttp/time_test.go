@@ -19,10 +19,10 @@ import (
 // TestTimeHintsAtTheEnds: no time in a hint moves the end of an attempt too far.
 func TestTimeHintsAtTheEnds(t *testing.T) {
 	for _, ms := range ends {
-		answer := status(http.StatusPreconditionFailed)
-		answer.Header.Set(wire.FieldTime, fmt.Sprint(ms))
+		response := status(http.StatusPreconditionFailed)
+		response.Header.Set(wire.FieldTime, fmt.Sprint(ms))
 		var known times
-		known.note(wire.UnitID{}, hintOf(answer).Time, noon)
+		known.noteTime(wire.UnitID{}, hintOf(response).Time, noon)
 		if got := known.notAfter(wire.UnitID{}, noon, time.Second); got.After(noon.Add(channel.MaxAhead)) || got.Before(noon) {
 			t.Errorf("hint %d: got %v", ms, got)
 		}
@@ -57,9 +57,9 @@ func TestUnboundAndUnsafe(t *testing.T) {
 func requests(u *unit, raw []byte) *http.Response {
 	r := testworld.Must(http.NewRequest(http.MethodPost, "http://unit"+wire.PathRequest, bytes.NewReader(raw)))
 	r.Header.Set("Content-Type", wire.TypeRequest)
-	answer := serve(u.server, r)
-	io.Copy(io.Discard, answer.Body)
-	return answer
+	response := serve(u.server, r)
+	io.Copy(io.Discard, response.Body)
+	return response
 }
 
 // TestBoundOnceUnderClocks delivers one bound request again and again, with its
@@ -90,7 +90,7 @@ func TestBoundOnceUnderClocks(t *testing.T) {
 			for _, jump = range jumps {
 				statuses = append(statuses, requests(u, raw).StatusCode)
 				if at, err := u.server.config.Clock(); err == nil {
-					u.Join(sealed, at)
+					u.ImportSession(sealed, at)
 					u.Stats(at)
 				} else if got := opens(u, testworld.Must(channel.NewClientHandshake(c.byTask(), 0)).Request(), nil).StatusCode; got != http.StatusServiceUnavailable {
 					t.Errorf("while the clock is wrong: an open got status %d", got)
@@ -164,9 +164,9 @@ func TestTimeHints(t *testing.T) {
 					}
 					io.Copy(io.Discard, r.Body)
 					sent++
-					answer := status(http.StatusPreconditionFailed)
-					answer.Header.Set(wire.FieldTime, hint)
-					return answer, nil
+					response := status(http.StatusPreconditionFailed)
+					response.Header.Set(wire.FieldTime, hint)
+					return response, nil
 				}
 				_, err := say(t, rt, "GET", "/", "")
 				want := wire.Expired

@@ -13,12 +13,11 @@ import (
 // where the client sets nothing.
 const defaultNotAfter = 30 * time.Second
 
-// leastSpread is by how much the clocks of two units are thought to differ while
-// the client has seen less.
+// leastSpread is the least assumed difference between the clocks of two units.
 const leastSpread = 30 * time.Second
 
-// times is what a client knows of the clocks of units: how far each is ahead of
-// its own. It selects the `not after` of attempts and nothing else. It is safe for
+// times are the differences of the clocks of units from the client's, as far as it knows
+// them. They select the `not after` of attempts and nothing else. It is safe for
 // concurrent use.
 type times struct {
 	mu     sync.Mutex // guards all below
@@ -27,7 +26,7 @@ type times struct {
 	spread time.Duration // largest difference from that seen
 }
 
-// opened notes the time that a unit gave with a session, authenticated.
+// opened notes the authenticated time of a unit that opened a session.
 func (t *times) opened(unit wire.UnitID, at, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -35,9 +34,9 @@ func (t *times) opened(unit wire.UnitID, at, now time.Time) {
 	t.ahead = map[wire.UnitID]time.Duration{unit: t.opener}
 }
 
-// noteUnits notes a time that is said to be a unit's, by the unit itself or by a hint.
-// One that is too far off is not used.
-func (t *times) note(unit wire.UnitID, at, now time.Time) {
+// noteTime notes the time of a unit, from the unit itself or from a hint. A time that is
+// too far off is not used.
+func (t *times) noteTime(unit wire.UnitID, at, now time.Time) {
 	if unitauth.CheckSkew(at, now) != nil {
 		return
 	}
@@ -53,7 +52,7 @@ func (t *times) note(unit wire.UnitID, at, now time.Time) {
 	t.spread = max(t.spread, (t.ahead[unit] - t.opener).Abs())
 }
 
-// notAfter is the end of an attempt that is bound to a unit, or to none, and may
+// notAfter returns the end of an attempt that is bound to a unit, or to none, and may
 // take until after that unit's present.
 func (t *times) notAfter(unit wire.UnitID, now time.Time, after time.Duration) time.Time {
 	t.mu.Lock()

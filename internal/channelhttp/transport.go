@@ -18,29 +18,29 @@ import (
 
 // Times of a client.
 const (
-	openTime   = 30 * time.Second       // for opening one session
-	openPause  = 100 * time.Millisecond // after a failed try, growing
-	openTries  = 6
-	openOthers = 4                      // of these, that another than the pin's units answers
-	againPause = 20 * time.Millisecond  // before an attempt after one that found nobody, doubling
-	probeTime  = 100 * time.Millisecond // of such an attempt, in which no other call makes one in its place
-	probeWait  = 10 * time.Second       // for the turn to make one
-	renewPause = 5 * time.Second        // after opening ahead of expiry failed
+	openTime       = 30 * time.Second       // for opening one session
+	openPause      = 100 * time.Millisecond // after a failed try, growing
+	openTries      = 6
+	openWrongUnits = 4                      // of these, with responses of other units than the pin's
+	retryPause     = 20 * time.Millisecond  // before an attempt after one that found no unit, doubling
+	probeTime      = 100 * time.Millisecond // how long such an attempt keeps its probe slot
+	probeWait      = 10 * time.Second       // for a probe slot
+	renewPause     = 5 * time.Second        // after opening ahead of expiry failed
 )
 
-// TrustSource gives what answers are judged by.
+// TrustSource provides the trust that responses are verified by.
 type TrustSource interface {
-	// Trust is the newest trust there is. It does not block.
+	// Trust returns the newest trust. It does not block.
 	Trust() unitauth.Trust
-	// Renew fetches trust anew, after an answer that the newest does not
-	// accept, and gives the newest there is then.
+	// Renew fetches trust again, after a response that the newest does not accept, and
+	// returns the newest.
 	Renew(ctx context.Context) unitauth.Trust
 }
 
-// TransportConfig says which cluster a transport speaks to. Every field is
-// required but Wants, Heads and NotAfter.
+// TransportConfig configures a transport for a cluster. Every field is required but
+// Options, Heads and NotAfter.
 type TransportConfig struct {
-	Gateway *url.URL          // whatever reaches the units; trusted with nothing
+	Gateway *url.URL          // any server that reaches the units; untrusted
 	Inner   http.RoundTripper // sends outer requests to the gateway
 	Pin     unitauth.Pin
 	Options channel.SessionOptions
@@ -55,8 +55,8 @@ type TransportConfig struct {
 
 // Transport is an [http.RoundTripper] that sends requests through the trusted
 // channel. It opens a session when it needs one, and the next ahead of the
-// expiry. A session that a unit which was cut off may read ends as soon as trust has
-// the cut, with the answers under way in it. It is safe for concurrent use and is
+// expiry. As soon as trust has a cut, sessions that the unit which was cut off may read
+// end, with their responses. It is safe for concurrent use and is
 // closed by its owner.
 type Transport struct {
 	config     TransportConfig
@@ -64,18 +64,18 @@ type Transport struct {
 	requestURL *url.URL
 
 	times      times         // of units
-	chunks     chunk.Pool    // of answers, and of requests in several
-	probeSlots chan struct{} // of calls that look for somebody who answers
+	chunks     chunk.Pool    // of responses, and of requests in several
+	probeSlots chan struct{} // of calls that look for a unit that responds
 
-	life  context.Context // ends with Close
-	stop  context.CancelFunc
-	tasks sync.WaitGroup // every goroutine started
+	lifetime context.Context // ends with Close
+	stop     context.CancelFunc
+	tasks    sync.WaitGroup // every goroutine started
 
 	mu      sync.Mutex // guards all below
 	active  *activeSession
 	opening *flight       // under way; nil: none
 	units   []wire.UnitID // of the newest hint, without those that are cut off
-	wary    bool          // there were such: a request that is bound to none may come to one
+	wary    bool          // there were such: an unbound request may reach one
 	cut     cutUnits
 	opens   uint64
 	closed  bool
@@ -86,10 +86,10 @@ type activeSession struct {
 	*channel.Session
 	renew time.Time // when the next is opened
 	last  time.Time // when it takes no further request
-	users int       // calls that still derive keys of it
+	users int       // calls that still derive keys from it
 }
 
-// flight is one opening for all who wait for it.
+// flight is one opening, for all calls that wait for it.
 type flight struct {
 	done chan struct{} // closed when err is set
 	err  error
@@ -99,7 +99,7 @@ type flight struct {
 // "request", a configuration that leaves something out.
 func NewTransport(c TransportConfig) (*Transport, error) {
 	if c.Gateway == nil || c.Inner == nil || c.Trust == nil || c.Clock == nil {
-		return nil, wire.Refuse(wire.BadRequest, "channel transport: configuration", "one with gaps", "gateway, inner, trust, clock")
+		return nil, wire.Refuse(wire.BadRequest, "channel transport: configuration", "a required field is not set", "gateway, inner, trust, clock")
 	}
 	if err := c.Pin.Check(); err != nil {
 		return nil, err
@@ -112,12 +112,12 @@ func NewTransport(c TransportConfig) (*Transport, error) {
 	}
 	gateway := c.Gateway.JoinPath("/") // JoinPath of an empty path is relative
 	t := &Transport{config: c, sessionURL: gateway.JoinPath(wire.PathSession), requestURL: gateway.JoinPath(wire.PathRequest), probeSlots: make(chan struct{}, maxProbes)}
-	t.life, t.stop = context.WithCancel(context.Background())
+	t.lifetime, t.stop = context.WithCancel(context.Background())
 	return t, nil
 }
 
-// Session gives the open session, and opens one if there is none. It blocks
-// until then, or until ctx is done.
+// Session returns the open session, and opens one if there is none. It blocks until then,
+// or until ctx is done.
 func (t *Transport) Session(ctx context.Context) (*channel.Session, error) {
 	h, err := t.acquire(ctx)
 	if err != nil {
@@ -127,14 +127,14 @@ func (t *Transport) Session(ctx context.Context) (*channel.Session, error) {
 	return h.Session, nil
 }
 
-// Opens is the number of sessions opened so far.
+// Opens returns the number of sessions opened so far.
 func (t *Transport) Opens() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.opens
 }
 
-// acquire gives the session to use; the caller releases it.
+// acquire returns the session to use; the caller releases it.
 func (t *Transport) acquire(ctx context.Context) (*activeSession, error) {
 	for {
 		h, wait, err := t.current()
@@ -152,8 +152,8 @@ func (t *Transport) acquire(ctx context.Context) (*activeSession, error) {
 	}
 }
 
-// current is the session that may be used now, or the opening of one to wait
-// for. It begins an opening when it is time to.
+// current returns the session to use now, or the opening of one to wait for. It begins an
+// opening when that is due.
 func (t *Transport) current() (*activeSession, *flight, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -167,7 +167,7 @@ func (t *Transport) current() (*activeSession, *flight, error) {
 	if t.opening == nil && (t.active == nil || !now.Before(t.active.renew)) {
 		f := &flight{done: make(chan struct{})}
 		t.opening = f
-		t.tasks.Go(func() { t.open(f) })
+		t.tasks.Go(func() { t.openSession(f) })
 	}
 	if t.active != nil {
 		t.active.users++
@@ -176,8 +176,8 @@ func (t *Transport) current() (*activeSession, *flight, error) {
 	return nil, t.opening, nil
 }
 
-// replace makes h the session for calls from now on, and erases the one before
-// as soon as no call uses it. The caller holds the mutex.
+// replace makes h the active session, and erases the previous one as soon as no call uses
+// it. The caller holds the mutex.
 func (t *Transport) replace(h *activeSession) {
 	old := t.active
 	t.active = h
@@ -196,8 +196,8 @@ func (t *Transport) release(h *activeSession) {
 	}
 }
 
-// forget drops a session that the cluster does not open any more.
-func (t *Transport) forget(h *activeSession) {
+// dropSession drops a session that the cluster no longer opens.
+func (t *Transport) dropSession(h *activeSession) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.active == h {
@@ -205,9 +205,9 @@ func (t *Transport) forget(h *activeSession) {
 	}
 }
 
-// serveOpen is one flight.
-func (t *Transport) open(f *flight) {
-	ctx, cancel := context.WithTimeout(t.life, openTime)
+// openSession opens a session for a flight.
+func (t *Transport) openSession(f *flight) {
+	ctx, cancel := context.WithTimeout(t.lifetime, openTime)
 	defer cancel()
 	s, err := t.negotiate(ctx)
 	t.mu.Lock()
@@ -226,8 +226,8 @@ func (t *Transport) open(f *flight) {
 		}
 		return
 	}
-	life := s.Expires().Sub(s.OpenedAt())
-	h := &activeSession{Session: s, renew: now.Add(life * 3 / 4), last: s.Expires().Add(-min(life/10, 5*time.Second))}
+	lifetime := s.Expires().Sub(s.OpenedAt())
+	h := &activeSession{Session: s, renew: now.Add(lifetime * 3 / 4), last: s.Expires().Add(-min(lifetime/10, 5*time.Second))}
 	if s.Alone() { // until units have certificate reports since the cut
 		h.renew = now.Add(renewPause)
 	}
@@ -236,7 +236,7 @@ func (t *Transport) open(f *flight) {
 }
 
 // noteUnits keeps the units that a hint names.
-func (t *Transport) noteUnits(h Hint) {
+func (t *Transport) noteUnits(h hint) {
 	if h.Units == nil {
 		return
 	}
@@ -247,18 +247,18 @@ func (t *Transport) noteUnits(h Hint) {
 	t.wary = len(t.units) < len(h.Units)
 }
 
-// isWary reports whether safe requests are bound to units too: a unit that is cut off
-// is said to be there.
+// isWary reports whether safe requests are bound to units too, because the hint names a
+// unit that is cut off.
 func (t *Transport) isWary() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.wary
 }
 
-// choose picks the unit that a request is bound to: of those that are said to be
-// there any that was not tried, then the one that opened the session, which surely
-// was there once, then the one whose turn was longest ago.
-func (t *Transport) choose(h *activeSession, tried []wire.UnitID) (unit wire.UnitID) {
+// chooseUnit returns the unit to bind a request to: any unit of the hint that was not
+// tried, then the one that opened the session, which was there once, then the one that was
+// tried longest ago.
+func (t *Transport) chooseUnit(h *activeSession, tried []wire.UnitID) (unit wire.UnitID) {
 	t.mu.Lock()
 	units := t.units
 	t.mu.Unlock()
@@ -271,11 +271,11 @@ func (t *Transport) choose(h *activeSession, tried []wire.UnitID) (unit wire.Uni
 	for _, i := range rand.Perm(len(units)) {
 		consider(units[i])
 	}
-	consider(h.Peer().UnitID())
+	consider(h.OpenedBy().UnitID())
 	return unit
 }
 
-// lastIndex is where a unit was tried last, or -1.
+// lastIndex returns the index of the last attempt at a unit, or -1.
 func lastIndex(tried []wire.UnitID, unit wire.UnitID) int {
 	for i, id := range slices.Backward(tried) {
 		if id == unit {
@@ -285,15 +285,15 @@ func lastIndex(tried []wire.UnitID, unit wire.UnitID) int {
 	return -1
 }
 
-// Closed says how far a session was closed.
+// Closed is the result of closing a session.
 type Closed struct {
 	Confirmed []wire.UnitID // units that erased it, each authenticated
-	Others    time.Time     // until then, units that did not confirm may hold it
+	Others    time.Time     // until then, units that did not confirm may have it
 }
 
 // Close closes the session at the units that are known, as far as ctx lets it,
-// erases its secret, and waits for what the transport started. Answers under way
-// go on; later calls fail with [channel.ErrClosed].
+// erases its secret, and waits for what the transport started. Responses
+// that have begun continue; later calls fail with [channel.ErrClosed].
 func (t *Transport) Close(ctx context.Context) Closed {
 	t.mu.Lock()
 	h, units := t.active, t.units
@@ -305,7 +305,7 @@ func (t *Transport) Close(ctx context.Context) Closed {
 		return Closed{}
 	}
 	defer h.Close()
-	if opener := h.Peer().UnitID(); !slices.Contains(units, opener) {
+	if opener := h.OpenedBy().UnitID(); !slices.Contains(units, opener) {
 		units = append(slices.Clone(units), opener)
 	}
 	confirmed := make([]error, len(units))
@@ -333,12 +333,12 @@ func (t *Transport) closeAt(ctx context.Context, h *activeSession, unit wire.Uni
 	if err != nil {
 		return err
 	}
-	answer, err := t.config.Inner.RoundTrip(t.outer(new(http.Request).WithContext(ctx), h, &outgoing{raw: body}, ""))
+	response, err := t.config.Inner.RoundTrip(t.outer(new(http.Request).WithContext(ctx), h, &outgoing{raw: body}, ""))
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
-	a, err := x.Open(answer.Body)
+	defer response.Body.Close()
+	a, err := x.Open(response.Body)
 	if err == nil && a.Kind != channel.KindClosed {
 		err = ErrNotExecuted
 	}

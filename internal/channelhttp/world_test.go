@@ -92,7 +92,7 @@ func (r *relay) Push(kind envelope.Kind, sealed []byte) {
 		if u == r.u {
 			continue
 		}
-		join := u.Join
+		join := u.ImportSession
 		if kind == envelope.Tombstone {
 			join = u.Terminate
 		}
@@ -126,8 +126,8 @@ func (c *cluster) RoundTrip(r *http.Request) (*http.Response, error) {
 	tampers := c.tampers
 	c.mu.Unlock()
 	if tampers != nil {
-		if answer, err := tampers(r); answer != nil || err != nil {
-			return answer, err
+		if response, err := tampers(r); response != nil || err != nil {
+			return response, err
 		}
 	}
 	return c.route(r)
@@ -162,18 +162,18 @@ func (c *cluster) route(r *http.Request) (*http.Response, error) {
 		if h.Target != (wire.UnitID{}) {
 			i := slices.IndexFunc(alive, func(u *unit) bool { return u.ID() == h.Target })
 			if i < 0 {
-				answer := status(http.StatusMisdirectedRequest)
-				answer.Header.Set(wire.FieldUnits, ids(alive))
-				return answer, nil
+				response := status(http.StatusMisdirectedRequest)
+				response.Header.Set(wire.FieldUnits, ids(alive))
+				return response, nil
 			}
 			u = alive[i]
 		}
 	}
 	inner := r.Clone(r.Context())
 	inner.Body = io.NopCloser(body)
-	answer := serve(u.server, inner)
-	answer.Header.Set(wire.FieldUnits, ids(alive))
-	return answer, nil
+	response := serve(u.server, inner)
+	response.Header.Set(wire.FieldUnits, ids(alive))
+	return response, nil
 }
 
 func ids(units []*unit) string {
@@ -253,12 +253,12 @@ const base = "https://scoring.clinic.example"
 func say(t testing.TB, rt http.RoundTripper, method, path, body string) (string, error) {
 	t.Helper()
 	r := testworld.Must(http.NewRequest(method, base+path, strings.NewReader(body)))
-	answer, err := rt.RoundTrip(r)
+	response, err := rt.RoundTrip(r)
 	if err != nil {
 		return "", err
 	}
-	defer answer.Body.Close()
-	b, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	b, err := io.ReadAll(response.Body)
 	return string(b), err
 }
 

@@ -14,11 +14,11 @@ import (
 )
 
 // responseWriter is the [http.ResponseWriter] of a request in a session, or of a
-// one-off. What an app writes is kept until it is more than 16 KiB, or flushed, or all: a
-// small response is one chunk of known length. It is used by one goroutine at a time.
+// one-off. It buffers what an app writes up to 16 KiB, a flush or the end: a small response is
+// one chunk of known length. It is used by one goroutine at a time.
 type responseWriter struct {
-	w         http.ResponseWriter // the response outside
-	responder *channel.Responder  // seals what is sent of it
+	w         http.ResponseWriter // the outer response
+	responder *channel.Responder  // seals the inner response
 	header    http.Header
 	status    int   // 0 before WriteHeader
 	length    int64 // of the content, if the app set it
@@ -27,16 +27,16 @@ type responseWriter struct {
 	streaming bool
 }
 
-// respond makes the writer of the response to a request in a session.
-func respond(w http.ResponseWriter, x *channel.ServerRequest) (*responseWriter, error) {
+// newResponseWriter makes the writer of the response to a request in a session.
+func newResponseWriter(w http.ResponseWriter, x *channel.ServerRequest) (*responseWriter, error) {
 	r, err := x.Responder(w)
 	if err != nil {
 		return nil, err
 	}
-	return newWriter(w, wire.TypeAnswer, r), nil
+	return newWriterOf(w, wire.TypeResponse, r), nil
 }
 
-func newWriter(w http.ResponseWriter, kind string, r *channel.Responder) *responseWriter {
+func newWriterOf(w http.ResponseWriter, kind string, r *channel.Responder) *responseWriter {
 	w.Header().Set("Content-Type", kind)
 	return &responseWriter{w: w, responder: r, header: make(http.Header, 4), length: bhttp.Indeterminate}
 }
@@ -75,8 +75,8 @@ func (a *responseWriter) Write(p []byte) (int, error) {
 	if a.length >= 0 && a.written > a.length {
 		return 0, http.ErrContentLength
 	}
-	if !a.streaming && len(a.responder.Kept())+len(p) <= channel.MaxSmall {
-		a.responder.Keep(p)
+	if !a.streaming && len(a.responder.BufferedContent())+len(p) <= channel.MaxSmall {
+		a.responder.BufferContent(p)
 		return len(p), nil
 	}
 	if err := a.stream(p); err != nil {
@@ -91,7 +91,7 @@ func (a *responseWriter) WriteString(s string) (int, error) { return a.Write([]b
 // Flush sends what was written.
 func (a *responseWriter) Flush() { _ = a.FlushError() }
 
-// FlushError sends what was written, and returns what went wrong.
+// FlushError sends what was written, and returns the error.
 func (a *responseWriter) FlushError() error {
 	if a.status == 0 {
 		a.WriteHeader(http.StatusOK)
@@ -105,24 +105,24 @@ func (a *responseWriter) FlushError() error {
 	return http.NewResponseController(a.w).Flush()
 }
 
-// innerHead is the head of the response. Its content type, where the app has set none, is
+// responseHead returns the head of the response. Its content type, where the app has set none, is
 // detected in a sample of the content.
-func (a *responseWriter) head(sample []byte) bhttp.Head {
+func (a *responseWriter) responseHead(sample []byte) bhttp.Head {
 	if _, ok := a.header["Content-Type"]; !ok && len(sample) > 0 && a.header.Get("Content-Encoding") == "" {
 		a.header.Set("Content-Type", http.DetectContentType(sample))
 	}
 	return bhttp.Head{Status: a.status, Fields: a.header, Length: a.length}
 }
 
-// stream begins to stream: the head, and the content so far, are in the first
-// chunk. Next is what is written next.
+// stream begins to stream: the first chunk has the head and the content so far. Next is
+// the content that follows.
 func (a *responseWriter) stream(next []byte) error {
 	if a.streaming {
 		return nil
 	}
-	a.w.Header().Set("X-Accel-Buffering", "no") // nginx holds streamed answers without it
+	a.w.Header().Set("X-Accel-Buffering", "no") // without it nginx buffers streamed responses
 	a.streaming = true
-	sample := a.responder.Kept()
+	sample := a.responder.BufferedContent()
 	if len(sample) == 0 {
 		sample = next
 	}
@@ -131,7 +131,7 @@ func (a *responseWriter) stream(next []byte) error {
 	}
 	early := a.trailers()
 	defer maps.Copy(a.header, early)
-	return a.responder.Begin(a.head(sample))
+	return a.responder.Begin(a.responseHead(sample))
 }
 
 // trailers takes the trailers out of the header: those with net/http's prefix,
@@ -171,13 +171,13 @@ func (a *responseWriter) finish() error {
 		a.WriteHeader(http.StatusOK)
 	}
 	if a.length >= 0 && !a.noContent && a.written != a.length {
-		return fmt.Errorf("answering: %w", io.ErrUnexpectedEOF)
+		return fmt.Errorf("writing the response: %w", io.ErrUnexpectedEOF)
 	}
 	trailer := a.trailers()
 	if a.streaming {
-		return a.responder.End(trailer)
+		return a.responder.FinishStream(trailer)
 	}
-	size, err := a.responder.Whole(a.head(a.responder.Kept()), trailer)
+	size, err := a.responder.Whole(a.responseHead(a.responder.BufferedContent()), trailer)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"crypto/cipher"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
@@ -31,7 +32,7 @@ const (
 	finalBit     = 1 << 31
 )
 
-// Flag says whether a chunk is the final one of its message.
+// Flag marks the final chunk of a message.
 type Flag uint32
 
 // The flags, as they are in a chunk's length.
@@ -43,22 +44,22 @@ const (
 // counter is the nonce of the next chunk.
 type counter struct{ nonce [12]byte }
 
-// step gives the nonce and moves on. A message of 2^64 chunks does not exist.
-func (c *counter) step() {
+// increment makes the next nonce. No message has 2^64 chunks.
+func (c *counter) increment() {
 	binary.BigEndian.PutUint64(c.nonce[4:], binary.BigEndian.Uint64(c.nonce[4:])+1)
 }
 
-// Pool lends buffers for the chunks of messages. A nil pool makes them.
+// Pool is a pool of buffers for the chunks of messages. A nil pool allocates them.
 type Pool struct{ lent sync.Pool }
 
-// Buffer is one of them. It holds zeros when nobody has it.
+// Buffer is a buffer of a [Pool]. It contains zeros while it is in the pool.
 type Buffer struct {
 	b    []byte
 	used int // bytes that may not be zeros
 }
 
-// Grow gives size bytes, which are zeros where they are more than ever before.
-// What one message needed the next does.
+// Grow returns size bytes; those that were not used before are zeros. It allocates exactly
+// size, because the next message of a buffer usually needs the same.
 func (c *Buffer) Grow(size int) []byte {
 	if len(c.b) < size {
 		c.b, c.used = make([]byte, size), 0
@@ -67,6 +68,7 @@ func (c *Buffer) Grow(size int) []byte {
 	return c.b[:size:size]
 }
 
+// Get returns a buffer of the pool, or a new one.
 func (p *Pool) Get() *Buffer {
 	if p != nil {
 		if c, ok := p.lent.Get().(*Buffer); ok {
@@ -76,7 +78,7 @@ func (p *Pool) Get() *Buffer {
 	return &Buffer{}
 }
 
-// Put takes a buffer back that nobody uses any more, and erases it; nil is none.
+// Put erases a buffer that is no longer used and returns it to the pool; nil is ignored.
 func (p *Pool) Put(c *Buffer) {
 	if p == nil || c == nil {
 		return
@@ -95,25 +97,25 @@ type Writer struct {
 // NewWriter makes the writer of one message.
 func NewWriter(aead cipher.AEAD) *Writer { return &Writer{aead: aead} }
 
-// Seal encrypts b in place: its first 4 bytes are room for the length, the rest
-// is the plaintext. It gives the whole chunk, for which b should have room.
-func (s *Writer) Seal(b []byte, at Flag) []byte {
+// SealChunk encrypts b in place: its first 4 bytes are room for the length, the rest
+// is the plaintext. It returns the whole chunk, for which b should have room.
+func (s *Writer) SealChunk(b []byte, at Flag) []byte {
 	binary.BigEndian.PutUint32(b, uint32(len(b)-LengthSize+TagSize)|uint32(at))
 	b = s.aead.Seal(b[:LengthSize], s.nonce[:], b[LengthSize:], b[:LengthSize])
-	s.step()
+	s.increment()
 	return b
 }
 
 // Reader decrypts the chunks of one message. It reads no further than the chunk
-// it gives.
+// it returns.
 type Reader struct {
 	r    io.Reader
 	aead cipher.AEAD
 	counter
 	length [LengthSize]byte
-	pool   *Pool   // that buf is of; nil: of none
+	pool   *Pool   // of buf; nil: none
 	buf    *Buffer // nil before the first chunk, and once released
-	ended  bool    // the final chunk was given
+	ended  bool    // the final chunk was returned
 	over   bool    // and nothing follows it
 }
 
@@ -123,25 +125,25 @@ func NewReader(r io.Reader, aead cipher.AEAD, pool *Pool) *Reader {
 	return &Reader{r: r, aead: aead, pool: pool}
 }
 
-// Done reports whether next gave the final chunk.
+// Done reports whether Next returned the final chunk.
 func (o *Reader) Done() bool { return o.ended }
 
-// Release gives the buffer back; no plaintext is in use any more.
+// Release returns the buffer to its pool; the plaintext is no longer valid.
 func (o *Reader) Release() {
 	o.pool.Put(o.buf)
 	o.buf = nil
 }
 
-// Next is the plaintext of the next chunk, valid until the call after, and where
-// it stands. After the final one it is io.EOF, if nothing follows. It refuses
+// Next returns the plaintext of the next chunk, valid until the next call, and its flag.
+// After the final chunk its error is io.EOF, if nothing follows. It refuses
 // with "truncated" an end before the final chunk and with "signature" a chunk
 // that does not open; read errors are the reader's, with "truncated".
 func (o *Reader) Next() ([]byte, Flag, error) {
 	if o.ended {
-		return nil, Final, o.end()
+		return nil, Final, o.checkEnd()
 	}
 	if _, err := io.ReadFull(o.r, o.length[:]); err != nil {
-		return nil, More, CutOff(err)
+		return nil, More, TruncatedError(err)
 	}
 	length := binary.BigEndian.Uint32(o.length[:])
 	at, size := Flag(length&finalBit), int(length&^finalBit)
@@ -153,34 +155,34 @@ func (o *Reader) Next() ([]byte, Flag, error) {
 	}
 	b := o.buf.Grow(size)
 	if _, err := io.ReadFull(o.r, b); err != nil {
-		return nil, More, CutOff(err)
+		return nil, More, TruncatedError(err)
 	}
 	plaintext, err := o.aead.Open(b[:0], o.nonce[:], b, o.length[:])
 	if err != nil {
-		return nil, More, wire.Refuse(wire.BadSignature, "chunk", "bytes that were changed", "what the other side sent")
+		return nil, More, wire.Refuse(wire.BadSignature, "chunk", fmt.Sprint(size, " bytes that do not decrypt"), "a chunk as the other side sent it")
 	}
-	o.step()
+	o.increment()
 	o.ended = at == Final
 	return plaintext, at, nil
 }
 
-// end is io.EOF unless something follows the final chunk.
-func (o *Reader) end() error {
+// checkEnd returns io.EOF unless something follows the final chunk.
+func (o *Reader) checkEnd() error {
 	if o.over {
 		return io.EOF
 	}
 	switch n, err := io.ReadFull(o.r, o.length[:1]); {
 	case n > 0:
-		return wire.Refuse(wire.Malformed, "stream: after the final chunk", "more bytes", "its end")
+		return wire.Refuse(wire.Malformed, "stream: after the final chunk", "more bytes", "the end of the stream")
 	case err != io.EOF:
-		return CutOff(err)
+		return TruncatedError(err)
 	}
 	o.over = true
 	return io.EOF
 }
 
-// CutOff is the error of a stream that ended too soon.
-func CutOff(err error) error {
+// TruncatedError returns the error of a stream that ended too early.
+func TruncatedError(err error) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return ErrTruncated
 	}

@@ -22,7 +22,7 @@ func sealed(parts ...string) [][]byte {
 		if i == len(parts)-1 {
 			at = Final
 		}
-		chunks = append(chunks, s.Seal(append(make([]byte, LengthSize), part...), at))
+		chunks = append(chunks, s.SealChunk(append(make([]byte, LengthSize), part...), at))
 	}
 	return chunks
 }
@@ -73,12 +73,12 @@ func TestLentBuffers(t *testing.T) {
 func TestChunkRefusals(t *testing.T) {
 	c := sealed("one", "two", "three")
 	elsewhere := NewWriter(testworld.Must(newAES(bytes.Repeat([]byte{1}, 32))))
-	elsewhere.step()
-	other := elsewhere.Seal(append(make([]byte, LengthSize), "two"...), Final)
+	elsewhere.increment()
+	other := elsewhere.SealChunk(append(make([]byte, LengthSize), "two"...), Final)
 	early := bytes.Clone(c[1])
 	early[0] |= 0x80
 	long := append(make([]byte, LengthSize), make([]byte, MaxPlaintext+1)...)
-	long = NewWriter(testworld.Must(newAES(make([]byte, 32)))).Seal(long, Final)
+	long = NewWriter(testworld.Must(newAES(make([]byte, 32)))).SealChunk(long, Final)
 	for _, tt := range []struct {
 		name   string
 		chunks [][]byte

@@ -6,8 +6,8 @@ import "slices"
 // bytes, 1, 4 and 16 KiB of content, with 256 bytes for the head.
 var buckets = []int{512, 1280, 4352, 16640}
 
-// Bucket is the size to which n bytes are padded.
-func Bucket(n int) int {
+// BucketSize returns the size to which n bytes are padded.
+func BucketSize(n int) int {
 	i, _ := slices.BinarySearch(buckets, n)
 	if i == len(buckets) {
 		return n
@@ -15,10 +15,10 @@ func Bucket(n int) int {
 	return buckets[i]
 }
 
-// Pad fills up to the next bucket with zeros what begins at from in b. What is
-// larger than all buckets stays as it is.
-func Pad(b []byte, from int) []byte {
-	n := Bucket(len(b) - from)
+// PadToBucket pads b, from the index from on, with zeros to the next bucket. A message
+// larger than all buckets is not padded.
+func PadToBucket(b []byte, from int) []byte {
+	n := BucketSize(len(b) - from)
 	b = slices.Grow(b, from+n-len(b)+TagSize)
 	full := b[:from+n]
 	clear(full[len(b):])

@@ -7,10 +7,10 @@ import (
 
 // Chunks are the chunks of one message, decrypted.
 type Chunks interface {
-	// Next is the plaintext of the next chunk, valid until the call after, and
-	// where it stands; after the final one io.EOF.
+	// Next returns the plaintext of the next chunk, valid until the next call, and its
+	// flag; after the final chunk io.EOF.
 	Next() ([]byte, Flag, error)
-	// Done reports whether Next gave the final chunk.
+	// Done reports whether Next returned the final chunk.
 	Done() bool
 	// Release ends the use of plaintext.
 	Release()
@@ -29,13 +29,13 @@ func NewPlaintext(r io.Reader, aead cipher.AEAD, pool *Pool) *Plaintext {
 	return &both.Plaintext
 }
 
-// Plaintext gives the plaintext of a message chunk by chunk.
+// Plaintext returns the plaintext of a message chunk by chunk.
 type Plaintext struct {
-	// Valid refuses what comes from now on; nil: never.
+	// Valid can refuse the rest of the message; nil: never.
 	Valid func() error
-	// Copy takes all plaintext that a receipt is about; nil: none is taken.
+	// Copy receives all plaintext that a receipt covers; nil: none.
 	Copy io.Writer
-	// EndsInReceipt says that the final chunk, if not the only one, is a receipt.
+	// EndsInReceipt is set if the final chunk, unless it is the only one, is a receipt.
 	EndsInReceipt bool
 
 	opener Chunks
@@ -43,7 +43,7 @@ type Plaintext struct {
 	proof  []byte // that receipt
 }
 
-// Next is the plaintext of the next chunk, and io.EOF at the message's end.
+// Next returns the plaintext of the next chunk, and io.EOF at the message's end.
 func (s *Plaintext) Next() ([]byte, error) {
 	b, at, err := s.opener.Next()
 	if err == nil && s.Valid != nil {
@@ -66,7 +66,7 @@ func (s *Plaintext) Next() ([]byte, error) {
 // Done reports whether the final chunk was read.
 func (s *Plaintext) Done() bool { return s.opener.Done() }
 
-// Receipt is the receipt that the final chunk held; nil: none.
+// Receipt returns the receipt of the final chunk; nil: none.
 func (s *Plaintext) Receipt() []byte { return s.proof }
 
 // Release ends the use of plaintext that Next returned.

@@ -3,6 +3,8 @@
 // project: only they read the environment and the clock, write logs, and pick platforms. They
 // decide nothing about trust themselves; they hand what people pinned on the command line to
 // the packages that do.
+//
+// Files, each using those before it: explain.go, version.go, cli.go, config.go.
 package cli
 
 import (
@@ -67,10 +69,10 @@ func commands(a *frame.App) *cobra.Command {
 	flags.StringVar(&a.LogLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&a.LogFormat, "log-format", "text", "text or json")
 	root.AddCommand(
-		devcmd.Command(a), authoritycmd.Command(a), runcmd.Manager(a), runcmd.Soft(a), runcmd.Unit(a),
+		devcmd.Command(a), authoritycmd.Command(a), runcmd.ManagerCommand(a), runcmd.SoftCommand(a), runcmd.UnitCommand(a),
 		clientcmd.Trust(a), clientcmd.Verify(a), clientcmd.Request(a),
 		policycmd.Command(a), groupcmd.Command(a), evidencecmd.Measure(a), evidencecmd.Evidence(a), opscmd.Status(a), opscmd.Doctor(a),
-		explainCommand(a), opscmd.Log(a), versionCommand(a), configCommand(a, root),
+		explainCommand(a), opscmd.LogCommand(a), versionCommand(a), configCommand(a, root),
 		devcmd.Rogue(a),
 	)
 	root.InitDefaultCompletionCmd()

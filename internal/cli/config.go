@@ -17,7 +17,7 @@ func configCommand(a *frame.App, root *cobra.Command) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			text := "# Flags win over COHORT_* variables, and those over this file.\n" + configExample(root)
-			return a.Emit("config", map[string]string{"toml": text}, text)
+			return a.PrintResult("config", map[string]string{"toml": text}, text)
 		},
 	}, &cobra.Command{
 		Use:   "check FILE",
@@ -31,7 +31,7 @@ func configCommand(a *frame.App, root *cobra.Command) *cobra.Command {
 			if err := checkValues(values, commands((&frame.App{}))); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
-			return a.Emit("config", map[string]any{"file": args[0], "values": values}, fmt.Sprintf("ok: %d values\n", len(values)))
+			return a.PrintResult("config", map[string]any{"file": args[0], "values": values}, fmt.Sprintf("ok: %d values\n", len(values)))
 		},
 	})
 	return cmd

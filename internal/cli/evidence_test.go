@@ -86,10 +86,10 @@ func printed(t *testing.T, data attest.ReportData, gpus ...*attesttest.NVIDIAGPU
 const notCompared = "measurements: compared with no reference value (RIM)"
 
 // TestEvidenceOfDevices: composite evidence and a GPU's alone are shown field by
-// field and appraised, and both say what nobody compared.
+// field and appraised, and both list what was not compared.
 func TestEvidenceOfDevices(t *testing.T) {
 	l := newLaboratory(t)
-	data := attest.Bind(wire.LabelIssue, []byte("nonce"))
+	data := attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 	report, chain, err := l.gpu.Report(t.Context(), sha256.Sum256(data[:]))
 	if err != nil {
 		t.Fatal(err)
@@ -106,15 +106,15 @@ func TestEvidenceOfDevices(t *testing.T) {
 		says       []string
 		inspected  int // exit code of inspect, which asks for no use and no program
 	}{
-		{"with a GPU", l.evidence(t, data, l.gpu), bound, 0, []string{"verdict      holds", "task train, release 1", "not judged device 0: " + notCompared}, 0},
-		{"with two", l.evidence(t, data, l.gpu, l.nvidia.GPU("GH100")), bound, 0, []string{"not judged device 1: " + notCompared}, 0},
+		{"with a GPU", l.evidence(t, data, l.gpu), bound, 0, []string{"verdict      holds", "task train, release 1", "not verified device 0: " + notCompared}, 0},
+		{"with two", l.evidence(t, data, l.gpu, l.nvidia.GPU("GH100")), bound, 0, []string{"not verified device 1: " + notCompared}, 0},
 		{"for another use", l.evidence(t, data, l.gpu), other, frame.ExitRefused, []string{"[nonce]"}, 0},
 		{"without the GPU that the release demands", l.evidence(t, data), bound, frame.ExitRefused, []string{"[device-missing]", "at least 1, by release 1"}, 0},
 		{"with a stranger's", l.evidence(t, data, attesttest.NewNVIDIAVendor(l.at).GPU("GH100")), bound, frame.ExitRefused, []string{"[unknown-root]", "device 0"}, frame.ExitRefused},
-		{"a GPU alone, as NVIDIA's tools print it", clitest.Write(t, "gpu.txt", alone+"\n"), slices.Concat(beside, bound), 0, []string{"verdict      holds", "not judged " + notCompared, "a device: it counts beside a TEE only"}, 0},
+		{"a GPU alone, as NVIDIA's tools print it", clitest.Write(t, "gpu.txt", alone+"\n"), slices.Concat(beside, bound), 0, []string{"verdict      holds", "not verified " + notCompared, "a device: it counts beside a TEE only"}, 0},
 		{"a GPU alone, in lines of 64", clitest.Write(t, "gpu.txt", alone[:64]+"\n"+alone[64:128]+"\r\n"+alone[128:]+"\n"), slices.Concat(beside, bound), 0, []string{"verdict      holds"}, 0},
 		{"a GPU as nvattest prints it", single, bound, 0, []string{"verdict      holds", "a device: it counts beside a TEE only"}, 0},
-		{"two as nvattest prints them", double, bound, 0, []string{"verdict      holds", "not judged device 0: " + notCompared}, 0},
+		{"two as nvattest prints them", double, bound, 0, []string{"verdict      holds", "not verified device 0: " + notCompared}, 0},
 		{"two for another use", double, other, frame.ExitRefused, []string{"[nonce]"}, 0},
 		{"one that nvattest prints twice", printed(t, data, l.gpu, l.gpu), bound, frame.ExitRefused, []string{"[wrong-chip]"}, frame.ExitRefused},
 		{"with a GPU, and no use named", l.evidence(t, data, l.gpu), nil, frame.ExitUsage, []string{`"report-data" not set`}, 0},
@@ -181,7 +181,7 @@ func TestDevelopmentModeOfGPUs(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.gpu.Development = true
-	data := attest.Bind(wire.LabelIssue, []byte("nonce"))
+	data := attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 	gpu := printed(t, data, l.gpu)
 	for _, row := range []struct {
 		mode, checked, judged string
@@ -217,14 +217,14 @@ func (l *laboratory) inspect(t *testing.T, exit int, args []string) {
 	}
 	got := run(t, nil, append([]string{"evidence", "inspect", "-o", "json"}, args...)...)
 	var view struct {
-		Platform attest.Platform
-		Verified bool
-		Unjudged []string
-		Devices  []struct {
-			Platform attest.Platform
-			Chip     string
-			Unjudged []string
-			Fields   map[string]any
+		Platform    attest.Platform
+		Verified    bool
+		NotVerified []string `json:"not_verified"`
+		Devices     []struct {
+			Platform    attest.Platform
+			Chip        string
+			NotVerified []string `json:"not_verified"`
+			Fields      map[string]any
 		}
 		Verdict any
 	}
@@ -234,11 +234,11 @@ func (l *laboratory) inspect(t *testing.T, exit int, args []string) {
 	if !view.Verified || view.Verdict != nil {
 		t.Errorf("got verified %v, verdict %v, want verified and none", view.Verified, view.Verdict)
 	}
-	if view.Platform.IsDevice() && !slices.Contains(view.Unjudged, notCompared) {
-		t.Errorf("got unjudged %q of a GPU alone", view.Unjudged)
+	if view.Platform.IsDevice() && !slices.Contains(view.NotVerified, notCompared) {
+		t.Errorf("got not verified %q of a GPU alone", view.NotVerified)
 	}
 	for i, d := range view.Devices {
-		if d.Platform != attest.NvidiaGPU || d.Chip == "" || d.Fields["driver"] != attesttest.NVIDIADriver || !slices.Contains(d.Unjudged, notCompared) {
+		if d.Platform != attest.NvidiaGPU || d.Chip == "" || d.Fields["driver"] != attesttest.NVIDIADriver || !slices.Contains(d.NotVerified, notCompared) {
 			t.Errorf("device %d: got %+v", i, d)
 		}
 	}

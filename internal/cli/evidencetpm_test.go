@@ -33,7 +33,7 @@ func TestEvidenceOfATPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, in, secret := attest.Bind(wire.LabelIssue, []byte("nonce")), device.Introduce(), make([]byte, attest.SecretSize)
+	data, in, secret := attest.BindReportData(wire.LabelIssue, []byte("nonce")), device.TPMKeys(), make([]byte, attest.SecretSize)
 	credential, err := attest.NewVerifier(tpm.Platform().Appraiser()).Credential(attest.TPM, in, secret)
 	if err != nil {
 		t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 func explainCommand(a *frame.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "explain [CODE]",
-		Short: "Say what an error code, a reason or an exit code means",
+		Short: "Explain an error code, a reason or an exit code",
 		Args:  cobra.MaximumNArgs(1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return slices.Sorted(maps.Keys(frame.Explanations)), cobra.ShellCompDirectiveNoFileComp
@@ -41,14 +41,14 @@ func explainOne(a *frame.App, code string) error {
 		if !ok {
 			return frame.Usage("exit code %d: want 0 to %d", n, frame.ExitHTTP)
 		}
-		return a.Emit("explain", explained{Code: code, Exit: n, Meaning: words}, fmt.Sprintf("exit code %d: %s\n", n, words))
+		return a.PrintResult("explain", explained{Code: code, Exit: n, Meaning: words}, fmt.Sprintf("exit code %d: %s\n", n, words))
 	}
 	e, ok := frame.Explanations[code]
 	if !ok {
 		return &frame.Fault{Code: frame.CodeUsage, Cause: fmt.Errorf("unknown code %q", code), Hint: "list all codes with `cohort explain`"}
 	}
 	text := fmt.Sprintf("%s\n  %s\n  hint: %s\n  exit code %d: %s\n", code, e.Meaning, e.Hint, e.Exit, frame.ExitWords[e.Exit])
-	return a.Emit("explain", explained{code, e.Exit, e.Meaning, e.Hint}, text)
+	return a.PrintResult("explain", explained{code, e.Exit, e.Meaning, e.Hint}, text)
 }
 
 func explainAll(a *frame.App) error {
@@ -61,5 +61,5 @@ func explainAll(a *frame.App) error {
 		all.Codes = append(all.Codes, explained{code, e.Exit, e.Meaning, e.Hint})
 		fmt.Fprintf(&text, "%-20s %d  %s\n", code, e.Exit, e.Meaning)
 	}
-	return a.Emit("explain", all, text.String())
+	return a.PrintResult("explain", all, text.String())
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
@@ -25,7 +25,7 @@ import (
 type founders struct {
 	t                *testing.T
 	key, file, state string
-	draft            policy.Draft
+	draft            policydraft.Draft
 	chip             *attesttest.Chip
 }
 
@@ -33,9 +33,9 @@ func newFounders(t *testing.T) founders {
 	t.Helper()
 	vendor := attesttest.NewVendor()
 	d := clitest.Draft(t)
-	d.SoftRoots, d.Machines = []string{vendor.Root().String()}, []string{"chip:" + soft.Chip(vendor.Root())}
+	d.SoftRoots, d.Machines = []string{vendor.Root().String()}, []string{"chip:" + soft.ChipOf(vendor.Root())}
 	d.Authority = []string{localtee.Reference(attest.Soft, localtee.Measurement{Program: wire.Sum([]byte("authority")).String()}, nil)}
-	draft, err := policy.ParseDraft([]byte(d.Text()))
+	draft, err := policydraft.Parse([]byte(d.PolicyText()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func newFounders(t *testing.T) founders {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return founders{t, owners[0].Path, clitest.Write(t, "genesis.toml", d.Text()), t.TempDir(), draft, vendor.Chip()}
+	return founders{t, owners[0].Path, clitest.Write(t, "genesis.toml", d.PolicyText()), t.TempDir(), draft, vendor.Chip()}
 }
 
 // init is the file that a program of the machine printed for a root and a draft.
@@ -69,7 +69,7 @@ func TestFoundersSign(t *testing.T) {
 	f := newFounders(t)
 	root := wire.Sum([]byte("root"))
 	made := f.init("authority", root, f.draft.Digest())
-	want, err := f.draft.Fill(root)
+	want, err := f.draft.WithRoot(root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,11 +92,11 @@ func TestFoundersSign(t *testing.T) {
 }
 
 // TestFirstPolicyIsSignedWithEvidenceAlone: no command signs a first policy whose
-// root nobody showed, and none changes the founder's file then.
+// root was not shown, and none changes the founder's file then.
 func TestFirstPolicyIsSignedWithEvidenceAlone(t *testing.T) {
 	f := newFounders(t)
 	root, other := wire.Sum([]byte("root")), wire.Sum([]byte("other"))
-	filled, err := f.draft.Fill(root)
+	filled, err := f.draft.WithRoot(root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,8 +139,8 @@ func TestFirstPolicyIsSignedWithEvidenceAlone(t *testing.T) {
 // TestCheckDraft: `policy check` prints a draft's digest, and what "any" machine means.
 func TestCheckDraft(t *testing.T) {
 	d := clitest.Draft(t)
-	r := run(t, nil, "policy", "check", clitest.Write(t, "genesis.toml", d.Text()))
-	draft, err := policy.ParseDraft([]byte(d.Text()))
+	r := run(t, nil, "policy", "check", clitest.Write(t, "genesis.toml", d.PolicyText()))
+	draft, err := policydraft.Parse([]byte(d.PolicyText()))
 	if err != nil {
 		t.Fatal(err)
 	}

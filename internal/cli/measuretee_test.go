@@ -52,7 +52,7 @@ func TestMeasureStream(t *testing.T) {
 }
 
 // TestMeasureSelf: on hardware that measures an image, `measure` prints what runs
-// there; elsewhere it says that this is not the machine, and of a program it prints
+// there; elsewhere it reports that this is not the machine, and of a program it prints
 // nothing.
 func TestMeasureSelf(t *testing.T) {
 	device := attesttest.NewTPMMaker(t).TPM(t)

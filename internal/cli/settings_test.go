@@ -13,7 +13,7 @@ import (
 )
 
 // TestPolicyCheckShowsSettings: `policy check` prints what is demanded of hosts,
-// the demands that nobody wrote included, and which cut-offs and floors are void.
+// the demands that no file wrote included, and which cut-offs and floors are void.
 func TestPolicyCheckShowsSettings(t *testing.T) {
 	doc := clitest.Parsed(t, "chips = \"any\"", "chips = \"any\"\nmigration = true\ncut_chips = [\""+strings.Repeat("1", 32)+"\"]\nattributes = { PERFMON = false, TPA = \"any\" }")
 	got := run(t, nil, "policy", "check", clitest.Write(t, "policy.toml", string(doc.Raw())))

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// build says which build of cohort this is.
+// build identifies this build of cohort.
 type build struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision,omitempty"`
@@ -41,7 +41,7 @@ func thisBuild() build {
 func versionCommand(a *frame.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Say which build this is",
+		Short: "Print which build this is",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			b := thisBuild()
@@ -49,7 +49,7 @@ func versionCommand(a *frame.App) *cobra.Command {
 			if b.Revision != "" {
 				text += fmt.Sprintf("revision %s\n", b.Revision)
 			}
-			return a.Emit("version", b, text+fmt.Sprintf("%s %s\n", b.Go, b.Platform))
+			return a.PrintResult("version", b, text+fmt.Sprintf("%s %s\n", b.Go, b.Platform))
 		},
 	}
 }

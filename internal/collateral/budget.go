@@ -62,8 +62,8 @@ func newBudget() budget {
 	}
 }
 
-// take reports whether there was a token, and takes it.
-func (b *bucket) take(now time.Time) bool {
+// takeToken reports whether there was a token, and takes it.
+func (b *bucket) takeToken(now time.Time) bool {
 	if !b.at.IsZero() {
 		b.left = min(float64(b.most), b.left+float64(max(0, now.Sub(b.at)))/float64(b.every))
 	}
@@ -74,20 +74,20 @@ func (b *bucket) take(now time.Time) bool {
 	return true
 }
 
-// take counts one document for an address, or refuses it with "rate" and the quota
+// charge counts one document for an address, or refuses it with "rate" and the quota
 // that is spent.
-func (b *budget) take(address string, now time.Time) error {
+func (b *budget) charge(address string, now time.Time) error {
 	from := network(address)
-	mine := b.inVain[from].of(now)
+	mine := b.inVain[from].decayed(now)
 	if mine.asked+1 > maxInVain {
-		return spent("chips that "+from+" named in vain", maxInVain, everyInVain)
+		return quotaRefusal("chips that "+from+" named in vain", maxInVain, everyInVain)
 	}
 	_, known := b.accepted[from]
-	if !(known && b.growth.take(now)) && !b.unknown.take(now) {
-		return spent("unknown chips, of all addresses", maxUnknown, everyUnknown)
+	if !(known && b.growth.takeToken(now)) && !b.unknown.takeToken(now) {
+		return quotaRefusal("unknown chips, of all addresses", maxUnknown, everyUnknown)
 	}
 	for network, other := range b.inVain { // it grows by one for each token
-		if other.of(now).asked == 0 {
+		if other.decayed(now).asked == 0 {
 			delete(b.inVain, network)
 		}
 	}
@@ -95,9 +95,9 @@ func (b *budget) take(address string, now time.Time) error {
 	return nil
 }
 
-// unanswered gives back a request that the vendor did not answer: the sender is not
+// refund returns a request that the vendor did not serve: the sender is not
 // to blame.
-func (b *budget) unanswered(address string) {
+func (b *budget) refund(address string) {
 	from := network(address)
 	if mine, there := b.inVain[from]; there {
 		mine.asked = max(0, mine.asked-1)
@@ -105,9 +105,9 @@ func (b *budget) unanswered(address string) {
 	}
 }
 
-// proved makes the share of an address whole, and remembers its network. The one that
+// recordAccepted makes the share of an address whole, and remembers its network. The one that
 // was accepted longest ago makes room.
-func (b *budget) proved(address string, now time.Time) {
+func (b *budget) recordAccepted(address string, now time.Time) {
 	from := network(address)
 	delete(b.inVain, from)
 	if _, known := b.accepted[from]; !known && len(b.accepted) >= maxAccepted {
@@ -122,15 +122,15 @@ func (b *budget) proved(address string, now time.Time) {
 	b.accepted[from] = now
 }
 
-// of is the share as it stands now.
-func (s share) of(now time.Time) share {
+// decayed is the share as of now.
+func (s share) decayed(now time.Time) share {
 	s.asked = max(0, s.asked-float64(max(0, now.Sub(s.at)))/float64(everyInVain))
 	s.at = now
 	return s
 }
 
-func spent(quota string, most int, every time.Duration) error {
-	return overBudget{wire.Refuse(wire.TooMany, "collateral: documents of "+quota, "spent", fmt.Sprintf("%d, and one more each %v", most, every))}
+func quotaRefusal(quota string, most int, every time.Duration) error {
+	return overBudget{wire.Refuse(wire.TooMany, "collateral: documents of "+quota, fmt.Sprintf("more than %d", most), fmt.Sprintf("%d, and one more each %v", most, every))}
 }
 
 // network is what one stranger has for sure: an IPv4 address, or 64 bits of IPv6.

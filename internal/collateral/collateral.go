@@ -1,9 +1,9 @@
-// Package collateral finds what TEE vendors say beside evidence: certificates of
+// Package collateral finds what TEE vendors state beside evidence: certificates of
 // chips, revocation lists, statements on firmware. It keeps them, renews them
 // before they end, and never runs inside appraisal.
 //
-// It trusts nobody and is trusted with availability only. What to ask for is
-// read out of evidence that nobody has checked yet, and what comes back is
+// It trusts no source and is trusted with availability only. What to ask for is
+// read out of evidence that was not checked yet, and what comes back is
 // checked by the appraiser, each time it is used. Here a document need only have
 // its form, for its end is read out of it, and a list or statement that ends
 // before the one at hand is refused, so that a mirror cannot turn time back. The time
@@ -14,14 +14,16 @@
 // a share for each address, and what all chips need (lists, statements on the
 // vendor's own software, chains) is never evicted for them.
 //
-// Documents come from a directory, from the vendor or from a mirror of his. A
+// Documents come from a directory, from the vendor or from its mirror. A
 // vendor who is down or limits the rate is left alone for a while; meanwhile
 // what is at hand is given, past its end too, for the appraiser to refuse with
 // reason "expired". Evidence of platforms without collateral gets none.
 //
-//	c := collateral.New(collateral.Config{Documents: platforms.All().Documents, Sources: map[string]string{"amd": amd}})
+//	c := collateral.New(collateral.Config{Documents: platforms.Supported().Documents, Sources: map[string]string{"amd": amd}})
 //	go c.Run(ctx) // renews
 //	endorsed, err := c.EndorseFor(ctx, evidence, collateral.Stranger{Address: remote, Screen: screen})
+//
+// Files, each using those before it: budget.go, item.go, collateral.go, entries.go.
 package collateral
 
 import (
@@ -39,7 +41,7 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Config says where documents come from. A source that is left out is not asked.
+// Config states where documents come from. A source that is left out is not asked.
 type Config struct {
 	// Documents lists the documents that belong to evidence: platforms.Table.Documents.
 	Documents func(unverified attest.Evidence) []attest.Document
@@ -48,13 +50,13 @@ type Config struct {
 	Mirror fs.FS
 	// Sources are the URLs of the vendors' services or of mirrors with the same paths,
 	// by the names of platforms.Table.Sources. A source whose value is its name has
-	// each document where the evidence says.
+	// each document where the evidence states.
 	Sources map[string]string
 	// Client asks them. Nil is http.DefaultClient.
 	Client *http.Client
 	// Cache keeps documents across restarts. Nil keeps them in memory only.
 	Cache Cache
-	// Clock tells the time. Nil is time.Now.
+	// Clock reports the time. Nil is time.Now.
 	Clock func() time.Time
 }
 
@@ -72,7 +74,7 @@ type Document struct {
 // returns only what was stored under the name: no vendor signs the time of fetching.
 // It is called concurrently.
 type Cache interface {
-	// Load gives the zero Document where there is none.
+	// Load returns the zero Document where there is none.
 	Load(ctx context.Context, name string) Document
 	Store(ctx context.Context, name string, d Document)
 }
@@ -96,25 +98,25 @@ const (
 const (
 	tick     = time.Minute
 	daily    = 24 * time.Hour     // lists and statements are renewed at least so often
-	idle     = 7 * 24 * time.Hour // what nobody asked for so long is forgotten
+	idle     = 7 * 24 * time.Hour // what was not requested for so long is forgotten
 	absence  = 10 * time.Minute   // what a vendor does not have is not asked for again before
 	patience = 15 * time.Second   // for one document
 )
 
-// Collateral gives endorsements. It is safe for concurrent use.
+// Collateral returns endorsements. It is safe for concurrent use.
 type Collateral struct {
 	config  Config
 	flights singleflight.Group
 
 	mu      sync.Mutex
-	entries map[string]*entry // guarded by mu, by name
-	vendors map[line]backoff  // guarded by mu
-	budget  budget            // guarded by mu
+	entries map[string]*entry      // guarded by mu, by name
+	vendors map[vendorLine]backoff // guarded by mu
+	budget  budget                 // guarded by mu
 }
 
-// line is what the back-off of a vendor counts for: a limit on requests for chips,
+// vendorLine is what the back-off of a vendor counts for: a limit on requests for chips,
 // which strangers name, does not end requests for lists.
-type line struct {
+type vendorLine struct {
 	host   string
 	ofChip bool
 }
@@ -127,14 +129,14 @@ func New(c Config) *Collateral {
 	if c.Clock == nil {
 		c.Clock = time.Now
 	}
-	return &Collateral{config: c, entries: map[string]*entry{}, vendors: map[line]backoff{}, budget: newBudget()}
+	return &Collateral{config: c, entries: map[string]*entry{}, vendors: map[vendorLine]backoff{}, budget: newBudget()}
 }
 
-// Endorse gives what belongs to evidence and did not come with it. It asks
-// vendors only for what is not at hand. A revocation list that cannot be had is
-// left out, because policy says what that means, and so is a statement that came
+// Endorse returns what belongs to evidence and did not come with it. It asks
+// vendors only for what is not at hand. A revocation list that cannot be fetched is
+// left out, because policy states what that means, and so is a statement that came
 // with the evidence; without any other document it refuses with "unavailable". In
-// role [attest.RoleChecked] it says when it had the lists and statements. It is for
+// role [attest.RoleChecked] it states when it had the lists and statements. It is for
 // evidence of one's own: for that of others there is [Collateral.EndorseFor].
 func (c *Collateral) Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsements, error) {
 	return c.endorse(ctx, e, nil)
@@ -146,27 +148,27 @@ func (c *Collateral) Endorse(ctx context.Context, e attest.Evidence) (attest.End
 // allow; beyond it EndorseFor refuses with "rate".
 func (c *Collateral) EndorseFor(ctx context.Context, e attest.Evidence, s Stranger) (attest.Endorsements, error) {
 	if s.Screen == nil {
-		return nil, wire.Refuse(wire.BadRequest, "collateral: stranger", "no screen", "one")
+		return nil, wire.Refuse(wire.BadRequest, "collateral: stranger", "a stranger without Screen", "a Screen function")
 	}
 	return c.endorse(ctx, e, &s)
 }
 
-// Proved notes that evidence from an address was accepted: what was fetched for it
+// RecordAccepted notes that evidence from an address was accepted: what was fetched for it
 // was not fetched in vain, and its share is whole again.
-func (c *Collateral) Proved(address string) {
+func (c *Collateral) RecordAccepted(address string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.budget.proved(address, c.config.Clock())
+	c.budget.recordAccepted(address, c.config.Clock())
 }
 
 func (c *Collateral) endorse(ctx context.Context, e attest.Evidence, s *Stranger) (attest.Endorsements, error) {
-	endorsed, checked := attest.Endorsements{}, []attest.Checked(nil)
+	endorsed, checked := attest.Endorsements{}, []attest.Fetched(nil)
 	for _, it := range c.items(e) {
 		brought := e.Endorsed[it.Role] != nil
 		if it.Kind == attest.CertificateDocument && brought {
 			continue
 		}
-		d, current := c.held(ctx, it)
+		d, current := c.cached(ctx, it)
 		if !current {
 			if s != nil {
 				if err := s.Screen(); err != nil {
@@ -192,11 +194,11 @@ func (c *Collateral) endorse(ctx context.Context, e attest.Evidence, s *Stranger
 			endorsed[it.Role+"_chain"] = d.Chain
 		}
 		if it.Kind != attest.CertificateDocument && !d.Fetched.IsZero() {
-			checked = append(checked, attest.Checked{Role: it.Role, Digest: d.digest, At: d.Fetched, Until: d.Expires})
+			checked = append(checked, attest.Fetched{Role: it.Role, Digest: d.digest, At: d.Fetched, Until: d.Expires})
 		}
 	}
 	if len(checked) > 0 {
-		endorsed[attest.RoleChecked] = attest.FrameChecked(checked)
+		endorsed[attest.RoleChecked] = attest.FrameFetched(checked)
 	}
 	return endorsed, nil
 }
@@ -211,8 +213,8 @@ func (c *Collateral) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-every.C:
-			for _, it := range c.due() {
-				_, _ = c.renew(ctx, it, nil) // Stats tells the fault
+			for _, it := range c.dueItems() {
+				_, _ = c.renew(ctx, it, nil) // Stats reports the fault
 			}
 		}
 	}

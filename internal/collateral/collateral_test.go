@@ -89,12 +89,12 @@ func TestChecked(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return e.With(endorsed).Endorsed
+		return e.WithEndorsements(endorsed).Endorsed
 	}
 	got := brought()
 	at = noon.Add(time.Hour) // nothing is had anew
 	for range 2 {
-		all, err := got.Checked()
+		all, err := got.Fetched()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -211,7 +211,7 @@ func TestDue(t *testing.T) {
 		{attest.StatementDocument, 30 * time.Hour, 20 * time.Hour},
 	} {
 		e := entry{item: item{Document: attest.Document{Kind: row.kind}}, doc: Document{Fetched: noon, Expires: noon.Add(row.life)}}
-		if got := e.due().Sub(noon); got != row.want {
+		if got := e.renewAt().Sub(noon); got != row.want {
 			t.Errorf("kind %d with life %v: got due after %v, want %v", row.kind, row.life, got, row.want)
 		}
 	}
@@ -236,7 +236,7 @@ func TestFaults(t *testing.T) {
 			s.answer(func(w http.ResponseWriter) { w.Header().Set("Content-Length", "10"); fmt.Fprint(w, "half") })
 		}, wire.Unavailable},
 		{"no source at all", func(s *scene) {
-			s.c = New(Config{Documents: platforms.All().Documents, Clock: func() time.Time { return noon }})
+			s.c = New(Config{Documents: platforms.Supported().Documents, Clock: func() time.Time { return noon }})
 		}, wire.Unavailable},
 		{"no list", func(s *scene) {
 			known := s.knows
@@ -414,12 +414,12 @@ func TestMirror(t *testing.T) {
 	}
 	put("intel/pck_platform_crl.der", "pck_crl")
 	put("intel/root_crl.der", "root_crl")
-	c := New(Config{Documents: platforms.All().Documents, Mirror: files, Clock: func() time.Time { return noon.Add(time.Hour) }})
+	c := New(Config{Documents: platforms.Supported().Documents, Mirror: files, Clock: func() time.Time { return noon.Add(time.Hour) }})
 	got, err := c.Endorse(t.Context(), e)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if all, err := got.Checked(); err != nil || len(all) != 4 || !all[0].At.Equal(noon) {
+	if all, err := got.Fetched(); err != nil || len(all) != 4 || !all[0].At.Equal(noon) {
 		t.Errorf("checked: got %v, %v, want four at the files' time", all, err)
 	}
 	delete(got, attest.RoleChecked)
@@ -432,7 +432,7 @@ func TestMirror(t *testing.T) {
 		}
 	}
 	delete(files, "tdx/qe_identity.json.chain")
-	_, err = New(Config{Documents: platforms.All().Documents, Mirror: files}).Endorse(t.Context(), e)
+	_, err = New(Config{Documents: platforms.Supported().Documents, Mirror: files}).Endorse(t.Context(), e)
 	want(t, err, wire.Unavailable)
 }
 
@@ -467,7 +467,7 @@ func TestCache(t *testing.T) {
 }
 
 func TestOtherEvidence(t *testing.T) {
-	c := New(Config{Documents: platforms.All().Documents})
+	c := New(Config{Documents: platforms.Supported().Documents})
 	noPCK := attesttest.NewSNPVendor("Milan", noon).Chip(firmware).Endorsements()["ask_ark"]
 	for _, e := range []attest.Evidence{
 		{Platform: attest.SGX, Raw: noPCK},
@@ -483,7 +483,7 @@ func TestOtherEvidence(t *testing.T) {
 // TestAzure: the report inside Azure's evidence says what it needs.
 func TestAzure(t *testing.T) {
 	report := evidence(t, attesttest.NewSNPVendor("Milan", noon).Chip(firmware).Attester(attesttest.MeasureSNP("paravisor")))
-	c := New(Config{Documents: platforms.All().Documents, Sources: map[string]string{"amd": "https://amd.example"}})
+	c := New(Config{Documents: platforms.Supported().Documents, Sources: map[string]string{"amd": "https://amd.example"}})
 	want := c.items(report)
 	got := c.items(attest.Evidence{Platform: attest.AzureSNP, Raw: wire.Frame(wire.LabelAzureEvidence, report.Raw, nil, nil, nil, nil)})
 	if len(want) == 0 || !reflect.DeepEqual(got, want) {
@@ -498,7 +498,7 @@ func TestNVIDIA(t *testing.T) {
 	e := evidence(t, gpu)
 	s := serve(t)
 	s.knows = gpu.Service()
-	c := New(Config{Documents: platforms.All().Documents, Sources: map[string]string{"nvidia": s.URL}, Client: s.client, Clock: func() time.Time { return noon }})
+	c := New(Config{Documents: platforms.Supported().Documents, Sources: map[string]string{"nvidia": s.URL}, Client: s.client, Clock: func() time.Time { return noon }})
 	got, err := c.Endorse(t.Context(), e)
 	if err != nil || len(got) != 3 {
 		t.Fatalf("got %d documents, %v, want both lists, and when they were had", len(got), err)
@@ -506,7 +506,7 @@ func TestNVIDIA(t *testing.T) {
 	if want := []string{"/crl/l1-root.crl", "/crl/l2-gh100.crl"}; !slices.Equal(s.asked, want) {
 		t.Errorf("asked for %q, want %q", s.asked, want)
 	}
-	if _, err := nvidia.Platform().Appraiser().Appraise(e.Raw, e.With(got).Endorsed, vendor.Rules(), noon); err != nil {
+	if _, err := nvidia.Platform().Appraiser().Appraise(e.Raw, e.WithEndorsements(got).Endorsed, vendor.Rules(), noon); err != nil {
 		t.Error(err)
 	}
 	if _, err := nvidia.Platform().Appraiser().Appraise(e.Raw, e.Endorsed, vendor.Rules(), noon); !errors.Is(err, wire.CRLMissing) {
@@ -520,7 +520,7 @@ func FuzzItems(f *testing.F) {
 	f.Add(evidence(f, turin).Raw)
 	f.Add(evidence(f, intel.Chip(intel.TCB).Attester(attesttest.MeasureTDX("td"))).Raw)
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		c := New(Config{Documents: platforms.All().Documents, Sources: map[string]string{
+		c := New(Config{Documents: platforms.Supported().Documents, Sources: map[string]string{
 			"amd": "https://amd.example", "intel": "https://intel.example", "intel-root": "https://root.example", "nvidia": "https://nvidia.example",
 		}})
 		for _, platform := range []attest.Platform{attest.SNP, attest.AzureSNP, attest.TDX, attest.SGX, attest.NvidiaGPU} {

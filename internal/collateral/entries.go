@@ -2,7 +2,16 @@ package collateral
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"strconv"
 	"time"
+
+	"github.com/cohort-tee/cohort/internal/retry"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -17,16 +26,16 @@ type entry struct {
 	used  time.Time
 }
 
-// held is the document at hand, in memory or in the cache, and whether it is
+// cached is the document at hand, in memory or in the cache, and whether it is
 // current: it has not ended, and was fetched in the past. A time of fetching in the
 // future is ignored.
-func (c *Collateral) held(ctx context.Context, it item) (d Document, current bool) {
+func (c *Collateral) cached(ctx context.Context, it item) (d Document, current bool) {
 	now := c.config.Clock()
 	c.mu.Lock()
 	e := c.entries[it.Name]
 	c.mu.Unlock()
 	if e == nil {
-		e = &entry{item: it, doc: c.load(ctx, it)}
+		e = &entry{item: it, doc: c.loadCached(ctx, it)}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -40,8 +49,8 @@ func (c *Collateral) held(ctx context.Context, it item) (d Document, current boo
 	return d, !d.Fetched.IsZero() && now.Before(d.Expires)
 }
 
-// load reads a document in the cache. Its end is read out of it, as of a new one.
-func (c *Collateral) load(ctx context.Context, it item) Document {
+// loadCached reads a document in the cache. Its end is read out of it, as of a new one.
+func (c *Collateral) loadCached(ctx context.Context, it item) Document {
 	if c.config.Cache == nil {
 		return Document{}
 	}
@@ -50,14 +59,14 @@ func (c *Collateral) load(ctx context.Context, it item) Document {
 		return Document{}
 	}
 	var err error
-	if d.Expires, err = it.end(d); err != nil {
+	if d.Expires, err = it.expiry(d); err != nil {
 		return Document{}
 	}
 	d.digest = wire.Sum(d.Content)
 	return d
 }
 
-// remember adds an entry, unless somebody else just did. Where there is no room,
+// remember adds an entry, unless a concurrent call just did. Where there is no room,
 // the chip that was used least lately makes some for another; documents that all
 // chips need are then kept for this once only. The caller holds mu.
 func (c *Collateral) remember(e *entry) *entry {
@@ -83,8 +92,8 @@ func (c *Collateral) remember(e *entry) *entry {
 	return e
 }
 
-// due lists what should be renewed now, and forgets what nobody uses.
-func (c *Collateral) due() []item {
+// dueItems lists what should be renewed now, and forgets what is not used.
+func (c *Collateral) dueItems() []item {
 	now := c.config.Clock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,15 +102,15 @@ func (c *Collateral) due() []item {
 		switch {
 		case now.Sub(e.used) > idle:
 			delete(c.entries, name)
-		case len(e.doc.Content) > 0 && (e.doc.Fetched.After(now) || !now.Before(e.due())):
+		case len(e.doc.Content) > 0 && (e.doc.Fetched.After(now) || !now.Before(e.renewAt())):
 			items = append(items, e.item)
 		}
 	}
 	return items
 }
 
-// due is when a document should be renewed: after two thirds of its life.
-func (e *entry) due() time.Time {
+// renewAt is when a document should be renewed: after two thirds of its validity.
+func (e *entry) renewAt() time.Time {
 	at := e.doc.Fetched.Add(e.doc.Expires.Sub(e.doc.Fetched) / 3 * 2)
 	if day := e.doc.Fetched.Add(daily); e.item.Kind != attest.CertificateDocument && day.Before(at) {
 		return day
@@ -135,12 +144,12 @@ func (c *Collateral) renew(ctx context.Context, it item, s *Stranger) (Document,
 // that is newer.
 func (c *Collateral) replace(ctx context.Context, it item, s *Stranger) (Document, error) {
 	if s != nil { // another flight may have ended since it was looked for
-		if d, current := c.held(ctx, it); current {
+		if d, current := c.cached(ctx, it); current {
 			return d, nil
 		}
 	}
 	fresh, err := c.fetch(ctx, it, s)
-	if err = c.put(it, fresh, err); err != nil {
+	if err = c.record(it, fresh, err); err != nil {
 		return Document{}, err
 	}
 	if c.config.Cache != nil {
@@ -149,10 +158,10 @@ func (c *Collateral) replace(ctx context.Context, it item, s *Stranger) (Documen
 	return fresh, nil
 }
 
-// put notes what came of fetching a document. One that has ended already, or is
+// record notes what came of fetching a document. One that has ended already, or is
 // older than what is at hand, is all that its source has for now, so it is not
 // asked again for a while.
-func (c *Collateral) put(it item, fresh Document, err error) error {
+func (c *Collateral) record(it item, fresh Document, err error) error {
 	now := c.config.Clock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -171,4 +180,180 @@ func (c *Collateral) put(it item, fresh Document, err error) error {
 		e.doc = fresh
 	}
 	return err
+}
+
+// maxDocument bounds a document in bytes: AMD's lists have under 10 KiB, Intel's
+// statements under 30.
+const maxDocument = 1 << 20
+
+// vendorBackoff is the wait while a vendor does not respond, or refuses.
+var vendorBackoff = retry.Backoff{First: time.Second, Max: 10 * time.Minute}
+
+// mostWait is the longest wait that a vendor can ask for.
+const mostWait = time.Hour
+
+// backoff states until when a vendor is left alone.
+type backoff struct {
+	failures int
+	until    time.Time
+}
+
+// fetch gets a document from the directory, or else from the vendor.
+func (c *Collateral) fetch(ctx context.Context, it item, s *Stranger) (Document, error) {
+	d, err := c.readMirror(it)
+	if errors.Is(err, fs.ErrNotExist) {
+		d, err = c.requestDocument(ctx, it, s)
+	}
+	if err != nil {
+		return Document{}, err
+	}
+	if d.Expires, err = it.expiry(d); err != nil {
+		c.recordMissing(it)
+	}
+	d.digest, d.OfChip = wire.Sum(d.Content), it.OfChip
+	return d, err
+}
+
+// readMirror reads a document in the directory. The age of a file is the document's; a
+// file of a time to come is refused, which is looked at once that time has come.
+func (c *Collateral) readMirror(it item) (Document, error) {
+	if c.config.Mirror == nil {
+		return Document{}, fs.ErrNotExist
+	}
+	info, err := fs.Stat(c.config.Mirror, it.Name)
+	if err != nil {
+		return Document{}, err
+	}
+	d := Document{Fetched: info.ModTime()}
+	if now := c.config.Clock(); d.Fetched.After(now) {
+		return Document{}, wire.Refuse(wire.ClockSkew, "collateral: time of the file "+it.Name, d.Fetched.UTC().Format(time.RFC3339), "not after "+now.UTC().Format(time.RFC3339))
+	}
+	if d.Content, err = c.readFile(it.Name); err == nil && it.Chain != "" {
+		d.Chain, err = c.readFile(it.Name + ".chain")
+	}
+	return d, err
+}
+
+// readFile reads a file of the directory.
+func (c *Collateral) readFile(name string) ([]byte, error) {
+	f, err := c.config.Mirror.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readBounded(f)
+}
+
+// readBounded reads at most what a document may have.
+func readBounded(r io.Reader) ([]byte, error) {
+	content, err := io.ReadAll(io.LimitReader(r, maxDocument+1))
+	if err == nil && len(content) > maxDocument {
+		err = wire.Refuse(wire.TooLarge, "collateral: size in bytes", len(content), maxDocument)
+	}
+	return content, err
+}
+
+// requestDocument asks the vendor, unless it is to be left alone.
+func (c *Collateral) requestDocument(ctx context.Context, it item, s *Stranger) (Document, error) {
+	if it.url == "" {
+		return Document{}, errors.New("no such file, and no source to ask")
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, it.url, nil)
+	if err != nil {
+		return Document{}, err
+	}
+	asked := vendorLine{request.URL.Host, it.OfChip}
+	if err := c.mayAsk(it, asked, s); err != nil {
+		return Document{}, err
+	}
+	d := Document{Fetched: c.config.Clock()} // before the request, so that it is not later than the content
+	response, err := c.config.Client.Do(request)
+	if err != nil {
+		c.failed(asked, s, 0)
+		return Document{}, err
+	}
+	defer response.Body.Close()
+	if err := c.checkStatus(it, asked, s, response); err != nil {
+		return Document{}, err
+	}
+	if d.Content, err = readBounded(response.Body); err != nil {
+		c.failed(asked, s, 0)
+		return Document{}, fmt.Errorf("reading the response: %w", err)
+	}
+	if it.Chain == "" {
+		return d, nil
+	}
+	chain, err := url.PathUnescape(response.Header.Get(it.Chain))
+	d.Chain = []byte(chain)
+	return d, err
+}
+
+// mayAsk refuses to ask a vendor that is to be left alone, or for what it did not
+// have a short while ago, or for more chips than strangers may name.
+func (c *Collateral) mayAsk(it item, asked vendorLine, s *Stranger) error {
+	now := c.config.Clock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	until, known := c.vendors[asked].until, false
+	if e := c.entries[it.Name]; e != nil {
+		known = len(e.doc.Content) > 0
+		if e.retry.After(until) {
+			until = e.retry
+		}
+	}
+	if now.Before(until) {
+		return wire.Refuse(wire.TooMany, "collateral: request to "+asked.host, now.UTC().Format(time.RFC3339), "not before "+until.UTC().Format(time.RFC3339))
+	}
+	if s != nil && it.OfChip && !known {
+		return c.budget.charge(s.Address, now)
+	}
+	return nil
+}
+
+// checkStatus reads the status of a response, and notes what follows from it.
+func (c *Collateral) checkStatus(it item, asked vendorLine, s *Stranger, r *http.Response) error {
+	switch status := r.StatusCode; {
+	case status == http.StatusOK:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.vendors, asked)
+		return nil
+	case status == http.StatusTooManyRequests, status >= http.StatusInternalServerError:
+		c.failed(asked, s, retryAfter(r.Header.Get("Retry-After"), c.config.Clock()))
+	default:
+		c.recordMissing(it)
+	}
+	return fmt.Errorf("%s responded with %s", asked.host, r.Status)
+}
+
+// recordMissing notes that a vendor responds, but not with this document.
+func (c *Collateral) recordMissing(it item) {
+	now := c.config.Clock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.remember(&entry{item: it, used: now}).retry = now.Add(absence)
+}
+
+// failed leaves a vendor alone: for twice as long each time, and for as long as
+// it asks.
+func (c *Collateral) failed(asked vendorLine, s *Stranger, wanted time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := c.vendors[asked]
+	wait := max(wanted, vendorBackoff.Longest(b.failures+1))
+	c.vendors[asked] = backoff{failures: b.failures + 1, until: c.config.Clock().Add(wait)}
+	if s != nil && asked.ofChip {
+		c.budget.refund(s.Address)
+	}
+}
+
+// retryAfter reads the header, seconds or a date (RFC 9110, section 10.2.3).
+func retryAfter(value string, now time.Time) time.Duration {
+	var wait time.Duration
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		wait = time.Duration(seconds) * time.Second
+	} else if at, err := http.ParseTime(value); err == nil {
+		wait = at.Sub(now)
+	}
+	return max(0, min(wait, mostWait))
 }

@@ -28,7 +28,7 @@ func (c *Collateral) items(e attest.Evidence) []item {
 		it := item{Document: d}
 		switch base := c.config.Sources[d.Source]; {
 		case base == "" && d.URL != "":
-			continue // evidence alone says where it is, and no source is asked
+			continue // evidence alone states where it is, and no source is asked
 		case base == "":
 		case base == d.Source && d.URL != "":
 			it.url = d.URL
@@ -43,8 +43,8 @@ func (c *Collateral) items(e attest.Evidence) []item {
 // maxChain bounds the certificates of one text.
 const maxChain = 8
 
-// end reads when a document ends: the first of its parts.
-func (it item) end(d Document) (time.Time, error) {
+// expiry reads when a document ends: the first of its parts.
+func (it item) expiry(d Document) (time.Time, error) {
 	switch {
 	case it.Kind == attest.RevocationListDocument:
 		crl, err := x509.ParseRevocationList(d.Content)
@@ -53,9 +53,9 @@ func (it item) end(d Document) (time.Time, error) {
 		}
 		return crl.NextUpdate, nil
 	case it.Kind == attest.StatementDocument:
-		return it.statementEnd(d)
+		return it.statementExpiry(d)
 	case strings.HasSuffix(it.Name, ".pem"):
-		return chainEnd(d.Content)
+		return chainExpiry(d.Content)
 	}
 	cert, err := x509.ParseCertificate(d.Content)
 	if err != nil {
@@ -64,20 +64,20 @@ func (it item) end(d Document) (time.Time, error) {
 	return cert.NotAfter, nil
 }
 
-// statementEnd is when a statement ends: itself, or the certificates of its signer.
-func (it item) statementEnd(d Document) (time.Time, error) {
+// statementExpiry is when a statement ends: itself, or the certificates of its signer.
+func (it item) statementExpiry(d Document) (time.Time, error) {
 	end, err := it.Expires(d.Content)
 	if err != nil || it.Chain == "" {
 		return end, err
 	}
-	signer, err := chainEnd(d.Chain)
+	signer, err := chainExpiry(d.Chain)
 	if signer.Before(end) {
 		end = signer
 	}
 	return end, err
 }
 
-func chainEnd(text []byte) (end time.Time, err error) {
+func chainExpiry(text []byte) (end time.Time, err error) {
 	ders, err := wire.ParseCertificates("collateral: chain", text, maxChain)
 	for _, der := range ders {
 		cert, err := x509.ParseCertificate(der)

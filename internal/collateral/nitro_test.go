@@ -31,7 +31,7 @@ func TestNitro(t *testing.T) {
 		}
 		http.NotFound(w, r)
 	})
-	c := New(Config{Documents: platforms.All().Documents, Sources: map[string]string{"aws": s.URL}, Client: s.client, Clock: func() time.Time { return noon }})
+	c := New(Config{Documents: platforms.Supported().Documents, Sources: map[string]string{"aws": s.URL}, Client: s.client, Clock: func() time.Time { return noon }})
 	got, err := c.Endorse(t.Context(), document)
 	if err != nil || !bytes.Equal(got["root_crl"], lists["root_crl"]) || !bytes.Equal(got["region_crl"], lists["region_crl"]) {
 		t.Fatalf("got %d endorsements, %v, want both lists", len(got), err)
@@ -50,7 +50,7 @@ func TestNitroPlaces(t *testing.T) {
 	vendor.Regions = true
 	urls := func(source string, edit func(c *x509.Certificate)) (all []string) {
 		vendor.Edit = edit
-		for _, it := range New(Config{Documents: platforms.All().Documents, Sources: map[string]string{"aws": source}}).items(evidence(t, vendor.Attester(attesttest.MeasureNitro("image")))) {
+		for _, it := range New(Config{Documents: platforms.Supported().Documents, Sources: map[string]string{"aws": source}}).items(evidence(t, vendor.Attester(attesttest.MeasureNitro("image")))) {
 			all = append(all, it.Role+" "+it.url+" "+it.Name)
 		}
 		return all

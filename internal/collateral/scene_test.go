@@ -86,7 +86,7 @@ func status(code int, header ...string) func(w http.ResponseWriter) {
 
 // config asks the service for everything, at a time that at holds.
 func (s *service) config(at *time.Time) Config {
-	return Config{Documents: platforms.All().Documents, Sources: map[string]string{"amd": s.URL, "intel": s.URL + "/", "intel-root": s.URL}, Client: s.client, Clock: func() time.Time { return *at }}
+	return Config{Documents: platforms.Supported().Documents, Sources: map[string]string{"amd": s.URL, "intel": s.URL + "/", "intel-root": s.URL}, Client: s.client, Clock: func() time.Time { return *at }}
 }
 
 type attester interface {
@@ -133,7 +133,7 @@ func (s *scene) appraise(t testing.TB) error {
 	}
 	rules := s.vendor.Rules()
 	rules.SNP.HiddenChips = true // as a provider's key has it
-	_, err = snp.Platform().Appraiser().Appraise(s.e.Raw, s.e.With(endorsed).Endorsed, rules, s.at)
+	_, err = snp.Platform().Appraiser().Appraise(s.e.Raw, s.e.WithEndorsements(endorsed).Endorsed, rules, s.at)
 	return err
 }
 

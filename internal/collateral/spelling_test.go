@@ -14,7 +14,7 @@ import (
 func TestSpellingOfCertificates(t *testing.T) {
 	vendor := attesttest.NewDCAPVendor(noon)
 	chip := vendor.Chip(vendor.TCB)
-	c := New(Config{Documents: platforms.All().Documents, Sources: map[string]string{"intel": "https://intel.example", "intel-root": "https://root.example"}})
+	c := New(Config{Documents: platforms.Supported().Documents, Sources: map[string]string{"intel": "https://intel.example", "intel-root": "https://root.example"}})
 	items := func(text func([]byte) []byte, padding int) []item {
 		vendor.Text = text
 		e := evidence(t, chip.Attester(attesttest.MeasureTDX("guest")))

@@ -69,7 +69,7 @@ func TestStrangersSpendNothingOfOthers(t *testing.T) {
 					}
 				}
 			}
-			s.c.Proved("203.0.113.1:1") // a cluster that was there before
+			s.c.RecordAccepted("203.0.113.1:1") // a cluster that was there before
 			flood(200)
 			grown := s.vendor.Chip(firmware)
 			known := s.knows
@@ -89,7 +89,7 @@ func TestStrangersSpendNothingOfOthers(t *testing.T) {
 				if served < 0 || passed%(10*time.Minute) == 0 {
 					flood(2 * row.addresses)
 				}
-				for _, it := range s.c.due() {
+				for _, it := range s.c.dueItems() {
 					_, _ = s.c.renew(t.Context(), it, nil)
 				}
 				if served < 0 {
@@ -180,7 +180,7 @@ func TestShares(t *testing.T) {
 	if !strings.Contains(fmt.Sprint(err), "2001:db8::/64") {
 		t.Errorf("got %v, want the quota and whose it is", err)
 	}
-	s.c.Proved(mine)
+	s.c.RecordAccepted(mine)
 	want(t, try(s.e, mine), "")
 	for range 100 { // all is at hand
 		want(t, try(s.e, mine), "")
@@ -202,7 +202,7 @@ func TestShares(t *testing.T) {
 	_, err = s.c.EndorseFor(t.Context(), s.e, Stranger{})
 	want(t, err, wire.BadRequest)
 	var left budget
-	want(t, left.take("192.0.2.3", s.at), wire.TooMany)
+	want(t, left.charge("192.0.2.3", s.at), wire.TooMany)
 	if _, err := s.c.Endorse(t.Context(), evidence(t, s.chip.Attester(attesttest.MeasureSNP("another")))); err != nil {
 		t.Errorf("on our own account: %v", err)
 	}
@@ -213,7 +213,7 @@ func TestShares(t *testing.T) {
 func TestTimesOfTheBudget(t *testing.T) {
 	accepted := newBudget()
 	for i := range maxAccepted + 2 {
-		accepted.proved(fmt.Sprintf("10.0.%d.%d", i>>8, i&255), noon.Add(time.Duration(i)))
+		accepted.recordAccepted(fmt.Sprintf("10.0.%d.%d", i>>8, i&255), noon.Add(time.Duration(i)))
 	}
 	if _, first := accepted.accepted["10.0.0.1"]; first || len(accepted.accepted) != maxAccepted {
 		t.Errorf("got %d networks remembered, the first among them %v", len(accepted.accepted), first)
@@ -222,13 +222,13 @@ func TestTimesOfTheBudget(t *testing.T) {
 		b := newBudget()
 		taken := 0
 		for i := range 3 * maxUnknown {
-			if b.take(fmt.Sprint("192.0.2.", i), noon) == nil {
+			if b.charge(fmt.Sprint("192.0.2.", i), noon) == nil {
 				taken++
 			}
 		}
 		after := 0
 		for i := range 3 * maxUnknown {
-			if b.take(fmt.Sprint("198.51.100.", i), noon.Add(jump)) == nil {
+			if b.charge(fmt.Sprint("198.51.100.", i), noon.Add(jump)) == nil {
 				after++
 			}
 		}
@@ -296,7 +296,7 @@ func TestEndedAtItsSource(t *testing.T) {
 // TestBounded: made-up chips fill no memory, and evict no list. The chip that was used
 // least lately makes room.
 func TestBounded(t *testing.T) {
-	c := New(Config{Documents: platforms.All().Documents, Clock: func() time.Time { return noon }})
+	c := New(Config{Documents: platforms.Supported().Documents, Clock: func() time.Time { return noon }})
 	c.remember(&entry{item: item{Document: attest.Document{Name: "list", Kind: attest.RevocationListDocument}}})
 	for i := range maxChips + 10 {
 		c.remember(&entry{item: item{Document: attest.Document{Name: fmt.Sprint(i), OfChip: true}}, used: noon.Add(time.Duration(i))})

@@ -52,7 +52,7 @@ func TestTimesOfKeptDocuments(t *testing.T) {
 		kept.documents[name] = d
 	}
 	s.c = New(config)
-	if got, current := s.c.held(t.Context(), s.c.items(s.e)[1]); current || !got.Expires.Before(s.at) {
+	if got, current := s.c.cached(t.Context(), s.c.items(s.e)[1]); current || !got.Expires.Before(s.at) {
 		t.Errorf("got a list until %v, current %v, want its own end", got.Expires, current)
 	}
 }
@@ -67,14 +67,14 @@ func TestClockOfTheHost(t *testing.T) {
 	}
 	s.at = noon
 	s.count()
-	due := s.c.due()
+	due := s.c.dueItems()
 	if len(due) != 3 {
 		t.Errorf("%d documents are due, want all 3", len(due))
 	}
 	if _, err := s.c.Endorse(t.Context(), s.e); err != nil || s.count() != 3 {
 		t.Errorf("got %v, want all documents fetched anew", err)
 	}
-	if due := s.c.due(); len(due) != 0 {
+	if due := s.c.dueItems(); len(due) != 0 {
 		t.Errorf("%d documents are due, want none", len(due))
 	}
 }
@@ -88,13 +88,13 @@ func TestFilesOfTheFuture(t *testing.T) {
 		files[it.Name] = &fstest.MapFile{Data: endorsed[it.Role], ModTime: noon.Add(time.Minute)}
 	}
 	at := noon
-	s.c = New(Config{Documents: platforms.All().Documents, Mirror: files, Clock: func() time.Time { return at }})
+	s.c = New(Config{Documents: platforms.Supported().Documents, Mirror: files, Clock: func() time.Time { return at }})
 	want(t, s.appraise(t), wire.Unavailable)
 	want(t, s.fault(t, "pem"), wire.ClockSkew)
 	at = noon.Add(time.Minute)
 	want(t, s.appraise(t), "")
 	files["snp/Milan/vcek_chain.pem"].Data = make([]byte, maxDocument+1)
-	s.c = New(Config{Documents: platforms.All().Documents, Mirror: files, Clock: func() time.Time { return at }})
+	s.c = New(Config{Documents: platforms.Supported().Documents, Mirror: files, Clock: func() time.Time { return at }})
 	want(t, s.appraise(t), wire.Unavailable)
 	want(t, s.fault(t, "pem"), wire.TooLarge)
 }
@@ -121,7 +121,7 @@ func FuzzKept(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(info, uint8(attest.StatementDocument))
-	statement := platforms.All().Documents(evidence(f, intel.Chip(intel.TCB).Attester(attesttest.MeasureTDX("td"))))[0]
+	statement := platforms.Supported().Documents(evidence(f, intel.Chip(intel.TCB).Attester(attesttest.MeasureTDX("td"))))[0]
 	f.Fuzz(func(t *testing.T, row []byte, of uint8) {
 		var d Document
 		if json.Unmarshal(row, &d) != nil {
@@ -130,8 +130,8 @@ func FuzzKept(f *testing.F) {
 		it := item{Document: statement}
 		it.Name, it.Kind = "name", attest.DocumentKind(of%3)
 		c := New(Config{Clock: func() time.Time { return noon }, Cache: &shelf{documents: map[string]Document{"name": d}}})
-		got, current := c.held(t.Context(), it)
-		end, err := it.end(d)
+		got, current := c.cached(t.Context(), it)
+		end, err := it.expiry(d)
 		if len(got.Content) > 0 && (err != nil || !got.Expires.Equal(end)) {
 			t.Fatalf("ends %v, want what the document says: %v, %v", got.Expires, end, err)
 		}

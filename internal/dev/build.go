@@ -95,8 +95,8 @@ func build(ctx context.Context, dir, pkg, out string) (string, error) {
 	return out, nil
 }
 
-// key names a state: what is measured, as which task, in which key mode.
-func (b Binaries) key(task, keyMode string) (string, error) {
+// stateName names a state: what is measured, as which task, in which key mode.
+func (b Binaries) stateName(task, keyMode string) (string, error) {
 	var measured string
 	for _, program := range append([][]string{b.Program}, b.Members...) {
 		m, err := localtee.Measure(b.Cohort, program)

@@ -59,7 +59,7 @@ func StartDaemon(ctx context.Context, cohort, state string) (*Daemon, error) {
 		return nil, err
 	}
 	if err := d.run(ctx, out); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w\n%s", err, Tail(log.Name())), d.Stop())
+		return nil, errors.Join(fmt.Errorf("%w\n%s", err, LogTail(log.Name())), d.Stop())
 	}
 	return d, nil
 }
@@ -89,9 +89,9 @@ func (d *Daemon) run(ctx context.Context, out io.Reader) error {
 		if err != nil {
 			return
 		}
-		var said struct{ Root string }
-		err = json.NewDecoder(bufio.NewReader(out)).Decode(&said)
-		d.Root = said.Root
+		var printed struct{ Root string }
+		err = json.NewDecoder(bufio.NewReader(out)).Decode(&printed)
+		d.Root = printed.Root
 		read <- err
 		d.err = d.cmd.Wait()
 	}()
@@ -119,7 +119,7 @@ func (d *Daemon) Stop() error {
 	return err
 }
 
-// output runs a cohort command measured and gives what it printed. What it said
+// output runs a cohort command measured and returns what it printed. What it printed
 // beside that is passed on where it failed.
 func (d *Daemon) output(ctx context.Context, cohort string, args ...string) ([]byte, error) {
 	settings, err := localtee.CommandSettings(args)
@@ -132,20 +132,20 @@ func (d *Daemon) output(ctx context.Context, cohort string, args ...string) ([]b
 	}
 	defer os.Remove(out.Name())
 	defer out.Close()
-	talk, err := os.CreateTemp("", "cohort-")
+	stderr, err := os.CreateTemp("", "cohort-")
 	if err != nil {
 		return nil, err
 	}
-	defer os.Remove(talk.Name())
-	defer talk.Close()
-	l := localtee.Launch{Program: []string{cohort}, Settings: settings, Stdout: out, Stderr: talk}
+	defer os.Remove(stderr.Name())
+	defer stderr.Close()
+	l := localtee.Launch{Program: []string{cohort}, Settings: settings, Stdout: out, Stderr: stderr}
 	p, err := l.Start(ctx, d.Socket)
 	if err != nil {
 		return nil, err
 	}
 	exit, err := p.Wait()
 	if err == nil && exit != (soft.Exit{}) {
-		err = fmt.Errorf("cohort %s: %v: %s", args[0], exit, Tail(talk.Name()))
+		err = fmt.Errorf("cohort %s: %v: %s", args[0], exit, LogTail(stderr.Name()))
 	}
 	if err != nil {
 		return nil, err
@@ -257,9 +257,9 @@ func (c *child) Await(ctx context.Context, ready func(context.Context) error) er
 		}
 		select {
 		case end := <-c.failed:
-			return &frame.Fault{Code: frame.CodeProgram, Cause: fmt.Errorf("%s: %w:\n%s", c.name, end, Tail(c.Log)), Hint: "its whole log is " + c.Log}
+			return &frame.Fault{Code: frame.CodeProgram, Cause: fmt.Errorf("%s: %w:\n%s", c.name, end, LogTail(c.Log)), Hint: "its whole log is " + c.Log}
 		case <-ctx.Done():
-			return fmt.Errorf("%s: not ready within %v: %w:\n%s", c.name, StartTime, err, Tail(c.Log))
+			return fmt.Errorf("%s: not ready within %v: %w:\n%s", c.name, StartTime, err, LogTail(c.Log))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

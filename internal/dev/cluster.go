@@ -47,7 +47,7 @@ type Cluster struct {
 
 // New chooses names, addresses and the state of this build.
 func New(a *frame.App, f Flags, dir string, b Binaries) (*Cluster, error) {
-	key, err := b.key(f.Task, f.KeyMode)
+	key, err := b.stateName(f.Task, f.KeyMode)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func New(a *frame.App, f Flags, dir string, b Binaries) (*Cluster, error) {
 	return d, nil
 }
 
-// Describe is what dev.json says now.
+// Describe is the present content of dev.json.
 func (d *Cluster) Describe() Description {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -163,7 +163,7 @@ func (d *Cluster) StartAuthority(ctx context.Context) error {
 	c := d.NewChild("authority", d.Measured(localtee.Launch{Program: []string{d.Bin.Cohort}}, args))
 	d.supervise(ctx, c)
 	return c.Await(ctx, func(ctx context.Context) error {
-		t, err := authorityclient.Trust(ctx, d.App, d.Pins())
+		t, err := authorityclient.Trust(ctx, d.App, d.ClientPins())
 		if err != nil {
 			return err
 		}
@@ -177,7 +177,7 @@ func (d *Cluster) startManager(ctx context.Context) error {
 	d.Doc.Manager.Data, d.Doc.Manager.Bus = filepath.Join(d.State, "manager"), d.bus
 	c := d.NewChild("manager", d.plain("manager", "--listen", strings.TrimPrefix(d.Doc.Gateway, "http://"),
 		"--bus", d.bus, "--authority", d.Doc.Authority, "--authority-root", d.authorityRoot(), "--data", d.Doc.Manager.Data))
-	c.started = func(pid int) { d.Note(func(c *Description) { c.Manager.PID = pid }) }
+	c.started = func(pid int) { d.UpdateDescription(func(c *Description) { c.Manager.PID = pid }) }
 	d.supervise(ctx, c)
 	return c.Await(ctx, func(ctx context.Context) error {
 		_, err := authorityclient.Gateway{URL: d.Doc.Gateway}.Ready(ctx)
@@ -185,8 +185,8 @@ func (d *Cluster) startManager(ctx context.Context) error {
 	})
 }
 
-// Pins are what a client of this cluster is given.
-func (d *Cluster) Pins() authorityclient.Pins {
+// ClientPins are what a client of this cluster is given.
+func (d *Cluster) ClientPins() authorityclient.Pins {
 	return authorityclient.Pins{Authorities: []string{d.Doc.Authority}, Genesis: d.Doc.Genesis, Task: d.Doc.Task, State: filepath.Join(d.State, "seen.json")}
 }
 
@@ -203,8 +203,8 @@ func (d *Cluster) startUnits(ctx context.Context) error {
 	}
 	units := make([]*child, Units)
 	for i, u := range d.Doc.Units {
-		c := d.NewChild(fmt.Sprintf("unit-%d", i+1), d.unit(d.unitArgs(u, "--task", d.Doc.Task)))
-		c.started = func(pid int) { d.Note(func(c *Description) { c.Units[i].PID = pid }) }
+		c := d.NewChild(fmt.Sprintf("unit-%d", i+1), d.unitRunner(d.unitArgs(u, "--task", d.Doc.Task)))
+		c.started = func(pid int) { d.UpdateDescription(func(c *Description) { c.Units[i].PID = pid }) }
 		units[i] = c
 		d.supervise(ctx, c)
 	}
@@ -224,15 +224,15 @@ func (d *Cluster) startUnits(ctx context.Context) error {
 	return nil
 }
 
-// unit runs the agent with the program of the release in use.
-func (d *Cluster) unit(args []string) runner {
+// unitRunner runs the agent with the program of the release in use.
+func (d *Cluster) unitRunner(args []string) runner {
 	return func(ctx context.Context, log *os.File, started func(int)) error {
 		return d.Measured(localtee.Launch{Agent: d.Bin.Cohort, Program: d.Program()}, args)(ctx, log, started)
 	}
 }
 
-// Note changes the description, in dev.json too once there is one.
-func (d *Cluster) Note(change func(*Description)) {
+// UpdateDescription changes the description, in dev.json too once there is one.
+func (d *Cluster) UpdateDescription(change func(*Description)) {
 	d.mu.Lock()
 	change(&d.Doc)
 	d.mu.Unlock()
@@ -244,7 +244,7 @@ func (d *Cluster) Note(change func(*Description)) {
 	}
 }
 
-// Stop ends everything and waits for it. dev.json goes, since what it says is
+// Stop ends everything and waits for it. dev.json goes, since its content is
 // no longer true.
 func (d *Cluster) Stop() error {
 	if d.Cancel != nil {
@@ -266,8 +266,8 @@ func (d *Cluster) removeDescription() error {
 	return nil
 }
 
-// Tail is the end of a log file, for an error.
-func Tail(path string) string {
+// LogTail is the end of a log file, for an error.
+func LogTail(path string) string {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()

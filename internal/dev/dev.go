@@ -2,8 +2,11 @@
 // manager, and three units of a program, or one unit of each role of a group. All of them are
 // children of this process, which starts them again when they end.
 //
-// It protects nothing from the machine that it runs on, and says so. [File] describes the
+// It protects nothing from the machine that it runs on, and prints that. [File] describes the
 // running cluster to clients and to checks.
+//
+// Files, each using those before it: build.go, state.go, example.go, child.go,
+// group.go, cluster.go, dev.go, found.go.
 package dev
 
 import (
@@ -40,8 +43,8 @@ func Run(ctx context.Context, a *frame.App, f Flags, program []string) error {
 			return err
 		}
 	}
-	return With(ctx, a, f, program, func(d *Cluster) error {
-		if err := a.Emit("dev", d.Describe(), d.banner()); err != nil {
+	return WithCluster(ctx, a, f, program, func(d *Cluster) error {
+		if err := a.PrintResult("dev", d.Describe(), d.banner()); err != nil {
 			return err
 		}
 		select {
@@ -54,8 +57,8 @@ func Run(ctx context.Context, a *frame.App, f Flags, program []string) error {
 	})
 }
 
-// With starts a cluster in f.dir, runs use, and stops it.
-func With(ctx context.Context, a *frame.App, f Flags, program []string, use func(*Cluster) error) (err error) {
+// WithCluster starts a cluster in f.dir, runs use, and stops it.
+func WithCluster(ctx context.Context, a *frame.App, f Flags, program []string, use func(*Cluster) error) (err error) {
 	dir, err := filepath.Abs(f.Dir)
 	if err != nil {
 		return err
@@ -84,7 +87,7 @@ func With(ctx context.Context, a *frame.App, f Flags, program []string, use func
 	return use(d)
 }
 
-// banner says what runs and what to try.
+// banner lists what runs and commands to try.
 func (d *Cluster) banner() string {
 	c := d.Describe()
 	var b strings.Builder

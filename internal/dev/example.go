@@ -23,7 +23,7 @@ const (
 )
 
 // Example describes what a development cluster runs: three units of one program, or one
-// unit of each role of a group. It is read from a TOML file that stands with the programs.
+// unit of each role of a group. It is read from a TOML file that is beside the programs.
 type Example struct {
 	Schema  string    `toml:"schema"`  // "cohort/dev-example/v1"
 	Name    string    `toml:"name"`    // of the task, or of the group
@@ -128,7 +128,7 @@ func (e Example) check() error {
 		return errors.New("data and request are for roles")
 	case len(e.Roles) > 0 && (e.Data == nil || e.Request == nil):
 		return errors.New("roles want data and request")
-	case len(e.Roles) > 0 && (e.role(e.Request.Role) < 0 || !strings.HasPrefix(e.Request.Path, "/")):
+	case len(e.Roles) > 0 && (e.roleIndex(e.Request.Role) < 0 || !strings.HasPrefix(e.Request.Path, "/")):
 		return fmt.Errorf("request: got role %q and path %q, want a role and a path", e.Request.Role, e.Request.Path)
 	case e.Data != nil && (e.Data.Rows < 1 || e.Data.CheckRows < 1):
 		return fmt.Errorf("data: got rows %d and check_rows %d, want 1 or more", e.Data.Rows, e.Data.CheckRows)
@@ -140,7 +140,7 @@ func (e Example) check() error {
 		}
 		names[r.Name] = true
 		for _, called := range r.Calls {
-			if e.role(called) < 0 {
+			if e.roleIndex(called) < 0 {
 				return fmt.Errorf("role %q: calls: got %q, want a role", r.Name, called)
 			}
 		}
@@ -148,8 +148,8 @@ func (e Example) check() error {
 	return nil
 }
 
-// role is the place of a role, -1 where there is none.
-func (e Example) role(name string) int {
+// roleIndex is the place of a role, -1 where there is none.
+func (e Example) roleIndex(name string) int {
 	return slices.IndexFunc(e.Roles, func(r Role) bool { return r.Name == name })
 }
 
@@ -157,7 +157,7 @@ func (e Example) role(name string) int {
 func (e Example) Grouped() bool { return len(e.Roles) > 0 }
 
 // Asked is the place of the role that users ask.
-func (e Example) Asked() int { return e.role(e.Request.Role) }
+func (e Example) Asked() int { return e.roleIndex(e.Request.Role) }
 
 // Holders are the places of the roles that others call and that call none: those that
 // hold data.
@@ -185,8 +185,8 @@ func (e Example) OfParty(party string) int {
 	return slices.IndexFunc(e.Roles, func(r Role) bool { return r.Party == party })
 }
 
-// Task is the task that a cluster of the example is described by.
-func (e Example) Task() string {
+// MainTask is the task that a cluster of the example is described by.
+func (e Example) MainTask() string {
 	if e.Grouped() {
 		return e.Request.Role
 	}
@@ -213,17 +213,17 @@ func RowsOf(tables string) string { return strings.TrimPrefix(filepath.Base(tabl
 func (f Flags) FindPrograms(ctx context.Context, b Binaries, self, dir string) (Binaries, error) {
 	b.Example = f.Example
 	if !f.Example.Grouped() {
-		path, err := f.Example.find(ctx, f.Example.Program, self, dir)
+		path, err := f.Example.findProgram(ctx, f.Example.Program, self, dir)
 		b.Program = append([]string{path}, f.Example.Args...)
 		return b, err
 	}
 	var err error
 	b.Tables = f.tables(dir)
-	if b.Generate, err = f.Example.find(ctx, f.Example.Data.Program, self, dir); err != nil {
+	if b.Generate, err = f.Example.findProgram(ctx, f.Example.Data.Program, self, dir); err != nil {
 		return b, err
 	}
 	for _, r := range f.Example.Roles {
-		path, err := f.Example.find(ctx, r.Program, self, dir)
+		path, err := f.Example.findProgram(ctx, r.Program, self, dir)
 		if err != nil {
 			return b, err
 		}
@@ -233,8 +233,8 @@ func (f Flags) FindPrograms(ctx context.Context, b Binaries, self, dir string) (
 	return b, b.MakeTables(ctx)
 }
 
-// find finds a program of the example, or builds it.
-func (e Example) find(ctx context.Context, program, self, dir string) (string, error) {
+// findProgram finds a program of the example, or builds it.
+func (e Example) findProgram(ctx context.Context, program, self, dir string) (string, error) {
 	name := filepath.Join(e.Name, program)
 	beside := filepath.Join(filepath.Dir(self), name)
 	if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
@@ -275,14 +275,14 @@ func (b Binaries) MakeTables(ctx context.Context) error {
 	return os.Rename(unfinished, b.Tables)
 }
 
-// same is the command that prints what the request of the example returns.
-func (b Binaries) same() []string {
+// requestCommand is the command that prints what the request of the example returns.
+func (b Binaries) requestCommand() []string {
 	return append([]string{b.Generate}, b.filled(b.Example.Request.Same, b.Tables)...)
 }
 
 // Pooled is what the request of the example returns, computed on all data at once.
 func (b Binaries) Pooled(ctx context.Context) ([]byte, error) {
-	command := b.same()
+	command := b.requestCommand()
 	out, err := exec.CommandContext(ctx, command[0], command[1:]...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("computing on all data: %w", err)

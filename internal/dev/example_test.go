@@ -18,13 +18,13 @@ func TestExamples(t *testing.T) {
 	}
 	for _, file := range files {
 		e, err := ReadExample(file)
-		if name := filepath.Base(filepath.Dir(file)); err != nil || e.Name != name || e.Task() == "" {
-			t.Errorf("%s: got %q of task %q, %v", file, e.Name, e.Task(), err)
+		if name := filepath.Base(filepath.Dir(file)); err != nil || e.Name != name || e.MainTask() == "" {
+			t.Errorf("%s: got %q of task %q, %v", file, e.Name, e.MainTask(), err)
 		}
 	}
 }
 
-// TestExampleRefuses changes one thing of a good description, which then says what is wrong.
+// TestExampleRefuses changes one thing of a good description, which then reports what is wrong.
 func TestExampleRefuses(t *testing.T) {
 	b, err := os.ReadFile("../../examples/jointrisk/dev.toml")
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
@@ -24,7 +24,7 @@ func (d *Cluster) draftFile() string { return filepath.Join(d.State, "draft.toml
 func (d *Cluster) initFile() string { return filepath.Join(d.State, "authority-init.json") }
 
 // InitAuthority writes the draft of the first policy and makes the root for it, once
-// in the life of a state.
+// in the lifetime of a state.
 func (d *Cluster) InitAuthority(ctx context.Context) error {
 	if _, err := os.Stat(d.GenesisFile()); err == nil {
 		return nil
@@ -57,7 +57,7 @@ func (d *Cluster) writeDraft() ([]byte, error) {
 	if d.Doc.Group != "" {
 		return d.withGroup(draft)
 	}
-	return []byte(draft.Text()), nil
+	return []byte(draft.PolicyText()), nil
 }
 
 func (d *Cluster) draft(owners []sshkey.Pair) (drafttext.Draft, error) {
@@ -125,7 +125,7 @@ func (d *Cluster) checkedGenesis() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	draft, err := policy.ParseDraft(raw)
+	draft, err := policydraft.Parse(raw)
 	if err != nil {
 		return nil, fmt.Errorf("checking the draft: %w", err)
 	}

@@ -25,7 +25,7 @@ import (
 )
 
 // Parties are the SSH keys of the parties, in the order of their names.
-// They stand beside the clusters' states, so that one can bring keys of his own,
+// They are beside the clusters' states, so that an owner can bring other keys,
 // or public keys only: then the party approves by itself.
 func (d *Cluster) Parties() ([]sshkey.Pair, error) {
 	return sshkey.Pairs(filepath.Join(d.Dir, "parties"), d.Bin.Example.Parties()...)
@@ -40,7 +40,7 @@ func (d *Cluster) withGroup(first drafttext.Draft) ([]byte, error) {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	first.Task.Names = []string{first.Task.Name + "." + Domain}
-	b.WriteString(first.Text())
+	b.WriteString(first.PolicyText())
 	if err := d.writeTasks(line, first.Task); err != nil {
 		return nil, err
 	}
@@ -87,9 +87,9 @@ func (d *Cluster) roles(c Description) []service {
 	return all
 }
 
-// Tell lets a party say something of the group to the authority.
-func (d *Cluster) Tell(ctx context.Context, party sshkey.Pair, ns sshsig.Namespace) error {
-	c, err := authorityclient.Dial(ctx, d.App, d.Pins())
+// SubmitStatement signs a statement of a party and submits it to the authority.
+func (d *Cluster) SubmitStatement(ctx context.Context, party sshkey.Pair, ns sshsig.Namespace) error {
+	c, err := authorityclient.Dial(ctx, d.App, d.ClientPins())
 	if err != nil {
 		return err
 	}
@@ -102,14 +102,14 @@ func (d *Cluster) Tell(ctx context.Context, party sshkey.Pair, ns sshsig.Namespa
 		return nil // in an earlier run on this state
 	}
 	s := partystatement.Flags{Digest: pact.ID().String(), Party: party.Name, Key: party.Path, Kept: filepath.Join(d.State, "statements")}
-	_, _, err = partystatement.Say(ctx, d.App, c, d.Doc.Group, s, ns)
+	_, _, err = partystatement.Submit(ctx, d.App, c, d.Doc.Group, s, ns)
 	return err
 }
 
 // approves reports whether a party approves the group that the policy has in force.
-func (d *Cluster) approves(p *policy.Pact, party string) bool {
+func (d *Cluster) approves(p *policy.GroupState, party string) bool {
 	return slices.ContainsFunc(p.Roots(d.App.Now()), func(root attest.Digest) bool {
-		return slices.Contains(p.Agreement(root, d.App.Now()).Approved, party)
+		return slices.Contains(p.ApprovalStatus(root, d.App.Now()).Approved, party)
 	})
 }
 
@@ -120,18 +120,18 @@ func (d *Cluster) startMembers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	approve := slices.DeleteFunc(slices.Clone(parties), func(p sshkey.Pair) bool { return !p.Here() })
+	approve := slices.DeleteFunc(slices.Clone(parties), func(p sshkey.Pair) bool { return !p.HasPrivateKey() })
 	if d.checking {
 		approve = parties[:len(parties)-1]
 	}
 	for _, p := range approve {
-		if err := d.Tell(ctx, p, sshsig.ForApprove); err != nil {
+		if err := d.SubmitStatement(ctx, p, sshsig.ForApprove); err != nil {
 			return fmt.Errorf("party %s: %w", p.Name, err)
 		}
 	}
 	for i, u := range d.Doc.Units {
 		c := d.NewChild("unit-"+d.Bin.Example.Roles[i].Name, d.Measured(localtee.Launch{Agent: d.Bin.Cohort, Program: d.Bin.Members[i]}, d.MemberArgs(i, u)))
-		c.started = func(pid int) { d.Note(func(c *Description) { c.Units[i].PID = pid }) }
+		c.started = func(pid int) { d.UpdateDescription(func(c *Description) { c.Units[i].PID = pid }) }
 		d.members = append(d.members, c)
 		d.supervise(ctx, c)
 	}
@@ -166,7 +166,7 @@ func (d *Cluster) Agree(ctx context.Context) error {
 		return err
 	}
 	last := parties[len(parties)-1]
-	if err := d.Tell(ctx, last, sshsig.ForApprove); err != nil {
+	if err := d.SubmitStatement(ctx, last, sshsig.ForApprove); err != nil {
 		return fmt.Errorf("party %s: %w", last.Name, err)
 	}
 	return d.agreed(ctx)
@@ -195,11 +195,11 @@ func (d *Cluster) await(ctx context.Context, is func(context.Context, Unit) erro
 	return nil
 }
 
-// Ready asks a unit's health pages, which must say so.
+// Ready asks a unit's health pages, which must be ready.
 func Ready(ctx context.Context, pages string) error {
 	status, err := healthStatus(ctx, pages)
 	if err == nil && status != http.StatusOK {
-		err = fmt.Errorf("its health pages say: %d", status)
+		err = fmt.Errorf("its health pages: %d", status)
 	}
 	return err
 }
@@ -210,11 +210,11 @@ func healthStatus(ctx context.Context, pages string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	answer, err := http.DefaultClient.Do(r)
+	response, err := http.DefaultClient.Do(r)
 	if err != nil {
 		return 0, err
 	}
-	return answer.StatusCode, answer.Body.Close()
+	return response.StatusCode, response.Body.Close()
 }
 
 // GroupTrust is what the bank's company makes of the description. It remembers nothing.
@@ -232,13 +232,13 @@ func (d *Cluster) GroupTrust(ctx context.Context) (*client.Trust, error) {
 	})
 }
 
-// away reports whether there is a party that approves by itself.
-func (d *Cluster) away() bool {
+// hasSeparateParty reports whether there is a party that approves by itself.
+func (d *Cluster) hasSeparateParty() bool {
 	parties, err := d.Parties()
-	return err == nil && slices.ContainsFunc(parties, func(p sshkey.Pair) bool { return !p.Here() })
+	return err == nil && slices.ContainsFunc(parties, func(p sshkey.Pair) bool { return !p.HasPrivateKey() })
 }
 
-// groupBanner says what runs of a group and what to try.
+// groupBanner lists the programs of a group and commands to try.
 func (d *Cluster) groupBanner(c Description) string {
 	e := d.Bin.Example
 	var b strings.Builder
@@ -247,12 +247,12 @@ func (d *Cluster) groupBanner(c Description) string {
 		line("%-10s https://%s  (party %s, pid %d, health %s)", d.Bin.Example.Roles[i].Name, u.Address, d.Bin.Example.Roles[i].Party, u.PID, u.Health)
 	}
 	pins := fmt.Sprintf("--authority %s --genesis %s", c.Authority, c.Genesis)
-	if d.away() {
+	if d.hasSeparateParty() {
 		line("\nthe units wait for the parties whose keys are not here; each says:\n  %s group approve %s --digest IDENTITY --ssh-key KEY %s", d.Bin.Cohort, d.Doc.Group, pins)
 	}
 	line("\ntry:\n  %s request https://%s%s --session --group %s --role %s --party-key %s --gateway %s %s",
 		d.Bin.Cohort, c.ServerName, e.Request.Path, d.Doc.Group, e.Request.Role, d.PartyKey(e.Roles[0].Party), c.Gateway, pins)
-	line("  %s    # %s", strings.Join(d.Bin.same(), " "), e.Request.Note)
+	line("  %s    # %s", strings.Join(d.Bin.requestCommand(), " "), e.Request.Note)
 	second := e.Roles[min(1, len(e.Roles)-1)].Party
 	for _, verb := range []string{"status ", "verify ", "withdraw "} {
 		key := map[string]string{"verify ": "--party-key " + d.PartyKey(second) + " ", "withdraw ": "--ssh-key " + filepath.Join(d.Dir, "parties", second) + " "}[verb]

@@ -14,7 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 )
 
-// Description describes a running cluster to those who talk to it or judge it: the
+// Description describes a running cluster to its clients and checkers: the
 // content of dev.json.
 type Description struct {
 	Schema    string `json:"schema"` // "cohort/dev/v1"
@@ -109,7 +109,7 @@ func Owners(dir string) ([]sshkey.Pair, error) {
 	return sshkey.Pairs(dir, "owner-1", "owner-2", "owner-3")
 }
 
-// Addresses gives n loopback addresses: the ports from base on, each tried, or
+// Addresses returns n loopback addresses: the ports from base on, each tried, or
 // any free ones when base is 0.
 func Addresses(base, n int) ([]string, error) {
 	list := make([]string, n)
@@ -123,7 +123,7 @@ func Addresses(base, n int) ([]string, error) {
 			return nil, fmt.Errorf("trying port %d: %w", port, err)
 		}
 		list[i] = l.Addr().String()
-		defer l.Close() // all are held until all are found, so that no two are equal
+		defer l.Close() // all are kept open until all are found, so that no two are equal
 	}
 	return list, nil
 }

@@ -76,13 +76,13 @@ func TestDevSaysWhatItLeavesOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var talk bytes.Buffer
-	a := clitest.App(&talk)
-	a.Stderr = &talk
+	var stderr bytes.Buffer
+	a := clitest.App(&stderr)
+	a.Stderr = &stderr
 	if _, err := New(a, Flags{Task: "app", KeyMode: string(policyfile.Shared)}, t.TempDir(), Binaries{Cohort: self, Program: clitest.InterpreterHere(t)}); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(talk.String(), "not measured: the code that sh runs") {
-		t.Errorf("got %q, want what is not measured", talk.String())
+	if !strings.Contains(stderr.String(), "not measured: the code that sh runs") {
+		t.Errorf("got %q, want what is not measured", stderr.String())
 	}
 }

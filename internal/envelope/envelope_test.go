@@ -114,19 +114,19 @@ func FuzzPinOf(f *testing.F) {
 
 func FuzzOpenedSession(f *testing.F) {
 	id := wire.SessionID{1, 2, 3}
-	whole := wire.Frame(wire.LabelSessionAnswer, make([]byte, 1120), id[:], []byte("more"))
+	whole := wire.Frame(wire.LabelSessionResponse, make([]byte, 1120), id[:], []byte("more"))
 	f.Add(whole)
 	f.Add(whole[:len(whole)-8])
 	f.Add(whole[:30])
-	f.Add(append(bytes.Clone(whole[:1+len(wire.LabelSessionAnswer)]), "\xff\xff\xff\xff"...))
+	f.Add(append(bytes.Clone(whole[:1+len(wire.LabelSessionResponse)]), "\xff\xff\xff\xff"...))
 	f.Fuzz(func(t *testing.T, response []byte) {
 		id, ok := OpenedSession(response)
 		if !ok {
 			return
 		}
-		at := 1 + len(wire.LabelSessionAnswer)
+		at := 1 + len(wire.LabelSessionResponse)
 		enc := response[at+4:][:binary.BigEndian.Uint32(response[at:])]
-		if again := wire.Frame(wire.LabelSessionAnswer, enc, id[:]); !bytes.HasPrefix(response, again) {
+		if again := wire.Frame(wire.LabelSessionResponse, enc, id[:]); !bytes.HasPrefix(response, again) {
 			t.Errorf("got %x, which does not begin as what was framed again, %x", response, again)
 		}
 	})

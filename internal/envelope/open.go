@@ -69,7 +69,7 @@ func (p Pin) hasValidName() bool {
 // OpenedSession reads the id of the session that a response to an open request opens, from
 // the first bytes of the response. ok is false where the id is not among them.
 func OpenedSession(response []byte) (id wire.SessionID, ok bool) {
-	enc := 1 + len(wire.LabelSessionAnswer) // where the KEM ciphertext begins, with its length
+	enc := 1 + len(wire.LabelSessionResponse) // where the KEM ciphertext begins, with its length
 	if len(response) < enc+4 {
 		return id, false
 	}
@@ -78,7 +78,7 @@ func OpenedSession(response []byte) (id wire.SessionID, ok bool) {
 		return id, false
 	}
 	var fields [2][]byte // KEM ciphertext, session id
-	if wire.UnframeInto(fields[:], wire.LabelSessionAnswer, response[:end]) != nil || len(fields[1]) != len(id) {
+	if wire.UnframeInto(fields[:], wire.LabelSessionResponse, response[:end]) != nil || len(fields[1]) != len(id) {
 		return id, false
 	}
 	return wire.SessionID(fields[1]), true

@@ -9,13 +9,13 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 )
 
 // KeySize is the size of a founder's key in bytes.
 const KeySize = 32
 
-// Founder holds what one founder uses to verify a root before signing the first policy.
+// Founder has the key, the verifier and the time that one founder uses to verify a root before signing the first policy.
 type Founder struct {
 	Verifier *attest.Verifier
 	// Key is this founder's own key, 32 random bytes that are never sent. The secrets of
@@ -31,12 +31,12 @@ type Founder struct {
 // machine must be challenged and there is no proof yet, it returns the challenge and no
 // genesis. It refuses with "draft" a root that was made for another draft, with
 // "authority-root" a file that names another root, with "wrong-chip" the proof of another
-// challenge, and as [attest.Verifier.Appraise] and [policy.Draft.AdmitAuthority] do.
-func (f Founder) Check(d policy.Draft, r Root, p *Proof) (genesis []byte, c *Challenge, err error) {
+// challenge, and as [attest.Verifier.Appraise] and [policydraft.Draft.AdmitAuthority] do.
+func (f Founder) Check(d policydraft.Draft, r Root, p *Proof) (genesis []byte, c *Challenge, err error) {
 	if got := d.Digest(); got != r.Draft {
 		return nil, nil, wire.Refuse(wire.WrongDraft, "init: draft", r.Draft, got.String()+", the draft to be signed")
 	}
-	if genesis, err = d.Fill(r.Root); err != nil {
+	if genesis, err = d.WithRoot(r.Root); err != nil {
 		return nil, nil, err
 	}
 	var evidence attest.Evidence
@@ -92,11 +92,11 @@ func (f Founder) verifyProof(r Root, e attest.Evidence, p Proof) error {
 
 // challengeSecret follows from the founder's key, the root, the draft, the device and its
 // key: no proof is valid for another of them, or for another founder.
-func (f Founder) challengeSecret(r Root, e attest.Evidence) (attest.Introduction, []byte, error) {
+func (f Founder) challengeSecret(r Root, e attest.Evidence) (attest.TPMKeys, []byte, error) {
 	if len(f.Key) != KeySize {
-		return attest.Introduction{}, nil, wire.Refuse(wire.BadRequest, "founder's key: size in bytes", len(f.Key), KeySize)
+		return attest.TPMKeys{}, nil, wire.Refuse(wire.BadRequest, "founder's key: size in bytes", len(f.Key), KeySize)
 	}
-	in, _, err := f.Verifier.Introduced(e)
+	in, _, err := f.Verifier.UnverifiedKeys(e)
 	if err != nil {
 		return in, nil, err
 	}

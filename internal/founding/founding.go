@@ -38,7 +38,7 @@ type Root struct {
 
 // ReportData returns the report data of the evidence.
 func (r Root) ReportData() attest.ReportData {
-	return attest.Bind(wire.LabelInit, r.Root[:], r.Draft[:])
+	return attest.BindReportData(wire.LabelInit, r.Root[:], r.Draft[:])
 }
 
 // Challenge requires a machine to prove that the key of its evidence is in the device that the
@@ -122,8 +122,8 @@ func MakeRoot(ctx context.Context, tee attest.Attester, sealer attest.Sealer, ro
 	if r.Evidence, err = evidence.WithEach(all).MarshalJSON(); err != nil {
 		return Root{}, err
 	}
-	if keeper, ok := tee.(attest.Keeper); ok {
-		kept := keeper.Keep()
+	if keeper, ok := tee.(attest.CredentialActivator); ok {
+		kept := keeper.ExportKey()
 		framed := wire.Frame(wire.LabelInitKey, kept)
 		r.SealedKey, err = sealer.Seal(ctx, framed, nil)
 		clear(kept)
@@ -141,7 +141,7 @@ func MakeRoot(ctx context.Context, tee attest.Attester, sealer attest.Sealer, ro
 // "wrong-chip" a credential for another device or key, and with "platform" a TEE that is not
 // challenged.
 func OpenChallenge(ctx context.Context, tee attest.Attester, sealer attest.Sealer, c Challenge) (Proof, error) {
-	keeper, ok := tee.(attest.Keeper)
+	keeper, ok := tee.(attest.CredentialActivator)
 	if !ok {
 		return Proof{}, wire.Refuse(wire.NoPlatform, "init challenge: platform", "a TEE that is not challenged", "a TEE with credential activation; without it, sign without a proof")
 	}
@@ -154,7 +154,7 @@ func OpenChallenge(ctx context.Context, tee attest.Attester, sealer attest.Seale
 	if err != nil {
 		return Proof{}, fmt.Errorf("reading the key of the evidence: %w", err)
 	}
-	secret, err := keeper.Open(ctx, f[0], c.Credential)
+	secret, err := keeper.ActivateCredential(ctx, f[0], c.Credential)
 	if err != nil {
 		return Proof{}, fmt.Errorf("opening the credential: %w", err)
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/tpm"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 )
 
 // noEndorsements is a vendor that says nothing beside evidence.
@@ -23,14 +23,14 @@ func noEndorsements(context.Context, attest.Evidence) (attest.Endorsements, erro
 
 // draftOf is a draft of one platform, with the rest of its table, and the machines
 // and the program of its authority.
-func draftOf(t *testing.T, platform, rules, machines, reference string) policy.Draft {
+func draftOf(t *testing.T, platform, rules, machines, reference string) policydraft.Draft {
 	t.Helper()
 	edits := []string{"[platform.soft]\nroots = [\"VENDOR\"]\n", fmt.Sprintf("[platform.%s]\n%s\n", platform, rules),
 		`machines = "any"`, "machines = " + machines, `{ platform = "soft", program = "authority" }`, reference}
 	if platform != string(attest.Soft) {
 		edits = append(edits, "development  = true\n", "")
 	}
-	return testworld.Must(policy.ParseDraft([]byte(testworld.New(t).PolicyText("", "", edits...))))
+	return testworld.Must(policydraft.Parse([]byte(testworld.New(t).PolicyText("", "", edits...))))
 }
 
 // site is a machine of the development TEE that made a root, and a founder.
@@ -38,7 +38,7 @@ type site struct {
 	t       *testing.T
 	vendor  *attesttest.Vendor
 	chip    *attesttest.Chip
-	draft   policy.Draft
+	draft   policydraft.Draft
 	root    wire.Digest
 	founder Founder
 }
@@ -47,12 +47,12 @@ func newSite(t *testing.T) *site {
 	t.Helper()
 	s := &site{t: t, vendor: attesttest.NewVendor(), root: wire.Sum([]byte("root"))}
 	s.chip = s.vendor.Chip()
-	s.draft = s.softDraft(soft.Chip(s.vendor.Root()), "authority")
+	s.draft = s.softDraft(soft.ChipOf(s.vendor.Root()), "authority")
 	s.founder = Founder{Verifier: attesttest.Verifier(tpm.Platform().Appraiser()), Key: bytes.Repeat([]byte{7}, KeySize), At: time.Now()}
 	return s
 }
 
-func (s *site) softDraft(chip, program string) policy.Draft {
+func (s *site) softDraft(chip, program string) policydraft.Draft {
 	s.t.Helper()
 	return draftOf(s.t, "soft", fmt.Sprintf("roots = [%q]", s.vendor.Root()), fmt.Sprintf("[\"chip:%s\"]", chip),
 		fmt.Sprintf("{ platform = \"soft\", program = %q }", wire.Sum([]byte(program))))
@@ -76,10 +76,10 @@ func TestCheck(t *testing.T) {
 	s := newSite(t)
 	r := testworld.Must(ParseRoot(s.good().Bytes()))
 	genesis, challenge, err := s.founder.Check(s.draft, r, nil)
-	if err != nil || challenge != nil || !bytes.Equal(genesis, testworld.Must(s.draft.Fill(s.root))) {
+	if err != nil || challenge != nil || !bytes.Equal(genesis, testworld.Must(s.draft.WithRoot(s.root))) {
 		t.Fatalf("got\n%s\nchallenge %v, %v", genesis, challenge, err)
 	}
-	again, _, err := s.founder.Check(testworld.Must(policy.ParseDraft(genesis)), r, nil)
+	again, _, err := s.founder.Check(testworld.Must(policydraft.Parse(genesis)), r, nil)
 	if err != nil || !bytes.Equal(again, genesis) {
 		t.Errorf("the genesis itself: %v", err)
 	}
@@ -91,39 +91,39 @@ func TestCheckRefusals(t *testing.T) {
 	other := wire.Sum([]byte("other"))
 	rows := []struct {
 		name string
-		made func() (policy.Draft, Root)
+		made func() (policydraft.Draft, Root)
 		want wire.Reason
 	}{
-		{"made for another draft", func() (policy.Draft, Root) {
+		{"made for another draft", func() (policydraft.Draft, Root) {
 			return s.draft, s.made("authority", s.root, other, attesttest.Faults{})
 		}, wire.WrongDraft},
-		{"another root put in", func() (policy.Draft, Root) { r := s.good(); r.Root = other; return s.draft, r }, wire.BadNonce},
-		{"evidence for another draft, and the draft's digest put in", func() (policy.Draft, Root) {
+		{"another root put in", func() (policydraft.Draft, Root) { r := s.good(); r.Root = other; return s.draft, r }, wire.BadNonce},
+		{"evidence for another draft, and the draft's digest put in", func() (policydraft.Draft, Root) {
 			r := s.made("authority", s.root, other, attesttest.Faults{})
 			r.Draft = s.draft.Digest()
 			return s.draft, r
 		}, wire.BadNonce},
-		{"a program that the draft does not name", func() (policy.Draft, Root) {
+		{"a program that the draft does not name", func() (policydraft.Draft, Root) {
 			return s.draft, s.made("evil", s.root, s.draft.Digest(), attesttest.Faults{})
 		}, wire.NotMeasured},
-		{"a machine that the draft does not name", func() (policy.Draft, Root) {
+		{"a machine that the draft does not name", func() (policydraft.Draft, Root) {
 			d := s.softDraft("0123456789abcdef", "authority")
 			return d, s.made("authority", s.root, d.Digest(), attesttest.Faults{})
 		}, wire.WrongChip},
-		{"a platform root that the draft does not name", func() (policy.Draft, Root) {
+		{"a platform root that the draft does not name", func() (policydraft.Draft, Root) {
 			return s.draft, s.made("authority", s.root, s.draft.Digest(), attesttest.Faults{OtherRoot: true})
 		}, wire.UnknownRoot},
-		{"a TEE that its host can read", func() (policy.Draft, Root) {
+		{"a TEE that its host can read", func() (policydraft.Draft, Root) {
 			return s.draft, s.made("authority", s.root, s.draft.Digest(), attesttest.Faults{Debug: true})
 		}, wire.Debug},
-		{"a file that names another root", func() (policy.Draft, Root) {
-			return testworld.Must(policy.ParseDraft(testworld.Must(s.draft.Fill(other)))), s.good()
+		{"a file that names another root", func() (policydraft.Draft, Root) {
+			return testworld.Must(policydraft.Parse(testworld.Must(s.draft.WithRoot(other)))), s.good()
 		}, wire.WrongRoot},
-		{"no draft", func() (policy.Draft, Root) { return policy.Draft{}, s.good() }, wire.WrongDraft},
-		{"evidence of a restore request", func() (policy.Draft, Root) {
+		{"no draft", func() (policydraft.Draft, Root) { return policydraft.Draft{}, s.good() }, wire.WrongDraft},
+		{"evidence of a restore request", func() (policydraft.Draft, Root) {
 			tee, r := s.chip.Attester(attesttest.Measure("authority")), s.good()
 			draft := s.draft.Digest()
-			r.Evidence = testworld.Must(testworld.Must(tee.Attest(t.Context(), attest.Bind(wire.LabelRestore, s.root[:], draft[:]))).MarshalJSON())
+			r.Evidence = testworld.Must(testworld.Must(tee.Attest(t.Context(), attest.BindReportData(wire.LabelRestore, s.root[:], draft[:]))).MarshalJSON())
 			return s.draft, r
 		}, wire.BadNonce},
 	}
@@ -158,12 +158,12 @@ func (m machine) launch() (*tpm.Device, attest.Measurement) {
 	m.t.Helper()
 	at := tpm.Machine{Path: m.tpm.Path, Log: m.tpm.Log}
 	l := tpm.Launch{Program: wire.Sum([]byte("authority")), Arguments: tpm.Arguments(nil)}
-	measured := testworld.Must(at.Boot(l))
+	measured := testworld.Must(at.BootMeasurement(l))
 	return testworld.Must(tpm.NewDevice(tpm.Config{Machine: at, CA: m.maker.CA(m.t), Launch: l})), measured
 }
 
 // draft names the program beside TPMs of a maker.
-func (m machine) draft(measured attest.Measurement, machines string) policy.Draft {
+func (m machine) draft(measured attest.Measurement, machines string) policydraft.Draft {
 	m.t.Helper()
 	var boot []string
 	for _, r := range measured.Registers {
@@ -195,7 +195,7 @@ func TestChallenged(t *testing.T) {
 	later, _ := m.launch()
 	proof := testworld.Must(ParseProof(testworld.Must(OpenChallenge(t.Context(), later, later, asked)).Bytes()))
 	genesis, _, err = s.founder.Check(draft, r, &proof)
-	if err != nil || !bytes.Equal(genesis, testworld.Must(draft.Fill(s.root))) {
+	if err != nil || !bytes.Equal(genesis, testworld.Must(draft.WithRoot(s.root))) {
 		t.Fatalf("after the answer: %v", err)
 	}
 
@@ -231,7 +231,7 @@ func TestChallenged(t *testing.T) {
 		}
 	})
 	t.Run("named machine", func(t *testing.T) {
-		chip := wire.Sum(testworld.Must(x509.ParseCertificate(first.Introduce().Device)).RawSubjectPublicKeyInfo)
+		chip := wire.Sum(testworld.Must(x509.ParseCertificate(first.TPMKeys().Device)).RawSubjectPublicKeyInfo)
 		for machines, want := range map[string]wire.Reason{fmt.Sprintf("[\"chip:%s\"]", chip.Hex()): "", fmt.Sprintf("[\"chip:%s\"]", strings.Repeat("0", 64)): wire.WrongChip} {
 			d := m.draft(measured, machines)
 			device, _ := m.launch()

@@ -6,4 +6,7 @@
 // the requests of those addresses and leaves room for others. An address is not authenticated:
 // clients behind one address share its part. A refusal is "rate" if one address exceeds its
 // part, and "overload" if there is no room; both name the quota.
+//
+// Files, each using those before it: shares.go, buckets.go, connections.go, limit.go,
+// pace.go, pool.go, refusals.go, turns.go.
 package limit

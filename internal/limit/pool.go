@@ -12,15 +12,15 @@ type Pool[K comparable] struct {
 	what        string
 	most, share int
 
-	mu    sync.Mutex
-	taken int       // guarded by mu
-	held  map[K]int // guarded by mu: by each holder that has any
+	mu       sync.Mutex
+	taken    int       // guarded by mu
+	byHolder map[K]int // guarded by mu: by each holder that has any
 }
 
 // NewPool makes most places, of which one holder takes at most share. What names the
 // quota, in refusals and metrics.
 func NewPool[K comparable](what string, most, share int) *Pool[K] {
-	return &Pool[K]{what: what, most: most, share: share, held: make(map[K]int)}
+	return &Pool[K]{what: what, most: most, share: share, byHolder: make(map[K]int)}
 }
 
 // Acquire takes a place until [Pool.Release]. It refuses with "overload".
@@ -30,11 +30,11 @@ func (p *Pool[K]) Acquire(by K) error {
 	switch {
 	case p.taken >= p.most:
 		return wire.Refuse(wire.Overload, p.what, p.taken, p.most)
-	case p.held[by] >= p.share:
-		return wire.Refuse(wire.Overload, p.what+oneAddressSuffix, p.held[by], p.share)
+	case p.byHolder[by] >= p.share:
+		return wire.Refuse(wire.Overload, p.what+oneAddressSuffix, p.byHolder[by], p.share)
 	}
 	p.taken++
-	p.held[by]++
+	p.byHolder[by]++
 	return nil
 }
 
@@ -43,8 +43,8 @@ func (p *Pool[K]) Release(by K) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.taken--
-	if p.held[by]--; p.held[by] == 0 {
-		delete(p.held, by)
+	if p.byHolder[by]--; p.byHolder[by] == 0 {
+		delete(p.byHolder, by)
 	}
 }
 

@@ -19,15 +19,15 @@ type Shares struct {
 	what string
 	most int
 
-	mu    sync.Mutex
-	taken int                // guarded by mu: of most, by all
-	held  map[netip.Addr]int // guarded by mu: by each address that has any
+	mu        sync.Mutex
+	taken     int                // guarded by mu: of most, by all
+	byAddress map[netip.Addr]int // guarded by mu: by each address that has any
 }
 
 // NewShares divides most, which is at least 1. What names the quota, in refusals
 // and metrics: "gateway: requests under way".
 func NewShares(what string, most int) *Shares {
-	return &Shares{what: what, most: most, held: make(map[netip.Addr]int)}
+	return &Shares{what: what, most: most, byAddress: make(map[netip.Addr]int)}
 }
 
 // Acquire takes n for an address until [Shares.Release]. It refuses with "rate" more than the
@@ -35,15 +35,15 @@ func NewShares(what string, most int) *Shares {
 func (s *Shares) Acquire(from netip.Addr, n int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	held, free := s.held[from], s.most-s.taken
+	taken, free := s.byAddress[from], s.most-s.taken
 	switch {
 	case n < 0 || n > free:
 		return wire.Refuse(wire.Overload, s.what, s.taken, fmt.Sprint(n, " below ", s.most))
-	case held > 0 && held > free-n:
-		return wire.Refuse(wire.TooMany, s.what+oneAddressSuffix, held, fmt.Sprint("at most the ", free, " that are free"))
+	case taken > 0 && taken > free-n:
+		return wire.Refuse(wire.TooMany, s.what+oneAddressSuffix, taken, fmt.Sprint("at most the ", free, " that are free"))
 	}
 	s.taken += n
-	s.held[from] = held + n
+	s.byAddress[from] = taken + n
 	return nil
 }
 
@@ -52,8 +52,8 @@ func (s *Shares) Release(from netip.Addr, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.taken -= n
-	if s.held[from] -= n; s.held[from] <= 0 {
-		delete(s.held, from)
+	if s.byAddress[from] -= n; s.byAddress[from] <= 0 {
+		delete(s.byAddress, from)
 	}
 }
 

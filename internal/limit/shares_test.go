@@ -34,8 +34,8 @@ func TestShares(t *testing.T) {
 	}
 	s.Release(netip.MustParseAddr("192.0.2.1"), 50)
 	s.Release(netip.MustParseAddr("192.0.2.2"), 25)
-	if s.InUse() != 0 || len(s.held) != 0 {
-		t.Errorf("given back: got %d taken by %d", s.InUse(), len(s.held))
+	if s.InUse() != 0 || len(s.byAddress) != 0 {
+		t.Errorf("given back: got %d taken by %d", s.InUse(), len(s.byAddress))
 	}
 }
 

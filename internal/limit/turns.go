@@ -145,8 +145,8 @@ func (l *queue) pushBack(c *waiter, keys ...string) {
 	l.queues[i].pushBack(c, keys[1:]...)
 }
 
-// popFront takes the call whose turn it is, and puts the lines it stood in behind the
-// others. There is one.
+// popFront removes and returns the call whose turn it is, and puts its lines behind the
+// others. The queue is not empty.
 func (l *queue) popFront() *waiter {
 	if len(l.queues) == 0 {
 		c := l.calls[0]

@@ -311,7 +311,7 @@ func TestGatewayPassesNoSecrets(t *testing.T) {
 	w.replica(bustest.Scoring, func(rw http.ResponseWriter, r *http.Request) {
 		got = r.Header
 		rw.Header().Set("Set-Cookie", "a=b")
-		rw.Header().Set("Content-Type", wire.TypeAnswer)
+		rw.Header().Set("Content-Type", wire.TypeResponse)
 		rw.Header().Set("Retry-After", "7")
 		rw.Header().Set(wire.FieldUnits, "evil")
 		rw.WriteHeader(http.StatusGone)
@@ -329,7 +329,7 @@ func TestGatewayPassesNoSecrets(t *testing.T) {
 	if len(got) != 3 || got.Get("Content-Length") != "58" || got.Get(wire.FieldTicket) != "dGlja2V0" || got.Get("Content-Type") != wire.TypeRequest {
 		t.Errorf("the unit got %v", got)
 	}
-	for name, want := range map[string]string{"Set-Cookie": "", "Retry-After": "7", "Content-Type": wire.TypeAnswer, "X-Accel-Buffering": "no", "Cache-Control": "no-store"} {
+	for name, want := range map[string]string{"Set-Cookie": "", "Retry-After": "7", "Content-Type": wire.TypeResponse, "X-Accel-Buffering": "no", "Cache-Control": "no-store"} {
 		if response.Header.Get(name) != want {
 			t.Errorf("%s: got %q, want %q", name, response.Header.Get(name), want)
 		}

@@ -40,8 +40,8 @@ func readingCost(r *http.Request) int {
 	case r.URL.Path == wire.PathOneOff && r.Method == http.MethodPost && inOnePiece(r):
 		most = maxOneOff
 	}
-	if said := r.ContentLength; said >= 0 && said < int64(most) {
-		most = int(said)
+	if declared := r.ContentLength; declared >= 0 && declared < int64(most) {
+		most = int(declared)
 	}
 	return max(most, minCost)
 }
@@ -58,7 +58,7 @@ func (x *forwardedRequest) readWhole(limit int) error {
 	case errors.As(err, &large):
 		return wire.Refuse(wire.TooLarge, "request: size in bytes", fmt.Sprint("more than ", limit), limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return wire.Refuse(wire.BadRequest, "request: body", "incomplete", "a complete body within "+wholeWait.String())
+		return wire.Refuse(wire.BadRequest, "request: body", "an incomplete body", "a complete body within "+wholeWait.String())
 	case err != nil:
 		return wire.Refuse(wire.BadRequest, "request: body", err, "a complete body")
 	}

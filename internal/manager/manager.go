@@ -14,6 +14,10 @@
 // relay or divert requests.
 //
 // [New] makes a [Manager] and [Manager.Serve] runs it. Limits are in limits.go.
+//
+// Files, each using those before it: limits.go, body.go, vouched.go, certificate.go,
+// ranges.go, intake.go, member.go, registry.go, route.go, stream.go, gateway.go,
+// metrics.go, history.go, manager.go, http.go.
 package manager
 
 import (
@@ -134,7 +138,7 @@ func (c *Config) validate() error {
 		missing bool
 	}{{"data directory", c.DataDir == ""}, {"authority roots", len(c.Roots) == 0}, {"bus address", c.BusAddress == ""}} {
 		if field.missing {
-			faults = append(faults, wire.Refuse(wire.BadRequest, field.name, "empty", "a value"))
+			faults = append(faults, wire.Refuse(wire.BadRequest, field.name, "an empty value", "a value"))
 		}
 	}
 	return errors.Join(faults...)

@@ -24,7 +24,7 @@ func (g *gateway) routeByTicket(w *unitFilter, session wire.SessionID, ticket st
 		}
 	}
 	if w.clusters == nil && g.registry.isAmbiguous(*w) {
-		return wire.Refuse(wire.TicketWanted, "gateway: session", session, "one that the manager has a copy of, or its ticket")
+		return wire.Refuse(wire.TicketWanted, "gateway: session", session, "a session that the manager has a copy of, or its ticket")
 	}
 	return nil
 }

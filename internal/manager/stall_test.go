@@ -371,7 +371,7 @@ func TestOpenedSessions(t *testing.T) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		if r.URL.Path == wire.PathSession {
 			id := wire.SessionID{1, byte(number.Load())}
-			_, _ = rw.Write(wire.Frame(wire.LabelSessionAnswer, make([]byte, 1120), id[:], make([]byte, 3000)))
+			_, _ = rw.Write(wire.Frame(wire.LabelSessionResponse, make([]byte, 1120), id[:], make([]byte, 3000)))
 		}
 	})
 	g, now := w.manager.gateway, time.Now()

@@ -6,6 +6,8 @@
 // export from the request. The package trusts nothing that it reads: sizes and counts are
 // bounded, and a chunk that is changed, missing, moved or repeated does not open. It does not
 // know whose keys they are, and does not notice a request that is delivered again.
+//
+// Files, each using those before it: ohttp.go, keys.go, message.go.
 package ohttp
 
 import (
@@ -33,8 +35,8 @@ type Form struct {
 // The forms: a message in one piece (RFC 9458, section 4), and in chunks
 // (draft-ietf-ohai-chunked-ohttp).
 var (
-	Whole  = Form{wire.TypeOneOff, wire.TypeOneOffAnswer, "message/bhttp request", "message/bhttp response", false}
-	Chunks = Form{wire.TypeChunkedOneOff, wire.TypeChunkedOneOffAnswer, "message/bhttp chunked request", "message/bhttp chunked response", true}
+	Whole  = Form{wire.TypeOneOff, wire.TypeOneOffResponse, "message/bhttp request", "message/bhttp response", false}
+	Chunks = Form{wire.TypeChunkedOneOff, wire.TypeChunkedOneOffResponse, "message/bhttp chunked request", "message/bhttp chunked response", true}
 )
 
 // RequestForm returns the form of requests of a content type. It refuses, with "request",

@@ -44,13 +44,13 @@ type Journal struct {
 // OpenJournal loads the copies of a previous process into c.
 func OpenJournal(dir string, c *Copies, now time.Time) (*Journal, error) {
 	j := &Journal{path: filepath.Join(dir, journalFile)}
-	if err := j.load(c, now); err != nil {
+	if err := j.readRecords(c, now); err != nil {
 		return nil, err
 	}
 	return j, j.compact(c)
 }
 
-func (j *Journal) load(c *Copies, now time.Time) error {
+func (j *Journal) readRecords(c *Copies, now time.Time) error {
 	f, err := os.Open(j.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

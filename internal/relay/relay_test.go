@@ -29,9 +29,6 @@ func sealed(i bus.Item, text string, of ...wire.Digest) bus.Item {
 	return i
 }
 
-// reads reports whether an item holds a text.
-func reads(i bus.Item, text string) bool { return bytes.HasSuffix(i.Bytes, []byte(text)) }
-
 // TestBatches is about the relay's clock, so it has a made one.
 func TestBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -207,8 +207,8 @@ func TestAuthorityKilledUnderLoad(t *testing.T) {
 	}
 	f := newFleet(t, life, 2)
 	s := &storm{executed: f.executed, channels: f.channels(20), rate: rate, length: length}
-	var story sync.WaitGroup
-	story.Go(func() {
+	var faults sync.WaitGroup
+	faults.Go(func() {
 		time.Sleep(life / 2)
 		f.authority.end(syscall.SIGKILL)
 		time.Sleep(life / 5)
@@ -221,7 +221,7 @@ func TestAuthorityKilledUnderLoad(t *testing.T) {
 		}
 	})
 	out := s.run(t)
-	story.Wait()
+	faults.Wait()
 	s.judge(t, out)
 	t.Logf("%d handshakes of %d channels", handshakes(s.channels), len(s.channels))
 }

@@ -178,7 +178,7 @@ func TestReceipt(t *testing.T) {
 	config := c.OpenConfig("scoring")
 	config.Receipts, config.FreshEvidence = true, true
 	ch := c.OpenChannel(config)
-	if s, err := ch.Session(t.Context()); err != nil || !s.Evidence.OK() {
+	if s, err := ch.Session(t.Context()); err != nil || !s.Evidence.Appraised() {
 		t.Errorf("fresh evidence: %v, %v", s.Evidence, err)
 	}
 	var record client.Record
@@ -209,7 +209,7 @@ func TestReceipt(t *testing.T) {
 		want   wire.Reason
 	}{
 		{"request", func(r *client.Record) { r.Request = changed(r.Request, 3) }, wire.BadDigest},
-		{"answer", func(r *client.Record) { r.Answer = changed(r.Answer, 3) }, wire.BadDigest},
+		{"answer", func(r *client.Record) { r.Response = changed(r.Response, 3) }, wire.BadDigest},
 		{"signature", func(r *client.Record) { r.Receipt = changed(r.Receipt, -1) }, wire.BadSignature},
 	} {
 		r := record

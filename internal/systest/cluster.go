@@ -29,6 +29,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 	"github.com/cohort-tee/cohort/unit"
@@ -107,7 +108,7 @@ func (c *Cluster) device() tee {
 }
 
 // initialise makes a root for a draft.
-func (c *Cluster) initialise(draft policy.Draft) attest.Digest {
+func (c *Cluster) initialise(draft policydraft.Draft) attest.Digest {
 	c.t.Helper()
 	s, err := store.Create(c.t.Context(), c.dsn)
 	if err != nil {
@@ -122,9 +123,9 @@ func (c *Cluster) initialise(draft policy.Draft) attest.Digest {
 }
 
 // draftOf reads a first policy without its root.
-func draftOf(t testing.TB, text string) policy.Draft {
+func draftOf(t testing.TB, text string) policydraft.Draft {
 	t.Helper()
-	d, err := policy.ParseDraft([]byte(text))
+	d, err := policydraft.Parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,9 +133,9 @@ func draftOf(t testing.TB, text string) policy.Draft {
 }
 
 // filled is the genesis that a draft becomes.
-func filled(t testing.TB, draft policy.Draft, root attest.Digest) string {
+func filled(t testing.TB, draft policydraft.Draft, root attest.Digest) string {
 	t.Helper()
-	text, err := draft.Fill(root)
+	text, err := draft.WithRoot(root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +143,7 @@ func filled(t testing.TB, draft policy.Draft, root attest.Digest) string {
 }
 
 // draft writes the first policy, without a root.
-func (c *Cluster) draft(vendor *attesttest.Vendor, tasks []Task) policy.Draft {
+func (c *Cluster) draft(vendor *attesttest.Vendor, tasks []Task) policydraft.Draft {
 	var b strings.Builder
 	fmt.Fprintf(&b, "schema = %q\ntrust_domain = %q\nsequence = 1\nprevious = \"\"\n", policyfile.Schema, Domain)
 	fmt.Fprintf(&b, "created = %s\ndevelopment = true\n", time.Now().Add(-time.Minute).UTC().Format(time.RFC3339))

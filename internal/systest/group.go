@@ -95,7 +95,7 @@ func (c *Cluster) Approved() policy.Approved {
 // Statement returns a party's next signed statement about a group.
 func (c *Cluster) Statement(group, party string, key testworld.Key, change func(*policy.Statement)) api.SignedStatement {
 	c.t.Helper()
-	p := c.Approved().Pact(group)
+	p := c.Approved().GroupByName(group)
 	s, err := p.Statement(partyKey(p, party), c.groupRoot(p))
 	if err != nil {
 		c.t.Fatal(err)
@@ -112,7 +112,7 @@ func (c *Cluster) Statement(group, party string, key testworld.Key, change func(
 
 // groupRoot is the root of a group as the authority has it. No party of these tests
 // appraises it.
-func (c *Cluster) groupRoot(p *policy.Pact) attest.Digest {
+func (c *Cluster) groupRoot(p *policy.GroupState) attest.Digest {
 	c.t.Helper()
 	r, err := authorityOf(c.t, c).GroupRoot(c.t.Context(), p.Group.Name, api.GroupRootRequest{Nonce: make([]byte, 32), Roster: p.ID()})
 	if err != nil {
@@ -126,7 +126,7 @@ func (c *Cluster) groupRoot(p *policy.Pact) attest.Digest {
 }
 
 // partyKey is the key of a party, by name.
-func partyKey(p *policy.Pact, party string) attest.Digest {
+func partyKey(p *policy.GroupState, party string) attest.Digest {
 	for _, x := range p.Roster.Parties {
 		if x.Name == party {
 			return x.Key
@@ -159,7 +159,7 @@ func (c *Cluster) ApproveGroup(group string, parties Parties) {
 func (c *Cluster) MemberConfig(group, role, program string) unit.Config {
 	config := c.UnitConfig("", program)
 	config.Group, config.Role, config.Attester = group, role, c.Chip.Attester(attesttest.Measure(program))
-	if p := c.Approved().Pact(group); p != nil {
+	if p := c.Approved().GroupByName(group); p != nil {
 		if key := partyKey(p, role); !key.IsZero() {
 			config.PartyKeys = []attest.Digest{key}
 		}

@@ -83,7 +83,7 @@ func TestCallMatrix(t *testing.T) {
 			for _, from := range g.Roles {
 				for _, to := range g.Roles {
 					got, err := callPeer(units[from], "trial", to, units[to])
-					allowed := c.Approved().Pact("trial").Group.MayCall(from, to)
+					allowed := c.Approved().GroupByName("trial").Group.MayCall(from, to)
 					if allowed && (err != nil || got != from) || !allowed && err == nil {
 						t.Errorf("%s calling %s: got %q, %v; allowed: %v", from, to, got, err, allowed)
 					}

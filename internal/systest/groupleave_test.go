@@ -151,12 +151,12 @@ func TestMemberLeaves(t *testing.T) {
 		ch := inRole(t, role, managed)
 		loads[ch] = sending(t, ch)
 	}
-	former := c.Approved().Pact("trial").ID()
+	former := c.Approved().GroupByName("trial").ID()
 	c.Adopt("[group.trial.role]\n", "continues = \""+former.String()+"\"\n[group.trial.role]\n",
 		`scorer = { members = [ { party = "scorer", task = "scorer", release = "1" } ], calls = ["adder", "broker", "holder"] }`+"\n", "")
 	delete(parties, "scorer")
 	c.ApproveGroup("trial", parties)
-	next := c.Approved().Pact("trial").ID()
+	next := c.Approved().GroupByName("trial").ID()
 	testworld.Within(t, 4*g.Life, "the holder to hold the new identity", func() bool { return holder.Unit.Identity().ID == next })
 
 	for range 3 {
@@ -201,7 +201,7 @@ func TestCutMember(t *testing.T) {
 	c.ApproveGroup("trial", c.FormGroup(g))
 	bad, good := c.StartMember("trial", "holder", "holder 1", whoCalled), c.StartMember("trial", "holder", "holder 1", whoCalled)
 	adder := c.StartMember("trial", "adder", "adder 1", whoCalled)
-	id := c.Approved().Pact("trial").ID()
+	id := c.Approved().GroupByName("trial").ID()
 	c.Adopt("[task.holder]\n", fmt.Sprintf("[task.holder]\ncut_units = [%q]\n", bad.Unit.ID()))
 	testworld.Within(t, 4*g.Life, "the unit that was cut off to stop", func() bool { return bad.Unit.Ready() != nil })
 	testworld.Refused(t, bad.Unit.Ready(), wire.CutOff)

@@ -103,7 +103,7 @@ func TestRosterChanges(t *testing.T) {
 	for _, role := range g.Roles {
 		units[role] = c.StartMember("trial", role, role+" 1", whoCalled)
 	}
-	old := c.Approved().Pact("trial")
+	old := c.Approved().GroupByName("trial")
 	c.Adopt("[group.trial.role]\n", "continues = \""+old.ID().String()+"\"\n[group.trial.role]\n",
 		`scorer = { members = [ { party = "scorer", task = "scorer", release = "1" } ], calls = ["adder", "broker", "holder"] }`+"\n", "",
 		`calls = ["broker", "holder"]`, `calls = ["holder"]`)
@@ -123,7 +123,7 @@ func TestRosterChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	next := c.Approved().Pact("trial").ID()
+	next := c.Approved().GroupByName("trial").ID()
 	// The old roster is succeeded, so a unit that still has its certificate is refused
 	// until it has renewed, which is at once.
 	begin, changed := time.Now(), time.Duration(0)

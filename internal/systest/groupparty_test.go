@@ -77,7 +77,7 @@ func TestReceiptOfAGroup(t *testing.T) {
 	if _, err := fetched(client.WithRecord(t.Context(), &record), ch, "https://trial/"); err != nil {
 		t.Fatal(err)
 	}
-	id := c.Approved().Pact("trial").ID()
+	id := c.Approved().GroupByName("trial").ID()
 	for _, tt := range []struct {
 		name   string
 		keys   []attest.Digest
@@ -107,7 +107,7 @@ func TestPinnedRoster(t *testing.T) {
 	parties := c.FormGroup(four)
 	c.ApproveGroup("trial", parties)
 	holder := c.StartMember("trial", "holder", "holder 1", hello("holder"))
-	former := c.Approved().Pact("trial").ID()
+	former := c.Approved().GroupByName("trial").ID()
 	open := func(id attest.Digest) *client.Channel {
 		trust, err := client.FetchTrust(t.Context(), client.TrustConfig{
 			Authorities: []string{c.URL()}, Genesis: c.Genesis, Group: "trial", ID: id, Verifier: attesttest.Verifier(),
@@ -125,7 +125,7 @@ func TestPinnedRoster(t *testing.T) {
 	}
 	c.Adopt("[group.trial.role]\n", "continues = \""+former.String()+"\"\n[group.trial.role]\n", `calls = ["broker", "holder"]`, `calls = ["holder"]`)
 	c.ApproveGroup("trial", parties)
-	next := c.Approved().Pact("trial").ID()
+	next := c.Approved().GroupByName("trial").ID()
 	testworld.Within(t, 10*time.Second, "the unit to have the new identity", func() bool { return holder.Unit.Identity().ID == next })
 	testworld.Within(t, 10*time.Second, "a response to the client that follows the group", func() bool { return answerer(t, follows) == "holder" })
 	testworld.Within(t, 10*time.Second, "the pinned client to have the step", func() bool { return pinned.Trust().Policy().Head() == c.Approved().Head() })

@@ -231,7 +231,7 @@ func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 	t.Helper()
 	c := &Cluster{t: t, owner: testworld.NewKey(), Log: slog.New(slog.DiscardHandler), dsn: "sqlite:" + filepath.Join(t.TempDir(), "a.db"), addr: loopback.FreeAddress(t)}
 	e := &estate{Cluster: c, vendors: v, collateral: collateral.New(collateral.Config{
-		Documents: allPlatforms.All().Documents, Clock: v.wall,
+		Documents: allPlatforms.Supported().Documents, Clock: v.wall,
 		Sources: map[string]string{"amd": v.service, "intel": v.service, "intel-root": v.service, "nvidia": v.service},
 	})}
 	tee, own := v.device(platforms[0], "authority")
@@ -601,9 +601,9 @@ func TestCollateralStapled(t *testing.T) {
 			if err != nil {
 				t.Fatalf("a session with fresh evidence: %v", err)
 			}
-			said := map[string][]attest.Checked{"authority": trust.Evidence().Checked(), "unit": opened.Evidence.Checked()}
+			said := map[string][]attest.Fetched{"authority": trust.Evidence().Fetched(), "unit": opened.Evidence.Fetched()}
 			for _, d := range opened.Evidence.Devices() {
-				said[string(d.Platform)] = d.Checked
+				said[string(d.Platform)] = d.Fetched
 			}
 			if len(said) != 1+len(ruled) {
 				t.Errorf("got %d parts, want %d", len(said), 1+len(ruled))

@@ -225,7 +225,7 @@ func (b *binaries) refused(m *teeMachine, args ...string) string {
 func judgeByTheBinary(t *testing.T, cohort string) {
 	v := newVendors(t)
 	e := &estate{Cluster: &Cluster{t: t, owner: testworld.NewKey()}, vendors: v, collateral: collateral.New(collateral.Config{
-		Documents: allPlatforms.All().Documents, Clock: v.wall,
+		Documents: allPlatforms.Supported().Documents, Clock: v.wall,
 		Sources: map[string]string{"amd": v.service, "intel": v.service, "intel-root": v.service},
 	})}
 	file := filepath.Join(t.TempDir(), "policy.toml")
@@ -233,7 +233,7 @@ func judgeByTheBinary(t *testing.T, cohort string) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	now, data := v.wall().UTC(), attest.Bind(wire.LabelTrust, []byte("nonce"))
+	now, data := v.wall().UTC(), attest.BindReportData(wire.LabelTrust, []byte("nonce"))
 	use := hex.EncodeToString(data[:])
 	for _, p := range hardware {
 		good, bad := e.evidenceFile(t, p, "scoring 1", data), e.evidenceFile(t, p, "scoring 2", data)
@@ -266,7 +266,7 @@ func judgeByTheBinary(t *testing.T, cohort string) {
 			var view struct {
 				Platform    attest.Platform
 				Measurement map[string]string
-				Checked     []attest.Checked
+				Checked     []attest.Fetched
 				Verified    bool
 			}
 			if err == nil {
@@ -294,7 +294,7 @@ func (e *estate) evidenceFile(t *testing.T, p attest.Platform, program string, d
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := json.Marshal(evidence.With(endorsed))
+	text, err := json.Marshal(evidence.WithEndorsements(endorsed))
 	path := filepath.Join(t.TempDir(), "evidence.json")
 	if err == nil {
 		err = os.WriteFile(path, text, 0o600)
@@ -307,6 +307,6 @@ func (e *estate) evidenceFile(t *testing.T, p attest.Platform, program string, d
 
 // registers counts those of a platform.
 func registers(name attest.Platform) int {
-	p, _ := allPlatforms.All().Lookup(name)
+	p, _ := allPlatforms.Supported().Lookup(name)
 	return len(p.Registers)
 }

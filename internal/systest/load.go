@@ -118,7 +118,7 @@ func (l Load) doRequest(ctx context.Context, n int, bare bool) (stale bool, err 
 	defer resp.Body.Close()
 	stale = servedAt(resp).After(resp.TLS.PeerCertificates[0].NotAfter)
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-		return stale, fmt.Errorf("reading the answer: %w", err)
+		return stale, fmt.Errorf("reading the response: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return stale, fmt.Errorf("status %d", resp.StatusCode)

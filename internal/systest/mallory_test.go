@@ -52,7 +52,7 @@ func (m *mallory) authority() *tls.Certificate {
 // shared is the certificate of a task's units under her root.
 func (m *mallory) shared(t *testing.T, task, program string) *tls.Certificate {
 	t.Helper()
-	data := attest.Bind(wire.LabelIssue, []byte("mallory"))
+	data := attest.BindReportData(wire.LabelIssue, []byte("mallory"))
 	evidence := testworld.Must(m.c.Chip.Attester(attesttest.Measure(program)).Attest(t.Context(), data))
 	result := testworld.Must(attesttest.Verifier().Appraise(attest.Question{Evidence: evidence, ReportData: data, Rules: m.approved.Rules(), At: time.Now()}))
 	grant := testworld.Must(m.approved.Admit(task, result))

@@ -329,10 +329,10 @@ func TestManyManagers(t *testing.T) {
 		return s.metric(s.managers[0], "recalled") == 1 && s.metric(s.managers[1], "recalled") == 1
 	})
 	st.channels = channels(s.Cluster, 20)
-	var story sync.WaitGroup
-	story.Go(func() { s.lose(step); s.cutAll(60 * time.Second) })
+	var faults sync.WaitGroup
+	faults.Go(func() { s.lose(step); s.cutAll(60 * time.Second) })
 	out := st.run(t)
-	story.Wait()
+	faults.Wait()
 	s.whole("at the end")
 	st.judge(t, out)
 	for i, ch := range st.channels {

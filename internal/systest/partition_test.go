@@ -85,8 +85,8 @@ func TestManagerPartedFromAUnit(t *testing.T) {
 	far := c.replica(config, l, app)
 	attended(t, append(units, far)...)
 	s.channels = channels(c, 20)
-	var story sync.WaitGroup
-	story.Go(func() {
+	var faults sync.WaitGroup
+	faults.Go(func() {
 		time.Sleep(time.Second)
 		toBus.parted.Lock()
 		toUnit.parted.Lock()
@@ -100,7 +100,7 @@ func TestManagerPartedFromAUnit(t *testing.T) {
 		toUnit.parted.Unlock()
 	})
 	out := s.run(t)
-	story.Wait()
+	faults.Wait()
 	s.judge(t, out)
 	testworld.Within(t, 30*time.Second, "the unit to serve again", func() bool {
 		id, err := call(t.Context(), s.channels[0], http.MethodGet, "whole again", "")

@@ -150,7 +150,7 @@ func asMeasured(t *testing.T, v *vendors, path string) attest.Measurement {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := v.machine().Boot(tpm.Launch{Program: attest.Digest(own.Registers[1].Value), Arguments: tpm.Arguments(nil)})
+	m, err := v.machine().BootMeasurement(tpm.Launch{Program: attest.Digest(own.Registers[1].Value), Arguments: tpm.Arguments(nil)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Stories of groups that are told on PostgreSQL too: those that depend on what
+// Checks of groups that run on PostgreSQL too: those that depend on what
 // the store keeps, and with COHORT_FULL=1 all.
 const (
 	groupStories    = "^Test(QuorumOfParties|WithdrawalAfterARollback)$"
@@ -14,7 +14,7 @@ const (
 		"WithdrawalAfterARollback|RoleSessions|MemberLeaves|CutMember)$"
 )
 
-// TestGroupsOnServer tells stories of groups once more, on PostgreSQL.
+// TestGroupsOnServer runs checks of groups once more, on PostgreSQL.
 func TestGroupsOnServer(t *testing.T) {
 	if os.Getenv(onServer) != "" || testing.Short() {
 		return

@@ -101,7 +101,7 @@ func newCleanRoom(t *testing.T, programs ...string) *cleanRoom {
 
 func (r *cleanRoom) root() attest.Digest {
 	r.t.Helper()
-	return r.groupRoot(r.Approved().Pact("trial"))
+	return r.groupRoot(r.Approved().GroupByName("trial"))
 }
 
 // goesOn demands that the group has a root: a unit of it starts, calls the one that has
@@ -302,7 +302,7 @@ func TestGroupPartyKeyChanges(t *testing.T) {
 	config.PartyKeys = []attest.Digest{sshsig.KeyDigest(former.PublicKey()), sshsig.KeyDigest(next.PublicKey())}
 	r.bank.Stop()
 	r.bank = r.StartWith(config, whoCalled)
-	old := r.Approved().Pact("trial").ID()
+	old := r.Approved().GroupByName("trial").ID()
 	r.Adopt(line(former), line(next), "[group.trial.role]\n", fmt.Sprintf("continues = %q\n[group.trial.role]\n", old))
 	r.parties["bank"] = next
 	r.ApproveGroup("trial", r.parties)
@@ -314,7 +314,7 @@ func TestGroupPartyKeyChanges(t *testing.T) {
 	if _, err := r.SubmitStatement("trial", "bank", former, func(s *policy.Statement) { s.Key, s.Number = sshsig.KeyDigest(former.PublicKey()), 1 }); err != nil {
 		t.Fatal(err)
 	}
-	id := r.Approved().Pact("trial").ID()
+	id := r.Approved().GroupByName("trial").ID()
 	testworld.Within(t, 10*time.Second, "the unit to go on under the new roster", func() bool { return r.bank.Unit.Identity().ID == id })
 	r.goesOn("the former key approves too", r.root())
 }

@@ -55,7 +55,7 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 // attested is a request with the evidence of a device over all of it.
 func attested(t *testing.T, r api.CertificateRequest, device attest.Attester) api.CertificateRequest {
 	t.Helper()
-	evidence := testworld.Must(device.Attest(t.Context(), attest.Bind(wire.LabelIssue, r.Bound()...)))
+	evidence := testworld.Must(device.Attest(t.Context(), attest.BindReportData(wire.LabelIssue, r.Bound()...)))
 	r.Evidence = testworld.Must(json.Marshal(evidence))
 	return r
 }

@@ -54,7 +54,7 @@ func (v *vendors) launch(program string) (*tpm.Device, attest.Measurement) {
 // measured is what policy has to name for a program, which is not launched.
 func (v *vendors) measured(program string) attest.Measurement {
 	v.host.Helper()
-	m, err := v.machine().Boot(launchOf(program))
+	m, err := v.machine().BootMeasurement(launchOf(program))
 	if err != nil {
 		v.host.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestTPMCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	device, _ := v.launch("scoring 1")
-	endorsement, err := x509.ParseCertificate(device.Introduce().Device)
+	endorsement, err := x509.ParseCertificate(device.TPMKeys().Device)
 	if err != nil {
 		t.Fatal(err)
 	}

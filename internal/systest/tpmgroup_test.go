@@ -28,7 +28,7 @@ func TestTPMGroup(t *testing.T) {
 		v.wall().Add(24*time.Hour).UTC().Format(time.RFC3339), v.root(attest.TPM), tpmReference(v.measured("authority")), tpmReference(v.measured("authority 2")), north.AuthorizedKey(),
 		"scorer = { members = [ { party = \"north\", task = \"scoring\", release = \"1\" } ] }\n")
 	e := settle(t, v, attest.TPM)
-	roster := e.Approved().Pact("trial")
+	roster := e.Approved().GroupByName("trial")
 	_, err := authorityOf(t, e.Cluster).GroupRoot(t.Context(), "trial", api.GroupRootRequest{Nonce: make([]byte, 32)})
 	wantRule(t, err, wire.GroupElsewhere, "launch 2 since boot") // the program of a unit was launched there too
 	e.wantShown("a unit's program launched", groupStatus, "note: the root of group trial: ", string(wire.GroupElsewhere))
@@ -63,7 +63,7 @@ func TestTPMGroup(t *testing.T) {
 // roster's own values: an authority on a TPM introduces itself first.
 func (e *estate) groupRoot(a *api.Authority) (api.GroupRoot, wire.Digest) {
 	e.t.Helper()
-	roster := e.Approved().Pact("trial").Roster
+	roster := e.Approved().GroupByName("trial").Roster
 	nonce := make([]byte, 32)
 	ask := func(credential []byte) (api.GroupRoot, attest.Evidence) {
 		r, err := a.GroupRoot(e.t.Context(), "trial", api.GroupRootRequest{Nonce: nonce, Credential: credential})
@@ -77,7 +77,7 @@ func (e *estate) groupRoot(a *api.Authority) (api.GroupRoot, wire.Digest) {
 		return r, evidence
 	}
 	_, unverified := ask(nil)
-	in, introduced, err := verifier().Introduced(unverified)
+	in, introduced, err := verifier().UnverifiedKeys(unverified)
 	if err != nil || !introduced {
 		e.t.Fatalf("got introduced %v, %v", introduced, err)
 	}
@@ -92,7 +92,7 @@ func (e *estate) groupRoot(a *api.Authority) (api.GroupRoot, wire.Digest) {
 	}
 	digest := wire.Sum(root.RawSubjectPublicKeyInfo)
 	result, err := verifier().Appraise(attest.Question{
-		Evidence: evidence, ReportData: identity.GroupRootData(nonce, r.Roster, digest), Secret: challenge.Hidden, Rules: roster.AuthorityRules(), At: e.wall(),
+		Evidence: evidence, ReportData: identity.GroupRootData(nonce, r.Roster, digest), Secret: challenge.SecretFor, Rules: roster.AuthorityRules(), At: e.wall(),
 	})
 	if err == nil {
 		err = roster.AdmitAuthority(result)
@@ -106,7 +106,7 @@ func (e *estate) groupRoot(a *api.Authority) (api.GroupRoot, wire.Digest) {
 // openGroup opens the secret of the roster as another start of a program.
 func (e *estate) openGroup(program string) (*identity.GroupKeys, error) {
 	e.t.Helper()
-	id := e.Approved().Pact("trial").ID()
+	id := e.Approved().GroupByName("trial").ID()
 	row, err := e.db.Group(e.t.Context(), id)
 	if err != nil || row.Key == nil {
 		e.t.Fatalf("got row %x, %v", row.Key, err)

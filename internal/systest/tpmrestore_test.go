@@ -133,7 +133,7 @@ func (b backedUp) withOther(r backup.Request) backup.Request {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	fields[0] = tee.Introduce().Device
+	fields[0] = tee.TPMKeys().Device
 	e.Raw = wire.Frame(wire.LabelTPMEvidence, fields...)
 	if r.Evidence, err = json.Marshal(e); err != nil {
 		b.t.Fatal(err)

@@ -43,7 +43,7 @@ func testTPMSession(t *testing.T, trust *client.Trust, unit string) {
 			}
 			defer ch.Close(t.Context())
 			s, err := ch.Session(t.Context())
-			if err != nil || !s.Evidence.OK() || s.Evidence.Measurement().Platform != attest.TPM {
+			if err != nil || !s.Evidence.Appraised() || s.Evidence.Measurement().Platform != attest.TPM {
 				t.Errorf("got evidence of %v, %v, want a TPM's", s.Evidence.Measurement(), err)
 			}
 		})

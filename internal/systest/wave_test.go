@@ -144,7 +144,7 @@ func (s *simulated) enrol() error {
 	}
 	key := testworld.Must(hpke.MLKEM768X25519().GenerateKey())
 	r := api.CertificateRequest{Task: "scoring", Nonce: challenge.Nonce, Root: s.Root, HPKEKey: key.PublicKey().Bytes(), SigningKey: s.spki()}
-	evidence := testworld.Must(s.Chip.Attester(attesttest.Measure("scoring 1")).Attest(ctx, attest.Bind(wire.LabelIssue, r.Bound()...)))
+	evidence := testworld.Must(s.Chip.Attester(attesttest.Measure("scoring 1")).Attest(ctx, attest.BindReportData(wire.LabelIssue, r.Bound()...)))
 	r.Evidence = testworld.Must(evidence.MarshalJSON())
 	sealed, err := s.authority.Certify(ctx, r)
 	if err != nil {

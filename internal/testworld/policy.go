@@ -117,7 +117,7 @@ func replace(t testing.TB, text string, edits []string) string {
 	return text
 }
 
-// finish writes programs that stand by the names that [attesttest.Measure] takes as
+// finish writes programs that are known by the names that [attesttest.Measure] takes as
 // digests, and copies the authority's table into groups that name no other.
 func finish(text string) string {
 	text = regexp.MustCompile(`program = "[^":@]*"`).ReplaceAllStringFunc(text, func(s string) string {
@@ -155,7 +155,7 @@ func (w *World) Signature(name string, ns sshsig.Namespace, text string) string 
 // as a step of the history. A change, if not nil, edits it before the party signs.
 func (w *World) Statement(group, party string, root attest.Digest, change func(*policy.Statement)) policy.Step {
 	w.T.Helper()
-	s, err := w.Policy().Pact(group).Statement(w.Keys[party].Digest(), root)
+	s, err := w.Policy().GroupByName(group).Statement(w.Keys[party].Digest(), root)
 	NoError(w.T, err)
 	if change != nil {
 		change(&s)

@@ -95,7 +95,7 @@ func Entries(steps []policy.Step) []api.HistoryEntry {
 // where the policy admits no such unit: in a test's server, which may not end the test,
 // this ends the connection.
 func (w *World) Grant(p policy.Approved, task, program string, at time.Time) policy.Grant {
-	data := attest.Bind(wire.LabelIssue)
+	data := attest.BindReportData(wire.LabelIssue)
 	evidence := Must(w.Device(program).Attest(context.Background(), data))
 	result := Must(attesttest.Verifier().Appraise(attest.Question{Evidence: evidence, ReportData: data, Rules: p.Rules(), At: at}))
 	return Must(p.Admit(task, result))

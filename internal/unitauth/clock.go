@@ -17,7 +17,7 @@ func CheckSkew(unit, now time.Time) error {
 	return nil
 }
 
-// TimeBytes is a time in Unix milliseconds, 8 bytes.
+// TimeBytes encodes a time in Unix milliseconds, 8 bytes.
 func TimeBytes(at time.Time) []byte { return wire.Uint64(uint64(at.UnixMilli())) }
 
 // ParseTime reads the time of a unit, Unix milliseconds in 8 bytes.

@@ -1,5 +1,5 @@
-// Package unitauth authenticates units to clients: which units a client accepts ([Pin]), by
-// what it checks them ([Trust]), and what units sign: certificate chains beside the answers
+// Package unitauth authenticates units to clients: which units a client accepts ([Pin]), the
+// trust to verify them ([Trust]), and what units sign: certificate chains beside the responses
 // that open a session, receipts ([VerifyReceipt]), and keys for one-off requests
 // ([VerifyOHTTPKeys]). docs/spec/channel.md has the bytes.
 //

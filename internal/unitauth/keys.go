@@ -22,15 +22,15 @@ type OHTTPKeys struct {
 	Unit    identity.Peer // that signed it
 	Expires time.Time
 	Key     ohttp.PublicKey // that requests are sealed for
-	head    attest.Digest   // that the unit stood under
+	head    attest.Digest   // of the unit when it signed
 	holders identity.RingHolders
 }
 
-// OK reports whether there are keys: the zero OHTTPKeys hold none.
-func (k OHTTPKeys) OK() bool { return k.Key.Public != nil }
+// IsSet reports whether there are keys: the zero OHTTPKeys have none.
+func (k OHTTPKeys) IsSet() bool { return k.Key.Public != nil }
 
-// CutOff refuses, with "cut-off", keys that a policy lets nobody use any more: of a
-// signer that it cuts off, or that a unit which was cut off since may hold.
+// CutOff refuses, with "cut-off", keys that must not be used under a policy: of a signer
+// that it cuts off, or that a unit which was cut off since may have.
 func (k OHTTPKeys) CutOff(p policy.Approved, at time.Time) error {
 	if err := p.CutOff(k.Unit.Facts(), at); err != nil {
 		return err
@@ -41,11 +41,11 @@ func (k OHTTPKeys) CutOff(p policy.Approved, at time.Time) error {
 	return nil
 }
 
-// VerifyOHTTPKeys judges a signed key configuration for clients with a pin. It
+// VerifyOHTTPKeys verifies a signed key configuration for clients with a pin. It
 // refuses with "identity" one for another pin, with "behind" a policy head that
-// trust does not know, and one before a cut of units that hold the private keys, with
-// the reasons of [identity.Check] a signer that is no unit of the pin's, with "expired" one of another time, and with "signature"
-// one that the unit did not sign.
+// trust does not know, and one before a cut of units that have the private keys, with the
+// reasons of [identity.Check] a signer that is no unit of the pin, with "expired" keys of
+// another time, and with "signature" keys that the unit did not sign.
 func VerifyOHTTPKeys(b []byte, pin Pin, trust Trust, at time.Time) (OHTTPKeys, error) {
 	if len(b) > MaxSignedKeys {
 		return OHTTPKeys{}, wire.Refuse(wire.TooLarge, "one-off keys: size in bytes", len(b), MaxSignedKeys)
@@ -62,20 +62,20 @@ func VerifyOHTTPKeys(b []byte, pin Pin, trust Trust, at time.Time) (OHTTPKeys, e
 	if len(f[6]) > MaxChain {
 		return OHTTPKeys{}, wire.Refuse(wire.TooLarge, "one-off keys: size of the chain", len(f[6]), MaxChain)
 	}
-	if string(f[0]) != string(pin.Bytes()) {
-		return OHTTPKeys{}, wire.Refuse(wire.WrongIdentity, "one-off keys: pin", "another", "the client's")
+	if string(f[0]) != string(pin.Encode()) {
+		return OHTTPKeys{}, wire.Refuse(wire.WrongIdentity, "one-off keys: pin", fmt.Sprintf("%x", f[0]), fmt.Sprintf("%x, of the client", pin.Encode()))
 	}
-	said := SignerClaims{Head: f[3], Identity: f[1], Expiry: f[4]}
-	peer, err := trust.Signer(f[6], pin, said, at)
+	claims := SignerClaims{Head: f[3], Identity: f[1], Expiry: f[4]}
+	peer, err := trust.Signer(f[6], pin, claims, at)
 	if err != nil {
 		return OHTTPKeys{}, err
 	}
 	head, holders := attest.Digest(f[3]), pin.Holders(peer)
 	if identity.RingCutSince(trust.Policy, holders, head) {
-		return OHTTPKeys{}, wire.Refuse(wire.Behind, "one-off keys: policy head", "one before a cut", "one since the cut")
+		return OHTTPKeys{}, wire.Refuse(wire.Behind, "one-off keys: policy head", head, "a head since the last cut of a unit that may have the keys")
 	}
 	root, chain := trust.Policy.Document().Authority.Root, wire.Sum(f[6])
-	if err := Verify(peer.PublicKey(), f[7], wire.LabelOneOffKeys, append(slices.Clone(f[:6]), root[:], chain[:])...); err != nil {
+	if err := VerifyFields(peer.PublicKey(), f[7], wire.LabelOneOffKeys, append(slices.Clone(f[:6]), root[:], chain[:])...); err != nil {
 		return OHTTPKeys{}, err
 	}
 	keys, err := UnverifiedOHTTPKeys(f[5])

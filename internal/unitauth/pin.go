@@ -10,7 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Pin is what a session stays with: one release by its identity id, a task by
+// Pin selects the units of a session: one release by its identity id, a task by
 // name through the releases that its owners approve, or a group by name, through
 // the rosters that its parties approve: one role of it, or all. Exactly one of
 // ID, Task and Group is given, or Group with the ID of one roster: the session is
@@ -23,7 +23,7 @@ type Pin struct {
 	Role    string // with Group; empty is the whole group
 }
 
-// envelope is the pin as a carrier reads it.
+// envelope returns the pin as a carrier reads it.
 func (p Pin) envelope() envelope.Pin {
 	switch {
 	case p.Task != "":
@@ -36,9 +36,11 @@ func (p Pin) envelope() envelope.Pin {
 	return envelope.Pin{Kind: envelope.PinID, Name: string(p.ID[:]), Genesis: p.Genesis}
 }
 
-func (p Pin) Bytes() []byte { return p.envelope().Encode() }
+// Encode returns the pin as it is in an open request.
+func (p Pin) Encode() []byte { return p.envelope().Encode() }
 
-// Check refuses, with "request", a pin that is not exactly one.
+// Check refuses, with "request", a pin that does not name exactly one identity, task or
+// group.
 func (p Pin) Check() error {
 	given := 0
 	for _, name := range []string{p.Task, p.Group} {
@@ -56,7 +58,7 @@ func (p Pin) Check() error {
 	return nil
 }
 
-// Holders are the units that hold the ring keys of the pin's sessions which a unit
+// Holders returns the units that have the ring keys of the pin's sessions which a unit
 // opens.
 func (p Pin) Holders(peer identity.Peer) identity.RingHolders {
 	return identity.RingHolders{Identity: peer.ID(), Role: p.Role, Follow: p.follows()}
@@ -65,7 +67,7 @@ func (p Pin) Holders(peer identity.Peer) identity.RingHolders {
 // follows reports whether sessions of the pin are sealed under follow keys.
 func (p Pin) follows() bool { return p.Task != "" || p.Group != "" && p.Role == "" }
 
-// LastCut is the policy head after the last step that cut off a unit which may hold
+// LastCut returns the policy head after the last step that cut off a unit which may have
 // ring keys of the pin's sessions; zero before the first.
 func (p Pin) LastCut(approved policy.Approved) (last attest.Digest) {
 	ids := []attest.Digest{p.ID}
@@ -75,7 +77,7 @@ func (p Pin) LastCut(approved policy.Approved) (last attest.Digest) {
 	}
 	if p.Group != "" {
 		ids = nil
-		for pact := approved.Pact(p.Group); pact != nil; pact = pact.Before {
+		for pact := approved.GroupByName(p.Group); pact != nil; pact = pact.Predecessor {
 			ids = append(ids, pact.ID())
 		}
 	}
@@ -89,13 +91,13 @@ func (p Pin) LastCut(approved policy.Approved) (last attest.Digest) {
 	return last
 }
 
-// expect is what a unit that signs for a session of the pin must be.
+// expect returns the requirements for a unit that signs for a session of the pin.
 func (p Pin) expect(approved policy.Approved, at time.Time) (identity.Expect, error) {
 	e := identity.Expect{Policy: approved, Kinds: []identity.Kind{identity.KindUnit}, Use: identity.UseSigning, At: at}
 	if !approved.OK() || approved.Genesis() != p.Genesis {
 		return e, wire.Refuse(wire.WrongGenesis, "session: policy", approved.Genesis(), p.Genesis)
 	}
-	switch pact := approved.Pact(p.Group); {
+	switch pact := approved.GroupByName(p.Group); {
 	case p.Group != "" && pact == nil:
 		return e, wire.Refuse(wire.NotFound, "session: group", p.Group, "a group of the policy")
 	case p.Group != "":

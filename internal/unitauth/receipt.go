@@ -12,32 +12,32 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Record is what proves to anybody, offline, which unit gave an answer: the
-// plaintext of request and answer as it was sealed, and the unit's receipt.
+// Record proves to any verifier, offline, which unit made a response: it is the plaintext
+// of request and response as it was sealed, and the unit's receipt.
 type Record struct {
-	Request []byte `json:"request"`
-	Answer  []byte `json:"answer"`
-	Receipt []byte `json:"receipt"`
+	Request  []byte `json:"request"`
+	Response []byte `json:"response"`
+	Receipt  []byte `json:"receipt"`
 }
 
-// Receipt is what a receipt says. Only [VerifyReceipt] makes one.
+// Receipt is a verified receipt. Only [VerifyReceipt] makes one.
 type Receipt struct {
 	Session wire.SessionID
 	Number  uint64
 	Unit    identity.Peer
 	At      time.Time     // by the unit's clock, when it ended the response
-	Head    attest.Digest // of the policy that the unit stood under, and that it was checked by
+	Head    attest.Digest // of the policy that the unit had reached, by which it was verified
 	Later   *LaterCut     // the first step since that cuts the unit off; nil: none that is known
 }
 
 // LaterCut is a step of the policy history that cuts off the unit of a receipt: a
 // policy that was created after the receipt was made, or a party's statement, which
-// says no time.
+// has no time.
 type LaterCut struct {
 	Head      attest.Digest // after the step
 	Statement bool          // the step is a party's
 	Sequence  uint64        // of the policy in force then
-	Created   time.Time     // as that policy says
+	Created   time.Time     // of that policy
 	Cause     error         // why the unit is refused since
 }
 
@@ -53,11 +53,11 @@ type ReceiptClaims struct {
 }
 
 // SignReceipt is Frame("cohort receipt v1", session id, request number, SHA-256
-// of the request, SHA-256 of the answer, unit id, time, policy head, chain,
+// of the request, SHA-256 of the response, unit id, time, policy head, chain,
 // signature); the signature covers the framing of the first seven.
 func SignReceipt(key *ecdsa.PrivateKey, chain []byte, c ReceiptClaims) ([]byte, error) {
 	fields := [][]byte{c.Session[:], wire.Uint64(c.Number), c.Request[:], c.Response[:], c.Unit[:], TimeBytes(c.At), c.Head[:]}
-	signature, err := Sign(key, wire.LabelReceipt, fields...)
+	signature, err := SignFields(key, wire.LabelReceipt, fields...)
 	if err != nil {
 		return nil, err
 	}
@@ -67,23 +67,23 @@ func SignReceipt(key *ecdsa.PrivateKey, chain []byte, c ReceiptClaims) ([]byte, 
 // MaxReceipt bounds a receipt in bytes.
 const MaxReceipt = MaxChain + 1<<10
 
-// ReceiptExpect is whose receipt is wanted, and for which time.
+// ReceiptExpect is the expected unit and time of a receipt.
 type ReceiptExpect struct {
 	Pin Pin
-	At  time.Time // of the answer
+	At  time.Time // of the response
 }
 
-// VerifyReceipt judges a record: the unit's certificate must have held at the time
-// that the receipt names, by the policy that it names, which trust knows. Of the pin,
-// exactly one of ID, Task and Group is given. What owners and parties did later
-// refuses a receipt, with "cut-off", whose unit they cut off, unless the receipt is
-// older than the policy that does; then it is in [Receipt.Later], as a party's
-// statement is, of which no one can say whether it is older. A unit that is cut off can
-// still sign any time that it likes: who asked it before the cut knows more.
+// VerifyReceipt verifies a record: the unit's certificate must have been valid at the
+// receipt's time, by the policy of the receipt's head, which trust knows. Of the pin,
+// exactly one of ID, Task and Group is given. A later cut of the unit refuses the receipt,
+// with "cut-off", unless the receipt is older than the policy of the cut; then the cut is
+// in [Receipt.Later]. A party's statement has no time, so it is in [Receipt.Later] too. A
+// unit that is cut off can still sign any time: only the client that called it before the
+// cut knows that its receipt is older.
 //
-// It refuses with "digest" when request or answer is another than the unit signed,
+// It refuses with "digest" a request or response that the unit did not sign,
 // with "signature" another signature, with "clock" a time more than 5 minutes from
-// the answer's, with "behind" a policy head that trust does not know, and as
+// the response's, with "behind" a policy head that trust does not know, and as
 // [identity.Check] does.
 func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 	if len(r.Receipt) > MaxReceipt {
@@ -94,33 +94,33 @@ func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 		return Receipt{}, err
 	}
 	if len(f[0]) != 24 || len(f[1]) != 8 || len(f[5]) != 8 || len(f[6]) != len(attest.Digest{}) {
-		return Receipt{}, wire.Refuse(wire.Malformed, "receipt: sizes", "others", "24, 8, 8 and 32 bytes")
+		return Receipt{}, wire.Refuse(wire.Malformed, "receipt: sizes", fmt.Sprintf("%d, %d, %d and %d bytes", len(f[0]), len(f[1]), len(f[5]), len(f[6])), "24, 8, 8 and 32 bytes")
 	}
 	at, err := ParseTime(f[5])
 	if err != nil {
 		return Receipt{}, err
 	}
 	head := attest.Digest(f[6])
-	then, known := trust.Policy.At(head)
+	then, known := trust.Policy.AtHead(head)
 	if !known {
-		return Receipt{}, wire.Refuse(wire.Behind, "receipt: policy head", head, "one of the history that is known")
+		return Receipt{}, wire.Refuse(wire.Behind, "receipt: policy head", head, "a head of the known history")
 	}
-	peer, err := Trust{Policy: then, Root: trust.Root, Approvers: trust.Approvers}.unit(f[7], e.Pin, at)
+	peer, err := Trust{Policy: then, Root: trust.Root, Approvers: trust.Approvers}.verifyUnit(f[7], e.Pin, at)
 	if err != nil {
 		return Receipt{}, err
 	}
-	if err := Verify(peer.PublicKey(), f[8], wire.LabelReceipt, f[:7]...); err != nil {
+	if err := VerifyFields(peer.PublicKey(), f[8], wire.LabelReceipt, f[:7]...); err != nil {
 		return Receipt{}, err
 	}
 	if err := CheckSkew(at, e.At); err != nil {
 		return Receipt{}, err
 	}
-	request, answer, unit := wire.Sum(r.Request), wire.Sum(r.Answer), peer.UnitID()
-	if string(f[2]) != string(request[:]) || string(f[3]) != string(answer[:]) {
-		return Receipt{}, wire.Refuse(wire.BadDigest, "receipt: request and answer", "others", "those that the unit signed")
+	request, response, unit := wire.Sum(r.Request), wire.Sum(r.Response), peer.UnitID()
+	if string(f[2]) != string(request[:]) || string(f[3]) != string(response[:]) {
+		return Receipt{}, wire.Refuse(wire.BadDigest, "receipt: SHA-256 of request and response", fmt.Sprintf("%x and %x", request, response), fmt.Sprintf("%x and %x, as the unit signed", f[2], f[3]))
 	}
 	if string(f[4]) != string(unit[:]) {
-		return Receipt{}, wire.Refuse(wire.WrongIdentity, "receipt: unit", "another", unit)
+		return Receipt{}, wire.Refuse(wire.WrongIdentity, "receipt: unit", fmt.Sprintf("%x", f[4]), unit)
 	}
 	later, err := cutLater(trust.Policy, head, peer, at)
 	if err != nil {
@@ -140,12 +140,12 @@ func cutLater(p policy.Approved, head attest.Digest, unit identity.Peer, at time
 			continue
 		}
 		doc, steps := then.Document(), then.Steps()
-		said := policy.IsStatement(steps[len(steps)-1].Policy)
-		if !said && !at.Before(doc.Created) {
+		claims := policy.IsStatement(steps[len(steps)-1].Policy)
+		if !claims && !at.Before(doc.Created) {
 			return nil, fmt.Errorf("receipt of %s, not before policy %d of %s: %w", at.UTC().Format(time.RFC3339), doc.Sequence, doc.Created.UTC().Format(time.RFC3339), cause)
 		}
 		if first == nil {
-			first = &LaterCut{Head: then.Head(), Statement: said, Sequence: doc.Sequence, Created: doc.Created, Cause: cause}
+			first = &LaterCut{Head: then.Head(), Statement: claims, Sequence: doc.Sequence, Created: doc.Created, Cause: cause}
 		}
 	}
 	return first, nil

@@ -12,8 +12,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Sign is an ECDSA signature, ASN.1, over the framing of fields under label.
-func Sign(key *ecdsa.PrivateKey, label wire.Label, fields ...[]byte) ([]byte, error) {
+// SignFields returns an ECDSA signature, ASN.1, over the framing of fields under label.
+func SignFields(key *ecdsa.PrivateKey, label wire.Label, fields ...[]byte) ([]byte, error) {
 	digest := wire.Hash(label, fields...)
 	signature, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
 	if err == nil {
@@ -25,9 +25,9 @@ func Sign(key *ecdsa.PrivateKey, label wire.Label, fields ...[]byte) ([]byte, er
 	return signature, nil
 }
 
-// lowerS is the signature with the smaller s of the two, (r, s) and (r, n-s), that
-// ECDSA accepts for one message. Only that one counts, so that nobody without the key
-// makes a second signature of one.
+// lowerS returns the signature with the smaller s of the two, (r, s) and (r, n-s), that
+// ECDSA accepts for one message. Only that one is accepted, so that no party without the
+// key can make a second valid signature.
 func lowerS(signature []byte, curve *elliptic.CurveParams) ([]byte, error) {
 	var pair struct{ R, S *big.Int }
 	if _, err := asn1.Unmarshal(signature, &pair); err != nil {
@@ -39,11 +39,11 @@ func lowerS(signature []byte, curve *elliptic.CurveParams) ([]byte, error) {
 	return asn1.Marshal(pair)
 }
 
-// Verify refuses, with "signature", what sign did not make.
-func Verify(key *ecdsa.PublicKey, signature []byte, label wire.Label, fields ...[]byte) error {
+// VerifyFields refuses, with "signature", signatures that [SignFields] did not make.
+func VerifyFields(key *ecdsa.PublicKey, signature []byte, label wire.Label, fields ...[]byte) error {
 	digest := wire.Hash(label, fields...)
-	if !ecdsa.VerifyASN1(key, digest[:], signature) { // first: it bounds what lowerS takes apart
-		return wire.Refuse(wire.BadSignature, string(label), "one that does not verify", "the unit's")
+	if !ecdsa.VerifyASN1(key, digest[:], signature) { // first: it bounds what lowerS parses
+		return wire.Refuse(wire.BadSignature, string(label), fmt.Sprint(len(signature), " bytes that do not verify"), "a signature of the unit")
 	}
 	if low, err := lowerS(signature, key.Params()); err != nil || !bytes.Equal(low, signature) {
 		return wire.Refuse(wire.BadSignature, string(label), "a high s", "the lower s of the two (r, s) and (r, n-s)")

@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Trust is what a client judges an answer by.
+// Trust is the trust of a client: policy, roots and the verifier of evidence.
 type Trust struct {
 	Policy policy.Approved
 	Root   *x509.Certificate // of the authority that Policy names
@@ -32,38 +32,38 @@ const (
 	ClockMargin = 300      // seconds by which the clocks of two honest machines may differ
 )
 
-// SignerClaims is what a unit says of itself beside its chain; nothing is checked yet.
+// SignerClaims are the unverified claims of a unit beside its chain.
 type SignerClaims struct{ Head, Unit, Identity, Expiry []byte } // unit: nil where the message names none
 
-// SignerClaims is the unit of a pin, as far as its certificates go, whose chain stands
-// beside what it says.
-func (t Trust) Signer(chain []byte, pin Pin, said SignerClaims, at time.Time) (identity.Peer, error) {
-	head := attest.Digest(said.Head)
+// Signer verifies the chain of a unit against a pin, and the claims beside the chain
+// against both.
+func (t Trust) Signer(chain []byte, pin Pin, claims SignerClaims, at time.Time) (identity.Peer, error) {
+	head := attest.Digest(claims.Head)
 	if head.IsZero() {
-		return identity.Peer{}, wire.Refuse(wire.Malformed, "unit: policy head", "none", "a head")
+		return identity.Peer{}, wire.Refuse(wire.Malformed, "unit: policy head", head, "a head that is not zero")
 	}
 	if !t.Policy.Knows(head) {
-		return identity.Peer{}, wire.Refuse(wire.Behind, "unit: policy head", head, "one of the history that is known")
+		return identity.Peer{}, wire.Refuse(wire.Behind, "unit: policy head", head, "a head of the known history")
 	}
-	peer, err := t.unit(chain, pin, at)
+	peer, err := t.verifyUnit(chain, pin, at)
 	if err != nil {
 		return identity.Peer{}, err
 	}
-	if id := peer.UnitID(); said.Unit != nil && wire.UnitID(said.Unit) != id {
-		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "unit: id beside the chain", wire.UnitID(said.Unit), id)
+	if id := peer.UnitID(); claims.Unit != nil && wire.UnitID(claims.Unit) != id {
+		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "unit: id beside the chain", wire.UnitID(claims.Unit), id)
 	}
-	if attest.Digest(said.Identity) != peer.ID() {
-		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "unit: identity", "another", "that of the certificate of "+peer.UnitID().String())
+	if attest.Digest(claims.Identity) != peer.ID() {
+		return identity.Peer{}, wire.Refuse(wire.WrongIdentity, "unit: identity", attest.Digest(claims.Identity), fmt.Sprint(peer.ID(), ", of the certificate of ", peer.UnitID()))
 	}
-	expires, now := binary.BigEndian.Uint64(said.Expiry), uint64(at.Unix())
+	expires, now := binary.BigEndian.Uint64(claims.Expiry), uint64(at.Unix())
 	if expires <= now || expires > now+MaxSession+ClockMargin || expires > uint64(peer.NotAfter().Unix()) {
 		return identity.Peer{}, wire.Refuse(wire.Expired, "unit: expiry", expires, fmt.Sprint("after ", now, ", within an hour and the unit's certificate"))
 	}
 	return peer, nil
 }
 
-// Unit checks a unit's chain against a pin.
-func (t Trust) unit(b []byte, pin Pin, at time.Time) (identity.Peer, error) {
+// verifyUnit checks a unit's chain against a pin.
+func (t Trust) verifyUnit(b []byte, pin Pin, at time.Time) (identity.Peer, error) {
 	chain, err := parseChain(b)
 	if err != nil {
 		return identity.Peer{}, err
@@ -83,9 +83,8 @@ func (t Trust) unit(b []byte, pin Pin, at time.Time) (identity.Peer, error) {
 	return peer, nil
 }
 
-// checkedAt is the time at which a unit's certificate is checked: at, or its begin
-// while the client's clock is behind the authority's by no more than clocks may
-// differ. It refuses, with "clock", one that begins later.
+// checkedAt returns the time at which a unit's certificate is checked: at, or its begin if
+// the client's clock is behind the authority's by no more than clocks may differ. It refuses, with "clock", one that begins later.
 func checkedAt(c *x509.Certificate, at time.Time) (time.Time, error) {
 	if !at.Before(c.NotBefore) {
 		return at, nil
@@ -113,11 +112,11 @@ func parseChain(b []byte) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
-// Appraise appraises fresh evidence: it must be bound to this session's secret, and
-// of code that policy admits as the identity in the certificate.
+// Appraise appraises fresh evidence: it must be bound to this session's secret, and to
+// code that policy admits as the identity in the certificate.
 func (t Trust) Appraise(raw []byte, q attest.Question, peer identity.Peer) (attest.Result, error) {
 	if len(raw) == 0 || t.Verifier == nil {
-		return attest.Result{}, wire.Refuse(wire.EvidenceMissing, "session answer: evidence", "none that can be judged", "fresh evidence")
+		return attest.Result{}, wire.Refuse(wire.EvidenceMissing, "session response: evidence", fmt.Sprintf("%d bytes, with a verifier: %t", len(raw), t.Verifier != nil), "fresh evidence, and a verifier for it")
 	}
 	if err := q.Evidence.UnmarshalJSON(raw); err != nil { // directly: it scans what it reads itself
 		return attest.Result{}, err
@@ -129,8 +128,8 @@ func (t Trust) Appraise(raw []byte, q attest.Question, peer identity.Peer) (atte
 	}
 	if peer.Group() != "" {
 		grant, err := t.Policy.AdmitMember(peer.Group(), peer.Role(), result, policy.Pins{Parties: []attest.Digest{peer.Party()}}, policy.ApprovedRoot(q.At), q.At)
-		if err == nil && grant.Pact.ID() != peer.ID() {
-			err = wire.Refuse(wire.StaleRoster, "fresh evidence: group", peer.ID(), grant.Pact.ID())
+		if err == nil && grant.GroupState.ID() != peer.ID() {
+			err = wire.Refuse(wire.StaleRoster, "fresh evidence: group", peer.ID(), grant.GroupState.ID())
 		}
 		return result, err
 	}

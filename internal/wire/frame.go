@@ -4,6 +4,9 @@
 //
 // It trusts nothing and decides nothing. It refuses encodings other than the canonical one: a
 // length beyond its limit, another label than the expected one, trailing bytes.
+//
+// Files, each using those before it: digest.go, frame.go, header.go, label.go,
+// limits.go, name.go, pem.go, refusal.go, secret_kept.go.
 package wire
 
 import (

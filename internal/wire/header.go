@@ -16,19 +16,19 @@ const (
 	PathOneOff  = "/.well-known/cohort/oneoff"  // GET: key configuration; POST: a one-off request
 	PathHistory = "/.well-known/cohort/history" // GET: the policy history, as the authority responds
 
-	TypeSession = "application/cohort-session" // open request and its response
-	TypeRequest = "application/cohort-request"
-	TypeAnswer  = "application/cohort-answer"
+	TypeSession  = "application/cohort-session" // open request and its response
+	TypeRequest  = "application/cohort-request"
+	TypeResponse = "application/cohort-response"
 
 	TypeKeys       = "application/ohttp-keys" // RFC 9458, section 3
 	TypeSignedKeys = "application/cohort-ohttp-keys"
 
 	// Of one-off requests: RFC 9458, section 4, and
 	// draft-ietf-ohai-chunked-ohttp.
-	TypeOneOff              = "message/ohttp-req"
-	TypeOneOffAnswer        = "message/ohttp-res"
-	TypeChunkedOneOff       = "message/ohttp-chunked-req"
-	TypeChunkedOneOffAnswer = "message/ohttp-chunked-res"
+	TypeOneOff                = "message/ohttp-req"
+	TypeOneOffResponse        = "message/ohttp-res"
+	TypeChunkedOneOff         = "message/ohttp-chunked-req"
+	TypeChunkedOneOffResponse = "message/ohttp-chunked-res"
 )
 
 // Header fields of the trusted channel. Nothing in them is authenticated but

@@ -28,11 +28,11 @@ const (
 	LabelBackup Label = "cohort backup v2" // header of a backup; also the MAC over its digest
 
 	// Groups (docs/spec/group.md).
-	LabelGroup      Label = "cohort group v1"       // roster; its digest is the group's identity
-	LabelGroupParty Label = "cohort group party v1" // one party inside a roster
-	LabelGroupRole  Label = "cohort group role v1"  // one role inside a roster
-	LabelRing       Label = "cohort group ring v1"  // names the units of one role: group identity, role
-	LabelHeard      Label = "cohort heard v1"       // signature over the head that a party's statement led to
+	LabelGroup            Label = "cohort group v1"             // roster; its digest is the group's identity
+	LabelGroupParty       Label = "cohort group party v1"       // one party inside a roster
+	LabelGroupRole        Label = "cohort group role v1"        // one role inside a roster
+	LabelRing             Label = "cohort group ring v1"        // names the units of one role: group identity, role
+	LabelStatementReceipt Label = "cohort statement receipt v1" // signature over the head that a party's statement led to
 
 	// Keys derived from the root secret (HKDF-SHA256 info).
 	LabelRootKey     Label = "cohort authority root v1" // authority root key
@@ -84,7 +84,7 @@ const (
 	// The trusted channel (docs/spec/channel.md).
 	LabelPin              Label = "cohort pin v1"                // what a session is pinned to
 	LabelSessionOpen      Label = "cohort session open v1"       // open request
-	LabelSessionAnswer    Label = "cohort session answer v1"     // response to it
+	LabelSessionResponse  Label = "cohort session response v1"   // response to it
 	LabelSessionKEM       Label = "cohort session kem v1"        // HPKE info and exporter context
 	LabelTranscript       Label = "cohort session transcript v1" // digest of all messages of both sides
 	LabelSessionID        Label = "cohort session id v1"         // second part of a session id
@@ -94,7 +94,7 @@ const (
 	LabelSessionEvidence  Label = "cohort session v1"            // report data of fresh evidence
 	LabelChain            Label = "cohort chain v1"              // unit certificate and cross-certificate
 	LabelRequestKey       Label = "cohort request key v1"        // HKDF info: key of one request
-	LabelAnswerKey        Label = "cohort answer key v1"         // HKDF info: key of one response
+	LabelResponseKey      Label = "cohort response key v1"       // HKDF info: key of one response
 	LabelCloseKey         Label = "cohort close key v1"          // HKDF info: key that a unit keeps of a closed session
 	LabelReceipt          Label = "cohort receipt v1"            // receipt of one response
 
@@ -122,14 +122,14 @@ const (
 var Labels = []Label{
 	LabelInit, LabelIssue, LabelTrust, LabelRestore, LabelGroupRoot,
 	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelDraft, LabelHistory, LabelChecked, LabelOwners, LabelBackup,
-	LabelGroup, LabelGroupParty, LabelGroupRole, LabelRing, LabelHeard,
+	LabelGroup, LabelGroupParty, LabelGroupRole, LabelRing, LabelStatementReceipt,
 	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey, LabelActivateKey, LabelGroupRootKey,
 	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelHead, LabelLeave, LabelRoot, LabelSealedRoot, LabelGroupSecret, LabelOwnSealKey, LabelShare, LabelSealedShare, LabelHiddenShare, LabelRestoreKey, LabelInitKey, LabelInitChallenge,
 	LabelRingID, LabelSealKey, LabelCookieKey, LabelCookie, LabelIntroduction,
 	LabelSealed, LabelSealedBody, LabelSealedSession, LabelTombstone, LabelTombstoneBound, LabelBusUnit,
-	LabelPin, LabelSessionOpen, LabelSessionAnswer, LabelSessionKEM, LabelTranscript, LabelSessionID,
+	LabelPin, LabelSessionOpen, LabelSessionResponse, LabelSessionKEM, LabelTranscript, LabelSessionID,
 	LabelSessionSecret, LabelConfirm, LabelSessionSignature, LabelSessionEvidence, LabelChain,
-	LabelRequestKey, LabelAnswerKey, LabelCloseKey, LabelReceipt, LabelOneOffKey, LabelOneOffKeys,
+	LabelRequestKey, LabelResponseKey, LabelCloseKey, LabelReceipt, LabelOneOffKey, LabelOneOffKeys,
 	LabelExtension, LabelSoftEvidence, LabelSoftSeal, LabelSoftSecret, LabelOwnSeal,
 	LabelTPMEvidence, LabelTPMLaunch, LabelTPMLaunches, LabelTPMSeal, LabelTPMSealed, LabelTPMKept,
 	LabelAzureEvidence,

@@ -23,7 +23,7 @@ func TestDCAPQuotesAreQuotes(t *testing.T) {
 	vendor := attesttest.NewDCAPVendor(dcapTime)
 	measurement := attesttest.MeasureTDX("guest")
 	device := vendor.Chip(vendor.TCB).Attester(measurement)
-	data := attest.Bind(wire.LabelIssue, []byte("nonce"))
+	data := attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 	evidence, err := device.Attest(t.Context(), data)
 	if err != nil {
 		t.Fatal(err)

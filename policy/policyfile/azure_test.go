@@ -7,6 +7,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // azurePolicy is the policy of the TPM tests with its task on Azure: PCR 4 is given,
@@ -62,7 +63,7 @@ func TestAzureRefusals(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			_, err := Parse([]byte(azurePolicy(row.old, row.new)))
-			faults, ok := err.(Faults)
+			faults, ok := err.(policytoml.Faults)
 			if !ok || faults[0].Path != row.path || row.rule != "" && faults[0].Rule != row.rule {
 				t.Errorf("got %v, want %s: %s", err, row.path, row.rule)
 			}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -29,8 +30,8 @@ func (d *Document) Debug() bool {
 // ReleaseNames lists the releases of a task in the order of their names.
 func (t *Task) ReleaseNames() []string { return slices.Sorted(maps.Keys(t.Releases)) }
 
-// check judges what no single table can tell.
-func (d *Document) check(faults *Faults) {
+// check adds the faults that no single table shows.
+func (d *Document) check(faults *policytoml.Faults) {
 	d.checkRootLine(faults)
 	d.checkOwners(faults)
 	d.checkDevelopment(faults)
@@ -42,21 +43,21 @@ func (d *Document) check(faults *Faults) {
 	d.checkGroups(faults)
 }
 
-// checkOwners refuses one name or one key twice. A key and its sk- form are one
+// checkOwners refuses a name or a key that occurs twice. A key and its sk- form are one
 // key.
-func (d *Document) checkOwners(faults *Faults) {
+func (d *Document) checkOwners(faults *policytoml.Faults) {
 	names, keys := map[string]bool{}, map[string]string{}
 	for _, o := range d.Owners.Keys {
 		if o.Name == "" || o.Key == nil {
 			continue // already a fault
 		}
 		if names[o.Name] {
-			faults.add("owners.keys", "owner twice", o.Name, "each name once")
+			faults.Add("owners.keys", "owner twice", o.Name, "each name once")
 		}
 		names[o.Name] = true
 		id := keyID(o.Key)
 		if other, taken := keys[id]; taken {
-			faults.add("owners.keys", "key twice", other+" and "+o.Name, "each key once")
+			faults.Add("owners.keys", "key twice", other+" and "+o.Name, "each key once")
 		}
 		keys[id] = o.Name
 	}
@@ -71,29 +72,30 @@ func keyID(key ssh.PublicKey) string {
 	return string(key.Marshal())
 }
 
-// checkDevelopment keeps the development TEE and hardware apart: a root that
-// lives in the one never vouches for the other.
-func (d *Document) checkDevelopment(faults *Faults) {
+// checkDevelopment keeps the development TEE and hardware in separate policies: an
+// authority root that was in a development TEE must never vouch for hardware.
+func (d *Document) checkDevelopment(faults *policytoml.Faults) {
 	for _, p := range slices.Sorted(maps.Keys(d.Platforms)) {
-		path := join("platform", string(p))
+		path := policytoml.JoinPath("platform", string(p))
 		switch {
 		case known.development(p) && !d.Development:
-			faults.add(path, "development", "soft without development = true", "hardware alone")
+			faults.Add(path, "development", "soft without development = true", "hardware alone")
 		case !known.development(p) && d.Development:
-			faults.add(path, "development", string(p)+" with development = true", "soft alone")
+			faults.Add(path, "development", string(p)+" with development = true", "soft alone")
 		}
 	}
 }
 
-// checkNames refuses a DNS name of two tasks or groups, and the authority's.
-func (d *Document) checkNames(faults *Faults) {
-	holder := map[string]string{d.AuthorityName(): "the authority"}
+// checkNames refuses a DNS name that two tasks or groups have, and the name of the
+// authority.
+func (d *Document) checkNames(faults *policytoml.Faults) {
+	owner := map[string]string{d.AuthorityName(): "the authority"}
 	check := func(kind, name string, names []string) {
 		for _, dns := range names {
-			if other, taken := holder[dns]; taken {
-				faults.add(join(kind, name)+".names", "name twice", dns, "a name that is not "+other+"'s")
+			if other, taken := owner[dns]; taken {
+				faults.Add(policytoml.JoinPath(kind, name)+".names", "name twice", dns, "a name that is not "+other+"'s")
 			}
-			holder[dns] = kind + " " + name
+			owner[dns] = kind + " " + name
 		}
 	}
 	for _, name := range d.TaskNames() {
@@ -104,37 +106,37 @@ func (d *Document) checkNames(faults *Faults) {
 	}
 }
 
-// AuthorityName is the DNS name of the authority's own certificate.
+// AuthorityName returns the DNS name of the authority's own certificate.
 func (d *Document) AuthorityName() string { return "authority." + d.TrustDomain }
 
-func (d *Document) checkCalls(faults *Faults) {
+func (d *Document) checkCalls(faults *policytoml.Faults) {
 	for _, name := range d.TaskNames() {
 		for _, call := range d.Tasks[name].Calls {
 			if d.Tasks[call] == nil {
-				faults.add(join("task", name)+".calls", "task", call, "a task of this policy, as "+nearest(call, d.TaskNames()))
+				faults.Add(policytoml.JoinPath("task", name)+".calls", "task", call, "a task of this policy, as "+policytoml.Nearest(call, d.TaskNames()))
 			}
 		}
 	}
 }
 
-// checkContinues demands that continues leads to a release without it.
-func (d *Document) checkContinues(faults *Faults) {
+// checkContinues demands that each chain of continues ends at a release without it.
+func (d *Document) checkContinues(faults *policytoml.Faults) {
 	for _, name := range d.TaskNames() {
 		task := d.Tasks[name]
 		for _, release := range task.ReleaseNames() {
-			path := join(join("task", name)+".release", release) + ".continues"
+			path := policytoml.JoinPath(policytoml.JoinPath("task", name)+".release", release) + ".continues"
 			next := task.Releases[release].Continues
 			if next != "" && task.Releases[next] == nil {
-				faults.add(path, "release", next, "a release of this task, as "+nearest(next, task.ReleaseNames()))
+				faults.Add(path, "release", next, "a release of this task, as "+policytoml.Nearest(next, task.ReleaseNames()))
 			}
 			if task.circular(release) {
-				faults.add(path, "circle", next, "a release that does not lead back")
+				faults.Add(path, "circle", next, "a release that does not lead back")
 			}
 		}
 	}
 }
 
-// circular reports whether following continues from a release comes back to it.
+// circular reports whether the chain of continues from a release leads back to it.
 func (t *Task) circular(release string) bool {
 	at := t.Releases[release]
 	for range t.Releases {
@@ -148,30 +150,29 @@ func (t *Task) circular(release string) bool {
 	return false
 }
 
-// checkReferences demands that policy says who may vouch for each reference
-// value, and that no measurement can match two.
-func (d *Document) checkReferences(faults *Faults) {
+// checkReferences demands a table of the platform of each reference value, and that no
+// measurement matches two reference values.
+func (d *Document) checkReferences(faults *policytoml.Faults) {
 	refs := d.references()
 	for i, ref := range refs {
 		if _, ok := d.Platforms[ref.Platform]; !ok {
-			faults.add(ref.Path, "platform", ref.Platform, join("[platform", string(ref.Platform))+"] in this policy")
+			faults.Add(ref.Path, "platform", ref.Platform, policytoml.JoinPath("[platform", string(ref.Platform))+"] in this policy")
 		}
 		for _, other := range refs[:i] {
 			if overlap(ref.ReferenceValue, other.ReferenceValue) {
-				faults.add(ref.Path, "measurement twice", ref.String(), "code that "+other.Path+" does not hold too")
+				faults.Add(ref.Path, "measurement twice", ref.String(), "code that "+other.Path+" does not have too")
 			}
 		}
 	}
 }
 
-// checkDevices demands that policy says who may vouch for each device that a release
-// demands.
-func (d *Document) checkDevices(faults *Faults) {
+// checkDevices demands a table of the platform of each device that a release requires.
+func (d *Document) checkDevices(faults *policytoml.Faults) {
 	for _, name := range d.TaskNames() {
 		for _, release := range d.Tasks[name].ReleaseNames() {
 			for _, p := range slices.Sorted(maps.Keys(d.Tasks[name].Releases[release].Devices)) {
 				if _, ok := d.Platforms[p]; !ok {
-					faults.add(join(join("task", name)+".release", release)+".devices", "platform", p, join("[platform", string(p))+"] in this policy")
+					faults.Add(policytoml.JoinPath(policytoml.JoinPath("task", name)+".release", release)+".devices", "platform", p, policytoml.JoinPath("[platform", string(p))+"] in this policy")
 				}
 			}
 		}

@@ -2,9 +2,9 @@ package policyfile
 
 import "github.com/cohort-tee/cohort/attest"
 
-// ChipRefused is the key of a platform's rules that refuses a chip, as results
-// of appraisal name it: "cut_chips", "hidden_chips" or "chips"; empty where the
-// rules accept it.
+// ChipRefused returns the key of the platform's rules that refuses a chip: "cut_chips",
+// "hidden_chips" or "chips". It returns "" if the rules accept the chip. The chip is
+// spelled as in appraisal results.
 func ChipRefused(p attest.Platform, rules attest.Rules, chip string) string {
 	known, ok := known.lookup(p)
 	if !ok || known.ChipRefused == nil {

@@ -8,73 +8,74 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// Custody is which authorities may hold the root of a group and draw its rings: the
-// key "authority" of [group.G], which enters the roster. The parties approve it, so
-// that owners who name another authority program for the trust domain name none that
-// reads the group.
+// Custody names the authorities that may have the root of a group and derive its ring
+// keys: the key "authority" of [group.G], which is part of the roster. The parties approve
+// it. So if owners name another authority program for the trust domain, that program
+// cannot read the group.
 type Custody struct {
 	References []attest.ReferenceValue
 	Machines   Machines
-	Rules      map[attest.Platform]attest.Rules // who vouches for their platforms
+	Rules      map[attest.Platform]attest.Rules // rules of their platforms
 
 	line string // all of it
 }
 
-// String returns the table as one line of TOML with sorted keys, as a roster holds it.
+// String returns the table as one line of TOML with sorted keys, as in a roster.
 func (c Custody) String() string { return c.line }
 
 // custodyKeys are the keys of the table, each of which is given.
 var custodyKeys = []string{"reference", "machines", "platform"}
 
-func readCustody(t table, measured measuredNames) Custody {
-	t.need(custodyKeys...)
-	c := Custody{References: measured.references(t), Rules: readRules(t), line: literal(measured.resolved(t.values))}
+func readCustody(t policytoml.Table, measured measuredNames) Custody {
+	t.Require(custodyKeys...)
+	c := Custody{References: measured.references(t), Rules: readRules(t), line: literal(measured.resolved(t.Values))}
 	c.Machines = readMachines(t, c.References)
 	nameLaunches(c.Rules, c.References)
-	t.done()
+	t.RejectUnknown()
 	return c
 }
 
-// readGroupCustody reads the key of a group, whose line a roster can hold.
-func readGroupCustody(t namedTable, measured measuredNames, domain string) Custody {
+// readGroupCustody reads the key "authority" of a group.
+func readGroupCustody(t policytoml.NamedTable, measured measuredNames, domain string) Custody {
 	const key = "authority"
-	inner, ok := t.table.table(key)
+	inner, ok := t.Table.ReadTable(key)
 	if !ok {
-		if !t.has(key) {
-			t.fault(key, "required key", "none", "a table; the trust domain's is "+domain)
+		if !t.Has(key) {
+			t.AddFault(key, "required key", "a group without it", "a table; the trust domain's is "+domain)
 		}
 		return Custody{}
 	}
-	before := len(*t.faults)
+	before := len(*t.Faults)
 	c := readCustody(inner, measured)
-	if len(*t.faults) > before {
+	if len(*t.Faults) > before {
 		return c
 	}
 	if _, err := ParseCustody(c.line); err != nil {
-		t.fault(key, "encoding", err, "text without control characters")
+		t.AddFault(key, "encoding", err, "text without control characters")
 	}
 	return c
 }
 
-// ParseCustody reads the line of a roster. It refuses every other encoding.
+// ParseCustody parses the line of a roster. It refuses every encoding but one.
 func ParseCustody(line string) (Custody, error) {
-	values, err := decode([]byte("authority = " + line))
+	values, err := policytoml.Decode([]byte("authority = " + line))
 	if err != nil {
 		return Custody{}, err
 	}
-	var faults Faults
-	root := newTable("", values, &faults)
-	t, ok := root.table("authority")
+	var faults policytoml.Faults
+	root := policytoml.NewTable("", values, &faults)
+	t, ok := root.ReadTable("authority")
 	if !ok {
 		return Custody{}, wire.Refuse(wire.Malformed, "roster: authority", line, "a table")
 	}
 	c := readCustody(t, nil)
-	c.checkPlatforms(&faults, t.path)
-	root.done()
+	c.checkPlatforms(&faults, t.Path)
+	root.RejectUnknown()
 	if c.line != line {
-		faults.add(t.path, "encoding", line, c.line)
+		faults.Add(t.Path, "encoding", line, c.line)
 	}
 	if len(faults) > 0 {
 		return Custody{}, faults
@@ -82,25 +83,25 @@ func ParseCustody(line string) (Custody, error) {
 	return c, nil
 }
 
-// checkPlatforms demands that the table says who vouches for each reference value.
-func (c Custody) checkPlatforms(faults *Faults, path string) {
+// checkPlatforms demands a table of the platform of each reference value.
+func (c Custody) checkPlatforms(faults *policytoml.Faults, path string) {
 	for _, ref := range c.References {
 		if _, ok := c.Rules[ref.Platform]; !ok {
-			faults.add(path+".reference", "platform", ref.Platform, "one in the table platform beside it")
+			faults.Add(path+".reference", "platform", ref.Platform, "one in the table platform beside it")
 		}
 	}
 }
 
-// checkCustody keeps development platforms out of other policies, and refuses code of
-// a task: it would be given the group's root.
-func (d *Document) checkCustody(faults *Faults, path string, c Custody) {
+// checkCustody refuses development platforms in other policies, and the code of a task:
+// such a program would receive the group's root.
+func (d *Document) checkCustody(faults *policytoml.Faults, path string, c Custody) {
 	c.checkPlatforms(faults, path)
 	if soft := slices.ContainsFunc(slices.Collect(maps.Keys(c.Rules)), known.development); soft && !d.Development {
-		faults.add(path+".platform.soft", "development", "soft without development = true", "hardware alone")
+		faults.Add(path+".platform.soft", "development", "soft without development = true", "hardware alone")
 	}
 	for _, ref := range d.references() {
 		if !strings.HasPrefix(ref.Path, "authority.") && slices.ContainsFunc(c.References, func(r attest.ReferenceValue) bool { return overlap(r, ref.ReferenceValue) }) {
-			faults.add(path+".reference", "measurement", ref.String(), "code that "+ref.Path+" does not hold too")
+			faults.Add(path+".reference", "measurement", ref.String(), "code that "+ref.Path+" does not have too")
 		}
 	}
 }
@@ -131,17 +132,17 @@ func (m measuredNames) resolved(values map[string]any) map[string]any {
 	return values
 }
 
-// CopyAuthority adds to each group of a policy file that says nothing of its
-// authority what the file says of the trust domain's: its reference values, its
-// machines, and the rules of their platforms. A group whose table has no line of its
-// own of the form [group.G] is left as it is.
+// CopyAuthority adds the key "authority" to each group of a policy file that does not have
+// it, with the values of the trust domain: its reference values, its machines, and the
+// rules of their platforms. It does not change a group whose table has no line of its own
+// of the form [group.G].
 func CopyAuthority(raw []byte) ([]byte, error) {
-	values, err := decode(raw)
+	values, err := policytoml.Decode(raw)
 	if err != nil {
 		return nil, err
 	}
-	var faults Faults
-	measured := readMeasured(newTable("", values, &faults))
+	var faults policytoml.Faults
+	measured := readMeasured(policytoml.NewTable("", values, &faults))
 	line := "authority = " + domainCustody(values, measured) + "\n"
 	var out bytes.Buffer
 	for text := range bytes.Lines(raw) {
@@ -157,8 +158,7 @@ func CopyAuthority(raw []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// domainCustody is what a policy file says of the trust domain's authority, as a
-// group's.
+// domainCustody returns the trust domain's authority in the form of a group's key.
 func domainCustody(values map[string]any, measured measuredNames) string {
 	authority := under(values, "authority")
 	return literal(measured.resolved(map[string]any{
@@ -166,7 +166,7 @@ func domainCustody(values map[string]any, measured measuredNames) string {
 	}))
 }
 
-// platformsOf are the tables of the platforms of reference values.
+// platformsOf returns the tables of the platforms of reference values.
 func platformsOf(authority, platforms map[string]any) map[string]any {
 	used := map[string]any{}
 	list, _ := authority["reference"].([]any)

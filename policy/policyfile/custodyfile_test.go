@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // TestCopyAuthority: a group that says nothing of its authority is given what the
@@ -45,15 +46,15 @@ func TestCopyAuthority(t *testing.T) {
 // has them, times included.
 func TestHardwareCustody(t *testing.T) {
 	d := mustParse(t, policytest.IronText(t))
-	tree := d.tree()
+	tree := d.tables()
 	references := under(tree, "authority")["reference"].([]any)
 	for _, task := range d.TaskNames() {
 		for _, release := range d.Tasks[task].ReleaseNames() {
 			references = append(references, under(tree, "task", task, "release", release)["reference"].([]any)...)
 		}
 	}
-	var none Faults
-	measured := readMeasured(newTable("", tree, &none))
+	var none policytoml.Faults
+	measured := readMeasured(policytoml.NewTable("", tree, &none))
 	c, err := ParseCustody(literal(measured.resolved(map[string]any{"machines": "any", "platform": tree["platform"], "reference": references})))
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 func TestParseReadsDevices(t *testing.T) {
@@ -71,7 +72,7 @@ func TestParseDeviceRefusals(t *testing.T) {
 	for _, r := range gpuRefusals {
 		t.Run(r.name, func(t *testing.T) {
 			_, err := Parse(policytest.GPUText(t, r.old, r.new))
-			var faults Faults
+			var faults policytoml.Faults
 			if !errors.As(err, &faults) || !slices.ContainsFunc(faults, r.is) {
 				t.Errorf("got %v, want a fault at %q, rule %q, want %q", err, r.path, r.rule, r.want)
 			}

@@ -9,9 +9,10 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// Change is one difference between what two policy files say.
+// Change is one difference between two policy files.
 type Change struct {
 	Path    string
 	Old     string // empty when it was added
@@ -19,7 +20,7 @@ type Change struct {
 	Loosens bool   // whether the policy waits for the delay because of it
 }
 
-// String is one line for people: "+" added, "-" removed, "~" changed.
+// String returns one line for people: "+" added, "-" removed, "~" changed.
 func (c Change) String() string {
 	effect := "tightens"
 	if c.Loosens {
@@ -34,8 +35,7 @@ func (c Change) String() string {
 	return fmt.Sprintf("~ %s = %s, was %s (%s)", c.Path, c.New, c.Old, effect)
 }
 
-// Loosens reports whether anything in next gives more than old did. Only what
-// is known to take away tightens: see [Diff].
+// Loosens reports whether next permits anything that old did not permit. See [Diff].
 func Loosens(old, next *Document) bool {
 	return slices.ContainsFunc(Diff(old, next), func(c Change) bool { return c.Loosens })
 }
@@ -49,7 +49,7 @@ func Loosens(old, next *Document) bool {
 // key can be forgotten: a change loosens unless a row of the tables below, or the
 // platform that declares the key, says that it tightens.
 func Diff(old, next *Document) []Change {
-	before, after := maps.Clone(old.tree()), maps.Clone(next.tree())
+	before, after := maps.Clone(old.tables()), maps.Clone(next.tables())
 	for _, key := range []string{"sequence", "previous", "created"} {
 		delete(before, key)
 		delete(after, key)
@@ -57,8 +57,8 @@ func Diff(old, next *Document) []Change {
 	return diffTables("", "", before, after)
 }
 
-// tree is the file as TOML tables, which the caller does not change.
-func (d *Document) tree() map[string]any {
+// tables returns the file as TOML tables, which the caller does not change.
+func (d *Document) tables() map[string]any {
 	if d == nil {
 		return map[string]any{}
 	}
@@ -66,7 +66,7 @@ func (d *Document) tree() map[string]any {
 }
 
 // removable are the kinds of values whose removal takes something away. In a
-// kind "*" stands for every name that the file chooses; the kinds of a platform's keys
+// kind "*" is every name that the file chooses; the kinds of a platform's keys
 // have its name, and what they mean is declared by the platform ([known]).
 var removable = []string{
 	"authority.reference", "authority.machines",
@@ -92,14 +92,14 @@ func kindOf(parent, key string) string {
 	return strings.TrimPrefix(parent+"."+key, ".")
 }
 
-// diffTables compares two tables. A table that went is one change, a table that
-// came is as many as it holds.
+// diffTables compares two tables. A removed table is one change, an added table is one
+// change for each of its values.
 func diffTables(path, kind string, old, next map[string]any) []Change {
 	keys := slices.AppendSeq(slices.Collect(maps.Keys(old)), maps.Keys(next))
 	slices.Sort(keys)
 	var out []Change
 	for _, key := range slices.Compact(keys) {
-		path, kind := join(path, key), kindOf(kind, key)
+		path, kind := policytoml.JoinPath(path, key), kindOf(kind, key)
 		was, is := old[key], next[key]
 		if old != nil && next != nil {
 			was, is = meant(kind, was), meant(kind, is)
@@ -110,7 +110,7 @@ func diffTables(path, kind string, old, next map[string]any) []Change {
 		case oldIs && nextIs:
 			out = append(out, diffTables(path, kind, oldTable, nextTable)...)
 		case was == nil && len(nextTable) > 0:
-			out = append(out, came(kind, diffTables(path, kind, nil, nextTable))...)
+			out = append(out, allLoosen(kind, diffTables(path, kind, nil, nextTable))...)
 		default:
 			out = append(out, diffValues(path, kind, was, is)...)
 		}
@@ -118,7 +118,7 @@ func diffTables(path, kind string, old, next map[string]any) []Change {
 	return out
 }
 
-// meant is a value, or what its absence means.
+// meant returns a value, or the value that its absence implies.
 func meant(kind string, v any) any {
 	switch {
 	case v != nil:
@@ -129,9 +129,9 @@ func meant(kind string, v any) any {
 	return known.keys[kind].Implied
 }
 
-// came is what a table holds that was not there before. All of it loosens, the
-// limits of what came included, unless the table itself is a limit.
-func came(kind string, changes []Change) []Change {
+// allLoosen marks all changes inside an added table as loosening, limits included, unless
+// the table itself is a limit.
+func allLoosen(kind string, changes []Change) []Change {
 	for i := range changes {
 		changes[i].Loosens = !cutsBy(kind)
 	}
@@ -163,12 +163,12 @@ func diffValues(path, kind string, was, is any) []Change {
 	return out
 }
 
-// cutsBy reports whether values of a kind take something away by being there.
+// cutsBy reports whether values of a kind reduce permissions when they are added.
 func cutsBy(kind string) bool {
 	return slices.Contains(cutting, kind) || known.keys[kind].Direction == attest.Cuts
 }
 
-// tightens reports whether a value that came, went or changed takes away.
+// tightens reports whether an added, removed or changed value reduces permissions.
 func tightens(kind, was, is string) bool {
 	if key, ok := known.keys[kind]; ok {
 		return narrower(key, was, is)
@@ -179,7 +179,7 @@ func tightens(kind, was, is string) bool {
 	case kind == "task.*.release.*.retired":
 		return is == "true"
 	case kind == "max_silence": // left out, it follows from each group's lifetime
-		return was != "" && is != "" && span(is) < span(was)
+		return was != "" && is != "" && durationOf(is) < durationOf(was)
 	case kind == "task.*.units": // left out, it is unbounded
 		return is != "" && (was == "" || number(is) < number(was))
 	case kind == "task.*.release.*.devices.*":
@@ -191,7 +191,7 @@ func tightens(kind, was, is string) bool {
 	case kind == "authority.machines":
 		return was == strconv.Quote(anyWord)
 	case kind == "task.*.lifetime":
-		return span(is) < span(was)
+		return durationOf(is) < durationOf(was)
 	}
 	return false
 }
@@ -218,26 +218,26 @@ func narrower(key attest.Key, was, is string) bool {
 	case attest.Loosest:
 		return is != strconv.Quote(key.Loosest)
 	case attest.MaxAge:
-		return was != "" && is != "" && span(is) < span(was)
+		return was != "" && is != "" && durationOf(is) < durationOf(was)
 	case attest.OptionalAge:
-		return is != "" && (was == "" || span(is) < span(was))
+		return is != "" && (was == "" || durationOf(is) < durationOf(was))
 	}
 	return false
 }
 
-// number is a number as a policy file writes it; an absent one is zero.
+// number parses a number of a policy file; an absent one is zero.
 func number(text string) int64 {
 	n, _ := strconv.ParseInt(text, 10, 64)
 	return n
 }
 
-// span is a duration as a policy file writes it, in quotes.
-func span(text string) time.Duration {
+// durationOf parses a duration of a policy file, in quotes.
+func durationOf(text string) time.Duration {
 	d, _ := time.ParseDuration(strings.Trim(text, `"`))
 	return d
 }
 
-// literal is a value as TOML writes it, with sorted keys; nothing is empty.
+// literal returns a value as TOML, with sorted keys; nil is the empty string.
 func literal(v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -251,14 +251,14 @@ func literal(v any) string {
 	case map[string]any:
 		var fields []string
 		for _, key := range slices.Sorted(maps.Keys(v)) {
-			fields = append(fields, join("", key)+" = "+literal(v[key]))
+			fields = append(fields, policytoml.JoinPath("", key)+" = "+literal(v[key]))
 		}
 		return "{ " + strings.Join(fields, ", ") + " }"
 	}
 	return fmt.Sprint(v)
 }
 
-// elements are the literals of a list; an absent one has none.
+// elements returns the literals of a list; an absent list has none.
 func elements(v any) (out []string, ok bool) {
 	list, ok := v.([]any)
 	return literals(list), ok || v == nil

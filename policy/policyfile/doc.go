@@ -1,9 +1,9 @@
 // Package policyfile reads policy files and compares them.
 //
-// A policy is one TOML file that names the owners, who may vouch for hardware, the
-// authority's root, and which code may hold which identity. [Parse] reads it strictly
-// and returns every fault at once; that a file parses says nothing about who wrote it.
-// [Diff] lists the changes between two documents and says of each whether it loosens;
+// A policy is one TOML file that names the owners, which vendors vouch for hardware, the
+// authority's root, and which code may have which identity. [Parse] reads it strictly
+// and returns every fault at once; parsing does not show who wrote the file.
+// [Diff] returns the changes between two documents and whether each loosens;
 // a change that no table knows loosens.
 //
 // Documents of this package are not approved: code that acts on policy takes
@@ -11,8 +11,8 @@
 // encoding, and characters that a reader does not see. It reads no clock, no file and
 // no network.
 //
-// Files from the ground up: platforms.go, fault.go, table.go, document.go, hidden.go,
-// rootline.go, chip.go, releaseid.go, reference.go, env.go, groupnote.go, warn.go,
-// platform.go, machines.go, settings.go, diff.go, floors.go, match.go, tightened.go,
-// check.go, owners.go, parse.go, custody.go, group.go.
+// Files from the ground up: platforms.go, document.go, rootline.go, chip.go,
+// releaseid.go, reference.go, env.go, groupnote.go, warn.go, platform.go, machines.go,
+// settings.go, diff.go, floors.go, match.go, tightened.go, check.go, owners.go, parse.go,
+// custody.go, group.go.
 package policyfile

@@ -7,17 +7,16 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Document is one parsed policy file. That it parsed says nothing about who
-// signed it; code that acts on policy takes [Approved]. A Document is immutable
-// once parsed.
+// Document is one parsed policy file. Parsing does not show who signed it: code that acts
+// on policy takes policy.Approved. A Document is immutable once parsed.
 type Document struct {
 	TrustDomain string
 	Sequence    uint64        // 1 in the genesis
 	Previous    attest.Digest // digest of the policy before; zero in the genesis
 	Created     time.Time
 	Development bool
-	// MaxSilence is how long a unit in a group goes on without a proved head of the
-	// history; zero is half of the life of the group's certificates: [Document.Silence].
+	// MaxSilence is how long a unit of a group may continue without a proved head of the
+	// history; zero is half of the lifetime of the group's certificates: [Document.Silence].
 	MaxSilence time.Duration
 	Owners     Owners
 	Platforms  map[attest.Platform]attest.Rules
@@ -29,19 +28,20 @@ type Document struct {
 	values map[string]any // raw as TOML tables; never changed
 }
 
-// Authority is what policy says of the authority itself.
+// Authority is the table [authority]: the root, and the programs and machines that may
+// have it.
 type Authority struct {
 	Root       attest.Digest // SHA-256 of the authority root's SubjectPublicKeyInfo
 	Machines   Machines      // which may hold the root
 	References []attest.ReferenceValue
 }
 
-// KeyMode says who holds the private key that serves TLS.
+// KeyMode says which units have the private key of a TLS certificate.
 type KeyMode string
 
 // The key modes.
 const (
-	Shared  KeyMode = "shared" // every unit of the identity holds the same pair
+	Shared  KeyMode = "shared" // all units of the identity have the same key pair
 	PerUnit KeyMode = "unit"   // each unit makes its own key
 )
 
@@ -50,8 +50,8 @@ type Task struct {
 	Name     string
 	KeyMode  KeyMode
 	Names    []string      // DNS names its certificates carry
-	Life     time.Duration // of leaf certificates
-	Units    int           // most units that hold a place at once; 0 is unbounded
+	Lifetime time.Duration // of leaf certificates
+	Units    int           // most units that run at once; 0 is unbounded
 	Calls    []string      // tasks it may call
 	CutUnits []string      // ids of units that get no further certificate
 	Releases map[string]*Release
@@ -61,18 +61,18 @@ type Task struct {
 type Release struct {
 	Name       string
 	References []attest.ReferenceValue
-	Continues  string            // the release whose follow-sessions move here
-	Retired    bool              // gets no new certificates, and ends with those it has
+	Continues  string            // the release whose follow-sessions move to this one
+	Retired    bool              // gets no new certificates
 	Dynamic    bool              // accepts programs that load unmeasured libraries
-	Env        map[string]string // environment the agent gives the program
+	Env        map[string]string // environment of the program
 	OneOff     bool              // accepts one-off requests
-	// Devices are how many devices of each platform a unit must have beside its
-	// TEE, at least.
+	// Devices are the least numbers of devices of each platform that a unit has beside
+	// its TEE.
 	Devices map[attest.Platform]int
 }
 
-// Raw is the file as it was signed. The caller does not change it.
+// Raw returns the signed bytes of the file. The caller does not change them.
 func (d *Document) Raw() []byte { return d.raw }
 
-// Digest is the SHA-256 of the file.
+// Digest returns the SHA-256 of the file.
 func (d *Document) Digest() attest.Digest { return wire.Sum(d.raw) }

@@ -4,15 +4,17 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // maxEnvValue is the length of one environment value in bytes.
 const maxEnvValue = 4096
 
 // The environment is not part of a measurement, so it may set a program up but
-// never choose its code. Refused is what loaders, C libraries and language
-// runtimes read to load code, search for programs, widen trust or write secrets
-// out, and what the agent and the daemon say themselves.
+// never choose its code. Refused are variables by which loaders, C libraries and language
+// runtimes load code, search for programs, extend trust or write secrets out, and those
+// that the agent and the daemon set.
 var (
 	refusedEnv = []string{
 		"BASH_ENV", "CLASSPATH", "ENV", "GCONV_PATH", "GETCONF_DIR", "GLIBC_TUNABLES", "GOCOVERDIR", "GODEBUG", "GOTRACEBACK",
@@ -25,18 +27,18 @@ var (
 	}
 )
 
-// readEnv reads the environment that the agent gives a program.
-func readEnv(release table) map[string]string {
-	t, ok := release.table("env")
+// readEnv reads the environment of a program.
+func readEnv(release policytoml.Table) map[string]string {
+	t, ok := release.ReadTable("env")
 	if !ok {
 		return nil
 	}
 	env := map[string]string{}
-	for _, name := range slices.Sorted(maps.Keys(t.values)) {
+	for _, name := range slices.Sorted(maps.Keys(t.Values)) {
 		if !envNameOK(name) {
-			t.fault(name, "environment name", name, "A-Z, 0-9 and _, not a variable that chooses code")
+			t.AddFault(name, "environment name", name, "A-Z, 0-9 and _, not a variable that chooses code")
 		}
-		env[name] = t.text(name, "at most 4096 bytes without NUL", func(s string) bool { return len(s) <= maxEnvValue && noNUL(s) })
+		env[name] = t.ReadText(name, "at most 4096 bytes without NUL", func(s string) bool { return len(s) <= maxEnvValue && noNUL(s) })
 	}
 	return env
 }

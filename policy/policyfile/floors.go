@@ -5,14 +5,13 @@ import (
 	"slices"
 )
 
-// Floors are the demands on a group's members beside their measurements: the
-// tables of their platforms, of the devices beside them included, and the settings of
-// their releases.
+// Floors are the requirements for a group's members in addition to their measurements: the
+// tables of their platforms and devices, and the settings of their releases.
 type Floors struct {
 	tables map[string]any // never changed
 }
 
-// String returns the floors as one line of TOML, as a roster holds them.
+// String returns the floors as one line of TOML, as in a roster.
 func (f Floors) String() string { return literal(f.tables) }
 
 // Loosened reports whether next demands less than f.
@@ -20,10 +19,10 @@ func (f Floors) Loosened(next Floors) bool {
 	return slices.ContainsFunc(diffTables("", "", f.tables, next.tables), func(c Change) bool { return c.Loosens })
 }
 
-// FloorsOf returns the floors of a group under a document. Members of releases that
-// the document does not have add none.
+// FloorsOf returns the floors of a group under a document. Members whose release the
+// document does not have add none.
 func (d *Document) FloorsOf(g *Group) Floors {
-	tree := d.tree()
+	tree := d.tables()
 	platforms, tasks := map[string]any{}, map[string]any{}
 	for _, role := range g.Roles {
 		for _, m := range role.Members {
@@ -54,7 +53,7 @@ func (d *Document) FloorsOf(g *Group) Floors {
 	return Floors{map[string]any{"platform": platforms, "task": tasks}}
 }
 
-// under is the table at a path.
+// under returns the table at a path, or nil.
 func under(tree map[string]any, path ...string) map[string]any {
 	for _, key := range path {
 		tree, _ = tree[key].(map[string]any)

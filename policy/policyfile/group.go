@@ -9,6 +9,7 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -16,19 +17,19 @@ import (
 // states no term.
 const DefaultTerm = 30 * 24 * time.Hour
 
-// Group is several tasks of several parties that may work together, and in
-// which roles. What its parties approve is its [Roster].
+// Group permits tasks of several parties to work together, each in its roles. The parties
+// approve its roster (policy.Roster).
 type Group struct {
 	Name      string
 	KeyMode   KeyMode
 	Quorum    int       // of parties
 	Until     time.Time // no certificate outlives it
 	Names     []string  // DNS names its certificates carry
-	Life      time.Duration
+	Lifetime  time.Duration
 	Parties   []Party // in the order of their names
 	Roles     map[string]*Role
-	Continues attest.Digest // the group identity whose units go on meanwhile; zero is none
-	Authority Custody       // which authorities may hold its root
+	Continues attest.Digest // identity of the group whose units continue meanwhile; zero is none
+	Authority Custody       // authorities that may have its root
 }
 
 // Party is one company of a group and its SSH key.
@@ -37,7 +38,7 @@ type Party struct {
 	Key  ssh.PublicKey
 }
 
-// Role is what units of some releases may be in a group.
+// Role lists the releases whose units may act in a role of a group.
 type Role struct {
 	Name    string
 	Members []Member // in the order of party, task, release
@@ -61,13 +62,13 @@ func (g *Group) MayCall(caller, callee string) bool {
 	return r != nil && slices.Contains(r.Calls, callee)
 }
 
-// Silence is how long units of the group go on without a proved head of the
+// Silence returns how long a unit of the group may continue without a proved head of the
 // history.
 func (d *Document) Silence(g *Group) time.Duration {
 	if d.MaxSilence > 0 {
 		return d.MaxSilence
 	}
-	return g.Life / 2
+	return g.Lifetime / 2
 }
 
 func (g *Group) party(name string) (Party, bool) {
@@ -78,101 +79,101 @@ func (g *Group) party(name string) (Party, bool) {
 	return g.Parties[i], true
 }
 
-func (d *Document) readGroups(root table, measured measuredNames) {
+func (d *Document) readGroups(root policytoml.Table, measured measuredNames) {
 	d.Groups = map[string]*Group{}
-	for _, t := range root.named("group", wantName, wire.ValidName) {
-		d.Groups[t.name] = readGroup(t, d.Created)
-		d.Groups[t.name].Authority = readGroupCustody(t, measured, domainCustody(root.values, measured))
-		t.done()
+	for _, t := range root.ReadNamedTables("group", wantName, wire.ValidName) {
+		d.Groups[t.Name] = readGroup(t, d.Created)
+		d.Groups[t.Name].Authority = readGroupCustody(t, measured, domainCustody(root.Values, measured))
+		t.RejectUnknown()
 	}
 }
 
-func readGroup(t namedTable, created time.Time) *Group {
-	t.need("key_mode", "quorum", "until", "party", "role")
+func readGroup(t policytoml.NamedTable, created time.Time) *Group {
+	t.Require("key_mode", "quorum", "until", "party", "role")
 	g := &Group{
-		Name:    t.name,
-		KeyMode: KeyMode(t.text("key_mode", "shared or unit", oneOf([]string{string(Shared), string(PerUnit)}))),
-		Until:   t.moment("until"),
-		Names:   t.set("names", "a DNS name in lower case, without wildcard", dnsNameOK),
-		Life:    DefaultLife,
-		Roles:   map[string]*Role{},
+		Name:     t.Name,
+		KeyMode:  KeyMode(t.ReadText("key_mode", "shared or unit", policytoml.OneOf([]string{string(Shared), string(PerUnit)}))),
+		Until:    t.ReadTime("until"),
+		Names:    t.ReadSet("names", "a DNS name in lower case, without wildcard", dnsNameOK),
+		Lifetime: DefaultLifetime,
+		Roles:    map[string]*Role{},
 	}
-	if t.has("lifetime") {
-		g.Life = t.duration("lifetime", wire.MinLifetime, wire.MaxLifetime)
+	if t.Has("lifetime") {
+		g.Lifetime = t.ReadDuration("lifetime", wire.MinLifetime, wire.MaxLifetime)
 	}
-	t.text("continues", wantDigest, func(s string) bool { return digestInto(&g.Continues, s) })
-	for _, p := range t.tables("party") {
+	t.ReadText("continues", policytoml.WantDigest, func(s string) bool { return policytoml.DecodeDigest(&g.Continues, s) })
+	for _, p := range t.ReadTables("party") {
 		g.Parties = append(g.Parties, readParty(p))
 	}
-	g.Quorum = int(t.number("quorum", 1, int64(len(g.Parties))))
-	for _, r := range t.named("role", wantName, wire.ValidName) {
-		g.Roles[r.name] = readRole(r)
+	g.Quorum = int(t.ReadNumber("quorum", 1, int64(len(g.Parties))))
+	for _, r := range t.ReadNamedTables("role", wantName, wire.ValidName) {
+		g.Roles[r.Name] = readRole(r)
 	}
 	g.checkTerm(t, created)
 	return g
 }
 
-func readParty(t table) Party {
-	t.need("name", "ssh")
-	p := Party{Name: t.text("name", wantName, wire.ValidName), Key: readKey(t)}
-	t.done()
+func readParty(t policytoml.Table) Party {
+	t.Require("name", "ssh")
+	p := Party{Name: t.ReadText("name", wantName, wire.ValidName), Key: readSSHKey(t)}
+	t.RejectUnknown()
 	return p
 }
 
-// checkTerm keeps the end within the term: parties that say nothing more let
-// the group end.
-func (g *Group) checkTerm(t namedTable, created time.Time) {
+// checkTerm refuses an end after the term, so that a group ends unless its parties approve
+// it again.
+func (g *Group) checkTerm(t policytoml.NamedTable, created time.Time) {
 	term := DefaultTerm
-	if t.has("term") {
-		term = t.duration("term", time.Hour, longestWait)
+	if t.Has("term") {
+		term = t.ReadDuration("term", time.Hour, longestWait)
 	}
 	if latest := created.Add(term); g.Until.After(latest) {
-		t.fault("until", "term", g.Until.Format(time.RFC3339), "not after "+latest.Format(time.RFC3339)+", or a longer term")
+		t.AddFault("until", "term", g.Until.Format(time.RFC3339), "not after "+latest.Format(time.RFC3339)+", or a longer term")
 	}
 }
 
-func readRole(t namedTable) *Role {
-	t.need("members")
-	r := &Role{Name: t.name, Calls: t.set("calls", "the name of a role", wire.ValidName)}
-	for _, m := range t.tables("members") {
-		m.need("party", "task", "release")
+func readRole(t policytoml.NamedTable) *Role {
+	t.Require("members")
+	r := &Role{Name: t.Name, Calls: t.ReadSet("calls", "the name of a role", wire.ValidName)}
+	for _, m := range t.ReadTables("members") {
+		m.Require("party", "task", "release")
 		r.Members = append(r.Members, Member{
-			Party:   m.text("party", wantName, wire.ValidName),
-			Task:    m.text("task", wantName, wire.ValidName),
-			Release: m.text("release", "the name of a release", wire.ValidReleaseName),
+			Party:   m.ReadText("party", wantName, wire.ValidName),
+			Task:    m.ReadText("task", wantName, wire.ValidName),
+			Release: m.ReadText("release", "the name of a release", wire.ValidReleaseName),
 		})
-		m.done()
+		m.RejectUnknown()
 	}
-	if t.has("members") && len(r.Members) == 0 {
-		t.fault("members", "number of members", 0, "at least 1")
+	if t.Has("members") && len(r.Members) == 0 {
+		t.AddFault("members", "number of members", 0, "at least 1")
 	}
 	if !slices.IsSorted(r.Calls) {
-		t.fault("calls", "order", strings.Join(r.Calls, ", "), "the order of the names")
+		t.AddFault("calls", "order", strings.Join(r.Calls, ", "), "the order of the names")
 	}
-	t.done()
+	t.RejectUnknown()
 	return r
 }
 
-// checkGroups judges what no single table of a group can tell.
-func (d *Document) checkGroups(faults *Faults) {
+// checkGroups adds the faults of groups that no single table shows.
+func (d *Document) checkGroups(faults *policytoml.Faults) {
 	checkConfusable(faults, "group", d.GroupNames())
 	for _, name := range d.GroupNames() {
-		g, path := d.Groups[name], join("group", name)
+		g, path := d.Groups[name], policytoml.JoinPath("group", name)
 		d.checkCustody(faults, path+".authority", g.Authority)
 		g.checkParties(faults, path+".party")
 		checkConfusable(faults, path+".role", g.RoleNames())
 		if len(g.Roles) == 0 {
-			faults.add(path+".role", "number of roles", 0, "at least 1")
+			faults.Add(path+".role", "number of roles", 0, "at least 1")
 		}
 		for _, role := range g.RoleNames() {
-			d.checkRole(faults, join(path+".role", role), g, g.Roles[role])
+			d.checkRole(faults, policytoml.JoinPath(path+".role", role), g, g.Roles[role])
 		}
 	}
 }
 
-// checkParties refuses one name or one key twice, names that look alike, and
-// another order than that of the names: it would be another file for one group.
-func (g *Group) checkParties(faults *Faults, path string) {
+// checkParties refuses a name or a key that occurs twice, confusable names, and every
+// order but that of the names: another order would be another file for the same group.
+func (g *Group) checkParties(faults *policytoml.Faults, path string) {
 	var names []string
 	keys := map[string]string{}
 	for _, p := range g.Parties {
@@ -180,39 +181,39 @@ func (g *Group) checkParties(faults *Faults, path string) {
 			continue // already a fault
 		}
 		if slices.Contains(names, p.Name) {
-			faults.add(path, "party twice", p.Name, "each name once")
+			faults.Add(path, "party twice", p.Name, "each name once")
 		}
 		names = append(names, p.Name)
 		id := keyID(p.Key)
 		if other, taken := keys[id]; taken {
-			faults.add(path, "key twice", other+" and "+p.Name, "each key once")
+			faults.Add(path, "key twice", other+" and "+p.Name, "each key once")
 		}
 		keys[id] = p.Name
 	}
 	if !slices.IsSorted(names) {
-		faults.add(path, "order", strings.Join(names, ", "), "the order of the names")
+		faults.Add(path, "order", strings.Join(names, ", "), "the order of the names")
 	}
 	checkConfusable(faults, path, slices.Compact(names))
 }
 
-// checkRole refuses members and calls that are nobody's, twice, or out of order.
-func (d *Document) checkRole(faults *Faults, path string, g *Group, r *Role) {
+// checkRole refuses members and calls that are unknown, repeated, or out of order.
+func (d *Document) checkRole(faults *policytoml.Faults, path string, g *Group, r *Role) {
 	for i, m := range r.Members {
 		task := d.Tasks[m.Task]
 		switch _, known := g.party(m.Party); {
 		case !known:
-			faults.add(path+".members", "party", m.Party, "a party of this group")
+			faults.Add(path+".members", "party", m.Party, "a party of this group")
 		case task == nil:
-			faults.add(path+".members", "task", m.Task, "a task of this policy, as "+nearest(m.Task, d.TaskNames()))
+			faults.Add(path+".members", "task", m.Task, "a task of this policy, as "+policytoml.Nearest(m.Task, d.TaskNames()))
 		case task.Releases[m.Release] == nil:
-			faults.add(path+".members", "release", m.Release, "a release of the task, as "+nearest(m.Release, task.ReleaseNames()))
+			faults.Add(path+".members", "release", m.Release, "a release of the task, as "+policytoml.Nearest(m.Release, task.ReleaseNames()))
 		case i > 0 && r.Members[i-1].Compare(m) >= 0:
-			faults.add(path+".members", "order", m, "each once, in the order of party, task, release")
+			faults.Add(path+".members", "order", m, "each once, in the order of party, task, release")
 		}
 	}
 	for _, call := range r.Calls {
 		if g.Roles[call] == nil {
-			faults.add(path+".calls", "role", call, "a role of this group, as "+nearest(call, g.RoleNames()))
+			faults.Add(path+".calls", "role", call, "a role of this group, as "+policytoml.Nearest(call, g.RoleNames()))
 		}
 	}
 }
@@ -222,27 +223,27 @@ func (m Member) Compare(other Member) int {
 	return cmp.Or(strings.Compare(m.Party, other.Party), strings.Compare(m.Task, other.Task), strings.Compare(m.Release, other.Release))
 }
 
-// checkConfusable refuses two names that people could take for one another.
-func checkConfusable(faults *Faults, path string, names []string) {
+// checkConfusable refuses two names that people could confuse.
+func checkConfusable(faults *policytoml.Faults, path string, names []string) {
 	seen := map[string]string{}
 	for _, name := range names {
 		look := lookOf(name)
 		if other, taken := seen[look]; taken {
-			faults.add(path, "names alike", other+" and "+name, "names that nobody confuses")
+			faults.Add(path, "names alike", other+" and "+name, "names that people do not confuse")
 		}
 		seen[look] = name
 	}
 }
 
-// Confusable reports whether people could take two of the names for one another.
+// Confusable reports whether people could confuse two of the names.
 func Confusable(names []string) bool {
-	var faults Faults
+	var faults policytoml.Faults
 	checkConfusable(&faults, "", names)
 	return len(faults) > 0
 }
 
-// lookalikes maps what looks alike in common fonts to one of it.
+// lookalikes maps characters that look alike in common fonts to one of them.
 var lookalikes = strings.NewReplacer("0", "o", "1", "l", "i", "l", "5", "s", "rn", "m", "vv", "w", "cl", "d", "-", "")
 
-// lookOf is how a name looks at a glance.
+// lookOf returns the name after lookalikes are mapped.
 func lookOf(name string) string { return lookalikes.Replace(name) }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 func TestGroupRefusals(t *testing.T) {
@@ -40,8 +41,8 @@ func TestGroupRefusals(t *testing.T) {
 				t.Fatal("nothing changed")
 			}
 			_, err := Parse(edited)
-			faults, _ := err.(Faults)
-			if !slices.ContainsFunc(faults, func(f Fault) bool { return strings.HasPrefix(f.Path, "group") && f.Rule == tt.rule }) {
+			faults, _ := err.(policytoml.Faults)
+			if !slices.ContainsFunc(faults, func(f policytoml.Fault) bool { return strings.HasPrefix(f.Path, "group") && f.Rule == tt.rule }) {
 				t.Errorf("got %v, want rule %q in the group", err, tt.rule)
 			}
 		})

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 func TestGroupsEnded(t *testing.T) {
@@ -30,7 +31,7 @@ func TestGroupsEnded(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			old, next := mustParse(t, h.Text(t, policytest.Grouped()...)), mustParse(t, h.Text(t, policytest.Grouped(tt.edit...)...))
 			for _, row := range []struct {
-				got  []Warning
+				got  []policytoml.Warning
 				want string
 			}{{GroupsEnded(nil, next), tt.check}, {GroupsEnded(old, next), tt.dif}} {
 				if row.want == "" && len(row.got) > 0 || row.want != "" && (len(row.got) != 1 || row.got[0].Path != "group.trial.authority" || !strings.Contains(row.got[0].Text, row.want)) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -40,7 +41,7 @@ func TestHidden(t *testing.T) {
 			raw := append(h.Text(t), "\n"+text+"\n"...)
 			_, err := Parse(raw)
 			policytest.Refused(t, err, wire.BadPolicy)
-			var faults Faults
+			var faults policytoml.Faults
 			if !errors.As(err, &faults) || faults[0].Rule != "character" || !strings.HasPrefix(faults[0].Got, "U+") {
 				t.Errorf("got %v, want rule character that names it", err)
 			}
@@ -63,7 +64,7 @@ func TestHiddenIsWhole(t *testing.T) {
 	must := []*unicode.RangeTable{unicode.Cf, unicode.Cc, unicode.Co, unicode.Cs, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector, unicode.Noncharacter_Code_Point}
 	for r := rune(0); r <= unicode.MaxRune; r++ {
 		want := unicode.In(r, must...) && r != '\t' && r != '\n'
-		got := unicode.Is(hidden, r)
+		got := policytoml.IsHidden(r)
 		if want && !got {
 			t.Errorf("%U is not refused", r)
 		}
@@ -89,8 +90,8 @@ func FuzzCharacters(f *testing.F) {
 		i := int(at) % len(good)
 		raw := slices.Concat(good[:i], []byte(string(r)), good[i:])
 		d, err := Parse(raw)
-		var faults Faults
-		if unicode.Is(hidden, r) && !(r == 0xfeff && i == 0) && (!errors.As(err, &faults) || faults[0].Got != fmt.Sprintf("%U", r)) {
+		var faults policytoml.Faults
+		if policytoml.IsHidden(r) && !(r == 0xfeff && i == 0) && (!errors.As(err, &faults) || faults[0].Got != fmt.Sprintf("%U", r)) {
 			t.Fatalf("%U at %d: got %v, want it refused and named", r, i, err)
 		}
 		if err == nil && string(d.Raw()) != string(raw) {

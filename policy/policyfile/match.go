@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Equipped refuses, with "device-missing", fewer devices of a platform than the
-// release demands.
+// Equipped refuses, with "device-missing", a unit with fewer devices of a platform than
+// the release requires.
 func (r *Release) Equipped(devices []attest.Device) error {
 	have := map[attest.Platform]int{}
 	for _, d := range devices {
@@ -24,8 +24,8 @@ func (r *Release) Equipped(devices []attest.Device) error {
 	return nil
 }
 
-// Admit refuses a program that loads unmeasured libraries, unless the release says
-// dynamic, and one that lacks a device.
+// Admit refuses a program that loads unmeasured libraries, unless the release has dynamic
+// = true, and one without a required device.
 func (r *Release) Admit(result attest.Result) error {
 	if result.Dynamic() && !r.Dynamic {
 		return wire.Refuse(wire.NotMeasured, "admission: libraries", "a program that loads unmeasured libraries", "a static one, or dynamic = true in release "+r.Name)
@@ -38,7 +38,7 @@ func (a Authority) Admit(result attest.Result) error {
 	return admitAuthority(a.References, a.Machines, result)
 }
 
-// Admit matches a result with the authorities that may hold the group's root.
+// Admit matches a result with the authorities that may have the group's root.
 func (c Custody) Admit(result attest.Result) error {
 	return admitAuthority(c.References, c.Machines, result)
 }
@@ -60,14 +60,14 @@ func admitAuthority(references []attest.ReferenceValue, machines Machines, resul
 
 // CheckAppraised refuses the zero result.
 func CheckAppraised(result attest.Result) error {
-	if !result.OK() {
-		return wire.Refuse(wire.NotMeasured, "admission: attestation result", "none", "an appraised one")
+	if !result.Appraised() {
+		return wire.Refuse(wire.NotMeasured, "admission: attestation result", "the zero result", "an appraised one")
 	}
 	return nil
 }
 
-// Match returns nil when one of the reference values is the measurement, and else the
-// refusal of the nearest: that with the most equal registers.
+// Match returns nil if the measurement matches one of the reference values. Otherwise it
+// returns the refusal of the reference value with the most equal registers.
 func Match(refs []attest.ReferenceValue, got attest.Measurement) error {
 	nearest := wire.Refuse(wire.NotMeasured, "measurement", got, "a reference value of the policy")
 	best := -1
@@ -83,7 +83,7 @@ func Match(refs []attest.ReferenceValue, got attest.Measurement) error {
 	return nearest
 }
 
-// equalRegisters counts the registers that are equal; -1 is another platform.
+// equalRegisters counts the registers that are equal. It returns -1 for another platform.
 func equalRegisters(ref attest.ReferenceValue, got attest.Measurement) int {
 	if ref.Platform != got.Platform {
 		return -1

@@ -11,6 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/internal/collateral"
 	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // vax is a platform that no other file knows.
@@ -57,7 +58,7 @@ func TestNewPlatform(t *testing.T) {
 	before := known
 	known = newPlatforms(append(Platforms(), vax.PolicyRules)...)
 	defer func() { known = before }()
-	all := append(platforms.All(), vax)
+	all := append(platforms.Supported(), vax)
 
 	e, err := all.ReadEvidence([]byte("VAX 11/780"))
 	if err != nil || e.Platform != "vax" {
@@ -109,7 +110,7 @@ func TestNewPlatform(t *testing.T) {
 		}
 	}
 	_, err = Parse(text("most = 10\ncut_chip = []"))
-	var faults Faults
+	var faults policytoml.Faults
 	if !errors.As(err, &faults) || len(faults) != 3 {
 		t.Errorf("got %v, want a missing key, a number too high and an unknown key", err)
 	}
@@ -126,11 +127,11 @@ func TestNewPlatform(t *testing.T) {
 // rules.
 func TestTableOfPlatforms(t *testing.T) {
 	rules := Platforms()
-	if len(rules) != len(platforms.All()) {
-		t.Errorf("policy names %d platforms, the table has %d", len(rules), len(platforms.All()))
+	if len(rules) != len(platforms.Supported()) {
+		t.Errorf("policy names %d platforms, the table has %d", len(rules), len(platforms.Supported()))
 	}
 	for _, r := range rules {
-		p, ok := platforms.All().Lookup(r.Platform)
+		p, ok := platforms.Supported().Lookup(r.Platform)
 		if !ok || len(p.Keys) != len(r.Keys) || len(p.Registers) != len(r.Registers) {
 			t.Errorf("%s: the table has %d keys and %d registers, policy %d and %d", r.Platform, len(p.Keys), len(p.Registers), len(r.Keys), len(r.Registers))
 		}

@@ -10,6 +10,7 @@ import (
 	"filippo.io/age"
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
 )
@@ -29,7 +30,8 @@ type Owner struct {
 	Age  string // age recipient of the owner's backup shares; empty where the SSH key itself is one
 }
 
-// Signer returns the name of the owner whose signature over a message this is.
+// Signer verifies a signature over a message and returns the name of the owner who made
+// it.
 func (o Owners) Signer(armored string, ns sshsig.Namespace, message []byte) (string, error) {
 	key, err := sshsig.Verify(armored, ns, message)
 	if err != nil {
@@ -43,7 +45,7 @@ func (o Owners) Signer(armored string, ns sshsig.Namespace, message []byte) (str
 	return "", wire.Refuse(wire.NotOwner, "signature: key", key.Type(), "a key of "+strings.Join(o.Missing(nil), ", "))
 }
 
-// CheckQuorum refuses too few distinct owners and names those who are missing.
+// CheckQuorum refuses fewer distinct owners than the quorum and names the missing ones.
 func (o Owners) CheckQuorum(signed []string) error {
 	if o.Quorum > 0 && len(signed) >= o.Quorum {
 		return nil
@@ -53,7 +55,7 @@ func (o Owners) CheckQuorum(signed []string) error {
 	return wire.Refuse(wire.NoQuorum, "policy: owners who signed", got, want)
 }
 
-// Missing returns the owners who are not among signed, in the order of the file.
+// Missing returns the owners who are not in signed, in the order of the file.
 func (o Owners) Missing(signed []string) []string {
 	var names []string
 	for _, owner := range o.Keys {
@@ -64,7 +66,7 @@ func (o Owners) Missing(signed []string) []string {
 	return names
 }
 
-// Digest names the owners, their keys and their quorum: whom a backup is for.
+// Digest identifies the owners, their keys and their quorum, for backups.
 func (o Owners) Digest() attest.Digest {
 	fields := [][]byte{{byte(o.Quorum >> 8), byte(o.Quorum)}}
 	for _, owner := range o.Keys {
@@ -73,33 +75,33 @@ func (o Owners) Digest() attest.Digest {
 	return wire.Hash(wire.LabelOwners, fields...)
 }
 
-func (d *Document) readOwners(root table) {
-	t, ok := root.table("owners")
+func (d *Document) readOwners(root policytoml.Table) {
+	t, ok := root.ReadTable("owners")
 	if !ok {
 		return
 	}
-	t.need("quorum", "approve_within", "delay", "keys")
+	t.Require("quorum", "approve_within", "delay", "keys")
 	d.Owners = Owners{
-		ApproveWithin: t.duration("approve_within", time.Second, longestWait),
-		Delay:         t.duration("delay", 0, longestWait),
+		ApproveWithin: t.ReadDuration("approve_within", time.Second, longestWait),
+		Delay:         t.ReadDuration("delay", 0, longestWait),
 	}
-	for _, k := range t.tables("keys") {
+	for _, k := range t.ReadTables("keys") {
 		d.Owners.Keys = append(d.Owners.Keys, readOwner(k))
 	}
-	d.Owners.Quorum = int(t.number("quorum", 1, int64(len(d.Owners.Keys))))
-	t.done()
+	d.Owners.Quorum = int(t.ReadNumber("quorum", 1, int64(len(d.Owners.Keys))))
+	t.RejectUnknown()
 }
 
-func readOwner(t table) Owner {
-	t.need("name", "ssh")
-	o := Owner{Name: t.text("name", wantName, wire.ValidName), Key: readKey(t)}
-	o.Age = t.text("age", "an age recipient: age1 and 58 characters, as age-keygen prints it", ageOK)
-	t.done()
+func readOwner(t policytoml.Table) Owner {
+	t.Require("name", "ssh")
+	o := Owner{Name: t.ReadText("name", wantName, wire.ValidName), Key: readSSHKey(t)}
+	o.Age = t.ReadText("age", "an age recipient: age1 and 58 characters, as age-keygen prints it", ageOK)
+	t.RejectUnknown()
 	return o
 }
 
-func readKey(t table) (key ssh.PublicKey) {
-	t.text("ssh", "an ssh-ed25519, ecdsa-sha2-nistp256, -384, -521 key or its sk- form, as in a .pub file", func(s string) bool {
+func readSSHKey(t policytoml.Table) (key ssh.PublicKey) {
+	t.ReadText("ssh", "an ssh-ed25519, ecdsa-sha2-nistp256, -384, -521 key or its sk- form, as in a .pub file", func(s string) bool {
 		var err error
 		key, err = sshsig.ParseKeyLine(s)
 		return err == nil
@@ -107,8 +109,8 @@ func readKey(t table) (key ssh.PublicKey) {
 	return key
 }
 
-// ageOK reports whether something can be sealed to a recipient: to a point of
-// small order, whose sealed boxes anyone opens, age seals nothing.
+// ageOK reports whether age can encrypt to a recipient. It refuses points of small order,
+// because anyone can decrypt what is encrypted to them.
 func ageOK(s string) bool {
 	r, err := age.ParseX25519Recipient(s)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
 )
@@ -58,7 +59,7 @@ func TestParseReadsEverything(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got document %+v, want %+v", got, want)
 	}
-	wantKeys := &Task{Name: "keys", KeyMode: PerUnit, Life: time.Hour, Releases: map[string]*Release{
+	wantKeys := &Task{Name: "keys", KeyMode: PerUnit, Lifetime: time.Hour, Releases: map[string]*Release{
 		"1.4": {Name: "1.4", References: []attest.ReferenceValue{soft(open, is(policytest.Digest("4")), open)}},
 	}}
 	if !reflect.DeepEqual(keys, wantKeys) {
@@ -67,7 +68,7 @@ func TestParseReadsEverything(t *testing.T) {
 	agent := is(policytest.Digest("2"))
 	wantScoring := &Task{
 		Name: "scoring", KeyMode: Shared, Names: []string{"scoring.clinic.example", "score.clinic.example"},
-		Life: 30 * time.Minute, Units: 50, Calls: []string{"keys"},
+		Lifetime: 30 * time.Minute, Units: 50, Calls: []string{"keys"},
 		Releases: map[string]*Release{
 			"2026.10": {Name: "2026.10", References: []attest.ReferenceValue{soft(agent, is(policytest.Digest("5")), noArgs)}},
 			"2026.11": {
@@ -95,7 +96,7 @@ type refusal struct {
 	want     string // part of what was wanted
 }
 
-func (r refusal) is(f Fault) bool {
+func (r refusal) is(f policytoml.Fault) bool {
 	return f.Path == r.path && f.Rule == r.rule && strings.Contains(f.Want, r.want)
 }
 
@@ -256,7 +257,7 @@ func TestParseRefusals(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) {
 			_, err := Parse(h.Text(t, r.old, r.new))
 			policytest.Refused(t, err, wire.BadPolicy)
-			var faults Faults
+			var faults policytoml.Faults
 			if !errors.As(err, &faults) {
 				t.Fatalf("got error %v, want Faults", err)
 			}
@@ -270,7 +271,7 @@ func TestParseRefusals(t *testing.T) {
 // TestParseTellsAllFaults breaks a file in four places at once.
 func TestParseTellsAllFaults(t *testing.T) {
 	_, err := Parse(policytest.NewHouse().Text(t, `"cohort/policy/v1"`, `"v0"`, "quorum = 2", "quorum = 9", `"30m"`, `"30"`, "oneoff", "onoff"))
-	var faults Faults
+	var faults policytoml.Faults
 	if !errors.As(err, &faults) || len(faults) != 4 {
 		t.Fatalf("got %v, want four faults", err)
 	}
@@ -285,7 +286,7 @@ func TestParseTellsAllFaults(t *testing.T) {
 func TestParsePlatformOfReference(t *testing.T) {
 	d := mustParse(t, policytest.NewHouse().Text(t))
 	delete(d.Platforms, attest.Soft)
-	var faults Faults
+	var faults policytoml.Faults
 	d.checkReferences(&faults)
 	if len(faults) != 5 {
 		t.Errorf("got faults %q, want one for each of 5 reference values", faults)
@@ -309,7 +310,7 @@ func TestOverlapThroughAny(t *testing.T) {
 	// Open registers overlap whatever the other says; one that differs parts them.
 	wide := `{ platform = "soft", any = ["agent", "program", "args"] }`
 	_, err := Parse(policytest.NewHouse().Text(t, `{ platform = "soft", program = "@agent-1" }`, wide))
-	var faults Faults
+	var faults policytoml.Faults
 	if !errors.As(err, &faults) || len(faults) != 4 {
 		t.Fatalf("got %v, want a fault for each reference value of a task", err)
 	}

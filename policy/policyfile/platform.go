@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 func platformOK(name string) bool {
@@ -13,36 +14,36 @@ func platformOK(name string) bool {
 	return ok
 }
 
-// readRules reads the tables of platforms: who may vouch, and what is accepted.
-func readRules(root table) map[attest.Platform]attest.Rules {
+// readRules reads the tables of platforms.
+func readRules(root policytoml.Table) map[attest.Platform]attest.Rules {
 	platforms := map[attest.Platform]attest.Rules{}
-	for _, t := range root.named("platform", known.names(func(attest.PolicyRules) bool { return true }), platformOK) {
-		platform := attest.Platform(t.name)
-		t.need("roots")
-		rules := attest.Rules{Debug: t.flag("debug")}
-		for _, s := range t.set("roots", wantDigest, func(s string) bool { return digestInto(new(attest.Digest), s) }) {
+	for _, t := range root.ReadNamedTables("platform", known.names(func(attest.PolicyRules) bool { return true }), platformOK) {
+		platform := attest.Platform(t.Name)
+		t.Require("roots")
+		rules := attest.Rules{Debug: t.ReadFlag("debug")}
+		for _, s := range t.ReadSet("roots", policytoml.WantDigest, func(s string) bool { return policytoml.DecodeDigest(new(attest.Digest), s) }) {
 			var root attest.Digest
-			digestInto(&root, s)
+			policytoml.DecodeDigest(&root, s)
 			rules.Roots = append(rules.Roots, root)
 		}
-		if t.has("roots") && len(rules.Roots) == 0 {
-			t.fault("roots", "number of roots", 0, "at least 1")
+		if t.Has("roots") && len(rules.Roots) == 0 {
+			t.AddFault("roots", "number of roots", 0, "at least 1")
 		}
 		own, _ := known.lookup(platform)
-		t.readKeys(own.Keys, &rules)
+		readKeys(t.Table, own.Keys, &rules)
 		if own.Check != nil {
-			if f := own.Check(rules, t.has); f != nil {
-				t.fault(f.Key, f.Rule, f.Got, f.Want)
+			if f := own.Check(rules, t.Has); f != nil {
+				t.AddFault(f.Key, f.Rule, f.Got, f.Want)
 			}
 		}
-		t.done()
+		t.RejectUnknown()
 		platforms[platform] = rules
 	}
 	return platforms
 }
 
-// nameLaunches puts into the rules of each platform whose evidence is of all programs that
-// ran on a machine which those may be: all that reference values name.
+// nameLaunches adds all reference values to the rules of platforms whose evidence covers
+// every program that ran on the machine.
 func nameLaunches(platforms map[attest.Platform]attest.Rules, references []attest.ReferenceValue) {
 	for name, rules := range platforms {
 		p, _ := known.lookup(name)
@@ -60,93 +61,93 @@ func nameLaunches(platforms map[attest.Platform]attest.Rules, references []attes
 }
 
 // readKeys reads the keys of a platform, or of a table inside it, into rules. A key that
-// is left out, or has a fault, has the zero value of its kind.
-func (t table) readKeys(keys []attest.Key, rules *attest.Rules) {
+// is absent or has a fault has the zero value of its kind.
+func readKeys(t policytoml.Table, keys []attest.Key, rules *attest.Rules) {
 	for _, k := range keys {
 		if k.Required {
-			t.need(k.Name)
+			t.Require(k.Name)
 		}
 	}
 	for _, k := range keys {
 		switch k.Kind {
 		case attest.KeyTable:
-			if inner, ok := t.table(k.Name); ok {
-				inner.readKeys(k.Keys, rules)
-				inner.done()
+			if inner, ok := t.ReadTable(k.Name); ok {
+				readKeys(inner, k.Keys, rules)
+				inner.RejectUnknown()
 			}
 		case attest.KeyNamed:
-			t.readNamed(k, rules)
+			readNamed(t, k, rules)
 		case attest.KeyBits:
-			inner, _ := t.table(k.Name)
-			*k.Bits(rules) = inner.bits(k.Field)
-			inner.readKeys(k.Keys, rules)
-			inner.done()
+			inner, _ := t.ReadTable(k.Name)
+			*k.Bits(rules) = readBits(inner, k.Field)
+			readKeys(inner, k.Keys, rules)
+			inner.RejectUnknown()
 		default:
-			k.Set(rules, t.readKey(k))
+			k.Set(rules, readKey(t, k))
 		}
 	}
 }
 
-// readKey reads a key that is no table.
-func (t table) readKey(k attest.Key) any {
+// readKey reads a key that is not a table.
+func readKey(t policytoml.Table, k attest.Key) any {
 	switch k.Kind {
 	case attest.KeyFlag:
-		return t.flag(k.Name)
+		return t.ReadFlag(k.Name)
 	case attest.KeyNumber:
-		return t.number(k.Name, k.Least, k.Most)
+		return t.ReadNumber(k.Name, k.Least, k.Most)
 	case attest.KeyDuration:
-		return t.duration(k.Name, time.Duration(k.Least), time.Duration(k.Most))
+		return t.ReadDuration(k.Name, time.Duration(k.Least), time.Duration(k.Most))
 	case attest.KeyTime:
-		return t.dated(k.Name)
+		return t.ReadOptionalTime(k.Name)
 	case attest.KeyWord:
-		return t.text(k.Name, k.Want, k.Is)
+		return t.ReadText(k.Name, k.Want, k.Is)
 	case attest.KeyWords:
-		return t.set(k.Name, k.Want, k.Is)
+		return t.ReadSet(k.Name, k.Want, k.Is)
 	case attest.KeyList:
-		return t.accepted(k.Name, k.Want, k.Form)
+		return readAccepted(t, k.Name, k.Want, k.Form)
 	case attest.KeyBytes:
-		return t.byteStrings(k.Name, k.Want, k.Form)
+		return readByteStrings(t, k.Name, k.Want, k.Form)
 	case attest.KeyJoined:
-		return t.joined(k)
+		return readJoined(t, k)
 	case attest.KeyBitNumbers:
-		return t.vector(k.Name)
+		return readBitNumbers(t, k.Name)
 	}
 	panic("policy: key " + k.Name + " of no known kind") // a fault of the platform's package
 }
 
 // readNamed reads a table of tables, at least one.
-func (t table) readNamed(k attest.Key, rules *attest.Rules) {
+func readNamed(t policytoml.Table, k attest.Key, rules *attest.Rules) {
 	last := len(k.Names) - 1
 	want := strings.Join(k.Names[:last], ", ") + " or " + k.Names[last]
-	tables := t.named(k.Name, want, oneOf(k.Names))
+	tables := t.ReadNamedTables(k.Name, want, policytoml.OneOf(k.Names))
 	var names []string
 	for _, inner := range tables {
-		names = append(names, inner.name)
+		names = append(names, inner.Name)
 	}
 	k.Set(rules, names)
 	for _, inner := range tables {
-		inner.readKeys(k.Named(inner.name), rules)
-		inner.done()
+		readKeys(inner.Table, k.Named(inner.Name), rules)
+		inner.RejectUnknown()
 	}
-	if t.has(k.Name) && len(names) == 0 {
-		t.fault(k.Name, "number of "+k.Name+"s", 0, "at least 1")
+	if t.Has(k.Name) && len(names) == 0 {
+		t.AddFault(k.Name, "number of "+k.Name+"s", 0, "at least 1")
 	}
 }
 
-// joined reads "any", or a list of tables whose values are joined, each once.
-func (t table) joined(k attest.Key) attest.List {
-	if _, word := t.values[k.Name].(string); word {
-		return attest.List{Any: t.text(k.Name, `"any", or a list`, oneOf([]string{anyWord})) == anyWord}
+// readJoined reads "any", or a list of tables whose values are joined, each once.
+func readJoined(t policytoml.Table, k attest.Key) attest.List {
+	if _, word := t.Values[k.Name].(string); word {
+		return attest.List{Any: t.ReadText(k.Name, `"any", or a list`, policytoml.OneOf([]string{anyWord})) == anyWord}
 	}
 	var list attest.List
-	for _, inner := range t.tables(k.Name) {
+	for _, inner := range t.ReadTables(k.Name) {
 		var value []byte
 		for _, part := range k.Keys {
 			value = append(value, bytesOf(inner, part.Name, part.Want, part.Form)...)
 		}
-		inner.done()
+		inner.RejectUnknown()
 		if slices.ContainsFunc(list.Values, func(v []byte) bool { return string(v) == string(value) }) {
-			t.fault(k.Name, "element twice", inner.path, "each once")
+			t.AddFault(k.Name, "element twice", inner.Path, "each once")
 		}
 		list.Values = append(list.Values, value)
 	}
@@ -156,18 +157,18 @@ func (t table) joined(k attest.Key) attest.List {
 // anyWord accepts every value of a field.
 const anyWord = "any"
 
-// accepted reads "any" or a list of values.
-func (t table) accepted(key, want string, read func(string) []byte) attest.List {
-	if _, word := t.values[key].(string); word {
-		return attest.List{Any: t.text(key, `"any", or a list`, oneOf([]string{anyWord})) == anyWord}
+// readAccepted reads "any" or a list of values.
+func readAccepted(t policytoml.Table, key, want string, read func(string) []byte) attest.List {
+	if _, word := t.Values[key].(string); word {
+		return attest.List{Any: t.ReadText(key, `"any", or a list`, policytoml.OneOf([]string{anyWord})) == anyWord}
 	}
-	return attest.List{Values: t.byteStrings(key, want, read)}
+	return attest.List{Values: readByteStrings(t, key, want, read)}
 }
 
-// byteStrings reads a list of byte strings, each once.
-func (t table) byteStrings(key, want string, read func(string) []byte) [][]byte {
+// readByteStrings reads a list of byte strings, each once.
+func readByteStrings(t policytoml.Table, key, want string, read func(string) []byte) [][]byte {
 	var out [][]byte
-	for _, s := range t.set(key, want, func(s string) bool { return read(s) != nil }) {
+	for _, s := range t.ReadSet(key, want, func(s string) bool { return read(s) != nil }) {
 		out = append(out, read(s))
 	}
 	return out

@@ -10,6 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 func TestParseReadsRules(t *testing.T) {
@@ -217,7 +218,7 @@ func TestParseHardwareRefusals(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) {
 			_, err := Parse(policytest.IronText(t, r.old, r.new))
 			policytest.Refused(t, err, wire.BadPolicy)
-			var faults Faults
+			var faults policytoml.Faults
 			if !errors.As(err, &faults) {
 				t.Fatalf("got error %v, want Faults", err)
 			}
@@ -232,7 +233,7 @@ func TestParseHardwareRefusals(t *testing.T) {
 // development, and soft without it.
 func TestParseHardwareInDevelopment(t *testing.T) {
 	_, err := Parse(policytest.IronText(t, "\n[owners]", "development = true\n\n[owners]"))
-	var faults Faults
+	var faults policytoml.Faults
 	errors.As(err, &faults)
 	var got []string
 	for _, f := range faults {
@@ -253,9 +254,9 @@ func TestKindsAreComplete(t *testing.T) {
 		if isTEE(p) == p.Platform.IsDevice() {
 			t.Errorf("%s: registers %q", p.Platform, p.RegisterNames())
 		}
-		var faults Faults
-		empty := newTable("platform", map[string]any{}, &faults)
-		empty.readKeys(p.Keys, new(attest.Rules)) // panics at a kind that nothing reads
+		var faults policytoml.Faults
+		empty := policytoml.NewTable("platform", map[string]any{}, &faults)
+		readKeys(empty, p.Keys, new(attest.Rules)) // panics at a kind that nothing reads
 		for _, r := range p.Registers {
 			measuredNames{}.register(empty, r.Name, r)
 		}

@@ -13,17 +13,17 @@ import (
 	"github.com/cohort-tee/cohort/attest/tpm/tpmrules"
 )
 
-// known are the platforms that policy may name. Every unit reads policy, and links no
-// vendor's library, so this lists the rules alone; a test of attest/platforms compares it
+// known are the platforms that a policy may name. Units parse policy without any vendor's
+// library, so this table lists the rules alone; a test of attest/platforms compares it
 // with the table there.
 var known = newPlatforms(
 	softrules.Rules, tpmrules.Rules, snprules.SNP, snprules.Azure, dcaprules.TDX, dcaprules.SGX, nitrorules.Rules, nvidiarules.Rules,
 )
 
-// Platforms lists the platforms that policy may name, in the order of their names.
+// Platforms returns the platforms that a policy may name, in the order of their names.
 func Platforms() []attest.PolicyRules { return slices.Clone(known.all) }
 
-// platformTable is what policy files may say about some platforms.
+// platformTable has the rules and keys of platforms.
 type platformTable struct {
 	all  []attest.PolicyRules  // in the order of their names
 	keys map[string]attest.Key // by the kind of their path, as diff has it
@@ -49,7 +49,7 @@ var common = []attest.Key{
 	{Name: "debug", Direction: attest.GrantsIfTrue},
 }
 
-// addKeys notes keys below a table of a kind.
+// addKeys adds keys below a table of a kind.
 func (p platformTable) addKeys(kind string, keys []attest.Key) {
 	for _, k := range keys {
 		kind := kind + "." + k.Name
@@ -84,7 +84,7 @@ func (p platformTable) lookup(name attest.Platform) (attest.PolicyRules, bool) {
 	return p.all[i], true
 }
 
-// names names the platforms that are of a kind.
+// names returns the names of the platforms that is accepts.
 func (p platformTable) names(is func(attest.PolicyRules) bool) string {
 	var names []string
 	for _, r := range p.all {
@@ -95,7 +95,7 @@ func (p platformTable) names(is func(attest.PolicyRules) bool) string {
 	return strings.Join(names, ", ")
 }
 
-// development reports whether a platform protects nothing from its host.
+// development reports whether a platform does not protect from its host.
 func (p platformTable) development(name attest.Platform) bool {
 	r, _ := p.lookup(name)
 	return r.Development

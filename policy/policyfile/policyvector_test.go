@@ -9,6 +9,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 // TestPolicyVectors reads policy files whose first line says what to make of
@@ -30,7 +31,7 @@ func TestPolicyVectors(t *testing.T) {
 }
 
 func parseVerdict(d *Document, err error) string {
-	var faults Faults
+	var faults policytoml.Faults
 	if errors.As(err, &faults) {
 		return fmt.Sprintf("policy, %s: %s", faults[0].Path, faults[0].Rule)
 	}

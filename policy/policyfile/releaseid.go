@@ -7,9 +7,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ReleaseID is the identity id of code as a task of a policy's trust domain:
-// H("cohort identity v1", trust domain, authority root, genesis digest, task
-// name, sorted measurements).
+// ReleaseID returns the identity of code as a task of a policy's trust domain: H("cohort
+// identity v1", trust domain, authority root, genesis digest, task name, sorted
+// measurements).
 func (d *Document) ReleaseID(genesis attest.Digest, task string, list []attest.Measurement) attest.Digest {
 	root := d.Authority.Root
 	fields := [][]byte{[]byte(d.TrustDomain), root[:], genesis[:], []byte(task)}
@@ -19,8 +19,8 @@ func (d *Document) ReleaseID(genesis attest.Digest, task string, list []attest.M
 	return wire.Hash(wire.LabelIdentity, fields...)
 }
 
-// SortedMeasurements is a copy of list in the one order in which it is encoded,
-// each measurement once.
+// SortedMeasurements returns a copy of list in the order of its encoding, each measurement
+// once.
 func SortedMeasurements(list []attest.Measurement) []attest.Measurement {
 	list = slices.Clone(list)
 	slices.SortFunc(list, attest.Measurement.Compare)

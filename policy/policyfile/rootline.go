@@ -6,10 +6,11 @@ import (
 	"fmt"
 
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// RootLine is a genesis file around the value of its authority root. What
-// [SplitRoot] finds is not yet known to be what TOML reads; [Parse] compares.
+// RootLine is a genesis file, split at the value of its authority root. [SplitRoot] does
+// not read TOML: [Parse] compares the two.
 type RootLine struct {
 	before, after []byte
 	root          wire.Digest // zero while the value is empty
@@ -21,8 +22,8 @@ const (
 	rootPrefix    = `root = "`
 )
 
-// SplitRoot finds the value of the root: in the one line that begins `root = "`
-// between the line `[authority]` and the next line that begins with `[`.
+// SplitRoot finds the value of the root: in the one line that begins `root = "` between
+// the line `[authority]` and the next line that begins with `[`.
 func SplitRoot(raw []byte) (RootLine, error) {
 	var r RootLine
 	var sections, roots int
@@ -65,50 +66,50 @@ func (r *RootLine) readRoot(value []byte) error {
 		}
 		return nil
 	}
-	if !digestInto(&r.root, string(value)) {
+	if !policytoml.DecodeDigest(&r.root, string(value)) {
 		return rootFault(string(value), wantRootLine)
 	}
 	return nil
 }
 
 func rootFault(got, want string) error {
-	return Faults{{Path: "authority.root", Rule: "line of the root", Got: got, Want: want}}
+	return policytoml.Faults{{Path: "authority.root", Rule: "line of the root", Got: got, Want: want}}
 }
 
-// Root is the root that the file names, the zero digest while it names none.
+// Root returns the root that the file names, or the zero digest.
 func (r RootLine) Root() wire.Digest { return r.root }
 
 // Raw returns the file as it was read.
 func (r RootLine) Raw() []byte {
 	if r.root.IsZero() {
-		return r.open()
+		return r.withoutRoot()
 	}
-	return r.Fill(r.root)
+	return r.WithRoot(r.root)
 }
 
-// Fill returns the file with a root as the value.
-func (r RootLine) Fill(root wire.Digest) []byte {
+// WithRoot returns the file with a root as the value.
+func (r RootLine) WithRoot(root wire.Digest) []byte {
 	return bytes.Join([][]byte{r.before, []byte(root.String()), r.after}, nil)
 }
 
-// open returns the file without the root's value.
-func (r RootLine) open() []byte { return bytes.Join([][]byte{r.before, r.after}, nil) }
+// withoutRoot returns the file without the root's value.
+func (r RootLine) withoutRoot() []byte { return bytes.Join([][]byte{r.before, r.after}, nil) }
 
 // DraftDigest returns H("cohort draft v1", the file without the root's value).
-func (r RootLine) DraftDigest() wire.Digest { return wire.Hash(wire.LabelDraft, r.open()) }
+func (r RootLine) DraftDigest() wire.Digest { return wire.Hash(wire.LabelDraft, r.withoutRoot()) }
 
-// checkRootLine demands of a genesis the one line that its draft is found by, and
-// that TOML reads its root from that line and from nowhere else.
-func (d *Document) checkRootLine(faults *Faults) {
+// checkRootLine demands that the root of a genesis is in the one line that [SplitRoot]
+// finds, and that TOML reads it from that line.
+func (d *Document) checkRootLine(faults *policytoml.Faults) {
 	if d.Sequence != 1 || d.Authority.Root.IsZero() {
 		return // not a genesis, or already a fault
 	}
 	found, err := SplitRoot(d.raw)
-	var bad Faults
+	var bad policytoml.Faults
 	switch {
 	case errors.As(err, &bad):
 		*faults = append(*faults, bad...)
 	case found.root != d.Authority.Root:
-		faults.add("authority.root", "line of the root", found.root, d.Authority.Root)
+		faults.Add("authority.root", "line of the root", found.root, d.Authority.Root)
 	}
 }

@@ -6,18 +6,19 @@ import (
 	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// bits reads a table of demands: the name of a bit, and true, false or "any". What
-// other tables read of it is left to them.
-func (t table) bits(field attest.BitField) attest.Bits {
+// readBits reads a table of bits: the name of a bit, and true, false or "any". It leaves
+// other keys of the table unread.
+func readBits(t policytoml.Table, field attest.BitField) attest.Bits {
 	var demands attest.Bits
 	for _, name := range field.Names() {
-		t.known[name] = true
-		if v, ok := t.values[name]; ok {
+		t.Expect(name)
+		if v, ok := t.Values[name]; ok {
 			demand := demandOf(v)
 			if demand == 0 {
-				t.fault(name, "value", show(v), `true, false or "any"`)
+				t.AddFault(name, "value", policytoml.Describe(v), `true, false or "any"`)
 			}
 			if demands == nil {
 				demands = attest.Bits{}
@@ -28,7 +29,7 @@ func (t table) bits(field attest.BitField) attest.Bits {
 	return demands
 }
 
-// demandOf is what a value says of a bit, zero where it says nothing known.
+// demandOf returns the demand of a value, or zero for an invalid one.
 func demandOf(v any) attest.Demand {
 	switch v {
 	case true:
@@ -41,25 +42,25 @@ func demandOf(v any) attest.Demand {
 	return 0
 }
 
-// vector reads a list of the numbers of bits, each once.
-func (t table) vector(key string) uint64 {
+// readBitNumbers reads a list of bit numbers, each once.
+func readBitNumbers(t policytoml.Table, key string) uint64 {
 	var vector uint64
-	for i, v := range read(t, key, "a list", anything[[]any]) {
+	for i, v := range policytoml.ReadValue(t, key, "a list", policytoml.AnyValue[[]any]) {
 		n, is := v.(int64)
 		if !is || n < 0 || n > 63 {
-			t.faults.add(t.element(key, i), "value", show(v), "the number of a bit, 0 to 63")
+			t.Faults.Add(t.ElementPath(key, i), "value", policytoml.Describe(v), "the number of a bit, 0 to 63")
 			continue
 		}
 		if vector>>n&1 == 1 {
-			t.fault(key, "element twice", n, "each once")
+			t.AddFault(key, "element twice", n, "each once")
 		}
 		vector |= 1 << n
 	}
 	return vector
 }
 
-// narrows reports whether another demand on a bit accepts less: the same, or one
-// value where both were. Nothing is what the field's own table says.
+// narrows reports whether another demand on a bit accepts less: the same, or one value
+// instead of both. An absent value is the default of the field.
 func narrows(field attest.BitField, name, was, is string) bool {
 	demand := func(text string) attest.Demand {
 		switch text {
@@ -76,8 +77,8 @@ func narrows(field attest.BitField, name, was, is string) bool {
 	return before == attest.DemandAny || before == after
 }
 
-// versionNumber is a version of two numbers as a policy file writes it, in quotes; an
-// absent one is zero.
+// versionNumber parses a version of two numbers of a policy file, in quotes; an absent one
+// is zero.
 func versionNumber(text string) int {
 	major, minor, _ := strings.Cut(strings.Trim(text, `"`), ".")
 	high, _ := strconv.Atoi(major)

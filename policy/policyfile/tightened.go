@@ -8,13 +8,13 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 )
 
-// Tightened returns the platforms that accept less after a step, or are gone, and of
-// those the ones that accept less of what a leaf does not record. On a TPM every
-// program that ran since the machine booted is looked at, so code that goes is a
-// narrower rule for all.
+// Tightened returns the platforms that accept less after a step or are removed, and those
+// of them that accept less in a property that leaf certificates do not record. A TPM
+// measures every program since the machine booted, so code that is removed narrows the
+// rule for all its programs.
 func Tightened(old, next *Document) (narrowed, raised map[attest.Platform]bool) {
 	narrowed, raised = map[attest.Platform]bool{}, map[attest.Platform]bool{}
-	before, after := under(old.tree(), "platform"), under(next.tree(), "platform")
+	before, after := under(old.tables(), "platform"), under(next.tables(), "platform")
 	for _, name := range slices.Sorted(maps.Keys(before)) {
 		p := attest.Platform(name)
 		if _, kept := next.Platforms[p]; !kept {
@@ -42,8 +42,8 @@ func Tightened(old, next *Document) (narrowed, raised map[attest.Platform]bool) 
 	return narrowed, raised
 }
 
-// launchesLess reports whether next names no longer some code that a machine of a platform
-// may have launched.
+// launchesLess reports whether next no longer names some code that a machine of a platform
+// may have run.
 func launchesLess(p attest.PolicyRules, old, next *Document) bool {
 	before, after := old.Platforms[p.Platform], next.Platforms[p.Platform]
 	now := map[string]bool{}

@@ -8,6 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy/policytest"
+	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
 func TestTPM(t *testing.T) {
@@ -45,7 +46,7 @@ func TestTPMRefusals(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			_, err := Parse([]byte(policytest.TPMPolicy(row.old, row.new)))
-			faults, ok := err.(Faults)
+			faults, ok := err.(policytoml.Faults)
 			if !ok || faults[0].Path != row.path || faults[0].Rule != row.rule {
 				t.Errorf("got %v, want %s: %s", err, row.path, row.rule)
 			}

@@ -10,7 +10,7 @@ import (
 
 // smallOrder are the y coordinates, little-endian and without the bit for the sign
 // of x, of the eight points of edwards25519 whose order divides 8. Under such a
-// "key" some signatures hold for every eighth message or for all of them, without
+// "key" some signatures verify for every eighth message, or for every message, without
 // any private key. p and p + 1 are second spellings of 0 and 1.
 var smallOrder = []string{
 	"0000000000000000000000000000000000000000000000000000000000000000", // 0, order 4
@@ -23,7 +23,7 @@ var smallOrder = []string{
 }
 
 // checkPoint refuses an Ed25519 key, plain or of hardware, that is a point of small
-// order or is not spelled as RFC 8032, section 5.1.3 has it.
+// order or is not encoded as RFC 8032, section 5.1.3 requires.
 func checkPoint(key ssh.PublicKey) error {
 	var fields struct {
 		Type  string

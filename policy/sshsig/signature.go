@@ -56,7 +56,7 @@ type envelope struct {
 	Signature []byte
 }
 
-// signed is what an SSH signature covers, after the same magic.
+// signed is the data that an SSH signature covers, after the same magic.
 type signed struct {
 	Namespace string
 	Reserved  string
@@ -66,13 +66,13 @@ type signed struct {
 
 const sigHash = "sha512"
 
-// covered is the byte string that the key signs.
+// covered returns the byte string that the key signs.
 func covered(ns Namespace, message []byte) []byte {
 	digest := sha512.Sum512(message)
 	return append([]byte(sigMagic), ssh.Marshal(signed{string(ns), "", sigHash, digest[:]})...)
 }
 
-// Sign makes an armored SSH signature that [Verify] and `ssh-keygen -Y verify`
+// Sign returns an armored SSH signature that [Verify] and `ssh-keygen -Y verify`
 // accept. The signer may be a key file, an agent or a hardware key; with the
 // latter Sign blocks until its owner touches it.
 func Sign(signer ssh.Signer, ns Namespace, message []byte) (string, error) {
@@ -91,11 +91,11 @@ func Sign(signer ssh.Signer, ns Namespace, message []byte) (string, error) {
 	return armored, nil
 }
 
-// Verify checks an armored SSH signature over a message and gives the key that
-// made it; whose key that is, is not decided here. It refuses with "too-large"
-// and "malformed" what is not the one encoding, and with "signature" another
-// namespace, hash or kind of key and whatever does not verify, a hardware key's
-// signature without user presence included.
+// Verify verifies an armored SSH signature over a message and returns the key that made
+// it. It does not decide who owns that key. It refuses with "too-large" and "malformed"
+// every encoding but one, and with "signature" other namespaces, hashes and kinds of keys
+// and every signature that does not verify. A hardware key's signature without user
+// presence does not verify.
 func Verify(armored string, ns Namespace, message []byte) (ssh.PublicKey, error) {
 	if len(armored) > wire.MaxSignature {
 		return nil, wire.Refuse(wire.TooLarge, "signature: size in bytes", len(armored), wire.MaxSignature)
@@ -127,17 +127,17 @@ func Verify(armored string, ns Namespace, message []byte) (ssh.PublicKey, error)
 	return key, nil
 }
 
-// openEnvelope undoes armor and envelope, and refuses any but the one encoding.
+// openEnvelope decodes armor and envelope. It refuses every encoding but one.
 func openEnvelope(armored string) (envelope, error) {
 	var e envelope
 	body := strings.TrimSuffix(strings.TrimPrefix(armored, armorBegin), armorEnd)
 	blob, err := base64.StdEncoding.DecodeString(body)
 	if err != nil || armor(blob) != armored {
-		return e, wire.Refuse(wire.Malformed, "signature: armor", "another encoding", "the output of ssh-keygen -Y sign, whole")
+		return e, wire.Refuse(wire.Malformed, "signature: armor", fmt.Sprintf("%.40q, of %d bytes", armored, len(armored)), "the output of ssh-keygen -Y sign, whole")
 	}
 	rest, ok := bytes.CutPrefix(blob, []byte(sigMagic))
 	if !ok || ssh.Unmarshal(rest, &e) != nil {
-		return e, wire.Refuse(wire.Malformed, "signature: envelope", "another encoding", "an SSH signature")
+		return e, wire.Refuse(wire.Malformed, "signature: envelope", fmt.Sprintf("%.16x, of %d bytes", blob, len(blob)), "an SSH signature")
 	}
 	return e, nil
 }
@@ -156,7 +156,7 @@ func armor(blob []byte) string {
 // openSignature reads the key's own signature. Its encoding is checked because
 // the library accepts numbers with leading zeros.
 func openSignature(key ssh.PublicKey, b []byte) (*ssh.Signature, error) {
-	malformed := wire.Refuse(wire.Malformed, "signature: value", "another encoding", "a signature of "+key.Type())
+	malformed := wire.Refuse(wire.Malformed, "signature: value", fmt.Sprintf("%.16x, of %d bytes", b, len(b)), "a signature of "+key.Type())
 	sig := new(ssh.Signature)
 	if ssh.Unmarshal(b, sig) != nil || sig.Format != key.Type() {
 		return nil, malformed
@@ -177,11 +177,11 @@ func openSignature(key ssh.PublicKey, b []byte) (*ssh.Signature, error) {
 	return sig, nil
 }
 
-// openKey reads a public key of a kind owners may have.
+// openKey reads a public key of a type that owners may have.
 func openKey(blob []byte) (ssh.PublicKey, error) {
 	key, err := ssh.ParsePublicKey(blob)
 	if err != nil {
-		return nil, wire.Refuse(wire.Malformed, "SSH key", "another encoding", "a public key")
+		return nil, wire.Refuse(wire.Malformed, "SSH key", err, "a public key")
 	}
 	if err := checkKey(key); err != nil {
 		return nil, err
@@ -190,8 +190,8 @@ func openKey(blob []byte) (ssh.PublicKey, error) {
 }
 
 // ParsePublicKey reads the first key of an OpenSSH public key file. It refuses,
-// with "malformed" or "signature", what owners and parties cannot have: other kinds
-// of keys, and those under which a signature means nothing.
+// with "malformed" or "signature", keys that owners and parties cannot have: other types,
+// and Ed25519 points of small order.
 func ParsePublicKey(file []byte) (ssh.PublicKey, error) {
 	key, _, _, _, err := ssh.ParseAuthorizedKey(file)
 	if err != nil {
@@ -200,8 +200,8 @@ func ParsePublicKey(file []byte) (ssh.PublicKey, error) {
 	return openKey(key.Marshal())
 }
 
-// checkKey refuses keys of other kinds: RSA, certificates, and hardware keys
-// made for another application; and Ed25519 keys that are no key.
+// checkKey refuses keys of other types (RSA, certificates), hardware keys made for
+// another application, and Ed25519 keys that are points of small order.
 func checkKey(key ssh.PublicKey) error {
 	if !slices.Contains(keyTypes, key.Type()) {
 		return wire.Refuse(wire.BadSignature, "SSH key: type", key.Type(), strings.Join(keyTypes, ", "))
@@ -215,7 +215,7 @@ func checkKey(key ssh.PublicKey) error {
 	return nil
 }
 
-// lastField is the last string of an SSH encoding: of a hardware key, its
+// lastField returns the last string of an SSH encoding. In a hardware key that is the
 // application.
 func lastField(b []byte) string {
 	var field struct {
@@ -230,7 +230,7 @@ func lastField(b []byte) string {
 
 var errKeyLine = errors.New("not the line of a .pub file")
 
-// parseKey reads the line of a .pub file: type, base64, and a comment or none.
+// ParseKeyLine reads the line of a .pub file: type, base64, and an optional comment.
 func ParseKeyLine(line string) (ssh.PublicKey, error) {
 	fields := strings.SplitN(line, " ", 3)
 	if len(fields) < 2 {

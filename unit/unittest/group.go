@@ -17,7 +17,7 @@ import (
 // Says has a party approve the group under its root, or withdraw.
 func (w *World) Says(party string, withdraws bool) {
 	w.T.Helper()
-	w.SaysOf(groupKeys(w.Policy().Pact("trial").ID()).RootDigest(), party, withdraws)
+	w.SaysOf(groupKeys(w.Policy().GroupByName("trial").ID()).RootDigest(), party, withdraws)
 }
 
 // SaysOf adds what a party states of the group under a root.
@@ -76,7 +76,7 @@ func GroupKeysOf(from string, roster attest.Digest) *identity.GroupKeys {
 // groupsOf are the keys of all rosters of a policy.
 func groupsOf(secret string, p policy.Approved) (all []*identity.GroupKeys) {
 	for _, name := range p.Document().GroupNames() {
-		for pact := p.Pact(name); pact != nil; pact = pact.Before {
+		for pact := p.GroupByName(name); pact != nil; pact = pact.Predecessor {
 			all = append(all, GroupKeysOf(secret, pact.ID()))
 		}
 	}
@@ -89,17 +89,17 @@ func (f *Authority) groupReport(i *identity.Issuer, p policy.Approved, request a
 	if f.Faults.Party != nil {
 		pins = policy.Pins{Parties: f.Faults.Party}
 	}
-	grant, err := p.AdmitMember(request.Group, request.Role, result, pins, func(p *policy.Pact) attest.Digest { return GroupKeysOf(f.Secret, p.ID()).RootDigest() }, f.Clock())
+	grant, err := p.AdmitMember(request.Group, request.Role, result, pins, func(p *policy.GroupState) attest.Digest { return GroupKeysOf(f.Secret, p.ID()).RootDigest() }, f.Clock())
 	if err != nil {
 		return api.Report{}, err
 	}
-	id, err := i.GroupIdentity(grant.Pact)
+	id, err := i.GroupIdentity(grant.GroupState)
 	if err != nil {
 		return api.Report{}, err
 	}
 	report := api.Report{
-		Schema: api.ReportSchema, Task: grant.Task.Name, Release: grant.Release.Name, Identity: id.ID, KeyMode: string(grant.Pact.Group.KeyMode),
-		Group: request.Group, Role: request.Role, Roster: grant.Pact.Roster.Bytes(),
+		Schema: api.ReportSchema, Task: grant.Task.Name, Release: grant.Release.Name, Identity: id.ID, KeyMode: string(grant.GroupState.Group.KeyMode),
+		Group: request.Group, Role: request.Role, Roster: grant.GroupState.Roster.Bytes(),
 		IdentityCA: id.Root, Cross: id.Cross, Authority: i.AuthorityRoot(), Head: p.Head(), ProvedHead: f.prove(p), Rings: Rings(f.Clock()),
 	}
 	return report, f.leaves(i, grant, request, &report)

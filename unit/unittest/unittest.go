@@ -313,7 +313,7 @@ func (f *Authority) report(request api.CertificateRequest) (api.Report, error) {
 		return api.Report{}, err
 	}
 	result, err := attesttest.Verifier().Appraise(attest.Question{
-		Evidence: evidence, ReportData: attest.Bind(wire.LabelIssue, request.Bound()...), Rules: p.Rules(), At: f.Clock(),
+		Evidence: evidence, ReportData: attest.BindReportData(wire.LabelIssue, request.Bound()...), Rules: p.Rules(), At: f.Clock(),
 	})
 	if err != nil {
 		return api.Report{}, err
@@ -373,7 +373,7 @@ func (f *Authority) sign(request api.CertificateRequest, report api.Report) (api
 		if i, err = f.keys.Issuer(p, keys); err != nil {
 			return api.SignedReport{}, err
 		}
-		pact := p.PactOf(keys.Roster())
+		pact := p.GroupByID(keys.Roster())
 		id, _ := i.GroupIdentity(pact)
 		leaf, err = i.GroupAuthorityLeaf(pact, f.Clock())
 		chain = [][]byte{leaf.DER, id.Root, i.AuthorityRoot()}
@@ -394,8 +394,8 @@ func (f *Authority) sign(request api.CertificateRequest, report api.Report) (api
 // that it is for, unless it was spoilt.
 func (f *Authority) reporterOf(p policy.Approved, request api.CertificateRequest, report api.Report) *identity.GroupKeys {
 	id := report.Identity
-	if p.PactOf(id) == nil {
-		id = p.Pact(request.Group).ID()
+	if p.GroupByID(id) == nil {
+		id = p.GroupByName(request.Group).ID()
 	}
 	if f.Faults.GroupSecret != "" {
 		return GroupKeysOf(f.Faults.GroupSecret, id)

@@ -1,4 +1,4 @@
-// Package dcaprules is what a policy file may say about Intel TDX and SGX.
+// Package dcaprules has the keys and registers that a policy file may name of Intel TDX and SGX.
 package dcaprules
 
 import (
@@ -117,7 +117,7 @@ func parseMR(s string) []byte { return attest.Digits(s, 48) }
 
 var zeroMR = strings.Repeat("00", 48)
 
-// unsaid stands for the MRSERVICETD of quotes that have none, before TDX 1.5.
+// unsaid represents the MRSERVICETD of quotes that have none, before TDX 1.5.
 const unsaid = "unsaid"
 
 func serviceTD(s string) []byte {

@@ -1,6 +1,6 @@
 // Package closed closes the set of appraisers. An appraiser decides which evidence
 // an Attestation Result is made of, so only packages below attest are appraisers:
-// they alone can import this package, and without it nothing can say of itself that
+// they alone can import this package, and without it nothing can state about itself that
 // it is one.
 package closed
 
@@ -8,9 +8,9 @@ package closed
 // Appraiser is none.
 type Appraiser struct{ genuine any }
 
-// Of vouches for an appraiser. A type that wraps another calls it only where the
+// VouchFor vouches for an appraiser. A type that wraps another calls it only where the
 // wrapper itself is the appraiser.
-func Of(appraiser any) Appraiser { return Appraiser{appraiser} }
+func VouchFor(appraiser any) Appraiser { return Appraiser{appraiser} }
 
 // Genuine is what was vouched for, or nil.
 func (a Appraiser) Genuine() any { return a.genuine }

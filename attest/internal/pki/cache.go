@@ -9,17 +9,17 @@ type Cache[K comparable, V any] struct {
 	all map[K]V
 }
 
-// Get returns what Put keeps under a key.
-func (c *Cache[K, V]) Get(key K) (V, bool) {
+// Load returns what Put keeps under a key.
+func (c *Cache[K, V]) Load(key K) (V, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v, ok := c.all[key]
 	return v, ok
 }
 
-// Put keeps a value. Of so many values already it forgets any one: the keys are of
+// Store keeps a value. Of so many values already it forgets any one: the keys are of
 // bytes that strangers send, so no order of theirs may decide.
-func (c *Cache[K, V]) Put(key K, value V, most int) {
+func (c *Cache[K, V]) Store(key K, value V, most int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.all == nil {

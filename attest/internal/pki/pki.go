@@ -7,6 +7,8 @@
 // algorithm than the vendor's, that another issuer signed, that have a critical
 // extension which nothing reads, that are out of their validity, and certificates that
 // are revoked. Every platform has one [Vendor], whose name begins its refusals.
+//
+// Files, each using those before it: cache.go, pki.go, revocation.go, validity.go.
 package pki
 
 import (
@@ -48,19 +50,19 @@ func (v Vendor) Certificates(of string, text []byte, most int) ([]*x509.Certific
 	return certs, nil
 }
 
-// Chain verifies that each certificate is signed by the next and the last one by
+// VerifyChain verifies that each certificate is signed by the next and the last one by
 // itself. It refuses with reason "chain".
-func (v Vendor) Chain(certs ...*x509.Certificate) error {
+func (v Vendor) VerifyChain(certs ...*x509.Certificate) error {
 	for i, cert := range certs {
-		if err := v.link(cert, certs[min(i+1, len(certs)-1)]); err != nil {
+		if err := v.verifyLink(cert, certs[min(i+1, len(certs)-1)]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// link verifies one signature and what makes it count.
-func (v Vendor) link(child, parent *x509.Certificate) error {
+// verifyLink verifies one signature and what makes it count.
+func (v Vendor) verifyLink(child, parent *x509.Certificate) error {
 	name := child.Subject.CommonName
 	if child.SignatureAlgorithm != v.Algorithm {
 		return wire.Refuse(wire.BadChain, v.Name+": signature algorithm of "+name, child.SignatureAlgorithm, v.Algorithm)
@@ -77,22 +79,22 @@ func (v Vendor) link(child, parent *x509.Certificate) error {
 	return nil
 }
 
-// ChainOn is Chain where all keys must be on a curve, and returns the leaf's.
-func (v Vendor) ChainOn(curve elliptic.Curve, certs ...*x509.Certificate) (*ecdsa.PublicKey, error) {
+// VerifyChainOn is Chain where all keys must be on a curve, and returns the leaf's.
+func (v Vendor) VerifyChainOn(curve elliptic.Curve, certs ...*x509.Certificate) (*ecdsa.PublicKey, error) {
 	for _, cert := range certs {
-		if _, err := v.Key(cert, curve); err != nil {
+		if _, err := v.PublicKey(cert, curve); err != nil {
 			return nil, err
 		}
 	}
-	if err := v.Chain(certs...); err != nil {
+	if err := v.VerifyChain(certs...); err != nil {
 		return nil, err
 	}
-	return v.Key(certs[0], curve)
+	return v.PublicKey(certs[0], curve)
 }
 
-// Key returns the key of a certificate, which must be on a curve. It refuses with
+// PublicKey returns the key of a certificate, which must be on a curve. It refuses with
 // reason "chain".
-func (v Vendor) Key(cert *x509.Certificate, curve elliptic.Curve) (*ecdsa.PublicKey, error) {
+func (v Vendor) PublicKey(cert *x509.Certificate, curve elliptic.Curve) (*ecdsa.PublicKey, error) {
 	key, ok := cert.PublicKey.(*ecdsa.PublicKey)
 	if !ok || key.Curve != curve {
 		return nil, wire.Refuse(wire.BadChain, v.Name+": key of "+cert.Subject.CommonName, cert.PublicKeyAlgorithm, "ECDSA "+curve.Params().Name)
@@ -100,10 +102,10 @@ func (v Vendor) Key(cert *x509.Certificate, curve elliptic.Curve) (*ecdsa.Public
 	return key, nil
 }
 
-// Path finds a path from a leaf to one of the roots through certificates between them
+// FindPath finds a path from a leaf to one of the roots through certificates between them
 // (RFC 5280, section 6), all valid at a time, and returns it leaf first. It is for
 // vendors whose chains differ in length. It refuses with "expired" or "chain".
-func (v Vendor) Path(leaf *x509.Certificate, roots, between []*x509.Certificate, at time.Time) ([]*x509.Certificate, error) {
+func (v Vendor) FindPath(leaf *x509.Certificate, roots, between []*x509.Certificate, at time.Time) ([]*x509.Certificate, error) {
 	options := x509.VerifyOptions{
 		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	}

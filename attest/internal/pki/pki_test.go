@@ -54,15 +54,15 @@ func TestListOfCriticalExtension(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, known := range []func(pkix.Extension) bool{nil, func(pkix.Extension) bool { return false }} {
-		if _, err := vendor.ParseList(der, issuer, known); !errors.Is(err, wire.Malformed) {
+		if _, err := vendor.ParseRevocationList(der, issuer, known); !errors.Is(err, wire.Malformed) {
 			t.Errorf("got %v, want %q", err, wire.Malformed)
 		}
 	}
-	list, err := vendor.ParseList(der, issuer, func(e pkix.Extension) bool { return e.Id.Equal(place.Id) })
+	list, err := vendor.ParseRevocationList(der, issuer, func(e pkix.Extension) bool { return e.Id.Equal(place.Id) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := list.Lacks(issuer); !errors.Is(err, wire.Revoked) {
+	if err := list.CheckNotRevoked(issuer); !errors.Is(err, wire.Revoked) {
 		t.Errorf("got %v, want %q", err, wire.Revoked)
 	}
 	if !NewestIssue(append(Validities(issuer), list.Validity)...).Equal(noon) {
@@ -81,7 +81,7 @@ func TestInTime(t *testing.T) {
 		{certificate, -1, false}, {certificate, 0, true}, {certificate, time.Hour, true}, {certificate, time.Hour + 1, false},
 		{list, -2*time.Minute - 1, false}, {list, -2 * time.Minute, true}, {list, time.Hour, true}, {list, time.Hour + 1, false},
 	} {
-		err := vendor.InTime(noon.Add(c.after), Validity{Until: noon.AddDate(1, 0, 0)}, c.of)
+		err := vendor.CheckValidity(noon.Add(c.after), Validity{Until: noon.AddDate(1, 0, 0)}, c.of)
 		if (err == nil) != c.counts || err != nil && !errors.Is(err, wire.Expired) {
 			t.Errorf("%s, %v after it begins: got %v, want it to count: %v", c.of.Of, c.after, err, c.counts)
 		}
@@ -91,16 +91,16 @@ func TestInTime(t *testing.T) {
 func TestCacheIsBounded(t *testing.T) {
 	var c Cache[int, int]
 	for i := range 20 {
-		c.Put(i, i, 10)
-		c.Put(i, -i, 10) // a key that is there needs no room
-		if got, known := c.Get(i); !known || got != -i {
+		c.Store(i, i, 10)
+		c.Store(i, -i, 10) // a key that is there needs no room
+		if got, known := c.Load(i); !known || got != -i {
 			t.Errorf("got %d, %v, want %d", got, known, -i)
 		}
 	}
 	if len(c.all) != 10 {
 		t.Errorf("got %d values, want 10", len(c.all))
 	}
-	if _, known := c.Get(20); known {
+	if _, known := c.Load(20); known {
 		t.Error("what was never put is there")
 	}
 }

@@ -12,7 +12,7 @@ import (
 type Validity struct {
 	Of          string // for people
 	From, Until time.Time
-	// Issued says that From is when a list or statement was issued. It counts from 2
+	// Issued states that From is when a list or statement was issued. It counts from 2
 	// minutes before that: so much the clocks of an honest vendor and reader differ.
 	Issued bool
 }
@@ -26,8 +26,8 @@ func Validities(certs ...*x509.Certificate) []Validity {
 	return all
 }
 
-// InTime refuses, with reason "expired", what does not count at a time.
-func (v Vendor) InTime(at time.Time, all ...Validity) error {
+// CheckValidity refuses, with reason "expired", what does not count at a time.
+func (v Vendor) CheckValidity(at time.Time, all ...Validity) error {
 	for _, s := range all {
 		from := s.From
 		if s.Issued {

@@ -1,4 +1,4 @@
-// Package nitrorules is what a policy file may say about AWS Nitro enclaves.
+// Package nitrorules has the keys and registers that a policy file may name of AWS Nitro enclaves.
 package nitrorules
 
 import (
@@ -24,7 +24,7 @@ var Rules = attest.PolicyRules{
 	},
 }
 
-// policyKeys: a missing list is accepted where policy says nothing, and no certificate of an
+// policyKeys: a missing list is accepted where policy states nothing, and no certificate of an
 // enclave is valid for longer than 3 hours.
 func policyKeys() []attest.Key {
 	all := append(attest.RevocationKeys(), attest.Key{

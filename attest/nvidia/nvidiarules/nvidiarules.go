@@ -1,4 +1,4 @@
-// Package nvidiarules is what a policy file may say about NVIDIA GPUs.
+// Package nvidiarules has the keys and registers that a policy file may name of NVIDIA GPUs.
 package nvidiarules
 
 import (
@@ -27,7 +27,7 @@ const (
 	development = "development"
 )
 
-// developmentNote says what the rules mean for GPUs in development mode, which no report excludes.
+// developmentNote states what the rules mean for GPUs in development mode, which no report excludes.
 func developmentNote(r attest.Rules) string {
 	if r.NVIDIA.Development {
 		return "mode: a GPU in development mode, whose memory its host can read, is accepted"

@@ -1,4 +1,4 @@
-// Package snprules is what a policy file may say about AMD SEV-SNP, on Azure too.
+// Package snprules has the keys and registers that a policy file may name of AMD SEV-SNP, on Azure too.
 package snprules
 
 import (
@@ -19,7 +19,7 @@ var SNP = attest.PolicyRules{
 		{Name: "measurement", Form: attest.FormCode384}, {Name: "host-data", Form: attest.FormBytes, Size: 32},
 	},
 	Keys:        policyKeys(),
-	Check:       check,
+	Check:       checkRules,
 	Chip:        parseChip,
 	ChipRefused: chipRefused,
 	Warn:        addWarnings,
@@ -31,9 +31,9 @@ var Azure = attest.PolicyRules{
 	Platform: attest.AzureSNP,
 	Registers: append([]attest.RegisterForm{
 		{Name: "measurement", Form: attest.FormCode384, Shut: true}, {Name: "host-data", Form: attest.FormBytes, Size: 32},
-	}, attest.PCRs(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23)...),
+	}, attest.PCRRegisters(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23)...),
 	Keys:        SNP.Keys,
-	Check:       check,
+	Check:       checkRules,
 	Chip:        parseChip,
 	ChipRefused: chipRefused,
 	Warn:        addWarnings,
@@ -48,7 +48,7 @@ const (
 
 const wantChip = "128 lower-case hexadecimal digits, or the 16 of a Turin, not all zero"
 
-// parseChip reads a chip id. The 8 bytes of a Turin stand before zeros in reports.
+// parseChip reads a chip id. The 8 bytes of a Turin are before zeros in reports.
 // Zeros are no id: a host writes them to hide one.
 func parseChip(s string) []byte {
 	b := attest.Digits(s, 64)
@@ -164,7 +164,7 @@ func version(s string) (v attest.SNPABI, ok bool) {
 	return v, true
 }
 
-func check(r attest.Rules, has func(key string) bool) *attest.KeyFault {
+func checkRules(r attest.Rules, has func(key string) bool) *attest.KeyFault {
 	if r.SNP.HiddenChips && has("chips") && !r.SNP.Chips.Any {
 		return &attest.KeyFault{Key: "hidden_chips", Rule: "chips", Got: "a list of chips", Want: `chips = "any": a chip whose id is hidden is on no list`}
 	}

@@ -1,4 +1,4 @@
-// Package softrules is what a policy file may say about the development TEE.
+// Package softrules has the keys and registers that a policy file may name of the development TEE.
 package softrules
 
 import "github.com/cohort-tee/cohort/attest"

@@ -1,4 +1,4 @@
-// Package tpmrules is what a policy file may say about TPMs.
+// Package tpmrules has the keys and registers that a policy file may name of TPMs.
 package tpmrules
 
 import (
@@ -10,7 +10,7 @@ import (
 // Rules are those of [attest.TPM].
 var Rules = attest.PolicyRules{
 	Platform: attest.TPM,
-	Registers: slices.Concat(attest.PCRs(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14), []attest.RegisterForm{
+	Registers: slices.Concat(attest.PCRRegisters(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14), []attest.RegisterForm{
 		{Name: "agent"}, {Name: "program", Form: attest.FormNeededDigest}, {Name: "args", Form: attest.FormArguments},
 	}),
 	Keys: []attest.Key{{

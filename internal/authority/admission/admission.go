@@ -8,6 +8,8 @@
 //
 // [Limits] are the bounds. [Limiter] counts requests, [Polls] has the places of polls, and
 // [Nonces] notes the challenges that came.
+//
+// Files, each using those before it: admission.go, nonces.go, polls.go.
 package admission
 
 import (

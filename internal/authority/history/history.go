@@ -8,6 +8,9 @@
 //
 // What an authority derives from a policy is made by its [Follower] before the step is
 // durable, and comes into force with it.
+//
+// Files, each using those before it: statements.go, doubt.go, history.go, steps.go,
+// backup.go, push.go, proposals.go, adopt.go, delay.go.
 package history
 
 import (

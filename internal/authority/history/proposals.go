@@ -156,7 +156,7 @@ func (h *History) makeRoom(ctx context.Context, approved policy.Approved, p poli
 	for _, k := range all {
 		var drop bool
 		switch state := k.State(approved, now); {
-		case k.Base() != approved.Document().Digest(): // can never be adopted any more
+		case k.PredecessorDigest() != approved.Document().Digest(): // can never be adopted any more
 			settled++
 			drop = settled > maxSettled
 		case state == policy.Pending && k.Proposer() == p.Proposer():

@@ -26,7 +26,7 @@ func (h *History) AddStatement(ctx context.Context, group string, signed api.Sig
 	if err != nil {
 		return err
 	}
-	p := h.Current().Approved.PactOf(s.Group)
+	p := h.Current().Approved.GroupByID(s.Group)
 	switch {
 	case p != nil && p.Group.Name != group:
 		return wire.Refuse(wire.WrongGroup, "statement: group", p.Group.Name, group)
@@ -36,7 +36,7 @@ func (h *History) AddStatement(ctx context.Context, group string, signed api.Sig
 	if !s.Withdraws && !now.Before(s.NotAfter) {
 		return wire.Refuse(wire.Expired, "statement: not_after", s.NotAfter.UTC(), "after "+now.UTC().String())
 	}
-	if p != nil && !p.Ends(s) {
+	if p != nil && !p.EndsApproval(s) {
 		if err := h.statements.allowStatement(p, s, signed.Signature, now); err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ type statementRates struct {
 // allowStatement counts a statement of a party's key. It refuses as the history would do what
 // that key has not signed, so that no other key uses its bucket up, and with "rate"
 // more statements than a key may make.
-func (r *statementRates) allowStatement(p *policy.Pact, s policy.Statement, signature string, at time.Time) error {
+func (r *statementRates) allowStatement(p *policy.GroupState, s policy.Statement, signature string, at time.Time) error {
 	key, err := sshsig.Verify(signature, s.Namespace(), s.Bytes())
 	if err != nil {
 		return err

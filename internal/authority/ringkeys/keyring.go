@@ -85,8 +85,8 @@ type lease struct {
 
 // leaseRow is the content of the lease's row.
 type leaseRow struct {
-	Holder string `json:"holder"` // empty: released
-	Count  uint64 `json:"beat"`   // makes each row differ from the one before
+	Holder string `json:"holder"`  // empty: released
+	Count  uint64 `json:"renewal"` // makes each row differ from the one before
 }
 
 // EnsureLease makes sure that this authority may make ring keys, or refuses with reason

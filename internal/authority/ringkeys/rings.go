@@ -34,7 +34,7 @@ type Request struct {
 func (k *Keyring) AddKeys(r Request) (api.Rings, time.Time, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if p := r.Grant.Pact; p != nil {
+	if p := r.Grant.GroupState; p != nil {
 		id := p.ID()
 		role := k.rollRing(ring{identity: wire.RoleID(id, r.Grant.Role), group: id, role: r.Grant.Role}, r)
 		whole := k.rollRing(ring{identity: id, group: id}, r)
@@ -62,7 +62,7 @@ func (r *ring) applyPolicy(p policy.Approved, now time.Time, lifetime time.Durat
 	if r.head.IsZero() {
 		r.head = p.Head()
 	}
-	before, known := p.At(r.head)
+	before, known := p.AtHead(r.head)
 	if !known || r.head == p.Head() {
 		return
 	}
@@ -87,8 +87,8 @@ func (r *ring) memberLeft(before, now policy.Approved) bool {
 	if r.group.IsZero() {
 		return false
 	}
-	p := now.PactOf(r.group)
-	newest, old := now.Pact(p.Group.Name), before.Pact(p.Group.Name)
+	p := now.GroupByID(r.group)
+	newest, old := now.GroupByName(p.Group.Name), before.GroupByName(p.Group.Name)
 	return (old == nil || old.ID() != newest.ID()) && !newest.Keeps(p)
 }
 
@@ -108,7 +108,7 @@ func (k *Keyring) rollRing(first ring, r Request) *ring {
 	if k.rings[first.identity] == nil {
 		k.rings[first.identity] = &first
 	}
-	ring, lifetime := k.rings[first.identity], identity.RingLifetime(r.Grant.Life())
+	ring, lifetime := k.rings[first.identity], identity.RingLifetime(r.Grant.LeafLifetime())
 	ring.applyPolicy(r.Approved, r.At, lifetime)
 	ring.rollKeys(r.At, lifetime)
 	return ring
@@ -118,17 +118,17 @@ func (k *Keyring) rollRing(first ring, r Request) *ring {
 // names them.
 func (r *ring) lifetime(p policy.Approved) (time.Duration, bool) {
 	if !r.group.IsZero() {
-		pact := p.PactOf(r.group)
-		if pact == nil {
+		group := p.GroupByID(r.group)
+		if group == nil {
 			return 0, false
 		}
-		return pact.Group.Life, true
+		return group.Group.Lifetime, true
 	}
 	id, err := identity.ReleaseID(p, r.task, r.release)
 	if err != nil || id != r.identity {
 		return 0, false
 	}
-	return p.Document().Tasks[r.task].Life, true
+	return p.Document().Tasks[r.task].Lifetime, true
 }
 
 // Apply applies a policy to the rings of identities that it names and rolls them, and

@@ -25,7 +25,7 @@ type GroupRoots struct {
 }
 
 // KeysOf returns the keys of a roster, or refuses with "group-authority".
-func (g GroupRoots) KeysOf(p *policy.Pact) (*identity.GroupKeys, error) {
+func (g GroupRoots) KeysOf(p *policy.GroupState) (*identity.GroupKeys, error) {
 	i := slices.IndexFunc(g.All, func(k *identity.GroupKeys) bool { return k.Roster() == p.ID() })
 	if i < 0 {
 		return nil, wire.Refuse(wire.GroupElsewhere, "authority: root of group "+p.Group.Name, g.refused[p.ID()], "an authority that the group's roster names")
@@ -35,7 +35,7 @@ func (g GroupRoots) KeysOf(p *policy.Pact) (*identity.GroupKeys, error) {
 
 // RootDigest returns the group root of a roster, the zero digest where this authority has no
 // keys of it. Statements count for one root alone, so none count under the zero digest.
-func (g GroupRoots) RootDigest(p *policy.Pact) attest.Digest {
+func (g GroupRoots) RootDigest(p *policy.GroupState) attest.Digest {
 	if keys, err := g.KeysOf(p); err == nil {
 		return keys.RootDigest()
 	}
@@ -43,7 +43,7 @@ func (g GroupRoots) RootDigest(p *policy.Pact) attest.Digest {
 }
 
 // Refusal returns why this authority has no keys of a roster.
-func (g GroupRoots) Refusal(p *policy.Pact) error { return g.refused[p.ID()] }
+func (g GroupRoots) Refusal(p *policy.GroupState) error { return g.refused[p.ID()] }
 
 // Passing reports whether a refusal may end without another policy: one by the store or
 // by the TEE. Code and machines that a roster does not name stay so.
@@ -83,7 +83,7 @@ func (g *Groups) FindRoots(ctx context.Context, approved policy.Approved, own at
 	kept := map[wire.Digest]*identity.GroupKeys{}
 	var damaged []error
 	for _, name := range approved.Document().GroupNames() {
-		for p := approved.Pact(name); p != nil; p = p.Before {
+		for p := approved.GroupByName(name); p != nil; p = p.Predecessor {
 			err := unnamed
 			if err == nil {
 				err = g.checkRoster(p.Roster, own)
@@ -126,7 +126,7 @@ func (g *Groups) checkRoster(r policy.Roster, own attest.Question) error {
 
 // openGroup opens the secret of a roster that names us, or draws it where there is
 // none. A row without our tag is named, and replaced: it has no secret of an authority.
-func (g *Groups) openGroup(ctx context.Context, p *policy.Pact) (keys *identity.GroupKeys, damaged, err error) {
+func (g *Groups) openGroup(ctx context.Context, p *policy.GroupState) (keys *identity.GroupKeys, damaged, err error) {
 	row, err := g.Store.Group(ctx, p.ID())
 	if err != nil {
 		return nil, nil, err
@@ -154,7 +154,7 @@ func (g *Groups) openGroup(ctx context.Context, p *policy.Pact) (keys *identity.
 // drawGroup draws the secret of a roster, seals it to the authorities that the roster
 // names, and to no others, and adds its row. Another authority of this store may be
 // faster: the row in the store is returned.
-func (g *Groups) drawGroup(ctx context.Context, p *policy.Pact) (store.Row, error) {
+func (g *Groups) drawGroup(ctx context.Context, p *policy.GroupState) (store.Row, error) {
 	id := p.ID()
 	plain := identity.SealedGroup(identity.NewSecret(), id)
 	defer clear(plain)

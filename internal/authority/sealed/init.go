@@ -8,7 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 )
 
 // InitConfig has the arguments of [Init].
@@ -16,8 +16,8 @@ type InitConfig struct {
 	Store    *store.Store // made by store.Create
 	Attester attest.Attester
 	Sealer   attest.Sealer
-	Draft    policy.Draft // what founders will sign, as soon as it names the root
-	Endorser Endorser     // optional: without one only endorsements that come with evidence count
+	Draft    policydraft.Draft // what founders will sign, as soon as it names the root
+	Endorser Endorser          // optional: without one only endorsements that come with evidence count
 	// Again replaces a root that no policy was adopted under: drafts have
 	// mistakes. A store with a history is refused all the same.
 	Again bool

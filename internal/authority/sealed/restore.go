@@ -25,8 +25,8 @@ func AskRestore(ctx context.Context, attester attest.Attester, sealer attest.Sea
 	}
 	defer clear(private)
 	r.Key = key.PublicKey().Bytes()
-	if tee, ok := attester.(attest.Keeper); ok {
-		kept := tee.Keep()
+	if tee, ok := attester.(attest.CredentialActivator); ok {
+		kept := tee.ExportKey()
 		private = wire.Frame(wire.LabelRestoreKey, private, kept)
 		clear(kept)
 		defer clear(private)
@@ -51,13 +51,13 @@ func Restore(ctx context.Context, attester attest.Attester, sealer attest.Sealer
 		return Root{}, fmt.Errorf("unsealing the request's key: %w", err)
 	}
 	private, keys := sealed, backup.Keys{}
-	if tee, ok := attester.(attest.Keeper); ok {
+	if tee, ok := attester.(attest.CredentialActivator); ok {
 		f, err := wire.Unframe(wire.LabelRestoreKey, sealed, 2)
 		if err != nil {
 			return Root{}, fmt.Errorf("reading the request's key: %w", err)
 		}
 		private = f[0]
-		keys.Open = func(credential []byte) ([]byte, error) { return tee.Open(ctx, f[1], credential) }
+		keys.Open = func(credential []byte) ([]byte, error) { return tee.ActivateCredential(ctx, f[1], credential) }
 	}
 	if keys.Private, err = hpke.MLKEM768X25519().NewPrivateKey(private); err != nil {
 		return Root{}, fmt.Errorf("reading the request's key: %w", err)

@@ -8,6 +8,8 @@
 //
 // [Init] makes a root, once; [UnsealRoot] opens it, and [Restore] takes it out of shares that
 // owners unlocked for the request of [AskRestore]. [Groups] opens the secrets of groups.
+//
+// Files, each using those before it: root.go, groups.go, init.go, restore.go.
 package sealed
 
 import (

@@ -14,6 +14,9 @@
 // Use [Create] to make a store for `authority init` and [Open] for everything
 // after: "sqlite:FILE" for one machine, "postgres://…" for authorities on
 // several. Both do the same.
+//
+// Files, each using those before it: store.go, writer.go, rows.go, postgres.go,
+// places.go, backup.go, collateral.go, groups.go, lease.go, log.go, sqlite.go.
 package store
 
 import (

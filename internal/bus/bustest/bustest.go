@@ -96,7 +96,7 @@ func New(t testing.TB) *Authority {
 	w.Keys["north"] = testworld.NewKey()
 	w.SignFirst(keys.RootDigest(), tasks, testworld.Created, "created      = "+now.Add(-time.Hour).Format(time.RFC3339)+"\n",
 		"UNTIL", now.Add(24*time.Hour).Format(time.RFC3339), "PARTY", w.OwnerRows("north"))
-	group := testworld.Must(identity.DeriveGroup(identity.NewSecret(), w.Policy().Pact(Group).ID()))
+	group := testworld.Must(identity.DeriveGroup(identity.NewSecret(), w.Policy().GroupByName(Group).ID()))
 	p := w.WithStep(w.Statement(Group, "north", group.RootDigest(), nil)).Policy()
 	issuer := testworld.Must(keys.Issuer(p, group))
 	return &Authority{Root: testworld.Must(x509.ParseCertificate(issuer.AuthorityRoot())), world: w, policy: p, issuer: issuer}
@@ -126,7 +126,7 @@ func (a *Authority) Successor() Unit { a.world.T.Helper(); return a.startProgram
 // Member starts a unit of the role in the group, whose certificates are under the group root.
 func (a *Authority) Member() Unit {
 	a.world.T.Helper()
-	p := a.policy.Pact(Group)
+	p := a.policy.GroupByName(Group)
 	pins := policy.Pins{Parties: []attest.Digest{a.world.Keys["north"].Digest()}}
 	grant, err := a.policy.AdmitMember(Group, Role, a.world.Grant(a.policy, Scoring, Scoring, time.Now()).Result, pins, policy.ApprovedRoot(time.Now()), time.Now())
 	testworld.NoError(a.world.T, err)

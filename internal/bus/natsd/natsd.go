@@ -5,6 +5,8 @@
 //
 // The link is untrusted, and its messages are bounded. The server has no store, no monitoring
 // port, no system account and no cluster of its own.
+//
+// Files, each using those before it: log.go, join.go, natsd.go.
 package natsd
 
 import (

@@ -1,5 +1,8 @@
 // Package authoritycmd is `cohort authority`: make a root, serve the API, make a backup of the
 // root, and restore it.
+//
+// Files, each using those before it: backup.go, history.go, init.go, restore.go,
+// authoritycmd.go.
 package authoritycmd
 
 import (
@@ -61,7 +64,7 @@ func authorityRunCommand(a *frame.App) *cobra.Command {
 	return cmd
 }
 
-// runAuthority is an authority's life inside a TEE.
+// runAuthority runs an authority inside a TEE until it ends.
 func runAuthority(ctx context.Context, a *frame.App, f authorityFlags) (err error) {
 	genesis, err := readGenesis(f)
 	if err != nil {

@@ -47,7 +47,7 @@ type backupView struct {
 }
 
 // makeBackup asks for shares, checks that they are what was asked for, writes
-// them, and only then tells the authority that there is a backup.
+// them, and only then reports the backup to the authority.
 func makeBackup(ctx context.Context, a *frame.App, c authorityclient.Client, key, out string) error {
 	if _, err := os.Lstat(out); err == nil {
 		return frame.Usage("--out %s: it exists", out)
@@ -74,7 +74,7 @@ func makeBackup(ctx context.Context, a *frame.App, c authorityclient.Client, key
 	if err := writeDir(out, files); err != nil {
 		return err
 	}
-	a.Notef("wrote %d shares to %s, telling the authority", len(made.Shares), out)
+	a.Notef("wrote %d shares to %s, reporting the backup to the authority", len(made.Shares), out)
 	kept, err := c.ConfirmBackup(ctx, api.BackupKept{Share: made.Shares[0]})
 	if err != nil {
 		return err
@@ -88,12 +88,12 @@ func makeBackup(ctx context.Context, a *frame.App, c authorityclient.Client, key
 		fmt.Fprintf(&b, "  %s\n", filepath.Join(out, shareFile(owner.Name)))
 	}
 	b.WriteString("give each owner his share and " + historyFile + ", and keep them apart\n")
-	return a.Emit("backup", v, b.String())
+	return a.PrintResult("backup", v, b.String())
 }
 
 func shareFile(owner string) string { return owner + ".share" }
 
-// backupFiles are the shares by name. An authority that gives others than one
+// backupFiles are the shares by name. An authority that returns others than one
 // for each owner under the policy that was checked is refused.
 func backupFiles(made api.BackupShares, approved policy.Approved) (map[string][]byte, error) {
 	owners := approved.Document().Owners
@@ -164,8 +164,8 @@ func (f *restoreFlags) register(cmd *cobra.Command) {
 	f.collateral.Register(cmd)
 }
 
-// read reads request and history, and approves the history.
-func (f *restoreFlags) read() (request backup.Request, entries []api.HistoryEntry, genesis wire.Digest, err error) {
+// readRequest reads request and history, and approves the history.
+func (f *restoreFlags) readRequest() (request backup.Request, entries []api.HistoryEntry, genesis wire.Digest, err error) {
 	if genesis, err = wire.ParseDigest(f.genesis); err != nil {
 		return request, nil, genesis, frame.Usage("--genesis: %w", err)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/spf13/cobra"
 )
 
@@ -31,7 +31,7 @@ func authorityInitCommand(a *frame.App) *cobra.Command {
 		Long: "Make the authority's root secret for a draft of the first policy, inside the TEE,\n" +
 			"and print what the founders check with `cohort policy sign --init`: the root, and\n" +
 			"evidence over root and draft. The root serves that draft and no other. With --open,\n" +
-			"answer the challenge of a founder instead.",
+			"respond to the challenge of a founder instead.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if (f.draft == "") == (f.open == "") || f.again && f.open != "" {
@@ -62,7 +62,7 @@ func initAuthority(ctx context.Context, a *frame.App, f initFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	draft, err := policy.ParseDraft(raw)
+	draft, err := policydraft.Parse(raw)
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.draft, err)
 	}
@@ -86,7 +86,7 @@ func initAuthority(ctx context.Context, a *frame.App, f initFlags) (err error) {
 	return err
 }
 
-// openChallenge answers a founder's challenge; the proof is a file too.
+// openChallenge responds to a founder's challenge; the proof is a file too.
 func openChallenge(ctx context.Context, a *frame.App, path string) error {
 	b, err := frame.ReadFile(path, wire.MaxRequest)
 	if err != nil {

@@ -23,7 +23,7 @@ func authorityRestoreCommand(a *frame.App) *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
 		Use:   "restore [SHARE…]",
-		Short: "Bring the root back inside the TEE: without shares, print the request that owners answer",
+		Short: "Bring the root back inside the TEE: without shares, print the request that owners respond to",
 		RunE: func(cmd *cobra.Command, shares []string) error {
 			if (len(shares) == 0) != (f.request == "") {
 				return frame.Usage("give no share to print a request, and --request with the shares that owners unlocked for it")
@@ -58,7 +58,7 @@ func askRestore(ctx context.Context, a *frame.App) error {
 }
 
 func restoreAuthority(ctx context.Context, a *frame.App, f restoreFlags, paths []string) (err error) {
-	request, entries, genesis, err := f.read()
+	request, entries, genesis, err := f.readRequest()
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func restoreAuthority(ctx context.Context, a *frame.App, f restoreFlags, paths [
 		Backup string `json:"backup"`
 		Steps  int    `json:"policies"`
 	}{root.String(), shares[0].ID, len(entries)}
-	return a.Emit("authority-restore", v, fmt.Sprintf("root %s, as policy names it\n%d policies restored; start `cohort authority run`\n", root, len(entries)))
+	return a.PrintResult("authority-restore", v, fmt.Sprintf("root %s, as policy names it\n%d policies restored; start `cohort authority run`\n", root, len(entries)))
 }
 
 func authorityUnlockCommand(a *frame.App) *cobra.Command {
@@ -112,7 +112,7 @@ func authorityUnlockCommand(a *frame.App) *cobra.Command {
 }
 
 func unlockShare(ctx context.Context, a *frame.App, f restoreFlags, path string) error {
-	request, entries, genesis, err := f.read()
+	request, entries, genesis, err := f.readRequest()
 	if err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func unlockShare(ctx context.Context, a *frame.App, f restoreFlags, path string)
 	return a.Write("unlocked", f.out, unlocked.Bytes())
 }
 
-// endorse is what vendors say of the TEE that asks.
+// endorse fetches the vendors' endorsements of the TEE that asks.
 func (f restoreFlags) endorse(ctx context.Context, a *frame.App, r backup.Request) (attest.Endorsements, error) {
 	var evidence attest.Evidence
 	if err := evidence.UnmarshalJSON(r.Evidence); err != nil {

@@ -16,21 +16,21 @@ import (
 
 const receiptSchema = "cohort/receipt/v1"
 
-// maxReceipt bounds a receipt's file, in bytes: it holds request and answer.
+// maxReceipt bounds a receipt's file, in bytes: it contains request and response.
 const maxReceipt = 1 << 30
 
-// receiptFile proves to whoever pins the genesis, without a network, which unit
-// gave an answer. Nothing in it is believed: the owners' signatures lead from
+// receiptFile proves to any client that pins the genesis, without a network, which unit
+// sent a response. Nothing in it is trusted as such: the owners' signatures lead from
 // the genesis to the root, and the root to the unit's signature.
 type receiptFile struct {
 	Schema string    `json:"schema"`
-	At     time.Time `json:"at"` // of the answer
+	At     time.Time `json:"at"` // of the response
 	client.Record
 	Root    []byte          `json:"authority_root"` // certificate, DER
 	History json.RawMessage `json:"policy_history"` // a client's state
 }
 
-// writeReceipt writes the receipt for an answer that a client with this trust
+// writeReceipt writes the receipt for a response that a client with this trust
 // was given.
 func writeReceipt(path string, r client.Record, t *client.Trust, at time.Time) error {
 	b, err := json.Marshal(receiptFile{receiptSchema, at.UTC(), r, t.AuthorityRoot().Raw, t.State().Bytes()})
@@ -40,7 +40,7 @@ func writeReceipt(path string, r client.Record, t *client.Trust, at time.Time) e
 	return frame.ReplaceFile(path, append(b, '\n'))
 }
 
-// receiptView is what a receipt says that holds.
+// receiptView is the content of a verified receipt.
 type receiptView struct {
 	Unit     string     `json:"unit"`
 	Identity string     `json:"identity"`
@@ -72,10 +72,10 @@ func (l *laterView) String() string {
 	return fmt.Sprintf("since then   refused by policy %d of %s: %s\n", l.Sequence, l.Created, l.Cause)
 }
 
-// verifyReceipt judges a receipt by what its file brings, the pins, and the newest
+// verifyReceipt verifies a receipt by what its file brings, the pins, and the newest
 // policy that was seen here.
 func verifyReceipt(a *frame.App, p authorityclient.Pins, path string) error {
-	pin, err := p.Pin()
+	pin, err := p.ParsePin()
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func verifyReceipt(a *frame.App, p authorityclient.Pins, path string) error {
 	if err != nil {
 		return err
 	}
-	then, _ := trust.Policy.At(r.Head) // verifying found it
+	then, _ := trust.Policy.AtHead(r.Head) // verifying found it
 	v := receiptView{
 		Unit: r.Unit.UnitID().String(), Identity: r.Unit.ID().String(), Task: r.Unit.Task(), Session: r.Session.String(), Number: r.Number,
 		At: frame.RFC3339(r.At), Sequence: then.Document().Sequence,
@@ -109,7 +109,7 @@ func verifyReceipt(a *frame.App, p authorityclient.Pins, path string) error {
 	if l := r.Later; l != nil {
 		v.Later = &laterView{l.Sequence, frame.RFC3339(l.Created), l.Statement, string(wire.ReasonOf(l.Cause)), l.Cause.Error()}
 	}
-	return a.Emit("verify-receipt", v, fmt.Sprintf("answered by  unit %s of %s\nidentity     %s\nrequest      %d of session %s\nat           %s, under policy %d\n%s",
+	return a.PrintResult("verify-receipt", v, fmt.Sprintf("signed by    unit %s of %s\nidentity     %s\nrequest      %d of session %s\nat           %s, under policy %d\n%s",
 		v.Unit, v.Task, v.Identity, v.Number, v.Session, v.At, v.Sequence, v.Later))
 }
 

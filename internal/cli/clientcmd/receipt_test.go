@@ -19,7 +19,7 @@ import (
 )
 
 func FuzzReadReceipt(f *testing.F) {
-	f.Add([]byte(`{"schema":"cohort/receipt/v1","at":"2026-11-22T09:00:00Z","request":"","answer":"","receipt":"","authority_root":"","policy_history":{}}`))
+	f.Add([]byte(`{"schema":"cohort/receipt/v1","at":"2026-11-22T09:00:00Z","request":"","response":"","receipt":"","authority_root":"","policy_history":{}}`))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		_, trust, err := readReceipt(content)
@@ -53,7 +53,7 @@ func remembered(t *testing.T, p policy.Approved) string {
 	return path
 }
 
-// TestReceiptByTheNewestPolicy: a receipt is judged by the newer one of the history that
+// TestReceiptByTheNewestPolicy: a receipt is verified by the newer one of the history that
 // its file brings and the one that was seen here.
 func TestReceiptByTheNewestPolicy(t *testing.T) {
 	first, second, fork := clitest.ApprovedForks(t)
@@ -89,7 +89,7 @@ func TestReceiptByTheNewestPolicy(t *testing.T) {
 	}
 }
 
-// TestLaterText: the step that cut the unit of a receipt off later stands in the output.
+// TestLaterText: the step that cut the unit of a receipt off later is in the output.
 func TestLaterText(t *testing.T) {
 	created := frame.RFC3339(time.Date(2026, 11, 22, 13, 0, 0, 0, time.UTC))
 	for want, later := range map[string]*laterView{

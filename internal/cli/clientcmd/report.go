@@ -13,29 +13,29 @@ import (
 
 // reportTree is a report for people, one line a fact.
 func reportTree(r *client.Report) string {
-	root := tree.New("%s: trusted%s", r.Cluster.ServerName, mark(r.Hardware.Development, " (DEVELOPMENT: protects nothing from the host)"))
+	root := tree.New("%s: trusted%s", r.Cluster.ServerName, textIf(r.Hardware.Development, " (DEVELOPMENT: protects nothing from the host)"))
 	addHardware(root.Add("hardware"), r)
 	addCode(root.Add("code"), r)
 	p, k := r.Policy, r.Key
 	policy := root.Add("policy")
-	row(policy, "domain", p.TrustDomain)
-	row(policy, "sequence", fmt.Sprintf("%d, created %s", p.Sequence, frame.RFC3339(p.Created)))
-	row(policy, "digest", p.Digest.String())
-	row(policy, "head", p.Head.String())
-	row(policy, "genesis", p.Genesis.String())
-	row(policy, "owners", fmt.Sprintf("%d of %s", p.Quorum, strings.Join(p.Owners, ", ")))
+	addRow(policy, "domain", p.TrustDomain)
+	addRow(policy, "sequence", fmt.Sprintf("%d, created %s", p.Sequence, frame.RFC3339(p.Created)))
+	addRow(policy, "digest", p.Digest.String())
+	addRow(policy, "head", p.Head.String())
+	addRow(policy, "genesis", p.Genesis.String())
+	addRow(policy, "owners", fmt.Sprintf("%d of %s", p.Quorum, strings.Join(p.Owners, ", ")))
 	key := root.Add("key")
-	row(key, "kind", fmt.Sprintf("%s, key mode %s", k.Kind, k.Mode))
-	row(key, "serial", k.Serial)
-	row(key, "valid", frame.RFC3339(k.NotBefore)+" to "+frame.RFC3339(k.NotAfter))
-	row(key, "under", "authority root "+k.Authority.String())
+	addRow(key, "kind", fmt.Sprintf("%s, key mode %s", k.Kind, k.Mode))
+	addRow(key, "serial", k.Serial)
+	addRow(key, "valid", frame.RFC3339(k.NotBefore)+" to "+frame.RFC3339(k.NotAfter))
+	addRow(key, "under", "authority root "+k.Authority.String())
 	addCluster(root.Add("cluster"), r)
 	return root.Drawn()
 }
 
-func row(part *tree.Node, name, value string) { part.Add("%-12s %s", name, value) }
+func addRow(part *tree.Node, name, value string) { part.Add("%-12s %s", name, value) }
 
-func mark(set bool, text string) string {
+func textIf(set bool, text string) string {
 	if set {
 		return text
 	}
@@ -44,27 +44,27 @@ func mark(set bool, text string) string {
 
 func addHardware(part *tree.Node, r *client.Report) {
 	h := r.Hardware
-	row(part, "authority", fmt.Sprintf("%s, chip %s%s", h.Authority, h.Chip, mark(h.Debug, ", DEBUG: its host can read it")))
-	row(part, "units", fmt.Sprintf("%v, as policy accepts them", h.Units))
+	addRow(part, "authority", fmt.Sprintf("%s, chip %s%s", h.Authority, h.Chip, textIf(h.Debug, ", DEBUG: its host can read it")))
+	addRow(part, "units", fmt.Sprintf("%v, as policy accepts them", h.Units))
 	for _, c := range h.Collateral {
-		row(part, "collateral", fmt.Sprintf("%s, checked %s, valid until %s", c.Role, frame.RFC3339(c.At), frame.RFC3339(c.Until)))
+		addRow(part, "collateral", fmt.Sprintf("%s, checked %s, valid until %s", c.Role, frame.RFC3339(c.At), frame.RFC3339(c.Until)))
 	}
 	if h.Authority == attest.TPM || slices.Contains(h.Units, attest.TPM) {
-		row(part, "tpm", "proves what was started, and keeps nothing from root on its machine; it has no debug state")
+		addRow(part, "tpm", "proves what was started, and keeps nothing from root on its machine; it has no debug state")
 	}
 }
 
 func addCode(part *tree.Node, r *client.Report) {
-	row(part, "task", r.Code.Task)
-	row(part, "release", r.Code.Release)
-	row(part, "identity", r.Code.Identity.String())
+	addRow(part, "task", r.Code.Task)
+	addRow(part, "release", r.Code.Release)
+	addRow(part, "identity", r.Code.Identity.String())
 	for _, m := range r.Code.Measurements {
-		row(part, "measurement", m)
+		addRow(part, "measurement", m)
 	}
 	for _, release := range r.Code.Dynamic {
-		row(part, "dynamic", release+" loads code that is not measured: shared libraries, or all that an interpreter runs")
+		addRow(part, "dynamic", release+" loads code that is not measured: shared libraries, or all that an interpreter runs")
 	}
-	row(part, "authority", r.Code.Authority)
+	addRow(part, "authority", r.Code.Authority)
 }
 
 func addCluster(part *tree.Node, r *client.Report) {
@@ -72,12 +72,12 @@ func addCluster(part *tree.Node, r *client.Report) {
 	if !r.Cluster.OneIdentity {
 		same = "several releases of the task"
 	}
-	row(part, "identity", same)
+	addRow(part, "identity", same)
 	for _, a := range r.Cluster.Addresses {
 		found := "checked, serial " + a.Serial
 		if a.Error != "" {
-			found = "does not answer: " + a.Error
+			found = "does not respond: " + a.Error
 		}
-		row(part, a.Address, found)
+		addRow(part, a.Address, found)
 	}
 }

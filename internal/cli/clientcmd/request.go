@@ -39,7 +39,7 @@ func Request(a *frame.App) *cobra.Command {
 	var f requestFlags
 	cmd := &cobra.Command{
 		Use:   "request URL",
-		Short: "Send one HTTP request to a checked unit and print the answer",
+		Short: "Send one HTTP request to a checked unit and print the response",
 		Long: "Send a request to any replica whose identity was checked. The URL's host is a\n" +
 			"name of the task; the addresses are --address, or the host's own. With --session\n" +
 			"it goes through a gateway (default the URL's host), which reads nothing of it,\n" +
@@ -60,12 +60,12 @@ func Request(a *frame.App) *cobra.Command {
 	flags.DurationVar(&f.timeout, "timeout", time.Minute, "how long all attempts together may take")
 	f.session.register(cmd)
 	f.session.gateway.Register(cmd, "with --session: URL of the gateway, or of several with commas between (default the URL's host)")
-	flags.BoolVar(&f.receipt, "receipt", false, "with --session: have the unit sign which request it answered how")
+	flags.BoolVar(&f.receipt, "receipt", false, "with --session: have the unit sign its response to the request")
 	flags.StringVar(&f.receiptOut, "receipt-out", "", "with --session: file for the receipt (see cohort verify --receipt)")
 	return cmd
 }
 
-// check tells the first flag that is wrong.
+// check returns the first fault of the flags.
 func (f *requestFlags) check() error {
 	f.receipt = f.receipt || f.receiptOut != ""
 	switch {
@@ -77,8 +77,8 @@ func (f *requestFlags) check() error {
 	return nil
 }
 
-// answered is what a request says in JSON.
-type answered struct {
+// requestView is a response in JSON.
+type requestView struct {
 	Status int         `json:"status"`
 	Header http.Header `json:"header"`
 	Body   string      `json:"body"`
@@ -119,7 +119,7 @@ func requestInSession(a *frame.App, r *http.Request, f requestFlags, t *client.T
 	if f.session.gateway.URL == "" {
 		f.session.gateway.URL = "https://" + r.URL.Host
 	}
-	c, err := f.session.open(ctx, client.OpenConfig{Trust: t, Receipts: f.receipt})
+	c, err := f.session.openSession(ctx, client.OpenConfig{Trust: t, Receipts: f.receipt})
 	if err != nil {
 		return err
 	}
@@ -134,34 +134,34 @@ func requestInSession(a *frame.App, r *http.Request, f requestFlags, t *client.T
 		return roundTrip(a, c, r, f)
 	}
 	var record client.Record
-	answered := roundTrip(a, c, r.WithContext(client.WithRecord(ctx, &record)), f)
-	if answered != nil && record.Receipt == nil {
-		return answered
+	requestErr := roundTrip(a, c, r.WithContext(client.WithRecord(ctx, &record)), f)
+	if requestErr != nil && record.Receipt == nil {
+		return requestErr
 	}
 	at := a.Now()
 	receipt, err := client.VerifyReceipt(record, c.Trust(), at)
 	if err != nil {
-		return errors.Join(err, answered)
+		return errors.Join(err, requestErr)
 	}
-	a.Notef("answered by unit %s, as its receipt proves", receipt.Unit.UnitID())
+	a.Notef("response by unit %s, as its receipt proves", receipt.Unit.UnitID())
 	if f.receiptOut != "" {
-		return errors.Join(answered, writeReceipt(f.receiptOut, record, c.Trust(), at))
+		return errors.Join(requestErr, writeReceipt(f.receiptOut, record, c.Trust(), at))
 	}
-	return answered
+	return requestErr
 }
 
-// roundTrip sends the request and prints the answer.
+// roundTrip sends the request and prints the response.
 func roundTrip(a *frame.App, through http.RoundTripper, r *http.Request, f requestFlags) error {
-	answer, err := through.RoundTrip(r)
+	response, err := through.RoundTrip(r)
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
-	if err := printAnswer(a, answer, f); err != nil {
+	defer response.Body.Close()
+	if err := printResponse(a, response, f); err != nil {
 		return err
 	}
-	if f.fail && answer.StatusCode >= http.StatusBadRequest {
-		return &frame.Fault{Code: frame.CodeHTTP, Cause: errors.New(answer.Status)}
+	if f.fail && response.StatusCode >= http.StatusBadRequest {
+		return &frame.Fault{Code: frame.CodeHTTP, Cause: errors.New(response.Status)}
 	}
 	return nil
 }
@@ -221,24 +221,24 @@ func requestBody(a *frame.App, data string) (io.Reader, error) {
 	return strings.NewReader(string(b)), nil
 }
 
-// printAnswer streams the body to stdout.
-func printAnswer(a *frame.App, answer *http.Response, f requestFlags) error {
+// printResponse streams the body to stdout.
+func printResponse(a *frame.App, response *http.Response, f requestFlags) error {
 	if a.Output == "json" {
-		body, err := io.ReadAll(answer.Body)
+		body, err := io.ReadAll(response.Body)
 		if err != nil {
-			return fmt.Errorf("reading the answer: %w", err)
+			return fmt.Errorf("reading the response: %w", err)
 		}
-		return a.Emit("request", answered{answer.StatusCode, answer.Header, string(body)}, "")
+		return a.PrintResult("request", requestView{response.StatusCode, response.Header, string(body)}, "")
 	}
 	if f.include {
-		fmt.Fprintf(a.Stdout, "%s %s\n", answer.Proto, answer.Status)
-		if err := answer.Header.Write(a.Stdout); err != nil {
+		fmt.Fprintf(a.Stdout, "%s %s\n", response.Proto, response.Status)
+		if err := response.Header.Write(a.Stdout); err != nil {
 			return err
 		}
 		fmt.Fprintln(a.Stdout)
 	}
-	if _, err := io.Copy(a.Stdout, answer.Body); err != nil {
-		return fmt.Errorf("reading the answer: %w", err)
+	if _, err := io.Copy(a.Stdout, response.Body); err != nil {
+		return fmt.Errorf("reading the response: %w", err)
 	}
 	return nil
 }

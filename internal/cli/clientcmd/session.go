@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// sessionFlags say what is wanted of a session with a whole cluster.
+// sessionFlags are the options of a session with a whole cluster.
 type sessionFlags struct {
 	gateway  authorityclient.Gateway
 	wanted   bool
@@ -25,8 +25,8 @@ func (s *sessionFlags) register(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&s.evidence, "fresh-evidence", false, "with --session: the unit that opens it proves itself by evidence of this moment")
 }
 
-// open opens a session for the trust that a client has.
-func (s sessionFlags) open(ctx context.Context, config client.OpenConfig) (*client.Channel, error) {
+// openSession opens a session for the trust that a client has.
+func (s sessionFlags) openSession(ctx context.Context, config client.OpenConfig) (*client.Channel, error) {
 	config.Gateway, config.FreshEvidence = s.gateway.URL, s.evidence
 	if s.gateway.CA != "" {
 		var err error
@@ -40,22 +40,22 @@ func (s sessionFlags) open(ctx context.Context, config client.OpenConfig) (*clie
 	return client.Open(ctx, config)
 }
 
-// sessionView tells of a session.
+// sessionView describes a session.
 type sessionView struct {
 	ID       string   `json:"id"`
 	Expires  string   `json:"expires"`
 	Unit     string   `json:"unit"`               // that opened it
 	Identity string   `json:"identity"`           // of that unit, and so of all
 	Evidence string   `json:"evidence,omitempty"` // fresh, as appraised
-	Closed   []string `json:"closed,omitempty"`   // units that held it, as each proved when it closed it
+	Closed   []string `json:"closed,omitempty"`   // units that had it, as each proved when it closed it
 }
 
 func viewSession(s client.Session) sessionView {
 	v := sessionView{ID: s.ID.String(), Expires: frame.RFC3339(s.Expires), Unit: s.Unit.UnitID().String(), Identity: s.Unit.ID().String()}
-	if s.Evidence.OK() {
-		v.Evidence = fmt.Sprintf("%s, chip %s", s.Evidence.Measurement(), s.Evidence.Chip())
+	if s.Evidence.Appraised() {
+		v.Evidence = fmt.Sprintf("%s, chip %s", s.Evidence.Measurement(), s.Evidence.ChipID())
 		for _, d := range s.Evidence.Devices() {
-			v.Evidence += frame.WithDevice(string(d.Platform), d.Chip, d.Unjudged)
+			v.Evidence += frame.WithDevice(string(d.Platform), d.Chip, d.NotVerified)
 		}
 	}
 	return v

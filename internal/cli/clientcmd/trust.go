@@ -1,6 +1,9 @@
 // Package clientcmd is what a client runs: `cohort trust`, `cohort verify` and
 // `cohort request`. Each begins with the pins on its command line and with evidence of an
 // authority; package client decides what is trusted.
+//
+// Files, each using those before it: receipt.go, session.go, report.go, trust.go,
+// request.go, verify.go.
 package clientcmd
 
 import (
@@ -14,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// trustView is what trust says.
+// trustView is trust as a command prints it.
 type trustView struct {
 	TrustDomain string         `json:"trust_domain"`
 	Development bool           `json:"development"`
@@ -29,7 +32,7 @@ type trustView struct {
 	OneOff      *oneOffView    `json:"ohttp,omitempty"`
 }
 
-// oneOffView tells of a key configuration for one-off requests.
+// oneOffView describes a key configuration for one-off requests.
 type oneOffView struct {
 	File    string `json:"file"`
 	URL     string `json:"url"` // where requests are posted
@@ -124,13 +127,13 @@ func Trust(a *frame.App) *cobra.Command {
 			}
 			if out == "-" || out == "" {
 				v.PEM = string(t.PEM())
-				return a.Emit("trust", v, v.PEM)
+				return a.PrintResult("trust", v, v.PEM)
 			}
 			if err := frame.ReplaceFile(out, t.PEM()); err != nil {
 				return err
 			}
 			v.File = out
-			return a.Emit("trust", v, v.String()+fmt.Sprintf("wrote         %s\n", out)+v.OneOff.String())
+			return a.PrintResult("trust", v, v.String()+fmt.Sprintf("wrote         %s\n", out)+v.OneOff.String())
 		},
 	}
 	p.Register(cmd)
@@ -142,7 +145,7 @@ func Trust(a *frame.App) *cobra.Command {
 	return cmd
 }
 
-// oneOffFlags say where keys for one-off requests come from and go to.
+// oneOffFlags name the source and the file of keys for one-off requests.
 type oneOffFlags struct {
 	file    string
 	gateway authorityclient.Gateway

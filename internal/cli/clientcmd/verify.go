@@ -23,10 +23,10 @@ func Verify(a *frame.App) *cobra.Command {
 	var f verifyFlags
 	cmd := &cobra.Command{
 		Use:   "verify ADDRESS",
-		Short: "Check what stands at an address: hardware, code, policy, key, cluster",
-		Long: "Check what stands at an address: hardware, code, policy, key, cluster. With\n" +
+		Short: "Verify the service at an address: hardware, code, policy, key, cluster",
+		Long: "Verify the service at an address: hardware, code, policy, key, cluster. With\n" +
 			"--session, ADDRESS is the URL of a gateway, and what is checked is the cluster\n" +
-			"behind it. With --receipt, check offline which unit gave an answer.",
+			"behind it. With --receipt, verify offline which unit sent a response.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -65,17 +65,17 @@ func verifyAddress(ctx context.Context, a *frame.App, f verifyFlags, address str
 	if err != nil {
 		return err
 	}
-	return a.Emit("verify", r, reportTree(r))
+	return a.PrintResult("verify", r, reportTree(r))
 }
 
 // verifySession opens a session and closes it: each unit that confirms the end
-// has proved that it held it. It sends no request to the program.
+// has proved that it had it. It sends no request to the program.
 func verifySession(ctx context.Context, a *frame.App, f verifyFlags) error {
 	t, err := authorityclient.Trust(ctx, a, f.pins)
 	if err != nil {
 		return err
 	}
-	c, err := f.session.open(ctx, client.OpenConfig{Trust: t})
+	c, err := f.session.openSession(ctx, client.OpenConfig{Trust: t})
 	if err != nil {
 		return err
 	}
@@ -91,5 +91,5 @@ func verifySession(ctx context.Context, a *frame.App, f verifyFlags) error {
 	for _, unit := range closed.Confirmed {
 		v.Session.Closed = append(v.Session.Closed, unit.String())
 	}
-	return a.Emit("verify-session", v, v.trustView.String()+v.Session.String())
+	return a.PrintResult("verify-session", v, v.trustView.String()+v.Session.String())
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
@@ -59,7 +60,7 @@ func Parsed(t *testing.T, edits ...string) *policyfile.Document {
 	return doc
 }
 
-// Custody is what the group below says of its authority.
+// Custody is the table of the group below for its authority.
 const Custody = `authority = { machines = "any", platform = { tdx = { chips = "any", roots = ["sha256:1111111111111111111111111111111111111111111111111111111111111111"] } }, reference = [ { platform = "tdx", any = ["mrtd", "mrconfigid", "rtmr0", "rtmr1", "rtmr2"], rtmr3 = "A" } ] }
 `
 
@@ -77,14 +78,14 @@ scorer = { members = [ { party = "east", task = "scoring", release = "2" } ] }
 // PolicyOwner is the owner of the policy above, whose private key no test has.
 const PolicyOwner = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBK0z9HK0HpCq0HnJ7rPAxQ7mOQeWf0BCKxV0GmWwv7a"
 
-// ApprovedTwice makes a history of two policies, and gives both stages of it.
+// ApprovedTwice makes a history of two policies, and returns both stages of it.
 func ApprovedTwice(t *testing.T) (first, second policy.Approved) {
 	t.Helper()
 	first, second, _ = ApprovedForks(t)
 	return first, second
 }
 
-// ApprovedForks makes two histories of one genesis, and gives their stages.
+// ApprovedForks makes two histories of one genesis, and returns their stages.
 func ApprovedForks(t *testing.T) (first, second, fork policy.Approved) {
 	t.Helper()
 	o := sshkey.Pair{Name: "one", Path: t.TempDir() + "/one"}
@@ -112,7 +113,7 @@ func ApprovedForks(t *testing.T) (first, second, fork policy.Approved) {
 		}
 		return policy.Step{Policy: raw, Signatures: []string{sig}}
 	}
-	draft, err := policy.ParseDraft([]byte(d.Text()))
+	draft, err := policydraft.Parse([]byte(d.PolicyText()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func checkRunning(ctx context.Context, a *frame.App, path string) error {
 		return err
 	}
 	if c.Group != "" {
-		return frame.Usage("--cluster: the stories of a group need a fresh cluster: cohort dev --check FILE")
+		return frame.Usage("--cluster: the checks of a group need a fresh cluster: cohort dev --check FILE")
 	}
 	live := func() dev.Description {
 		if now, err := dev.ReadCluster(path); err == nil {
@@ -66,5 +66,5 @@ func checkStarted(ctx context.Context, d *dev.Cluster, upgrades int) error {
 	if d.Doc.Group != "" {
 		return groupcheck.Run(ctx, d)
 	}
-	return errors.Join(check.Of(d).Run(ctx, checks), channelcheck.Upgrades(ctx, d, upgrades))
+	return errors.Join(check.ForCluster(d).Run(ctx, checks), channelcheck.Upgrades(ctx, d, upgrades))
 }

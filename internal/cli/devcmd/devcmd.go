@@ -1,4 +1,6 @@
 // Package devcmd is `cohort dev`: run a development cluster, and check one from outside.
+//
+// Files, each using those before it: checks.go, devcmd.go, rogue.go.
 package devcmd
 
 import (
@@ -24,7 +26,7 @@ func Command(a *frame.App) *cobra.Command {
 			"protection from this machine.\n" +
 			"FILE describes an example, as examples/scoring/dev.toml does. An example may be a group:\n" +
 			"examples/jointrisk/dev.toml runs one unit of each of three companies' programs.\n" +
-			"With --check, judge a fresh cluster from outside and end.",
+			"With --check, check a fresh cluster from outside and end.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			files, program := args, []string(nil)
 			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
@@ -48,8 +50,8 @@ func Command(a *frame.App) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&f.Dir, "dir", "", "where dev.json and the cluster's state are (default in the state directory)")
 	flags.IntVar(&f.BasePort, "base-port", 7440, "first of 9 ports; 0 takes any free ones")
-	flags.BoolVar(&f.Checking, "check", false, "judge a fresh cluster from outside, one line for each story")
-	flags.StringVar(&f.Cluster, "cluster", "", "with --check: judge the running cluster that this dev.json describes")
+	flags.BoolVar(&f.Checking, "check", false, "check a fresh cluster from outside, one line for each check")
+	flags.StringVar(&f.Cluster, "cluster", "", "with --check: check the running cluster that this dev.json describes")
 	flags.StringVar(&example, "example", "scoring", "name of an example to run in place of FILE: its description is examples/NAME/dev.toml, or NAME.toml beside this program")
 	flags.IntVar(&f.Upgrades, "upgrades", 0, "with --check: then replace the program by so many releases, one after the other, while one session goes on")
 	flags.IntVar(&f.Rows, "rows", 0, "with an example that makes data: its size in rows (default as FILE says)")
@@ -73,7 +75,7 @@ func describe(f *dev.Flags, name string, named bool, files, program []string) (e
 	}
 	f.Task = "app"
 	if err == nil && len(program) == 0 {
-		f.Task = f.Example.Task()
+		f.Task = f.Example.MainTask()
 	}
 	if err == nil && len(program) > 0 && f.Example.Grouped() {
 		err = frame.Usage("--example %s runs programs of its own", name)
@@ -98,14 +100,14 @@ func checkFlags(f dev.Flags) error {
 	return nil
 }
 
-// checkFresh judges a new cluster in a folder of its own.
+// checkFresh checks a new cluster in a folder of its own.
 func checkFresh(ctx context.Context, a *frame.App, f dev.Flags, program []string) (err error) {
 	if f.Dir, err = os.MkdirTemp("", "cohort-check-"); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(f.Dir)) }()
 	f.BasePort = 0
-	return dev.With(ctx, a, f, program, func(d *dev.Cluster) error {
+	return dev.WithCluster(ctx, a, f, program, func(d *dev.Cluster) error {
 		return checkStarted(ctx, d, f.Upgrades)
 	})
 }

@@ -28,7 +28,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// TestCheckFindsBrokenClusters judges three clusters that are broken on purpose.
+// TestCheckFindsBrokenClusters checks three clusters that are broken on purpose.
 // Each of them must fail in just the check that is about it; that a good one
 // fails in none is seen by the command itself, in ./cmd/cohort.
 func TestCheckFindsBrokenClusters(t *testing.T) {
@@ -123,12 +123,12 @@ func (d runningDev) writesOneOffKeys(t *testing.T) {
 	if got, err := unitauth.UnverifiedOHTTPKeys(keys); err != nil || len(got.Plain) != len(keys) {
 		t.Errorf("reading the keys: %v", err)
 	}
-	m, err := check.NewMiddleman(c.Gateway)
+	m, err := check.NewTamperingProxy(c.Gateway)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	m.Way.Store(&check.Change{Answer: check.Flip(1, 8)}) // in the public key of the first
+	m.Way.Store(&check.Change{Response: check.FlipBit(1, 8)}) // in the public key of the first
 	if r := trust(m.URL, "other"); r.exit != frame.ExitRefused || !strings.Contains(r.talk, "[signature]") {
 		t.Errorf("changed keys: got exit %d %s", r.exit, r.talk)
 	}
@@ -145,7 +145,7 @@ func otherLeaves(_ *testing.T, c dev.Description) dev.Description {
 	return c
 }
 
-// withoutRestart puts a unit last that nobody supervises.
+// withoutRestart puts an unsupervised unit last.
 func (d runningDev) withoutRestart(t *testing.T, c dev.Description) dev.Description {
 	t.Helper()
 	u, err := check.Checker{App: d.App, Cluster: c}.NewUnit(t.TempDir(), c.Authority, c.Program[:1:1])
@@ -175,7 +175,7 @@ func (d runningDev) withoutRestart(t *testing.T, c dev.Description) dev.Descript
 	return c
 }
 
-// withTLS12 puts a relay before the last unit. It answers clients that speak
+// withTLS12 puts a relay before the last unit. It serves clients that speak
 // TLS 1.2 at most itself, and passes all others on.
 func (d runningDev) withTLS12(t *testing.T, c dev.Description) dev.Description {
 	t.Helper()

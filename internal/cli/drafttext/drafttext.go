@@ -1,5 +1,5 @@
 // Package drafttext writes the text of policies: the draft of a first policy from flags, one
-// more task or release, and the successor of a policy with everything else as it stands.
+// more task or release, and the successor of a policy with everything else unchanged.
 //
 // The text that it returns is parsed before it is used: package policy, not this one, says what
 // a policy means.
@@ -48,8 +48,8 @@ type Task struct {
 	Units                  int // 0 writes none, so that nothing bounds them
 }
 
-// Text is the policy file.
-func (d Draft) Text() string {
+// PolicyText is the policy file.
+func (d Draft) PolicyText() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("# Signed as it stands: reformatting this file, comments included, voids its signatures.")
@@ -128,7 +128,7 @@ func SoftMachines(roots []string) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("--soft-root: %w", err)
 		}
-		machines = append(machines, "chip:"+soft.Chip(root))
+		machines = append(machines, "chip:"+soft.ChipOf(root))
 	}
 	return machines, nil
 }
@@ -141,7 +141,7 @@ func indented(lines []string) string {
 	return b.String()
 }
 
-// The lines of a policy that say where it stands in its history.
+// The lines of a policy that give its place in its history.
 var (
 	sequenceLine = regexp.MustCompile(`(?m)^sequence[ \t]*=[ \t]*[0-9]+`)
 	previousLine = regexp.MustCompile(`(?m)^previous[ \t]*=[ \t]*"[^"]*"`)

@@ -1,5 +1,8 @@
 // Package evidencecmd is `cohort evidence` and `cohort measure`: read and appraise evidence in
 // a file, and print the reference values of programs and images.
+//
+// Files, each using those before it: measuretee.go, view.go, evidencecmd.go,
+// measure.go.
 package evidencecmd
 
 import (
@@ -52,7 +55,7 @@ func inspectCommand(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.Emit("evidence", v, v.tree())
+			return a.PrintResult("evidence", v, v.drawTree())
 		},
 	}
 	f.register(cmd)
@@ -78,7 +81,7 @@ func appraiseCommand(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := a.Emit("appraisal", v, v.text(e.Platform)); err != nil {
+			if err := a.PrintResult("appraisal", v, v.format(e.Platform)); err != nil {
 				return err
 			}
 			return v.unbound
@@ -133,7 +136,7 @@ func viewEvidence(a *frame.App, path string, f evidenceFlags) (evidenceView, err
 	return v, nil
 }
 
-// viewPart is what one part says of itself.
+// viewPart is the unverified claims of one part.
 func viewPart(e attest.Evidence) (evidenceView, error) {
 	claims, err := localtee.Verifier().UnverifiedClaims(e)
 	if err != nil {
@@ -143,28 +146,28 @@ func viewPart(e attest.Evidence) (evidenceView, error) {
 	for role, content := range e.Endorsed {
 		v.Endorsements[role] = len(content)
 	}
-	v.fill(claims)
-	v.Checked, err = e.Endorsed.Checked()
+	v.setClaims(claims)
+	v.Checked, err = e.Endorsed.Fetched()
 	return v, err
 }
 
-// verify puts claims that hold in place of what the parts say: the TEE's, and those of
+// verify replaces the unverified claims of the parts by verified ones: the TEE's, and those of
 // each device.
 func (v *evidenceView) verify(claims []attest.Claims, at time.Time) {
 	v.Verified, v.At = true, frame.RFC3339(at)
-	v.fill(claims[0])
+	v.setClaims(claims[0])
 	for i := range v.Devices {
-		v.Devices[i].fill(claims[1+i])
+		v.Devices[i].setClaims(claims[1+i])
 	}
 }
 
-// readEvidence reads a wrapper, or evidence as a device gives it.
+// readEvidence reads a wrapper, or evidence as a device returns it.
 func readEvidence(path string) (attest.Evidence, error) {
 	content, err := frame.ReadFile(path, 2*wire.MaxEvidence)
 	if err != nil {
 		return attest.Evidence{}, err
 	}
-	return platforms.All().ReadEvidence(content)
+	return platforms.Supported().ReadEvidence(content)
 }
 
 func (f evidenceFlags) endorse(e attest.Evidence) (attest.Evidence, error) {
@@ -180,7 +183,7 @@ func (f evidenceFlags) endorse(e attest.Evidence) (attest.Evidence, error) {
 		}
 		more[role] = content
 	}
-	return e.With(more), nil
+	return e.WithEndorsements(more), nil
 }
 
 // question is what the flags ask of evidence, and the policy that they name.
@@ -219,7 +222,7 @@ func appraise(q attest.Question, doc *policyfile.Document) (verdictView, error) 
 		if err != nil {
 			return verdictView{}, err
 		}
-		v.Unjudged = unjudged(devices[0].Unjudged, devices[1:])
+		v.NotVerified = notVerified(devices[0].NotVerified, devices[1:])
 		return v, nil
 	}
 	result, challenge, err := localtee.Verifier().AppraiseFor(q)
@@ -229,7 +232,7 @@ func appraise(q attest.Question, doc *policyfile.Document) (verdictView, error) 
 	if v.Is, err = programs(doc, result); err != nil {
 		return verdictView{}, err
 	}
-	v.Unjudged = unjudged(result.Unjudged(), result.Devices())
+	v.NotVerified = notVerified(result.NotVerified(), result.Devices())
 	if challenge.Credential != nil {
 		v.unbound = &frame.Fault{Code: frame.CodeUnbound, Cause: wire.Refuse(wire.BadNonce, "evidence: binding", "a credential",
 			"the secret in it, which only the authority that asked for the evidence knows: it shows that the key lives in that device")}
@@ -238,11 +241,11 @@ func appraise(q attest.Question, doc *policyfile.Document) (verdictView, error) 
 	return v, nil
 }
 
-// unjudged is what nobody compares of any part, with the device where it is one's.
-func unjudged(of []string, devices []attest.Device) []string {
+// notVerified is what is not compared of any part, with the device where it is one's.
+func notVerified(of []string, devices []attest.Device) []string {
 	all := slices.Clone(of)
 	for i, d := range devices {
-		for _, what := range d.Unjudged {
+		for _, what := range d.NotVerified {
 			all = append(all, fmt.Sprintf("device %d: %s", i, what))
 		}
 	}

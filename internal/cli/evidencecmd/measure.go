@@ -55,7 +55,7 @@ func Measure(a *frame.App) *cobra.Command {
 			}
 			text := m.Reference + "\n"
 			a.NoteUnmeasured(m)
-			return a.Emit("measure", m, text)
+			return a.PrintResult("measure", m, text)
 		},
 	}
 	cmd.Flags().StringVar(&agent, "agent", "", "file of the agent, or none (default this program)")
@@ -78,7 +78,7 @@ func onPlatform(m *localtee.Measurement, platform string, machine tpm.Machine, a
 	return err
 }
 
-// measureSelf prints what the TEE that this machine is says of itself. Nobody has
+// measureSelf prints the report of the TEE that this machine is. No verifier has
 // checked it.
 func measureSelf(ctx context.Context, a *frame.App, open func(tpm.Machine) (localtee.Attester, error), beside tpm.Machine, program []string) error {
 	if len(program) > 0 {

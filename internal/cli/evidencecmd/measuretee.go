@@ -109,7 +109,7 @@ func cpuSignature(text string) (uint32, error) {
 // measureImageCommands are a command for each platform that measures images.
 func measureImageCommands(a *frame.App) []*cobra.Command {
 	commands := []*cobra.Command{measureSNPCommand(a)}
-	for _, p := range platforms.All() {
+	for _, p := range platforms.Supported() {
 		if p.MeasureImage != nil {
 			commands = append(commands, measureImageCommand(a, p))
 		}
@@ -143,12 +143,12 @@ func measureImageCommand(a *frame.App, p attest.PlatformInfo) *cobra.Command {
 // emitReference prints a measurement as a line of policy.
 func emitReference(a *frame.App, m attest.Measurement) error {
 	line := referenceLine(m)
-	return a.Emit("measure", map[string]any{"platform": m.Platform, "reference": line}, line+"\n")
+	return a.PrintResult("measure", map[string]any{"platform": m.Platform, "reference": line}, line+"\n")
 }
 
 // referenceLine is a hardware platform's measurement as policy writes it.
 func referenceLine(m attest.Measurement) string {
-	p, _ := platforms.All().Lookup(m.Platform)
+	p, _ := platforms.Supported().Lookup(m.Platform)
 	forms := map[string]attest.Form{}
 	for _, r := range p.Registers {
 		forms[r.Name] = r.Form

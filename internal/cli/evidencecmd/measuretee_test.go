@@ -11,7 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// testKey is an owner's public key, whose private half nobody has.
+// testKey is an owner's public key, whose private half does not exist.
 const testKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIcJxutnUOY/2q1fSE+oEHWrpn2a530PsH2sXJH6I0lL"
 
 // TestReferenceLines: what `measure` prints can be pasted, and is then the very

@@ -18,16 +18,16 @@ type evidenceView struct {
 	Platform     attest.Platform   `json:"platform"`
 	Size         int               `json:"size"`
 	Endorsements map[string]int    `json:"endorsements"` // sizes by role
-	Checked      []attest.Checked  `json:"checked,omitempty"`
+	Checked      []attest.Fetched  `json:"checked,omitempty"`
 	Registers    map[string]string `json:"measurement"`
 	ReportData   string            `json:"report_data"`
 	Debug        bool              `json:"debug"`
 	Dynamic      bool              `json:"dynamic"`
 	Chip         string            `json:"chip,omitempty"`
-	Unjudged     []string          `json:"unjudged,omitempty"` // what nobody compares
+	NotVerified  []string          `json:"not_verified,omitempty"` // what is not compared
 	Fields       map[string]any    `json:"fields"`
 	Devices      []evidenceView    `json:"devices,omitempty"`
-	// Verified says that all fields hold at a time, of the devices too, but for the
+	// Verified reports that all fields are verified at a time, of the devices too, but for the
 	// report data: what the evidence was made for was not checked.
 	Verified bool   `json:"verified,omitempty"`
 	At       string `json:"at,omitempty"`
@@ -35,27 +35,27 @@ type evidenceView struct {
 
 // verdictView is the verdict on evidence that is not refused.
 type verdictView struct {
-	Verdict  string   `json:"verdict"` // "holds" or "not bound"
-	Reason   string   `json:"reason,omitempty"`
-	Detail   string   `json:"detail,omitempty"`
-	At       string   `json:"at"`
-	Is       []string `json:"is,omitempty"`       // what the policy calls the program
-	Unjudged []string `json:"unjudged,omitempty"` // what nobody compared, with its part
-	Bound    bool     `json:"bound"`              // it was made for the use that the question names
+	Verdict     string   `json:"verdict"` // "holds" or "not bound"
+	Reason      string   `json:"reason,omitempty"`
+	Detail      string   `json:"detail,omitempty"`
+	At          string   `json:"at"`
+	Is          []string `json:"is,omitempty"`           // what the policy calls the program
+	NotVerified []string `json:"not_verified,omitempty"` // what was not compared, with its part
+	Bound       bool     `json:"bound"`                  // it was made for the use that the question names
 
 	unbound error // why it is not bound
 }
 
-func (v *evidenceView) fill(c attest.Claims) {
+func (v *evidenceView) setClaims(c attest.Claims) {
 	v.Registers, v.Fields = map[string]string{}, c.Details
 	for _, r := range c.Measurement.Registers {
 		v.Registers[r.Name] = hex.EncodeToString(r.Value)
 	}
-	v.Unjudged = c.Unjudged
+	v.NotVerified = c.NotVerified
 	v.ReportData, v.Debug, v.Dynamic, v.Chip = hex.EncodeToString(c.ReportData), c.Debug, c.Dynamic, c.Chip
 }
 
-func (v verdictView) text(of attest.Platform) string {
+func (v verdictView) format(of attest.Platform) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "verdict      %s at %s", v.Verdict, v.At)
 	if v.Detail != "" {
@@ -65,8 +65,8 @@ func (v verdictView) text(of attest.Platform) string {
 	for _, name := range v.Is {
 		fmt.Fprintf(&b, "  is         %s\n", name)
 	}
-	for _, what := range v.Unjudged {
-		fmt.Fprintf(&b, "  not judged %s\n", what)
+	for _, what := range v.NotVerified {
+		fmt.Fprintf(&b, "  not verified %s\n", what)
 	}
 	if of.IsDevice() {
 		b.WriteString("  note       a device: it counts beside a TEE only\n")
@@ -77,8 +77,8 @@ func (v verdictView) text(of attest.Platform) string {
 	return b.String()
 }
 
-// tree is the view as text, every field on a line of its own.
-func (v evidenceView) tree() string {
+// drawTree is the view as text, every field on a line of its own.
+func (v evidenceView) drawTree() string {
 	root := tree.New("")
 	v.addTo(root, "evidence")
 	for i, d := range v.Devices {
@@ -94,7 +94,7 @@ func (v evidenceView) tree() string {
 
 // addTo adds one part of the evidence.
 func (v evidenceView) addTo(root *tree.Node, name string) {
-	platform, _ := platforms.All().Lookup(v.Platform)
+	platform, _ := platforms.Supported().Lookup(v.Platform)
 	part := root.Add("%-12s %s, %d bytes", name, platform.Title, v.Size)
 	for _, role := range slices.Sorted(maps.Keys(v.Endorsements)) {
 		part.Add("beside     %s, %d bytes", role, v.Endorsements[role])
@@ -115,8 +115,8 @@ func (v evidenceView) addTo(root *tree.Node, name string) {
 	if v.Chip != "" {
 		state.Add("%-26s %s", "chip", v.Chip)
 	}
-	for _, what := range v.Unjudged {
-		state.Add("%-26s %s", "not judged", what)
+	for _, what := range v.NotVerified {
+		state.Add("%-26s %s", "not verified", what)
 	}
 	if len(v.Fields) == 0 {
 		return

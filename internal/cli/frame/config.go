@@ -31,14 +31,14 @@ func (a *App) fillFlags(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	return fill(cmd, func(f *pflag.Flag) ([]string, string, bool) {
+	return setOpenFlags(cmd, func(f *pflag.Flag) ([]string, string, bool) {
 		value, ok := file[configKey(cmd, f)]
 		return value, a.Config + ": " + f.Name, ok
 	})
 }
 
 func (a *App) fillFromEnv(cmd *cobra.Command) error {
-	return fill(cmd, func(f *pflag.Flag) ([]string, string, bool) {
+	return setOpenFlags(cmd, func(f *pflag.Flag) ([]string, string, bool) {
 		text, ok := a.Env(variable(f.Name))
 		values := []string{text}
 		if _, many := f.Value.(pflag.SliceValue); many {
@@ -48,8 +48,8 @@ func (a *App) fillFromEnv(cmd *cobra.Command) error {
 	})
 }
 
-// fill sets the open flags of a command that from knows.
-func fill(cmd *cobra.Command, from func(*pflag.Flag) (values []string, where string, ok bool)) error {
+// setOpenFlags sets the open flags of a command that from knows.
+func setOpenFlags(cmd *cobra.Command, from func(*pflag.Flag) (values []string, where string, ok bool)) error {
 	var faults []error
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		values, where, ok := from(f)
@@ -65,7 +65,7 @@ func fill(cmd *cobra.Command, from func(*pflag.Flag) (values []string, where str
 	return errors.Join(faults...)
 }
 
-// configKey is where a flag of a command stands in the file: global flags at
+// configKey is the place of a command's flag in the file: global flags at
 // the top, others in the table of their command, as in "policy.sign.ssh-key".
 func configKey(cmd *cobra.Command, f *pflag.Flag) string {
 	if cmd.Root().PersistentFlags().Lookup(f.Name) == f {
@@ -76,7 +76,7 @@ func configKey(cmd *cobra.Command, f *pflag.Flag) string {
 }
 
 // ReadConfig reads a configuration file strictly: every key is a flag of the
-// tree. It gives the values by key.
+// tree. It returns the values by key.
 func ReadConfig(path string, root *cobra.Command) (map[string][]string, error) {
 	b, err := ReadFile(path, maxConfig)
 	if err != nil {

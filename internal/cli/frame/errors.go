@@ -64,7 +64,7 @@ var unreachable = []error{
 	syscall.ENETUNREACH, io.ErrUnexpectedEOF, io.EOF,
 }
 
-// Classify gives any error its code. What the checks refused keeps its reason.
+// Classify finds the code of an error. What the checks refused keeps its reason.
 func Classify(err error) *Fault {
 	var f *Fault
 	var refusal *wire.Refusal
@@ -118,11 +118,11 @@ type message struct {
 	Hint  string `json:"hint"`
 }
 
-// ReportError writes an error to stderr and gives its exit code.
+// ReportError writes an error to stderr and returns its exit code.
 func (a *App) ReportError(command string, err error) int {
-	var told exitStatus
-	if errors.As(err, &told) {
-		return int(told)
+	var reported exitStatus
+	if errors.As(err, &reported) {
+		return int(reported)
 	}
 	f := Classify(err)
 	known := Explain(f.Code)
@@ -149,3 +149,8 @@ func IsAlert(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "remote error"
 }
+
+// exitStatus is the exit code of a program that has printed its error itself.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }

@@ -1,4 +1,4 @@
-// Package frame is what all commands of cohort stand in: one run of the command with its
+// Package frame is the frame of all commands of cohort: one run of the command with its
 // streams and global flags ([App]), how results and errors are printed, the stable codes of
 // errors, where flags get their values, and in which TEE a command runs.
 //
@@ -6,6 +6,9 @@
 // is "cohort/WHAT/v1"; everything else goes to stderr. Errors are three lines,
 // `error:`, `cause:` and `hint:`, with a stable code that `cohort explain`
 // knows. No flag, file or variable turns a check off.
+//
+// Files, each using those before it: errors.go, config.go, collateral.go, explain.go,
+// files.go, frame.go, output.go, tee.go.
 package frame
 
 import (

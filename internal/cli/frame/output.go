@@ -12,9 +12,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Emit writes one result to stdout: v as a JSON object with its schema, or the
+// PrintResult writes one result to stdout: v as a JSON object with its schema, or the
 // text. v marshals to a JSON object.
-func (a *App) Emit(what string, v any, text string) error {
+func (a *App) PrintResult(what string, v any, text string) error {
 	if a.Output == "text" {
 		_, err := io.WriteString(a.Stdout, text)
 		return err
@@ -55,7 +55,7 @@ func (a *App) Notef(format string, args ...any) {
 // OneLine puts an error of several lines on one.
 func OneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// written is a file that a command made: on stdout, or where --out says.
+// written is a file that a command made: on stdout, or at the path of --out.
 type written struct {
 	File   string `json:"file,omitempty"`
 	Digest string `json:"digest"`
@@ -67,20 +67,20 @@ func (a *App) Write(what, out string, content []byte) error {
 	w := written{Digest: wire.Sum(content).String()}
 	if out == "" {
 		w.Text = string(content)
-		return a.Emit(what, w, w.Text)
+		return a.PrintResult(what, w, w.Text)
 	}
 	if err := os.WriteFile(out, content, 0o644); err != nil {
 		return err
 	}
 	w.File = out
-	return a.Emit(what, w, fmt.Sprintf("wrote %s\ndigest %s\n", out, w.Digest))
+	return a.PrintResult(what, w, fmt.Sprintf("wrote %s\ndigest %s\n", out, w.Digest))
 }
 
-// WithDevice is one device beside a TEE for people, with what nobody compared of it.
-func WithDevice(platform, chip string, unjudged []string) string {
+// WithDevice is one device beside a TEE for people, with what was not compared of it.
+func WithDevice(platform, chip string, notVerified []string) string {
 	text := " with " + platform + " " + chip
-	if len(unjudged) > 0 {
-		text += " (not judged: " + strings.Join(unjudged, "; ") + ")"
+	if len(notVerified) > 0 {
+		text += " (not verified: " + strings.Join(notVerified, "; ") + ")"
 	}
 	return text
 }

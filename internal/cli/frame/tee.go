@@ -1,3 +1,5 @@
+//go:build linux
+
 package frame
 
 import (
@@ -15,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// TEEFlags say in which TEE a command is to run that was started outside one.
+// TEEFlags name the TEE for a command that was started outside one.
 type TEEFlags struct {
 	platform, socket string
 	tpm              TPMFlags
@@ -107,7 +109,7 @@ func (a *App) Settings() map[string]string {
 }
 
 // RunInside starts a program in the TEE, passes this process's streams and its
-// end on, and gives the program's exit as its own.
+// end on, and returns the program's exit as its own.
 func (a *App) RunInside(ctx context.Context, socket string, l localtee.Launch) error {
 	l.Stdin, _ = a.Stdin.(*os.File)
 	l.Stdout, _ = a.Stdout.(*os.File)
@@ -131,11 +133,6 @@ func (a *App) RunInside(ctx context.Context, socket string, l localtee.Launch) e
 	return nil
 }
 
-// exitStatus is the exit code of a program that has told its error itself.
-type exitStatus int
-
-func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
-
 // maxCAFile bounds the file of --tpm-ca, in bytes.
 const maxCAFile = 64 << 10
 
@@ -145,7 +142,7 @@ const TPMPath = "/dev/tpmrm0"
 // kernelEventLog is where Linux keeps the firmware's event log.
 const kernelEventLog = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
-// TPMFlags say which TPM, and what its machine keeps beside it.
+// TPMFlags name the TPM, and the files of its machine.
 type TPMFlags struct {
 	Machine      tpm.Machine
 	ca, eventLog string
@@ -153,7 +150,7 @@ type TPMFlags struct {
 
 func (f *TPMFlags) register(cmd *cobra.Command) {
 	f.RegisterMachine(cmd, TPMPath)
-	cmd.Flags().StringVar(&f.ca, "tpm-ca", "", "certificates that the TPM's endorsement key stands under (PEM), with --platform tpm")
+	cmd.Flags().StringVar(&f.ca, "tpm-ca", "", "certificates that the TPM's endorsement key chains to (PEM), with --platform tpm")
 	cmd.Flags().StringVar(&f.eventLog, "tpm-event-log", kernelEventLog, "event log of the firmware; may be missing")
 }
 

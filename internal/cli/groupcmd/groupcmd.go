@@ -1,5 +1,7 @@
 // Package groupcmd is `cohort group`: show and verify the groups of a policy, approve them and
 // withdraw from them as a party.
+//
+// Files, each using those before it: statement.go, view.go, groupcmd.go.
 package groupcmd
 
 import (
@@ -29,18 +31,18 @@ func groupStatusCommand(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			held, err := partystatement.AppraisedRoot(ctx, a, c, pact)
-			if err != nil { // the group may have ended with the machines that held it
+			appraised, err := partystatement.AppraisedRoot(ctx, a, c, pact)
+			if err != nil { // the group may have ended with the machines that kept it
 				a.Notef("note: the root of group %s: %v", args[0], err)
 			}
 			v := struct {
 				*groupView
 				authorityclient.Filling
-			}{viewGroup(a, pact, held.Digest), authorityclient.FillingOf(c.Approved)}
-			return a.Emit("group-status", v, v.status().Indented()+v.Filling.String())
+			}{viewGroup(a, pact, appraised.Digest), authorityclient.FillingOf(c.Approved)}
+			return a.PrintResult("group-status", v, v.status().Indented()+v.Filling.String())
 		})
-	cmd.Long = "Show who approves a group, who is missing, and until when. `group-root` stands at\n" +
-		"a party that approved another root of the group than the authority holds now."
+	cmd.Long = "Show who approves a group, who is missing, and until when. `group-root` is at\n" +
+		"a party that approved another root of the group than the authority has now."
 	return cmd
 }
 
@@ -52,7 +54,7 @@ func groupShowCommand(a *frame.App) *cobra.Command {
 				return err
 			}
 			v := viewGroup(a, pact, attest.Digest{})
-			return a.Emit("group", v, v.tree()+"floors    "+v.Floors+"\nauthority "+v.Authorities+"\n")
+			return a.PrintResult("group", v, v.drawTree()+"floors    "+v.Floors+"\nauthority "+v.Authorities+"\n")
 		})
 	return cmd
 }
@@ -84,5 +86,5 @@ func verifyGroup(ctx context.Context, a *frame.App, p authorityclient.Pins) erro
 	}
 	v := viewGroup(a, t.Group(), wire.Sum(t.Identities()[0].Root.RawSubjectPublicKeyInfo))
 	v.trusted(t)
-	return a.Emit("group-verify", v, v.tree())
+	return a.PrintResult("group-verify", v, v.drawTree())
 }

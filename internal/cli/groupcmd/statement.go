@@ -20,7 +20,7 @@ func groupApproveCommand(a *frame.App) *cobra.Command {
 	cmd.Long = "Approve the group whose identity has the digest D, with the party's SSH key. D\n" +
 		"is what the parties agreed on beside Cohort; what a server shows is never signed.\n" +
 		"The group's root is fetched with evidence, which is appraised by the roster's own\n" +
-		"values, and stands in the statement."
+		"values, and is in the statement."
 	s.Register(cmd)
 	cmd.Flags().StringVar(&s.Digest, "digest", "", "identity of the group that is approved, from `cohort group show`")
 	cmd.Flags().StringVar(&s.NotAfter, "not-after", "", "end of the approval, as 2026-12-01T00:00:00Z (default the group's end)")
@@ -42,9 +42,9 @@ func groupWithdrawCommand(a *frame.App) *cobra.Command {
 // stateOfGroup signs and sends what a party states of a group, and prints that it is in
 // the history.
 func stateOfGroup(ctx context.Context, a *frame.App, c authorityclient.Client, group string, s partystatement.Flags, ns sshsig.Namespace) error {
-	statement, heard, err := partystatement.Say(ctx, a, c, group, s, ns)
+	statement, receipt, err := partystatement.Submit(ctx, a, c, group, s, ns)
 	if err != nil {
 		return err
 	}
-	return a.Emit("group-statement", heard, fmt.Sprintf("heard: statement %d of party %s, in the history up to head %s\n", statement.Number, statement.Party, heard.Head))
+	return a.PrintResult("group-statement", receipt, fmt.Sprintf("recorded: statement %d of party %s, in the history up to head %s\n", statement.Number, statement.Party, receipt.Head))
 }

@@ -43,7 +43,7 @@ type partyView struct {
 	Name        string    `json:"name"`
 	Key         string    `json:"key"`
 	Fingerprint string    `json:"fingerprint"` // of the key, as ssh-keygen prints it
-	Says        string    `json:"says"`        // "nothing", "approves", "withdrew", "approval ended", "group-root"
+	Status      string    `json:"state"`       // "nothing", "approves", "withdrew", "approval ended", "group-root"
 	Number      uint64    `json:"number,omitempty"`
 	NotAfter    time.Time `json:"not_after,omitzero"`
 	GroupRoot   string    `json:"group_root,omitempty"` // that it approved
@@ -73,12 +73,12 @@ type memberView struct {
 
 // viewGroup is a group under a root of it; the zero digest is one that its parties
 // approve.
-func viewGroup(a *frame.App, p *policy.Pact, root attest.Digest) *groupView {
-	said := partystatement.Statements(p)
+func viewGroup(a *frame.App, p *policy.GroupState, root attest.Digest) *groupView {
+	statements := partystatement.Statements(p)
 	if root.IsZero() {
 		root = policy.ApprovedRoot(a.Now())(p)
 	}
-	r, agreed := p.Roster, p.Agreement(root, a.Now())
+	r, agreed := p.Roster, p.ApprovalStatus(root, a.Now())
 	v := &groupView{
 		Name: r.Group, TrustDomain: r.TrustDomain, Identity: p.ID().String(), Genesis: r.Genesis.Hex(), Root: r.Root.String(),
 		KeyMode: string(r.KeyMode), Until: r.Until, Quorum: r.Quorum, Floors: r.Floors, Authorities: r.Authority,
@@ -92,7 +92,7 @@ func viewGroup(a *frame.App, p *policy.Pact, root attest.Digest) *groupView {
 	}
 	for _, party := range r.Parties {
 		_, err := p.Consents(root, party.Key, a.Now())
-		v.Parties = append(v.Parties, viewParty(party, said, err))
+		v.Parties = append(v.Parties, viewParty(party, statements, err))
 	}
 	for _, role := range r.Roles {
 		row := roleView{Name: role.Name, Calls: role.Calls}
@@ -101,35 +101,35 @@ func viewGroup(a *frame.App, p *policy.Pact, root attest.Digest) *groupView {
 		}
 		v.Roles = append(v.Roles, row)
 	}
-	if p.Before != nil {
-		v.Continues = viewGroup(a, p.Before, attest.Digest{})
+	if p.Predecessor != nil {
+		v.Continues = viewGroup(a, p.Predecessor, attest.Digest{})
 	}
 	return v
 }
 
 // viewParty is a party with its newest statement; refused is why that does not count
 // as its approval.
-func viewParty(party policy.RosterParty, said []policy.Statement, refused error) partyView {
-	v := partyView{Name: party.Name, Key: party.Key.String(), Fingerprint: sshkey.Fingerprint(party.Key), Says: "nothing"}
-	i := slices.IndexFunc(said, func(s policy.Statement) bool { return s.Key == party.Key })
+func viewParty(party policy.RosterParty, statements []policy.Statement, refused error) partyView {
+	v := partyView{Name: party.Name, Key: party.Key.String(), Fingerprint: sshkey.Fingerprint(party.Key), Status: "nothing"}
+	i := slices.IndexFunc(statements, func(s policy.Statement) bool { return s.Key == party.Key })
 	if i < 0 {
 		return v
 	}
-	v.Number, v.NotAfter, v.GroupRoot = said[i].Number, said[i].NotAfter, said[i].GroupRoot.String()
+	v.Number, v.NotAfter, v.GroupRoot = statements[i].Number, statements[i].NotAfter, statements[i].GroupRoot.String()
 	switch {
 	case refused == nil:
-		v.Says = "approves"
+		v.Status = "approves"
 	case errors.Is(refused, wire.Withdrawn):
-		v.Says = "withdrew"
+		v.Status = "withdrew"
 	case errors.Is(refused, wire.Expired):
-		v.Says = "approval ended"
+		v.Status = "approval ended"
 	default:
-		v.Says = "group-root"
+		v.Status = "group-root"
 	}
 	return v
 }
 
-// trusted adds what only trust tells: the authority, and the platforms of the
+// trusted adds what only trust proves: the authority, and the platforms of the
 // members.
 func (v *groupView) trusted(t *client.Trust) {
 	v.Authority = t.Evidence().Measurement().String()
@@ -158,7 +158,7 @@ func (v *groupView) status() *tree.Node {
 	root.Add("root     %s", cmp.Or(v.GroupRoot, "none"))
 	root.Add("%d of these parties must approve, and for each program its own:", v.Quorum)
 	for _, p := range v.Parties {
-		root.Add("%-12s %s%s", p.Name, p.Says, until(p))
+		root.Add("%-12s %s%s", p.Name, p.Status, until(p))
 	}
 	if v.Former != nil {
 		root.Add("%d of the parties of the roster before must approve as well: %s; missing %s", v.Former.Quorum,
@@ -171,7 +171,7 @@ func (v *groupView) status() *tree.Node {
 }
 
 func until(p partyView) string {
-	switch p.Says {
+	switch p.Status {
 	case "approves":
 		return " until " + frame.RFC3339(p.NotAfter)
 	case "group-root":
@@ -180,8 +180,8 @@ func until(p partyView) string {
 	return ""
 }
 
-// tree is the group as `group verify` prints it.
-func (v *groupView) tree() string {
+// drawTree is the group as `group verify` prints it.
+func (v *groupView) drawTree() string {
 	state := "NOT AGREED"
 	if v.Agreed {
 		state = "agreed until " + frame.RFC3339(v.Ends)
@@ -199,18 +199,18 @@ func (v *groupView) tree() string {
 		[2]string{"code", cmp.Or(v.Authority, "not asked")})
 	approvals := root.Add("approvals (%d needed)", v.Quorum)
 	for _, p := range v.Parties {
-		approvals.Add("%-12s %s%s, key %s", p.Name, p.Says, until(p), p.Fingerprint)
+		approvals.Add("%-12s %s%s, key %s", p.Name, p.Status, until(p), p.Fingerprint)
 	}
 	roles := root.Add("roles")
 	for _, r := range v.Roles {
-		role := roles.Add("%s, calls %s", r.Name, cmp.Or(strings.Join(r.Calls, ", "), "nobody"))
+		role := roles.Add("%s, calls %s", r.Name, cmp.Or(strings.Join(r.Calls, ", "), "none"))
 		for _, m := range r.Members {
 			member := role.Add("%s: task %s release %s, identity %s", m.Party, m.Task, m.Release, m.Identity)
 			if m.Dynamic {
-				member.More("dynamic: loads code that is not measured")
+				member.AddLine("dynamic: loads code that is not measured")
 			}
 			for _, platform := range m.Platforms {
-				member.More("%s", platform)
+				member.AddLine("%s", platform)
 			}
 		}
 	}

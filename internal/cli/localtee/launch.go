@@ -1,3 +1,5 @@
+//go:build linux
+
 package localtee
 
 import (
@@ -8,10 +10,6 @@ import (
 
 	"github.com/cohort-tee/cohort/attest/soft"
 )
-
-// CommandSetting is the command line, a JSON array of strings, of a cohort
-// that was started inside a TEE, where it has no measured arguments.
-const CommandSetting = "COHORT_COMMAND"
 
 // Launch is one program to start in the development TEE.
 type Launch struct {

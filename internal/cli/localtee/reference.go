@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
-	"github.com/cohort-tee/cohort/attest/tpm"
 )
 
 // Quoted is a TOML list of strings.
@@ -51,21 +50,4 @@ func Reference(p attest.Platform, m Measurement, args []string) string {
 	}
 	b.WriteString(" }")
 	return b.String()
-}
-
-// TPMReference is the reference value of a program beside this machine's TPM, as
-// policy files write it.
-func TPMReference(machine tpm.Machine, taken Measurement, args []string) (string, error) {
-	m, err := machine.Boot(tpm.Launch{})
-	if err != nil {
-		return "", fmt.Errorf("reading the TPM: %w", err)
-	}
-	var boot []string
-	for _, r := range m.Registers {
-		if number, is := strings.CutPrefix(r.Name, "pcr"); is {
-			boot = append(boot, fmt.Sprintf("%s = \"sha256:%x\"", number, r.Value))
-		}
-	}
-	tail := strings.TrimPrefix(Reference(attest.TPM, taken, args), `{ platform = "tpm", `)
-	return `{ platform = "tpm", boot = { ` + strings.Join(boot, ", ") + " }, " + tail, nil
 }

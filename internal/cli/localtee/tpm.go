@@ -1,8 +1,11 @@
+//go:build linux
+
 package localtee
 
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/soft"
@@ -17,7 +20,7 @@ type tpmDevice struct {
 	args    []string
 }
 
-func (d tpmDevice) Args() []string { return d.args }
+func (d tpmDevice) Arguments() []string { return d.args }
 
 func (d tpmDevice) Program() (*os.File, error) {
 	if d.program == nil {
@@ -41,7 +44,7 @@ func NewTPMDevice(c tpm.Config, program []string) (d tpmDevice, err error) {
 	return d, nil
 }
 
-// measureLaunch measures this process, or copies a program where nobody can change
+// measureLaunch measures this process, or copies a program where no process can change
 // it and measures both.
 func measureLaunch(program []string) (copied *os.File, l tpm.Launch, err error) {
 	self, err := os.Open("/proc/self/exe")
@@ -63,7 +66,24 @@ func measureLaunch(program []string) (copied *os.File, l tpm.Launch, err error) 
 	}
 	defer file.Close()
 	l.Agent, l.Arguments = l.Program, tpm.Arguments(program[1:])
-	copied, l.Program, dynamic, err = soft.Copy(file)
+	copied, l.Program, dynamic, err = soft.SealCopy(file)
 	l.Dynamic = l.Dynamic || dynamic
 	return copied, l, err
+}
+
+// TPMReference is the reference value of a program beside this machine's TPM, as
+// policy files write it.
+func TPMReference(machine tpm.Machine, taken Measurement, args []string) (string, error) {
+	m, err := machine.BootMeasurement(tpm.Launch{})
+	if err != nil {
+		return "", fmt.Errorf("reading the TPM: %w", err)
+	}
+	var boot []string
+	for _, r := range m.Registers {
+		if number, is := strings.CutPrefix(r.Name, "pcr"); is {
+			boot = append(boot, fmt.Sprintf("%s = \"sha256:%x\"", number, r.Value))
+		}
+	}
+	tail := strings.TrimPrefix(Reference(attest.TPM, taken, args), `{ platform = "tpm", `)
+	return `{ platform = "tpm", boot = { ` + strings.Join(boot, ", ") + " }, " + tail, nil
 }

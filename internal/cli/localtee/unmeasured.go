@@ -1,3 +1,5 @@
+//go:build linux
+
 package localtee
 
 import (
@@ -24,7 +26,7 @@ func unmeasured(program []string, dynamic bool) []string {
 		notes = append(notes, "the code that "+what+" runs, and its modules: the operator of the machine can replace them (docs/how-to/interpreters.md)")
 	}
 	for _, file := range filesOf(program[1:]) {
-		notes = append(notes, "the content of "+file+", whose name alone stands in the arguments")
+		notes = append(notes, "the content of "+file+", whose name alone is in the arguments")
 	}
 	return notes
 }

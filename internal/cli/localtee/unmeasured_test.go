@@ -1,3 +1,5 @@
+//go:build linux
+
 package localtee
 
 import (
@@ -7,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestUnmeasured: what a program's work depends on and nobody measures is named: its
+// TestUnmeasured: what a program's work depends on and no measurement covers is named: its
 // libraries, what an interpreter runs, files that arguments name; of a static program
 // without any nothing is.
 func TestUnmeasured(t *testing.T) {

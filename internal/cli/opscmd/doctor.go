@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/attest/nvidia"
 	"github.com/cohort-tee/cohort/attest/platforms"
@@ -18,8 +21,6 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/localtee"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 )
 
 // finding is the outcome of one check of this machine.
@@ -46,7 +47,7 @@ func lookPlatforms(wanted string, beside *tpm.Machine) []examination {
 		if p.Open == nil {
 			continue
 		}
-		platform, _ := platforms.All().Lookup(attest.Platform(name))
+		platform, _ := platforms.Supported().Lookup(attest.Platform(name))
 		all = append(all, examination{"tee", platform.Title, "see docs/how-to/" + name + ".md for what the machine needs", func(ctx context.Context) (string, error) {
 			detail, err := lookOpener(ctx, p, *beside)
 			if errors.Is(err, wire.NotThisDevice) && name != wanted {
@@ -154,7 +155,7 @@ func examine(ctx context.Context, a *frame.App, all []examination) error {
 			fmt.Fprintf(&b, "%-19s hint: %s\n", "", f.Hint)
 		}
 	}
-	if err := a.Emit("doctor", map[string]any{"findings": findings}, b.String()); err != nil {
+	if err := a.PrintResult("doctor", map[string]any{"findings": findings}, b.String()); err != nil {
 		return err
 	}
 	if failed > 0 {
@@ -187,7 +188,7 @@ func lookSocket(ctx context.Context, socket string) (string, error) {
 	return "listens on " + socket, conn.Close()
 }
 
-// lookGPUs asks for evidence that nobody appraises.
+// lookGPUs asks for evidence and does not appraise it.
 func lookGPUs(ctx context.Context, command string) (string, error) {
 	if command == "" {
 		return "", errSkipped
@@ -246,4 +247,22 @@ func lookGateway(ctx context.Context, g authorityclient.Gateway) (string, error)
 	}
 	units, err := g.Ready(ctx)
 	return fmt.Sprintf("ready at %s, %d units", g.URL, units), err
+}
+
+// tpmExaminations are the checks of a TPM.
+func tpmExaminations(machine *tpm.Machine) []examination {
+	check := func(what, hint string, look func(tpm.Machine) (string, error)) examination {
+		return examination{"tpm", what, hint, func(context.Context) (string, error) {
+			if machine.Path == "" {
+				return "", errSkipped
+			}
+			return look(*machine)
+		}}
+	}
+	return []examination{
+		check("device", "load the kernel's TPM driver, switch the TPM on in the firmware, and run as root", tpm.Machine.Manufacturer),
+		check("endorsement key's certificate", "ask the maker for it and write it to NV 0x1c00002 or 0x1c0000a; a virtual TPM gets one when it is made", tpm.Machine.Certificate),
+		check("SHA-256 bank", "activate the SHA-256 bank in the firmware's setup", tpm.Machine.CheckBank),
+		check("attestation key", "the storage hierarchy needs an empty authorization; clear it in the firmware's setup", tpm.Machine.MakesKeys),
+	}
 }

@@ -11,12 +11,12 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Log is `cohort log`.
-func Log(a *frame.App) *cobra.Command {
+// LogCommand is `cohort log`.
+func LogCommand(a *frame.App) *cobra.Command {
 	var l logFlags
 	cmd, _ := authorityclient.Command(a, "log", "Print what the authority issued and refused, newest first", cobra.NoArgs,
 		func(ctx context.Context, c authorityclient.Client, _ *authorityclient.Flags, _ []string) error {
-			entries, err := l.read(ctx, c, a.Now())
+			entries, err := l.readEntries(ctx, c, a.Now())
 			if err != nil {
 				return err
 			}
@@ -24,7 +24,7 @@ func Log(a *frame.App) *cobra.Command {
 			for _, e := range entries {
 				b.WriteString(logLine(e) + "\n")
 			}
-			return a.Emit("log", map[string]any{"entries": entries}, b.String())
+			return a.PrintResult("log", map[string]any{"entries": entries}, b.String())
 		})
 	flags := cmd.Flags()
 	flags.StringVar(&l.query.Unit, "unit", "", "only of this unit id")
@@ -34,15 +34,15 @@ func Log(a *frame.App) *cobra.Command {
 	return cmd
 }
 
-// logFlags say which entries are wanted.
+// logFlags select entries.
 type logFlags struct {
 	query api.LogQuery
 	since time.Duration // 0 is for ever
 	limit int
 }
 
-// read reads pages until enough entries are there, or they are too old.
-func (l logFlags) read(ctx context.Context, c authorityclient.Client, now time.Time) ([]api.LogEntry, error) {
+// readEntries reads pages until enough entries are there, or they are too old.
+func (l logFlags) readEntries(ctx context.Context, c authorityclient.Client, now time.Time) ([]api.LogEntry, error) {
 	entries := []api.LogEntry{}
 	for q := l.query; ; {
 		page, err := c.IssuanceLog(ctx, q)

@@ -1,4 +1,6 @@
 // Package opscmd is what an operator runs: `cohort status`, `cohort log` and `cohort doctor`.
+//
+// Files, each using those before it: status.go, log.go.
 package opscmd
 
 import (
@@ -17,7 +19,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// renewalView says how far units have come under the policy in force: a change
+// renewalView counts how many units are under the policy in force: a change
 // of policy is complete when none is left under an older one.
 type renewalView struct {
 	Renewed int        `json:"renewed"`
@@ -45,7 +47,7 @@ func (v renewalView) String() string {
 	return line
 }
 
-// statusView is what an authority says of itself and its units, under the policy
+// statusView is an authority's report of itself and its units, under the policy
 // that was checked.
 type statusView struct {
 	Policy    policycmd.PolicyView `json:"policy"`
@@ -71,7 +73,7 @@ func healthOf(ctx context.Context, c authorityclient.Client) api.Health {
 // Status is `cohort status`.
 func Status(a *frame.App) *cobra.Command {
 	var g authorityclient.Gateway
-	cmd, _ := authorityclient.Command(a, "status", "Show the policy in force, how far units have come under it, the backup of the root, what waits, and recent issuances", cobra.NoArgs,
+	cmd, _ := authorityclient.Command(a, "status", "Show the policy in force, how far units have come under it, the backup of the root, pending proposals, and recent issuances", cobra.NoArgs,
 		func(ctx context.Context, c authorityclient.Client, _ *authorityclient.Flags, _ []string) error {
 			all, err := c.Proposals(ctx)
 			if err != nil {
@@ -81,7 +83,7 @@ func Status(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			units, err := authorityclient.Live(ctx, a, c)
+			units, err := authorityclient.LiveUnits(ctx, a, c)
 			if err != nil {
 				return err
 			}
@@ -91,9 +93,9 @@ func Status(a *frame.App) *cobra.Command {
 			}
 			v := statusView{Renewals: renewals(units, c.Approved.Head()), Backup: kept, Policy: policycmd.Describe(c.Approved.Document()), Head: c.Approved.Head().String(), Proposals: all.Proposals, Recent: log.Entries, Health: healthOf(ctx, c), Filling: authorityclient.FillingOf(c.Approved)}
 			if v.Manager, err = lookGateway(ctx, g); err != nil && !errors.Is(err, errSkipped) {
-				v.Manager = "does not answer: " + frame.OneLine(err.Error())
+				v.Manager = "does not respond: " + frame.OneLine(err.Error())
 			}
-			return a.Emit("status", v, v.String())
+			return a.PrintResult("status", v, v.String())
 		})
 	g.Register(cmd, "URL of a manager's gateway, to show it too")
 	return cmd
@@ -129,7 +131,7 @@ func (v statusView) String() string {
 	return b.String()
 }
 
-// backupText says what backup of the root there is.
+// backupText describes the newest backup of the root.
 func backupText(b api.Backup) string {
 	switch {
 	case b.State == api.BackupCurrent && b.Created != nil:

@@ -11,15 +11,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestLogOfDevices: the log says which GPUs a unit had, and what nobody compared.
+// TestLogOfDevices: the log shows which GPUs a unit had, and what was not compared.
 func TestLogOfDevices(t *testing.T) {
 	got := logLine(api.LogEntry{Kind: "issued", Task: "train", Platform: "snp", Chip: "c", Devices: []api.LogDevice{{Platform: "nvidia-gpu", Chip: "d", Unjudged: []string{"x", "y"}}}})
-	if want := " on snp c with nvidia-gpu d (not judged: x; y)"; !strings.HasSuffix(got, want) {
+	if want := " on snp c with nvidia-gpu d (not verified: x; y)"; !strings.HasSuffix(got, want) {
 		t.Errorf("got %q, want it to end in %q", got, want)
 	}
 }
 
-// TestStatusWarns: what is wrong with the authority's store stands in `status`, with both heads.
+// TestStatusWarns: what is wrong with the authority's store is in `status`, with both heads.
 func TestStatusWarns(t *testing.T) {
 	kept, other := wire.Sum([]byte("kept")), wire.Sum([]byte("other"))
 	text := statusView{Health: api.Health{Status: "ready", Warnings: []string{"damaged rows"}, Contradictions: []api.Contradiction{{Kept: kept, Other: other, Seen: time.Unix(0, 0)}}}}.String()

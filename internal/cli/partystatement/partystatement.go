@@ -31,8 +31,8 @@ import (
 )
 
 // PactOf finds a group of the policy, with exactly the digest that was given.
-func PactOf(p policy.Approved, group, digest string) (*policy.Pact, error) {
-	pact := p.Pact(group)
+func PactOf(p policy.Approved, group, digest string) (*policy.GroupState, error) {
+	pact := p.GroupByName(group)
 	if pact == nil {
 		return nil, wire.Refuse(wire.NotFound, "group", group, strings.Join(p.Document().GroupNames(), ", "))
 	}
@@ -43,7 +43,7 @@ func PactOf(p policy.Approved, group, digest string) (*policy.Pact, error) {
 	if err != nil {
 		return nil, frame.Usage("--digest: %w", err)
 	}
-	of := p.PactOf(id)
+	of := p.GroupByID(id)
 	if of == nil || of.Group.Name != group {
 		return nil, wire.Refuse(wire.StaleRoster, "group "+group+": identity", pact.ID(), id)
 	}
@@ -52,15 +52,15 @@ func PactOf(p policy.Approved, group, digest string) (*policy.Pact, error) {
 
 // acknowledged demands the authority's signature that the statement is in the
 // history.
-func acknowledged(a *frame.App, p policy.Approved, said api.SignedStatement, h api.StatementReceipt) error {
-	if h.Statement != wire.Sum(said.Statement) || len(h.Chain) != 2 {
-		return wire.Refuse(wire.BadDigest, "acknowledgement: statement", h.Statement, wire.Sum(said.Statement))
+func acknowledged(a *frame.App, p policy.Approved, signed api.SignedStatement, h api.StatementReceipt) error {
+	if h.Statement != wire.Sum(signed.Statement) || len(h.Chain) != 2 {
+		return wire.Refuse(wire.BadDigest, "acknowledgement: statement", h.Statement, wire.Sum(signed.Statement))
 	}
 	var chain []*x509.Certificate
 	for _, der := range h.Chain {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return wire.Refuse(wire.Malformed, "acknowledgement: certificate", "", "X.509, DER")
+			return wire.Refuse(wire.Malformed, "acknowledgement: certificate", err, "X.509, DER")
 		}
 		chain = append(chain, c)
 	}
@@ -71,7 +71,7 @@ func acknowledged(a *frame.App, p policy.Approved, said api.SignedStatement, h a
 		return err
 	}
 	if chain[0].CheckSignature(x509.ECDSAWithSHA256, api.StatementReceiptMessage(h), h.Signature) != nil {
-		return wire.Refuse(wire.BadSignature, "acknowledgement: signature", "one that does not verify", "the authority's")
+		return wire.Refuse(wire.BadSignature, "acknowledgement: signature", "a signature that its certificate does not verify", "the authority's")
 	}
 	return nil
 }
@@ -84,7 +84,7 @@ const statementSchema = "cohort/statement/v1"
 // withdrawal.
 type statementFile struct {
 	Schema string `json:"schema"`
-	policy.Said
+	policy.SignedStatement
 }
 
 // maxStatementFile bounds the file, in bytes: a statement and its signature in JSON.
@@ -103,27 +103,27 @@ func statementPath(a *frame.App, dir string, group, key attest.Digest) (string, 
 
 // readStatement reads a kept statement; a file that does not exist is the zero
 // statement.
-func readStatement(path string) (policy.Said, policy.Statement, error) {
+func readStatement(path string) (policy.SignedStatement, policy.Statement, error) {
 	b, err := frame.ReadFile(path, maxStatementFile)
 	if errors.Is(err, os.ErrNotExist) {
-		return policy.Said{}, policy.Statement{}, nil
+		return policy.SignedStatement{}, policy.Statement{}, nil
 	}
 	if err != nil {
-		return policy.Said{}, policy.Statement{}, err
+		return policy.SignedStatement{}, policy.Statement{}, err
 	}
 	var f statementFile
 	if err := json.Unmarshal(b, &f); err != nil || f.Schema != statementSchema {
-		return f.Said, policy.Statement{}, wire.Refuse(wire.Malformed, "kept statement "+path, "another file", statementSchema)
+		return f.SignedStatement, policy.Statement{}, wire.Refuse(wire.Malformed, "kept statement "+path, fmt.Sprintf("schema %q", f.Schema), statementSchema)
 	}
 	s, err := policy.ParseStatement(f.Statement)
 	if err != nil {
-		return f.Said, s, fmt.Errorf("reading %s: %w", path, err)
+		return f.SignedStatement, s, fmt.Errorf("reading %s: %w", path, err)
 	}
-	return f.Said, s, nil
+	return f.SignedStatement, s, nil
 }
 
-func writeStatement(path string, said policy.Said) error {
-	b, err := json.Marshal(statementFile{statementSchema, said})
+func writeStatement(path string, signed policy.SignedStatement) error {
+	b, err := json.Marshal(statementFile{statementSchema, signed})
 	if err != nil {
 		return fmt.Errorf("keeping the signed statement: %w", err)
 	}
@@ -133,11 +133,11 @@ func writeStatement(path string, said policy.Said) error {
 	return frame.ReplaceFile(path, append(b, '\n'))
 }
 
-// numbered gives a statement its number, above that of the statement that was signed
+// numbered sets the number of a statement, above that of the statement that was signed
 // last here. again reports that the kept statement differs in its number alone and that
 // the history has no newer one: it may have been lost on its way, so its bytes are sent
 // again and no second text is signed.
-func numbered(want, kept policy.Statement, p *policy.Pact) (s policy.Statement, again bool) {
+func numbered(want, kept policy.Statement, p *policy.GroupState) (s policy.Statement, again bool) {
 	next := want.Number
 	want.Number = kept.Number
 	same := kept.Number > 0 && bytes.Equal(want.Bytes(), kept.Bytes())
@@ -163,61 +163,61 @@ func (s *Flags) Register(cmd *cobra.Command) {
 	_ = cmd.MarkFlagRequired("ssh-key")
 }
 
-// Say signs what a party states of a group, keeps the text, and sends it to the
+// Submit signs what a party states of a group, keeps the text, and sends it to the
 // authority, whose acknowledgement it checks. The group with the digest is taken from
 // the history that the authority proved, and the group's root from evidence: the
 // authority's own word counts for neither.
-func Say(ctx context.Context, a *frame.App, c authorityclient.Client, group string, f Flags, ns sshsig.Namespace) (s policy.Statement, heard api.StatementReceipt, err error) {
+func Submit(ctx context.Context, a *frame.App, c authorityclient.Client, group string, f Flags, ns sshsig.Namespace) (s policy.Statement, receipt api.StatementReceipt, err error) {
 	pact, err := PactOf(c.Approved, group, f.Digest)
 	if err != nil {
-		return s, heard, err
+		return s, receipt, err
 	}
 	signer, closeAgent, err := sshkey.Signer(a, f.Key)
 	if err != nil {
-		return s, heard, err
+		return s, receipt, err
 	}
 	defer closeAgent()
 	key := sshsig.KeyDigest(signer.PublicKey())
 	path, err := statementPath(a, f.Kept, pact.ID(), key)
 	if err != nil {
-		return s, heard, err
+		return s, receipt, err
 	}
-	said, kept, err := readStatement(path)
+	signed, kept, err := readStatement(path)
 	if err != nil {
-		return s, heard, err
+		return s, receipt, err
 	}
 	root, err := statedRoot(ctx, a, c, pact, key, kept, ns)
 	if err != nil {
-		return s, heard, err
+		return s, receipt, err
 	}
 	want, err := f.statement(pact, key, root, ns)
 	if err != nil {
-		return s, heard, err
+		return s, receipt, err
 	}
 	s, again := numbered(want, kept, pact)
 	a.Notef("%s", s.Bytes())
 	if again {
 		a.Notef("statement %d was signed before: sending the same bytes again", s.Number)
 	} else {
-		said.Statement = s.Bytes()
-		if said.Signature, err = sshsig.Sign(signer, ns, said.Statement); err != nil {
-			return s, heard, err
+		signed.Statement = s.Bytes()
+		if signed.Signature, err = sshsig.Sign(signer, ns, signed.Statement); err != nil {
+			return s, receipt, err
 		}
-		if err := writeStatement(path, said); err != nil {
-			return s, heard, err
+		if err := writeStatement(path, signed); err != nil {
+			return s, receipt, err
 		}
 	}
-	if heard, err = c.SubmitStatement(ctx, group, api.SignedStatement(said)); err != nil {
-		return s, heard, err
+	if receipt, err = c.SubmitStatement(ctx, group, api.SignedStatement(signed)); err != nil {
+		return s, receipt, err
 	}
-	if err := acknowledged(a, c.Approved, api.SignedStatement(said), heard); err != nil {
-		return s, heard, fmt.Errorf("checking the acknowledgement: %w", err)
+	if err := acknowledged(a, c.Approved, api.SignedStatement(signed), receipt); err != nil {
+		return s, receipt, fmt.Errorf("checking the acknowledgement: %w", err)
 	}
-	return s, heard, nil
+	return s, receipt, nil
 }
 
-// statement is what the flags say, with the number that the history leaves to the key.
-func (f Flags) statement(p *policy.Pact, key, root attest.Digest, ns sshsig.Namespace) (policy.Statement, error) {
+// statement is the statement of the flags, with the number that the history leaves to the key.
+func (f Flags) statement(p *policy.GroupState, key, root attest.Digest, ns sshsig.Namespace) (policy.Statement, error) {
 	s, err := p.Statement(key, root)
 	if err != nil {
 		return s, err
@@ -236,7 +236,7 @@ func (f Flags) statement(p *policy.Pact, key, root attest.Digest, ns sshsig.Name
 // statedRoot is the group root that a statement names: of an approval the one that the
 // authority proves just now, of a withdrawal one that the key approved, which ends the
 // approval under every root.
-func statedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *policy.Pact, key attest.Digest, kept policy.Statement, ns sshsig.Namespace) (attest.Digest, error) {
+func statedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *policy.GroupState, key attest.Digest, kept policy.Statement, ns sshsig.Namespace) (attest.Digest, error) {
 	if ns == sshsig.ForWithdraw {
 		for _, s := range Statements(p) {
 			if s.Key == key {
@@ -244,7 +244,7 @@ func statedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *
 			}
 		}
 		if kept.Number == 0 {
-			return attest.Digest{}, wire.Refuse(wire.NotFound, "group "+p.Group.Name+": statement of this key", "none", "an approval to withdraw")
+			return attest.Digest{}, wire.Refuse(wire.NotFound, "group "+p.Group.Name+": statement of this key", "no approval signed by it", "an approval to withdraw")
 		}
 		return kept.GroupRoot, nil
 	}
@@ -257,9 +257,9 @@ func statedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *
 }
 
 // Statements are the newest statements of a pact's parties, read.
-func Statements(p *policy.Pact) (all []policy.Statement) {
-	for _, said := range p.Said() {
-		if s, err := policy.ParseStatement(said.Statement); err == nil {
+func Statements(p *policy.GroupState) (all []policy.Statement) {
+	for _, signed := range p.SignedStatements() {
+		if s, err := policy.ParseStatement(signed.Statement); err == nil {
 			all = append(all, s)
 		}
 	}

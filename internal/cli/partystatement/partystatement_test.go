@@ -27,6 +27,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 	"golang.org/x/crypto/ssh"
 )
@@ -60,7 +61,7 @@ func trial(t *testing.T, vendor *attesttest.Vendor) (approved policy.Approved, p
 	}
 	d := clitest.Draft(t)
 	d.Owners, d.Quorum, d.SoftRoots, d.Authority = []drafttext.Owner{{Name: "ana", SSH: line}}, 1, []string{vendor.Root().String()}, []string{program("good"), program("owners")}
-	text := d.Text() + fmt.Sprintf(`
+	text := d.PolicyText() + fmt.Sprintf(`
 [group.trial]
 key_mode = "shared"
 quorum = 1
@@ -70,7 +71,7 @@ party = [ { name = "north", ssh = %q } ]
 [group.trial.role]
 holder = { members = [ { party = "north", task = "scoring", release = "1" } ] }
 `, d.Created.Add(20*24*time.Hour).Format(time.RFC3339), program("good"), vendor.Root(), partyLine)
-	parsed, err := policy.ParseDraft([]byte(text))
+	parsed, err := policydraft.Parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,11 +87,11 @@ holder = { members = [ { party = "north", task = "scoring", release = "1" } ] }
 }
 
 // TestGroupRootIsAppraised: a party approves the root of a group only with fresh evidence
-// of an authority that the roster names, whatever the policy of its owners says.
+// of an authority that the roster names, whatever the policy of its owners contains.
 func TestGroupRootIsAppraised(t *testing.T) {
 	vendor := attesttest.NewVendor()
 	approved, _ := trial(t, vendor)
-	pact := approved.Pact("trial")
+	pact := approved.GroupByName("trial")
 	other := httptest.NewTLSServer(nil)
 	defer other.Close()
 	made := other.TLS.Certificates[0]
@@ -166,7 +167,7 @@ func TestStatementAgain(t *testing.T) {
 	key, root := sshsig.KeyDigest(party.PublicKey()), attest.Digest{1}
 	want := func(p policy.Approved, change func(*policy.Statement)) policy.Statement {
 		t.Helper()
-		s, err := p.Pact("trial").Statement(key, root)
+		s, err := p.GroupByName("trial").Statement(key, root)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -186,8 +187,8 @@ func TestStatementAgain(t *testing.T) {
 		return p
 	}
 	first := want(approved, same)
-	heard := hear(approved, first)
-	gone := hear(heard, want(heard, withdraw))
+	receipt := hear(approved, first)
+	gone := hear(receipt, want(receipt, withdraw))
 	for name, tt := range map[string]struct {
 		history policy.Approved
 		change  func(*policy.Statement)
@@ -197,15 +198,15 @@ func TestStatementAgain(t *testing.T) {
 	}{
 		"the first":                             {approved, same, policy.Statement{}, 1, false},
 		"lost on its way":                       {approved, same, first, 1, true},
-		"its response lost":                     {heard, same, first, 1, true},
-		"kept nowhere, heard":                   {heard, same, policy.Statement{}, 2, false},
+		"its response lost":                     {receipt, same, first, 1, true},
+		"kept nowhere, heard":                   {receipt, same, policy.Statement{}, 2, false},
 		"another text after a lost one":         {approved, withdraw, first, 2, false},
-		"a withdrawal":                          {heard, withdraw, first, 2, false},
+		"a withdrawal":                          {receipt, withdraw, first, 2, false},
 		"approved again after a withdrawal":     {gone, same, first, 3, false},
 		"another root after a lost approval":    {approved, func(s *policy.Statement) { s.GroupRoot[0]++ }, first, 2, false},
-		"a history that was put back, the same": {approved, same, want(heard, same), 2, true},
+		"a history that was put back, the same": {approved, same, want(receipt, same), 2, true},
 	} {
-		got, again := numbered(want(tt.history, tt.change), tt.kept, tt.history.Pact("trial"))
+		got, again := numbered(want(tt.history, tt.change), tt.kept, tt.history.GroupByName("trial"))
 		if got.Number != tt.number || again != tt.again || again && !bytes.Equal(got.Bytes(), tt.kept.Bytes()) {
 			t.Errorf("%s: got number %d, again %v, want %d, %v", name, got.Number, again, tt.number, tt.again)
 		}
@@ -215,11 +216,11 @@ func TestStatementAgain(t *testing.T) {
 	if _, s, err := readStatement(path); err != nil || s.Number != 0 {
 		t.Errorf("got %+v, %v of no file, want nothing", s, err)
 	}
-	kept := policy.Said{Statement: first.Bytes(), Signature: "signature"}
+	kept := policy.SignedStatement{Statement: first.Bytes(), Signature: "signature"}
 	if err := writeStatement(path, kept); err != nil {
 		t.Fatal(err)
 	}
-	if said, s, err := readStatement(path); err != nil || said.Signature != kept.Signature || !bytes.Equal(s.Bytes(), first.Bytes()) {
+	if signed, s, err := readStatement(path); err != nil || signed.Signature != kept.Signature || !bytes.Equal(s.Bytes(), first.Bytes()) {
 		t.Errorf("got %+v, %v, want what was written", s, err)
 	}
 	for _, text := range []string{"", "{}", `{"schema":"cohort/statement/v1","statement":"aGVsbG8=","signature":"x"}`, `{"schema":"cohort/other/v1"}`} {

@@ -26,20 +26,20 @@ type Root struct {
 
 // String is what was appraised, for the party that approves it.
 func (g Root) String() string {
-	return fmt.Sprintf("group root %s\n  held by %s\n  on chip %s, appraised just now by the roster's own values", g.Digest, g.holder.Measurement(), g.holder.Chip())
+	return fmt.Sprintf("group root %s\n  kept by %s\n  on chip %s, appraised just now by the roster's own values", g.Digest, g.holder.Measurement(), g.holder.ChipID())
 }
 
 // AppraisedRoot fetches the root of a group with evidence over (nonce, roster, root), and
-// appraises the evidence by the values of the roster, whatever the policy of the day says:
+// appraises the evidence by the values of the roster, whatever the policy in force contains:
 // the owners of the policy choose those, the parties approve these.
-func AppraisedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *policy.Pact) (root Root, err error) {
+func AppraisedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, p *policy.GroupState) (root Root, err error) {
 	query := api.GroupRootRequest{Roster: p.ID()}
 	unverified, evidence, err := askGroupRoot(ctx, c, p.Group.Name, &query)
 	if err != nil {
 		return root, err
 	}
 	question := attest.Question{Rules: p.Roster.AuthorityRules(), At: a.Now()}
-	in, introduced, err := localtee.Verifier().Introduced(evidence)
+	in, introduced, err := localtee.Verifier().UnverifiedKeys(evidence)
 	if err != nil {
 		return root, fmt.Errorf("reading the authority's evidence: %w", err)
 	}
@@ -48,7 +48,7 @@ func AppraisedRoot(ctx context.Context, a *frame.App, c authorityclient.Client, 
 		if err != nil {
 			return root, fmt.Errorf("challenging the authority: %w", err)
 		}
-		query.Credential, question.Secret = challenge.Credential, challenge.Hidden
+		query.Credential, question.Secret = challenge.Credential, challenge.SecretFor
 		if unverified, evidence, err = askGroupRoot(ctx, c, p.Group.Name, &query); err != nil {
 			return root, err
 		}

@@ -35,7 +35,7 @@ type policyChange struct {
 }
 
 // affected are the units that get no further certificate once next is in
-// force, as far as the log tells: it knows release, platform and chip, not the
+// force, as far as the log shows: it knows release, platform and chip, not the
 // versions that floors speak of.
 func (c policyChange) affected(units []api.LogEntry) []affectedUnit {
 	out := []affectedUnit{}
@@ -71,7 +71,7 @@ func (c policyChange) cutCause(e api.LogEntry) string {
 	return deviceCause(e.Devices, task.Releases[e.Release], c.next)
 }
 
-// deviceCause says what of a unit's devices the next policy does not accept.
+// deviceCause returns what of a unit's devices the next policy does not accept.
 func deviceCause(devices []api.LogDevice, release *policyfile.Release, next *policyfile.Document) string {
 	have := map[attest.Platform]int{}
 	for _, d := range devices {
@@ -92,7 +92,7 @@ func deviceCause(devices []api.LogDevice, release *policyfile.Release, next *pol
 	return ""
 }
 
-// groupCause says why a unit of a group gets no further certificate as such.
+// groupCause returns why a unit of a group gets no further certificate as such.
 func (c policyChange) groupCause(e api.LogEntry) string {
 	if e.Group == "" {
 		return ""
@@ -123,7 +123,7 @@ func lessCode(old, next *policyfile.Task, release string) bool {
 	})
 }
 
-// chipCause says whether the rules of a platform cut a chip off.
+// chipCause reports whether the rules of a platform cut a chip off.
 func chipCause(p attest.Platform, chip string, rules attest.Rules) string {
 	if key := policyfile.ChipRefused(p, rules, chip); key != "chips" {
 		return key
@@ -131,7 +131,7 @@ func chipCause(p attest.Platform, chip string, rules attest.Rules) string {
 	return "chip is not among chips"
 }
 
-// affectedText says for people who is affected.
+// affectedText lists the affected units for people.
 func affectedText(units []affectedUnit) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "cuts off %d live units", len(units))
@@ -153,9 +153,9 @@ func affectedText(units []affectedUnit) string {
 	return b.String()
 }
 
-// foretell says whom a policy cuts off, before it is signed or proposed.
-func foretell(ctx context.Context, a *frame.App, c authorityclient.Client, next *policyfile.Document) ([]affectedUnit, error) {
-	units, err := authorityclient.Live(ctx, a, c)
+// previewImpact lists the units that a policy cuts off, before it is signed or proposed.
+func previewImpact(ctx context.Context, a *frame.App, c authorityclient.Client, next *policyfile.Document) ([]affectedUnit, error) {
+	units, err := authorityclient.LiveUnits(ctx, a, c)
 	if err != nil {
 		return nil, err
 	}

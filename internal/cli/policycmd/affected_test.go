@@ -16,7 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// TestAffected says of two units, of one release and chip each, whom a policy
+// TestAffected lists of two units, of one release and chip each, those that a policy
 // cuts off.
 func TestAffected(t *testing.T) {
 	chips := []string{strings.Repeat("1", 32), strings.Repeat("2", 32)}
@@ -52,7 +52,7 @@ func TestAffected(t *testing.T) {
 	}
 }
 
-// TestAffectedGroup says of two units of a group, one of each role, whom a policy
+// TestAffectedGroup lists of two units of a group, one of each role, those that a policy
 // cuts off.
 func TestAffectedGroup(t *testing.T) {
 	owner := testworld.NewKey()
@@ -61,7 +61,7 @@ func TestAffectedGroup(t *testing.T) {
 	}
 	doc := clitest.Parsed(t, keyed()...)
 	inForce := founded(t, owner, doc)
-	trial := inForce.Pact("trial").ID()
+	trial := inForce.GroupByName("trial").ID()
 	ids := []string{strings.Repeat("a", 32), strings.Repeat("b", 32)}
 	units := []api.LogEntry{
 		{Unit: ids[0], Task: "scoring", Release: "1", Platform: "tdx", Group: "trial", Role: "asker", Identity: trial},
@@ -119,7 +119,7 @@ func founded(t *testing.T, owner ssh.Signer, doc *policyfile.Document) policy.Ap
 	return a
 }
 
-// TestAffectedDevices says of a unit with a GPU which policy cuts it off for that.
+// TestAffectedDevices reports of a unit with a GPU which policy cuts it off for that.
 func TestAffectedDevices(t *testing.T) {
 	chip, other := wire.Sum([]byte("a GPU")), wire.Sum([]byte("another"))
 	table := fmt.Sprintf("[platform.nvidia-gpu]\nroots = [%q]\nmodels = [\"GH100\"]\nchips = \"any\"\ndrivers = \"any\"\nvbios = \"any\"\nmodes = [\"SPT\"]\nmeasurements = \"any\"\nmode = \"development\"\n", other)

@@ -11,15 +11,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 func TestDraftParsesAsWritten(t *testing.T) {
 	d := clitest.Draft(t)
-	draft, err := policy.ParseDraft([]byte(d.Text()))
+	draft, err := policydraft.Parse([]byte(d.PolicyText()))
 	if err != nil {
-		t.Fatalf("%v\n%s", err, d.Text())
+		t.Fatalf("%v\n%s", err, d.PolicyText())
 	}
 	doc := draft.Document()
 	release := doc.Tasks["scoring"].Releases["1"]
@@ -33,7 +33,7 @@ func TestDraftParsesAsWritten(t *testing.T) {
 }
 
 func TestSuccessor(t *testing.T) {
-	draft, err := policy.ParseDraft([]byte(clitest.Draft(t).Text()))
+	draft, err := policydraft.Parse([]byte(clitest.Draft(t).PolicyText()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,8 +54,8 @@ func TestSuccessor(t *testing.T) {
 	}
 }
 
-// TestSuccessorCopiesAuthority: the step after a file with a group that says nothing of
-// its authority gives it the trust domain's.
+// TestSuccessorCopiesAuthority: the step after a file with a group without a table for
+// its authority gets the trust domain's.
 func TestSuccessorCopiesAuthority(t *testing.T) {
 	raw := strings.Replace(clitest.Policy, clitest.PolicyOwner, testworld.NewKey().AuthorizedKey(), 1) + strings.Replace(clitest.Group, clitest.Custody, "", 1)
 	for letter, digit := range map[string]string{"A": "a", "B": "b", "C": "c"} {
@@ -79,7 +79,7 @@ func TestSuccessorCopiesAuthority(t *testing.T) {
 
 func TestSuccessorRefusesWhatItCannotEdit(t *testing.T) {
 	for _, change := range [][2]string{{"sequence     =", `"sequence"   =`}, {"previous     =", "  previous   ="}} {
-		draft, err := policy.ParseDraft([]byte(strings.Replace(clitest.Draft(t).Text(), change[0], change[1], 1)))
+		draft, err := policydraft.Parse([]byte(strings.Replace(clitest.Draft(t).PolicyText(), change[0], change[1], 1)))
 		if err != nil {
 			t.Fatal(err)
 		}

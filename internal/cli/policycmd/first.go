@@ -15,7 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/founding"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
@@ -31,7 +31,7 @@ type signFlags struct {
 // signFirst checks a founder's own copy of the first policy with what `authority
 // init` printed, fills the root into it, and signs it. No flag signs a first policy
 // without that: the root in it might be one that the operator has.
-func signFirst(ctx context.Context, a *frame.App, f signFlags, draft policy.Draft) error {
+func signFirst(ctx context.Context, a *frame.App, f signFlags, draft policydraft.Draft) error {
 	if f.init == "" {
 		return wire.Refuse(wire.EvidenceMissing, "sign: the first policy", "no evidence of its authority root", "--init with what `cohort authority init --draft` printed")
 	}
@@ -52,9 +52,9 @@ func signFirst(ctx context.Context, a *frame.App, f signFlags, draft policy.Draf
 	return a.Write("signature", f.out, []byte(sig))
 }
 
-// checkInit gives the genesis to sign, or writes the challenge that the machine must
-// answer first.
-func checkInit(ctx context.Context, a *frame.App, f signFlags, draft policy.Draft) ([]byte, error) {
+// checkInit returns the genesis to sign, or writes the challenge that the machine must
+// respond to first.
+func checkInit(ctx context.Context, a *frame.App, f signFlags, draft policydraft.Draft) ([]byte, error) {
 	b, err := frame.ReadFile(f.init, wire.MaxRequest)
 	if err != nil {
 		return nil, err
@@ -93,11 +93,11 @@ func checkInit(ctx context.Context, a *frame.App, f signFlags, draft policy.Draf
 		return nil, err
 	}
 	return nil, &frame.Fault{Code: string(wire.EvidenceMissing),
-		Cause: wire.Refuse(wire.EvidenceMissing, "sign: proof of init's machine", "none", "the answer to "+f.challenge),
+		Cause: wire.Refuse(wire.EvidenceMissing, "sign: proof of init's machine", "no proof given", "the response to "+f.challenge),
 		Hint:  "run `cohort authority init --open " + filepath.Base(f.challenge) + "` on that machine, and sign again with --proof and what it prints"}
 }
 
-// endorse is what vendors say of the TEE of init, beside what came along.
+// endorse fetches the vendors' endorsements of the TEE of init, beside what came along.
 func (f signFlags) endorse(ctx context.Context, a *frame.App, r founding.Root) (attest.Endorsements, error) {
 	var evidence attest.Evidence
 	if err := evidence.UnmarshalJSON(r.Evidence); err != nil {

@@ -1,5 +1,8 @@
 // Package policycmd is `cohort policy`: write, check, sign, propose and approve policy. A first
 // policy is signed only with evidence of the root that it names.
+//
+// Files, each using those before it: affected.go, first.go, view.go, policycmd.go,
+// remote.go.
 package policycmd
 
 import (
@@ -16,7 +19,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
+	"github.com/cohort-tee/cohort/policy/policydraft"
 	"github.com/cohort-tee/cohort/policy/policyfile"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 	"github.com/spf13/cobra"
@@ -32,7 +35,7 @@ func Command(a *frame.App) *cobra.Command {
 	return cmd
 }
 
-// readPolicy reads and parses a policy file. That it parses says nothing about
+// readPolicy reads and parses a policy file. That it parses proves nothing about
 // who signed it.
 func readPolicy(path string) (*policyfile.Document, error) {
 	b, err := frame.ReadFile(path, wire.MaxPolicy)
@@ -52,7 +55,7 @@ func readView(path string) (PolicyView, error) {
 	if err != nil {
 		return PolicyView{}, err
 	}
-	draft, err := policy.ParseDraft(raw)
+	draft, err := policydraft.Parse(raw)
 	if err == nil {
 		v := Describe(draft.Document())
 		v.Draft = draft.Digest().String()
@@ -92,12 +95,12 @@ func policyInitCommand(a *frame.App) *cobra.Command {
 				}
 			}
 			if len(d.Machines) == 0 {
-				return frame.Usage("--machine: say which machines may hold the root: chip:ID of each, as `cohort evidence inspect` prints it, or any")
+				return frame.Usage("--machine: name the machines that may keep the root: chip:ID of each, as `cohort evidence inspect` prints it, or any")
 			}
 			if len(d.Task.Names) == 0 {
 				d.Task.Names = []string{d.Task.Name + "." + d.TrustDomain}
 			}
-			text := []byte(d.Text())
+			text := []byte(d.PolicyText())
 			return writeDraft(a, out, text)
 		},
 	}
@@ -125,7 +128,7 @@ func policyInitCommand(a *frame.App) *cobra.Command {
 
 // writeDraft checks and writes the draft of a first policy.
 func writeDraft(a *frame.App, out string, text []byte) error {
-	draft, err := policy.ParseDraft(text)
+	draft, err := policydraft.Parse(text)
 	if err != nil {
 		return fmt.Errorf("checking the draft: %w", err)
 	}
@@ -135,13 +138,13 @@ func writeDraft(a *frame.App, out string, text []byte) error {
 		Text  string `json:"text,omitempty"`
 	}{out, draft.Digest().String(), string(text)}
 	if out == "" {
-		return a.Emit("draft", w, w.Text)
+		return a.PrintResult("draft", w, w.Text)
 	}
 	w.Text = ""
 	if err := os.WriteFile(out, text, 0o644); err != nil {
 		return err
 	}
-	return a.Emit("draft", w, fmt.Sprintf("wrote %s\ndraft %s\n", out, w.Draft))
+	return a.PrintResult("draft", w, fmt.Sprintf("wrote %s\ndraft %s\n", out, w.Draft))
 }
 
 func policyNextCommand(a *frame.App) *cobra.Command {
@@ -177,8 +180,8 @@ func policyCheckCommand(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.Emit("policy", v, v.String()+
-				"note: the file is signed as it stands; reformatting it, comments included, voids its signatures\n")
+			return a.PrintResult("policy", v, v.String()+
+				"note: the file is signed as it is; reformatting it, comments included, voids its signatures\n")
 		},
 	}
 }
@@ -206,7 +209,7 @@ func policyDiffCommand(a *frame.App) *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			units, err := authorityclient.Live(cmd.Context(), a, c)
+			units, err := authorityclient.LiveUnits(cmd.Context(), a, c)
 			if err != nil {
 				return err
 			}
@@ -223,7 +226,7 @@ func policySignCommand(a *frame.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sign FILE --ssh-key KEY",
 		Short: "Sign a policy file with an SSH key",
-		Long: "Sign FILE as it stands, in the form of `ssh-keygen -Y sign -n cohort-policy`, and\n" +
+		Long: "Sign FILE as it is, in the form of `ssh-keygen -Y sign -n cohort-policy`, and\n" +
 			"write FILE.KEY.sig. KEY is a private key file, or a public one whose private\nhalf the SSH agent holds.\n\n" +
 			"The first policy needs --init: its evidence is appraised by FILE itself, your own\ncopy of the draft, and the root is written into FILE before it is signed.",
 		Args: cobra.ExactArgs(1),
@@ -250,7 +253,7 @@ func signPolicyFile(ctx context.Context, a *frame.App, f signFlags) error {
 	}
 	beside := f.policy + "." + strings.TrimSuffix(filepath.Base(f.key), ".pub")
 	f.out, f.challenge = cmp.Or(f.out, beside+".sig"), cmp.Or(f.challenge, beside+".challenge")
-	draft, err := policy.ParseDraft(raw)
+	draft, err := policydraft.Parse(raw)
 	if err == nil {
 		if f.founders, err = a.StateDir("founder"); err != nil {
 			return err

@@ -24,7 +24,7 @@ func policyProposeCommand(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cut, err := foretell(ctx, a, c, doc)
+			cut, err := previewImpact(ctx, a, c, doc)
 			if err != nil {
 				return err
 			}
@@ -41,7 +41,7 @@ func policyProposeCommand(a *frame.App) *cobra.Command {
 				api.Proposal
 				Affected []affectedUnit `json:"affected"`
 			}{p, cut}
-			return a.Emit("proposal", v, ProposalText(p))
+			return a.PrintResult("proposal", v, ProposalText(p))
 		})
 	f.RegisterSigning(cmd)
 	return cmd
@@ -55,7 +55,7 @@ func policyApproveCommand(a *frame.App) *cobra.Command {
 				return err
 			}
 			if doc, err := policyfile.Parse(p.Policy); err == nil {
-				cut, err := foretell(ctx, a, c, doc)
+				cut, err := previewImpact(ctx, a, c, doc)
 				if err != nil {
 					return err
 				}
@@ -70,7 +70,7 @@ func policyApproveCommand(a *frame.App) *cobra.Command {
 					return err
 				}
 			}
-			return a.Emit("proposal", p, ProposalText(p))
+			return a.PrintResult("proposal", p, ProposalText(p))
 		})
 	f.RegisterSigning(cmd)
 	return cmd
@@ -109,7 +109,7 @@ func policyCancelCommand(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.Emit("proposal", p, ProposalText(p))
+			return a.PrintResult("proposal", p, ProposalText(p))
 		})
 	cmd.Flags().StringVar(&f.Key, "ssh-key", "", "SSH key to sign with")
 	_ = cmd.MarkFlagRequired("ssh-key")
@@ -117,7 +117,7 @@ func policyCancelCommand(a *frame.App) *cobra.Command {
 }
 
 func policyStatusCommand(a *frame.App) *cobra.Command {
-	cmd, _ := authorityclient.Command(a, "status", "Show the policy in force and what waits", cobra.NoArgs,
+	cmd, _ := authorityclient.Command(a, "status", "Show the policy in force and pending proposals", cobra.NoArgs,
 		func(ctx context.Context, c authorityclient.Client, _ *authorityclient.Flags, _ []string) error {
 			all, err := c.Proposals(ctx)
 			if err != nil {
@@ -140,7 +140,7 @@ func policyStatusCommand(a *frame.App) *cobra.Command {
 			for _, row := range all.Damaged {
 				fmt.Fprintf(&b, "WARNING: a damaged row of the authority's store is passed over: %s\n", row)
 			}
-			return a.Emit("policy-status", v, b.String()+v.Filling.String())
+			return a.PrintResult("policy-status", v, b.String()+v.Filling.String())
 		})
 	return cmd
 }
@@ -165,7 +165,7 @@ func policyShowCommand(a *frame.App) *cobra.Command {
 }
 
 // inForce is the newest policy of the history, where the authority that it names
-// says that it is the one in force. The owners' signatures alone would not say that
+// confirms that it is the one in force. The owners' signatures alone do not prove that
 // there is nothing newer.
 func inForce(ctx context.Context, c authorityclient.Client) ([]byte, error) {
 	now, err := c.Policy(ctx)
@@ -224,7 +224,7 @@ func emitDiff(a *frame.App, before, after *policyfile.Document, cut []affectedUn
 		Delay   string   `json:"delay"`
 
 		Affected []affectedUnit `json:"affected,omitempty"`
-		Ended    []string       `json:"groups_ended,omitempty"` // by what [authority] says now
+		Ended    []string       `json:"groups_ended,omitempty"` // by the present table [authority]
 	}{Changes: []change{}, Loosens: policyfile.Loosens(before, after), Delay: before.Owners.Delay.String(), Affected: cut}
 	for _, c := range policyfile.Diff(before, after) {
 		v.Changes = append(v.Changes, change{Path: c.Path, Old: c.Old, New: c.New, Loosens: c.Loosens})
@@ -237,5 +237,5 @@ func emitDiff(a *frame.App, before, after *policyfile.Document, cut []affectedUn
 	if cut != nil {
 		text += affectedText(cut)
 	}
-	return a.Emit("policy-diff", v, text)
+	return a.PrintResult("policy-diff", v, text)
 }

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// PolicyView is what a policy file says, as people and programs read it.
+// PolicyView is the content of a policy file, as people and programs read it.
 type PolicyView struct {
 	Digest      string        `json:"digest,omitempty"` // none yet, in a draft
 	Draft       string        `json:"draft,omitempty"`  // of the first policy
@@ -48,14 +48,14 @@ type platformRow struct {
 	Roots    []string `json:"roots"`
 	Debug    bool     `json:"debug,omitempty"`
 	Bits     []string `json:"bits,omitempty"`  // demands on what hosts and launchers set
-	Notes    []string `json:"notes,omitempty"` // what the rules let in, or keep out, beyond what their words say
+	Notes    []string `json:"notes,omitempty"` // what the rules let in, or keep out, beyond their words
 }
 
 type taskView struct {
 	Name     string        `json:"name"`
 	KeyMode  string        `json:"key_mode"`
 	Names    []string      `json:"names"`
-	Life     string        `json:"lifetime"`
+	Lifetime string        `json:"lifetime"`
 	Units    int           `json:"units,omitempty"` // left out: any number
 	Calls    []string      `json:"calls,omitempty"`
 	Releases []releaseView `json:"releases"`
@@ -71,17 +71,17 @@ type releaseView struct {
 	Devices map[attest.Platform]int `json:"devices,omitempty"`
 }
 
-// groupRow is a group as the file has it, which says nothing of approvals.
+// groupRow is a group as the file has it, without approvals.
 type groupRow struct {
-	Name    string      `json:"name"`
-	KeyMode string      `json:"key_mode"`
-	Names   []string    `json:"names"`
-	Life    string      `json:"lifetime"`
-	Silence string      `json:"max_silence"` // how long its units go on without a proved head
-	Until   time.Time   `json:"until"`
-	Quorum  int         `json:"quorum"`
-	Parties []ownerView `json:"parties"`
-	Roles   []roleRow   `json:"roles"`
+	Name     string      `json:"name"`
+	KeyMode  string      `json:"key_mode"`
+	Names    []string    `json:"names"`
+	Lifetime string      `json:"lifetime"`
+	Silence  string      `json:"max_silence"` // how long its units go on without a proved head
+	Until    time.Time   `json:"until"`
+	Quorum   int         `json:"quorum"`
+	Parties  []ownerView `json:"parties"`
+	Roles    []roleRow   `json:"roles"`
 }
 
 type roleRow struct {
@@ -107,7 +107,7 @@ func Describe(doc *policyfile.Document) PolicyView {
 		for _, root := range doc.Platforms[name].Roots {
 			row.Roots = append(row.Roots, root.String())
 		}
-		if p, _ := platforms.All().Lookup(name); p.Note != nil {
+		if p, _ := platforms.Supported().Lookup(name); p.Note != nil {
 			row.Notes = append(row.Notes, p.Note(doc.Platforms[name]))
 		}
 		v.Platforms = append(v.Platforms, row)
@@ -132,10 +132,10 @@ func Describe(doc *policyfile.Document) PolicyView {
 }
 
 // demands lists the bits that a platform's rules demand, those that they demand
-// without being told included.
+// without notice included.
 func demands(name attest.Platform, rules attest.Rules) []string {
 	words := map[attest.Demand]string{attest.DemandSet: "set", attest.DemandClear: "clear"}
-	p, _ := platforms.All().Lookup(name)
+	p, _ := platforms.Supported().Lookup(name)
 	var all []string
 	for _, k := range p.Keys {
 		if k.Kind != attest.KeyBits {
@@ -155,12 +155,12 @@ func demands(name attest.Platform, rules attest.Rules) []string {
 	return all
 }
 
-// upgrades say for each platform of the authority how another build of it gets the
+// upgrades list for each platform of the authority how another build of it gets the
 // root: by policy, where sealing is to a set of values, else from its owners.
 func upgrades(doc *policyfile.Document) []string {
 	found := map[string]bool{}
 	for _, ref := range doc.Authority.References {
-		if p, _ := platforms.All().Lookup(ref.Platform); p.SealsToOthers {
+		if p, _ := platforms.Supported().Lookup(ref.Platform); p.SealsToOthers {
 			found[fmt.Sprintf("on %s another build gets the root by policy: its value in, restart, the old value out", ref.Platform)] = true
 		} else {
 			found[fmt.Sprintf("on %s the root belongs to one build on one chip: another gets it from the owners' shares", ref.Platform)] = true
@@ -170,7 +170,7 @@ func upgrades(doc *policyfile.Document) []string {
 }
 
 func describeGroup(doc *policyfile.Document, g *policyfile.Group) groupRow {
-	v := groupRow{Name: g.Name, KeyMode: string(g.KeyMode), Names: g.Names, Life: g.Life.String(), Silence: doc.Silence(g).String(), Until: g.Until, Quorum: g.Quorum}
+	v := groupRow{Name: g.Name, KeyMode: string(g.KeyMode), Names: g.Names, Lifetime: g.Lifetime.String(), Silence: doc.Silence(g).String(), Until: g.Until, Quorum: g.Quorum}
 	for _, p := range g.Parties {
 		v.Parties = append(v.Parties, ownerView{p.Name, ssh.FingerprintSHA256(p.Key)})
 	}
@@ -185,7 +185,7 @@ func describeGroup(doc *policyfile.Document, g *policyfile.Group) groupRow {
 }
 
 func describeTask(t *policyfile.Task) taskView {
-	v := taskView{Name: t.Name, KeyMode: string(t.KeyMode), Names: t.Names, Life: t.Life.String(), Units: t.Units, Calls: t.Calls}
+	v := taskView{Name: t.Name, KeyMode: string(t.KeyMode), Names: t.Names, Lifetime: t.Lifetime.String(), Units: t.Units, Calls: t.Calls}
 	for _, name := range t.ReleaseNames() {
 		r := t.Releases[name]
 		view := releaseView{Name: name, Continues: r.Continues, Dynamic: r.Dynamic, Retired: r.Retired, Devices: r.Devices}
@@ -250,7 +250,7 @@ func (v PolicyView) addAuthority(root *tree.Node) {
 }
 
 func (t taskView) addTo(root *tree.Node) {
-	task := root.Add("task %s: key mode %s, names %s, lifetime %s, %s", t.Name, t.KeyMode, strings.Join(t.Names, " "), t.Life, unitsText(t.Units))
+	task := root.Add("task %s: key mode %s, names %s, lifetime %s, %s", t.Name, t.KeyMode, strings.Join(t.Names, " "), t.Lifetime, unitsText(t.Units))
 	if len(t.Calls) > 0 {
 		task.Add("may call %s", strings.Join(t.Calls, ", "))
 	}
@@ -275,7 +275,7 @@ func unitsText(n int) string {
 }
 
 func (g groupRow) addTo(root *tree.Node) {
-	group := root.Add("group %s: key mode %s, names %s, lifetime %s, until %s", g.Name, g.KeyMode, strings.Join(g.Names, " "), g.Life, g.Until.Format(time.RFC3339))
+	group := root.Add("group %s: key mode %s, names %s, lifetime %s, until %s", g.Name, g.KeyMode, strings.Join(g.Names, " "), g.Lifetime, g.Until.Format(time.RFC3339))
 	group.Add("its units go on for %s without a proved head of the history", g.Silence)
 	parties := group.Add("%d of %d parties must approve", g.Quorum, len(g.Parties))
 	for _, p := range g.Parties {

@@ -30,8 +30,8 @@ type managerFlags struct {
 	copies      int // MiB
 }
 
-// Manager is `cohort manager`.
-func Manager(a *frame.App) *cobra.Command {
+// ManagerCommand is `cohort manager`.
+func ManagerCommand(a *frame.App) *cobra.Command {
 	var f managerFlags
 	cmd := &cobra.Command{
 		Use:   "manager --authority-root F",
@@ -51,7 +51,7 @@ func Manager(a *frame.App) *cobra.Command {
 	flags.StringVar(&f.roots, "authority-root", "", "authority root that units stand under (cohort trust --authority-out)")
 	flags.StringVar(&f.data, "data", "", "where copies of sealed sessions are kept (default in the state directory)")
 	flags.StringSliceVar(&f.nats, "nats", nil, "leaf node URLs of a NATS cluster over which managers reach one another (tls://[USER:PASSWORD@]HOST:PORT)")
-	flags.StringVar(&f.natsCA, "nats-ca", "", "certificates that the NATS cluster's stand under (PEM; default the system's)")
+	flags.StringVar(&f.natsCA, "nats-ca", "", "certificates that the NATS cluster's chain to (PEM; default the system's)")
 	flags.StringVar(&f.jetstream, "nats-jetstream", "", "JetStream domain of the NATS cluster, where a stream keeps sealed sessions for managers that were not there")
 	flags.IntVar(&f.limits.PerAddress, "per-address", 1_000, "open and one-off requests a second from one address, and a tenth of that in sessions the manager does not know; raise it behind a proxy or for a relay")
 	flags.IntVar(&f.limits.InFlight, "in-flight", 10_000, "requests at once, a fifth of them to one unit; one address has at most half, so raise it behind a proxy")
@@ -60,7 +60,7 @@ func Manager(a *frame.App) *cobra.Command {
 	return cmd
 }
 
-// runManager is a manager's life. It says where it is once it can be met.
+// runManager runs a manager until it ends. It prints its addresses once units can connect.
 func runManager(ctx context.Context, a *frame.App, f managerFlags) (err error) {
 	if f.data == "" {
 		if f.data, err = a.StateDir("manager"); err != nil {
@@ -88,7 +88,7 @@ func runManager(ctx context.Context, a *frame.App, f managerFlags) (err error) {
 	case (f.cert == "") != (f.key == ""):
 		return frame.Usage("give both --tls-cert and --tls-key, or neither")
 	case f.cert != "":
-		if _, err := f.certificate(); err != nil { // told now, not at the first handshake
+		if _, err := f.certificate(); err != nil { // report it now, not at the first handshake
 			return err
 		}
 		config.Certificate, ca, scheme = f.certificate, f.cert, "https"
@@ -102,7 +102,7 @@ func runManager(ctx context.Context, a *frame.App, f managerFlags) (err error) {
 		return errors.Join(err, listener.Close())
 	}
 	at := map[string]string{"gateway": scheme + "://" + listener.Addr().String(), "bus": "tls://" + f.bus, "ca": ca}
-	if err := a.Emit("manager", at, fmt.Sprintf("gateway %s\nbus     %s\nca      %s\n", at["gateway"], at["bus"], ca)); err != nil {
+	if err := a.PrintResult("manager", at, fmt.Sprintf("gateway %s\nbus     %s\nca      %s\n", at["gateway"], at["bus"], ca)); err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	return m.Serve(ctx, listener)

@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Soft is `cohort soft`.
-func Soft(a *frame.App) *cobra.Command {
+// SoftCommand is `cohort soft`.
+func SoftCommand(a *frame.App) *cobra.Command {
 	var socket, dir string
 	cmd := &cobra.Command{
 		Use:   "soft [-- PROGRAM ARGS]",
@@ -45,7 +45,7 @@ func Soft(a *frame.App) *cobra.Command {
 	return cmd
 }
 
-// runSoft is the daemon's life. It prints its root once it listens.
+// runSoft runs the daemon until it ends. It prints its root once it listens.
 func runSoft(ctx context.Context, a *frame.App, socket, dir string) error {
 	daemon, err := soft.NewDaemon(soft.Config{Dir: dir})
 	if err != nil {
@@ -55,9 +55,9 @@ func runSoft(ctx context.Context, a *frame.App, socket, dir string) error {
 	if err != nil {
 		return errors.Join(err, daemon.Close())
 	}
-	a.Log.Warn("DEVELOPMENT: the soft TEE protects nothing from this machine", "socket", socket, "root", daemon.Root())
-	root := map[string]string{"root": daemon.Root().String(), "chip": soft.Chip(daemon.Root()), "socket": socket}
-	if err := a.Emit("soft", root, fmt.Sprintf("root %s\nchip %s\nsocket %s\n", daemon.Root(), soft.Chip(daemon.Root()), socket)); err != nil {
+	a.Log.Warn("DEVELOPMENT: the soft TEE protects nothing from this machine", "socket", socket, "root", daemon.RootDigest())
+	root := map[string]string{"root": daemon.RootDigest().String(), "chip": soft.ChipOf(daemon.RootDigest()), "socket": socket}
+	if err := a.PrintResult("soft", root, fmt.Sprintf("root %s\nchip %s\nsocket %s\n", daemon.RootDigest(), soft.ChipOf(daemon.RootDigest()), socket)); err != nil {
 		return errors.Join(err, listener.Close(), daemon.Close())
 	}
 	return errors.Join(daemon.Serve(ctx, listener), daemon.Close())

@@ -1,4 +1,6 @@
 // Package runcmd runs one part of a cluster: `cohort unit`, `cohort manager` and `cohort soft`.
+//
+// Files, each using those before it: manager.go, soft.go, unit.go.
 package runcmd
 
 import (
@@ -50,8 +52,8 @@ type unitFlags struct {
 	reload      string
 }
 
-// Unit is `cohort unit`.
-func Unit(a *frame.App) *cobra.Command {
+// UnitCommand is `cohort unit`.
+func UnitCommand(a *frame.App) *cobra.Command {
 	var f unitFlags
 	cmd := &cobra.Command{
 		Use:   "unit (--task T | --group G --role R --party-key K) --authority URL --genesis H --listen A -- PROGRAM ARGS",
@@ -92,7 +94,7 @@ func Unit(a *frame.App) *cobra.Command {
 	flags.StringVar(&f.listen, "listen", "", "address to serve TLS on; may be left out with --cert-dir")
 	flags.StringVar(&f.health, "health", "", "address of plain HTTP /livez, /readyz and /stats (default off)")
 	flags.StringVar(&f.manager, "manager", "", "tls://HOST:PORT of the cluster manager, or of several with commas between, each of which the unit connects to; sessions then move between units")
-	flags.StringVar(&f.managerCA, "manager-ca", "", "certificates that the manager's stands under (PEM; default the system's)")
+	flags.StringVar(&f.managerCA, "manager-ca", "", "certificates that the manager's chains to (PEM; default the system's)")
 	flags.StringVar(&f.advertise, "advertise", "", "HOST:PORT at which the gateway reaches this unit (default --listen)")
 	flags.IntVar(&f.sessions, "sessions", 1<<17, "open sessions that are kept, of all units of the task; up to 640 bytes each")
 	flags.StringVar(&f.gpus, "nvidia-gpus", "", "command that prints the evidence of this machine's GPUs, as \"nvattest collect-evidence --format json\" does; --nonce is added")
@@ -111,8 +113,8 @@ var reloadSignals = map[string]syscall.Signal{
 	"": 0, "HUP": syscall.SIGHUP, "USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2, "WINCH": syscall.SIGWINCH,
 }
 
-// runUnit is an agent's life inside a TEE. It takes its addresses first, so
-// that a taken port is told before anything else happens.
+// runUnit runs an agent inside a TEE until it ends. It takes its addresses first, so
+// that a taken port is reported before anything else happens.
 func runUnit(ctx context.Context, a *frame.App, f unitFlags) error {
 	genesis, err := wire.ParseDigest(f.genesis)
 	if err != nil {
@@ -133,7 +135,7 @@ func runUnit(ctx context.Context, a *frame.App, f unitFlags) error {
 	if err != nil {
 		return err
 	}
-	met, err := f.met()
+	unitManager, err := f.managerConfig()
 	if err != nil {
 		return err
 	}
@@ -158,19 +160,19 @@ func runUnit(ctx context.Context, a *frame.App, f unitFlags) error {
 	}
 	defer health.close()
 	config.Authorities, config.Genesis, config.Task, config.Group, config.Role = f.authorities, genesis, f.task, f.group, f.role
-	config.Attester, config.Log, config.Manager, config.Address, config.Sessions = attester, a.Log, met, f.advertise, f.sessions
+	config.Attester, config.Log, config.Manager, config.Address, config.Sessions = attester, a.Log, unitManager, f.advertise, f.sessions
 	config.Fatal = func(err error) { os.Exit(a.ReportError("cohort unit", err)) } // its program ends with the agent
 	u, err := unit.Start(ctx, config)
 	if err != nil {
 		return err
 	}
 	defer u.Close()
-	health.set(named(u.ID(), notStarted(u.Health())))
+	health.setHandler(named(u.ID(), notStarted(u.Health())))
 	a.Log.Info("enrolled", "unit", u.ID(), "task", f.task, "group", f.group, "role", f.role, "identity", u.Identity().ID, "listen", f.listen)
 	return agentEnd(agent.Run(ctx, agent.Config{
-		Unit: u, Program: program, Args: a.TEE.Args(), Listen: listener, Forward: agent.Forward(f.forward), Peers: peers,
+		Unit: u, Program: program, Args: a.TEE.Arguments(), Listen: listener, Forward: agent.Forward(f.forward), Peers: peers,
 		Stdout: a.Stdout, Stderr: a.Stderr, Log: a.Log, CertDir: f.certDir, Disk: f.disk, Reload: reload,
-		Started: func() { health.set(named(u.ID(), u.Health())) },
+		Started: func() { health.setHandler(named(u.ID(), u.Health())) },
 	}))
 }
 
@@ -187,7 +189,7 @@ func (f unitFlags) attester(tee attest.Attester) (attest.Attester, error) {
 	return attest.WithDevices(tee, gpus), nil
 }
 
-// parties is a configuration with what the flags say of parties.
+// parties is a configuration with the parties of the flags.
 func (f unitFlags) parties() (c unit.Config, err error) {
 	if f.group != "" && len(f.partyKeys) == 0 {
 		return c, frame.Usage("--group needs --party-key: the key of the party that brings this program")
@@ -223,8 +225,8 @@ func (f unitFlags) called() (peers []agent.Peer, err error) {
 	return peers, nil
 }
 
-// met is the manager that the flags name.
-func (f unitFlags) met() (unit.Manager, error) {
+// managerConfig is the manager that the flags name.
+func (f unitFlags) managerConfig() (unit.Manager, error) {
 	m := unit.Manager{URL: f.manager}
 	switch {
 	case f.managerCA == "":
@@ -259,7 +261,7 @@ const maxHealthConns = 64
 // serveHealth listens on an address, or nowhere when it is empty.
 func serveHealth(address string) (*health, error) {
 	h := &health{done: make(chan struct{})}
-	h.set(http.HandlerFunc(notEnrolled))
+	h.setHandler(http.HandlerFunc(notEnrolled))
 	if address == "" {
 		close(h.done)
 		return h, nil
@@ -291,7 +293,7 @@ func named(id wire.UnitID, pages http.Handler) http.Handler {
 	})
 }
 
-func (h *health) set(handler http.Handler) { h.handler.Store(&handler) }
+func (h *health) setHandler(handler http.Handler) { h.handler.Store(&handler) }
 
 func (h *health) close() {
 	if h.server != nil {
@@ -300,7 +302,7 @@ func (h *health) close() {
 	<-h.done
 }
 
-// notEnrolled answers for a unit that has no certificate yet.
+// notEnrolled serves requests while a unit has no certificate.
 func notEnrolled(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	if r.URL.Path == "/livez" {

@@ -14,11 +14,11 @@ import (
 )
 
 // Pair is one owner of a development policy: its name and the path of its
-// private SSH key; the public key stands beside it in ".pub".
+// private SSH key; the public key is beside it in ".pub".
 type Pair struct{ Name, Path string }
 
 // Pairs makes, or finds again, an SSH key pair for each name. Where there is
-// only a public key the other is somebody else's.
+// only a public key the other belongs to another person.
 func Pairs(dir string, names ...string) ([]Pair, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -26,7 +26,7 @@ func Pairs(dir string, names ...string) ([]Pair, error) {
 	owners := make([]Pair, len(names))
 	for i, name := range names {
 		o := Pair{name, filepath.Join(dir, name)}
-		if _, err := os.Stat(o.Path + ".pub"); errors.Is(err, os.ErrNotExist) && !o.Here() {
+		if _, err := os.Stat(o.Path + ".pub"); errors.Is(err, os.ErrNotExist) && !o.HasPrivateKey() {
 			if err := WritePair(o); err != nil {
 				return nil, fmt.Errorf("making the key of %s: %w", o.Name, err)
 			}
@@ -36,8 +36,8 @@ func Pairs(dir string, names ...string) ([]Pair, error) {
 	return owners, nil
 }
 
-// Here reports whether the private key is at hand.
-func (o Pair) Here() bool {
+// HasPrivateKey reports whether the private key is at hand.
+func (o Pair) HasPrivateKey() bool {
 	_, err := os.Stat(o.Path)
 	return err == nil
 }

@@ -3,6 +3,7 @@ package sshkey
 import (
 	"bytes"
 	"encoding/base64"
+	"fmt"
 	"strings"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -43,7 +44,7 @@ func parsePartyKey(value string) (attest.Digest, error) {
 	// A file of several keys, or a line with options, would name another key than its reader thinks.
 	line = bytes.TrimRight(line, "\n")
 	if bytes.ContainsAny(line, "\n\r") || len(line) > maxKeyLine || !bytes.HasPrefix(line, []byte("ssh-")) && !bytes.HasPrefix(line, []byte("ecdsa-")) && !bytes.HasPrefix(line, []byte("sk-")) {
-		return attest.Digest{}, wire.Refuse(wire.Malformed, "SSH key", "another text", "one OpenSSH public key line")
+		return attest.Digest{}, wire.Refuse(wire.Malformed, "SSH key", fmt.Sprintf("a text of %d bytes in another form", len(line)), "one OpenSSH public key line")
 	}
 	key, err := sshsig.ParsePublicKey(line)
 	if err != nil {
@@ -52,7 +53,7 @@ func parsePartyKey(value string) (attest.Digest, error) {
 	return sshsig.KeyDigest(key), nil
 }
 
-// PartyKeyHelp says what the values of --party-key are.
+// PartyKeyHelp describes the values of --party-key.
 const PartyKeyHelp = "SSH public key (line, file or SHA256:...)"
 
 // ParsePartyKeys reads the values of --party-key.

@@ -4,6 +4,9 @@
 //
 // A passphrase is read from the terminal alone. [SignPolicy] refuses a first policy, which is
 // signed only after the evidence of its root was checked.
+//
+// Files, each using those before it: terminal_linux.go, terminal.go, pair.go,
+// partykey.go, sign.go, sshkey.go.
 package sshkey
 
 import (
@@ -17,7 +20,6 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
-	"golang.org/x/sys/unix"
 )
 
 // MaxKeyFile bounds an SSH key file in bytes.
@@ -42,7 +44,7 @@ func Signer(a *frame.App, path string) (signer ssh.Signer, closeAgent func(), er
 	if err == nil {
 		return signer, func() {}, nil
 	}
-	// Hardware keys have files without a secret in them: the agent talks to the key.
+	// Hardware keys have files without a secret in them: the agent uses the key.
 	if pub, readErr := frame.ReadFile(path+".pub", MaxKeyFile); readErr == nil {
 		if public, _, _, _, parseErr := ssh.ParseAuthorizedKey(pub); parseErr == nil && strings.HasPrefix(public.Type(), "sk-") {
 			return agentSigner(a, public)
@@ -96,26 +98,4 @@ func AskPassphrase(path string) ([]byte, error) {
 		return nil, fmt.Errorf("reading the passphrase: %w", err)
 	}
 	return passphrase, nil
-}
-
-// readSilently reads a line from a terminal that does not show it.
-func readSilently(tty *os.File) ([]byte, error) {
-	fd := int(tty.Fd())
-	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-	if err != nil {
-		return nil, err
-	}
-	silent := *before
-	silent.Lflag &^= unix.ECHO
-	silent.Lflag |= unix.ICANON
-	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &silent); err != nil {
-		return nil, err
-	}
-	defer func() {
-		_ = unix.IoctlSetTermios(fd, unix.TCSETS, before)
-		fmt.Fprintln(tty)
-	}()
-	line := make([]byte, 1024) // the kernel hands over one line
-	n, err := tty.Read(line)
-	return bytes.TrimRight(line[:n], "\r\n"), err
 }

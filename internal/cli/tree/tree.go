@@ -9,7 +9,7 @@ import (
 )
 
 // Node is a fact, and the facts below it. The text of a root may be empty: then its facts
-// stand side by side.
+// are side by side.
 type Node struct {
 	text  string
 	more  []string // lines that go on with the text
@@ -29,8 +29,8 @@ func (n *Node) Add(format string, args ...any) *Node {
 // Append puts a tree below the node.
 func (n *Node) Append(root *Node) { n.below = append(n.below, root) }
 
-// More adds a line to the text of the node.
-func (n *Node) More(format string, args ...any) {
+// AddLine adds a line to the text of the node.
+func (n *Node) AddLine(format string, args ...any) {
 	n.more = append(n.more, fmt.Sprintf(format, args...))
 }
 

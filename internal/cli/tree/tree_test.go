@@ -7,7 +7,7 @@ func TestTree(t *testing.T) {
 	root.Add("code").Add("task  a")
 	roles := root.Add("roles")
 	bank := roles.Add("bank")
-	bank.Add("north").More("loads %s", "more")
+	bank.Add("north").AddLine("loads %s", "more")
 	bank.Add("south")
 	roles.Add("joiner").Add("east")
 	const drawn = `cluster 1

@@ -54,13 +54,13 @@ func (c *Cable) accept() {
 		c.conns = append(c.conns, near, far)
 		c.mu.Unlock()
 		for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
-			c.passing.Go(func() { c.pass(way[0], way[1]) })
+			c.passing.Go(func() { c.forward(way[0], way[1]) })
 		}
 	}
 }
 
-// pass copies from one end to the other until the cable is cut.
-func (c *Cable) pass(to, from net.Conn) {
+// forward copies from one end to the other until the cable is cut.
+func (c *Cable) forward(to, from net.Conn) {
 	b := make([]byte, 16<<10)
 	for {
 		n, err := from.Read(b)
@@ -120,7 +120,7 @@ func LastAccepted(ctx context.Context, uses []Use, cut func(context.Context) err
 		if err := u.Ask(ctx); err != nil {
 			return "", fmt.Errorf("%s before the cut: %w", u.Name, err)
 		}
-		running.Go(func() { all[i].keep(asking, u) })
+		running.Go(func() { all[i].keepUsing(asking, u) })
 	}
 	began := time.Now()
 	if err := cut(ctx); err != nil {
@@ -149,8 +149,8 @@ func LastAccepted(ctx context.Context, uses []Use, cut func(context.Context) err
 	}
 }
 
-// keep uses a unit until ctx is done.
-func (w *watched) keep(ctx context.Context, u Use) {
+// keepUsing uses a unit until ctx is done.
+func (w *watched) keepUsing(ctx context.Context, u Use) {
 	for ctx.Err() == nil {
 		asking, cancel := context.WithTimeout(ctx, 2*time.Second)
 		err := u.Ask(asking)

@@ -3,6 +3,9 @@
 // that can be cut, units that must be refused, and owners who adopt a policy.
 //
 // A check knows the cluster's description and no more. Production code imports none of this.
+//
+// Files, each using those before it: cable.go, check.go, load.go, owners.go,
+// session.go, tamperingproxy.go, unit.go.
 package check
 
 import (
@@ -21,7 +24,7 @@ import (
 // StepTime bounds one step of a check.
 const StepTime = 10 * time.Second
 
-// Checker judges a cluster from outside, as any client sees it. All it knows is
+// Checker checks a cluster from outside, as any client sees it. All it knows is
 // the cluster's description.
 type Checker struct {
 	App     *frame.App
@@ -30,8 +33,8 @@ type Checker struct {
 	Live func() dev.Description
 }
 
-// Of checks a cluster that this process runs.
-func Of(d *dev.Cluster) Checker { return Checker{d.App, d.Describe(), d.Describe} }
+// ForCluster checks a cluster that this process runs.
+func ForCluster(d *dev.Cluster) Checker { return Checker{d.App, d.Describe(), d.Describe} }
 
 // PID is the process of a unit now.
 func (c Checker) PID(u dev.Unit) int {
@@ -57,38 +60,38 @@ type Outcome struct {
 }
 
 // Run runs checks, prints one line for each, and refuses unless all pass.
-func (c Checker) Run(ctx context.Context, stories []Case) error {
+func (c Checker) Run(ctx context.Context, cases []Case) error {
 	var all struct {
-		Stories []Outcome `json:"stories"`
+		Outcomes []Outcome `json:"checks"`
 	}
 	failed := 0
-	for _, s := range stories {
+	for _, s := range cases {
 		o := Outcome{Name: s.Name, OK: true}
 		var err error
 		if o.Detail, err = s.Run(ctx, c); err != nil {
 			o.OK, o.Detail = false, frame.OneLine(err.Error())
 			failed++
 		}
-		all.Stories = append(all.Stories, o)
+		all.Outcomes = append(all.Outcomes, o)
 		if c.App.Output == "text" {
-			if err := c.App.Emit("check", o, o.Line()); err != nil {
+			if err := c.App.PrintResult("check", o, o.FormatLine()); err != nil {
 				return err
 			}
 		}
 	}
 	if c.App.Output == "json" {
-		if err := c.App.Emit("check", all, ""); err != nil {
+		if err := c.App.PrintResult("check", all, ""); err != nil {
 			return err
 		}
 	}
 	if failed > 0 {
-		return &frame.Fault{Code: frame.CodeCheckFailed, Cause: fmt.Errorf("checking the cluster: %d of %d stories do not hold", failed, len(stories))}
+		return &frame.Fault{Code: frame.CodeCheckFailed, Cause: fmt.Errorf("checking the cluster: %d of %d checks failed", failed, len(cases))}
 	}
 	return nil
 }
 
-// Line is the outcome as one line of text.
-func (o Outcome) Line() string {
+// FormatLine is the outcome as one line of text.
+func (o Outcome) FormatLine() string {
 	word := "ok"
 	if !o.OK {
 		word = "FAIL"
@@ -99,7 +102,7 @@ func (o Outcome) Line() string {
 // Plain is what a Go program knows that was given one root file and one name.
 func (c Checker) Plain() (*tls.Config, error) { return c.Cluster.ClientTLS() }
 
-// AnyReplica: the root file and the name suffice to be answered by each unit.
+// AnyReplica: the root file and the name suffice to get a response of each unit.
 func (c Checker) AnyReplica(ctx context.Context) (string, error) {
 	config, err := c.Plain()
 	if err != nil {
@@ -107,20 +110,20 @@ func (c Checker) AnyReplica(ctx context.Context) (string, error) {
 	}
 	statuses := make([]string, len(c.Cluster.Units))
 	for i, u := range c.Cluster.Units {
-		status, err := Get(ctx, u.Address, config)
+		status, err := GetStatus(ctx, u.Address, config)
 		if err != nil {
 			return "", err
 		}
 		if status >= http.StatusInternalServerError {
-			return "", fmt.Errorf("unit %s: got status %d, want an answer of the program", u.Address, status)
+			return "", fmt.Errorf("unit %s: got status %d, want a response of the program", u.Address, status)
 		}
 		statuses[i] = fmt.Sprint(status)
 	}
-	return "GET / answered by each unit: " + strings.Join(statuses, " "), nil
+	return "GET / served by each unit: " + strings.Join(statuses, " "), nil
 }
 
-// Get asks one unit for "/" over a connection of its own and gives the status.
-func Get(ctx context.Context, address string, config *tls.Config) (int, error) {
+// GetStatus asks one unit for "/" over a connection of its own and returns the status.
+func GetStatus(ctx context.Context, address string, config *tls.Config) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, StepTime)
 	defer cancel()
 	transport := &http.Transport{

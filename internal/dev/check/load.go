@@ -19,9 +19,9 @@ const (
 	SettleTime  = time.Second      // of load before the kill and after the restart
 )
 
-// Kill ends a unit; back waits until another one is at its address and gives its
+// KillUnit ends a unit; back waits until another one is at its address and returns its
 // id.
-func (c Checker) Kill(ctx context.Context, u dev.Unit) (back func() (string, error), err error) {
+func (c Checker) KillUnit(ctx context.Context, u dev.Unit) (back func() (string, error), err error) {
 	before, err := c.Issued(ctx)
 	if err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func (c Checker) Kill(ctx context.Context, u dev.Unit) (back func() (string, err
 }
 
 // comesBack waits until a unit that was not among before holds a certificate,
-// and the address answers again.
+// and the address responds again.
 func (c Checker) comesBack(ctx context.Context, address string, before map[string]bool) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, RestartTime)
 	defer cancel()
@@ -75,7 +75,7 @@ func (c Checker) newcomerAmong(ctx context.Context, before map[string]bool) (str
 
 // Issued are the unit ids of the newest certificates of the task.
 func (c Checker) Issued(ctx context.Context) (map[string]bool, error) {
-	a, err := authorityclient.Dial(ctx, c.App, c.Pins())
+	a, err := authorityclient.Dial(ctx, c.App, c.ClientPins())
 	if err != nil {
 		return nil, err
 	}
@@ -103,22 +103,22 @@ func Pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// Call is one request and its whole answer.
-func Call(ctx context.Context, through http.RoundTripper, url string) error {
+// RequestOnce sends one request and reads the whole response.
+func RequestOnce(ctx context.Context, through http.RoundTripper, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, StepTime)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
-	answer, err := through.RoundTrip(r)
+	response, err := through.RoundTrip(r)
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
-	if answer.StatusCode >= http.StatusInternalServerError {
-		return errors.New(answer.Status)
+	defer response.Body.Close()
+	if response.StatusCode >= http.StatusInternalServerError {
+		return errors.New(response.Status)
 	}
-	_, err = io.Copy(io.Discard, answer.Body)
+	_, err = io.Copy(io.Discard, response.Body)
 	return err
 }

@@ -20,7 +20,7 @@ import (
 // Edit changes the text of a policy.
 type Edit func(text string) (string, error)
 
-// Replaced replaces text that must stand in the policy.
+// Replaced replaces text that must be in the policy.
 func Replaced(old, with string) Edit {
 	return func(text string) (string, error) {
 		if strings.Count(text, old) != 1 {
@@ -30,7 +30,7 @@ func Replaced(old, with string) Edit {
 	}
 }
 
-// After puts more text behind text that must stand in the policy once.
+// After puts more text behind text that must be in the policy once.
 func After(text, more string) Edit { return Replaced(text, text+more) }
 
 // Appended puts text at the end of the policy.
@@ -38,7 +38,7 @@ func Appended(more string) Edit { return func(text string) (string, error) { ret
 
 // PolicyText is the text of the policy in force.
 func (c Checker) PolicyText(ctx context.Context) (string, error) {
-	a, err := authorityclient.Dial(ctx, c.App, c.Pins())
+	a, err := authorityclient.Dial(ctx, c.App, c.ClientPins())
 	if err != nil {
 		return "", err
 	}
@@ -49,7 +49,7 @@ func (c Checker) PolicyText(ctx context.Context) (string, error) {
 // Adopt has the owners adopt a text as the next policy, with the place of that in the
 // history.
 func (c Checker) Adopt(ctx context.Context, text string) error {
-	a, err := authorityclient.Dial(ctx, c.App, c.Pins())
+	a, err := authorityclient.Dial(ctx, c.App, c.ClientPins())
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (c Checker) Adopt(ctx context.Context, text string) error {
 // Approve writes a release behind the policy in force, signs that with the quorum
 // of owners, and proposes it.
 func Approve(ctx context.Context, d *dev.Cluster, release int, m localtee.Measurement) error {
-	a, err := authorityclient.Dial(ctx, d.App, d.Pins())
+	a, err := authorityclient.Dial(ctx, d.App, d.ClientPins())
 	if err != nil {
 		return err
 	}

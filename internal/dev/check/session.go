@@ -13,7 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Asks is how many requests tell what a cluster does.
+// Asks is how many requests show what a cluster does.
 const Asks = 12
 
 // Session is a channel of a check, with the session that it began with.
@@ -24,7 +24,7 @@ type Session struct {
 }
 
 // InSession runs a check in a session that was opened on fresh evidence.
-func (c Checker) InSession(ctx context.Context, gateway string, tell func(*Session) (string, error)) (string, error) {
+func (c Checker) InSession(ctx context.Context, gateway string, use func(*Session) (string, error)) (string, error) {
 	t, err := c.Trust(ctx)
 	if err != nil {
 		return "", err
@@ -44,22 +44,22 @@ func (c Checker) InSession(ctx context.Context, gateway string, tell func(*Sessi
 	if s.Session, err = ch.Session(opening); err != nil {
 		return "", err
 	}
-	return tell(s)
+	return use(s)
 }
 
-// OverMiddleman is inSession through a middleman.
-func (c Checker) OverMiddleman(ctx context.Context, tell func(*Middleman, *Session) (string, error)) (string, error) {
-	m, err := NewMiddleman(c.Cluster.Gateway)
+// OverTamperingProxy is inSession through a middleman.
+func (c Checker) OverTamperingProxy(ctx context.Context, use func(*TamperingProxy, *Session) (string, error)) (string, error) {
+	m, err := NewTamperingProxy(c.Cluster.Gateway)
 	if err != nil {
 		return "", err
 	}
 	defer m.Close()
-	return c.InSession(ctx, m.URL, func(s *Session) (string, error) { return tell(m, s) })
+	return c.InSession(ctx, m.URL, func(s *Session) (string, error) { return use(m, s) })
 }
 
-// Ask asks for "/" with a receipt, and gives that and the unit it names.
-func (s *Session) Ask(ctx context.Context) (r client.Record, unit wire.UnitID, err error) {
-	if err = Call(client.WithRecord(ctx, &r), s, s.URL); err != nil {
+// RequestWithReceipt asks for "/" with a receipt, and returns that and the unit it names.
+func (s *Session) RequestWithReceipt(ctx context.Context) (r client.Record, unit wire.UnitID, err error) {
+	if err = RequestOnce(client.WithRecord(ctx, &r), s, s.URL); err != nil {
 		return r, unit, err
 	}
 	receipt, err := client.VerifyReceipt(r, s.Channel.Trust(), time.Now())
@@ -69,11 +69,11 @@ func (s *Session) Ask(ctx context.Context) (r client.Record, unit wire.UnitID, e
 	return r, receipt.Unit.UnitID(), nil
 }
 
-// GoesOn asks several times and tells who answered. It refuses when another
+// GoesOn asks several times and returns which units responded. It refuses when another
 // session had to be opened for that.
 func (s *Session) GoesOn(ctx context.Context) (units []string, err error) {
 	for range Asks {
-		_, unit, err := s.Ask(ctx)
+		_, unit, err := s.RequestWithReceipt(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -87,33 +87,33 @@ func (s *Session) GoesOn(ctx context.Context) (units []string, err error) {
 	return units, nil
 }
 
-// KillNamed kills the unit with an id, which its health pages tell.
+// KillNamed kills the unit with an id, which its health pages show.
 func (c Checker) KillNamed(ctx context.Context, id wire.UnitID) (back func() (string, error), err error) {
 	for _, u := range c.Cluster.Units {
-		answer, err := http.Get(u.Health + "/livez")
+		response, err := http.Get(u.Health + "/livez")
 		if err != nil {
 			continue // another may be it
 		}
-		answer.Body.Close()
-		if answer.Header.Get(frame.UnitField) == id.String() {
-			return c.Kill(ctx, u)
+		response.Body.Close()
+		if response.Header.Get(frame.UnitField) == id.String() {
+			return c.KillUnit(ctx, u)
 		}
 	}
 	return nil, fmt.Errorf("unit %s is none of those described", id)
 }
 
-// Once sends a request that is marked, and gives the status of its answer.
-func (c Checker) Once(ctx context.Context, o *client.OneOff, method string) (int, error) {
+// SendOneOff sends a request that is marked, and returns the status of its response.
+func (c Checker) SendOneOff(ctx context.Context, o *client.OneOff, method string) (int, error) {
 	r, err := http.NewRequestWithContext(ctx, method, "https://"+c.Cluster.ServerName+"/", nil)
 	if err != nil {
 		return 0, err
 	}
 	r.Header.Set("Idempotency-Key", "check")
-	answer, err := o.RoundTrip(r)
+	response, err := o.RoundTrip(r)
 	if err != nil {
 		return 0, err
 	}
-	defer answer.Body.Close()
-	_, err = io.Copy(io.Discard, answer.Body)
-	return answer.StatusCode, err
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body)
+	return response.StatusCode, err
 }

@@ -30,7 +30,7 @@ func ComesUp(ctx context.Context, n Newcomer) error {
 			return nil
 		}
 		if !Pause(ctx, 50*time.Millisecond) {
-			return fmt.Errorf("unit %s: not ready within %v: %w: %s", n.Listen, dev.StartTime, err, dev.Tail(n.Log.Name()))
+			return fmt.Errorf("unit %s: not ready within %v: %w: %s", n.Listen, dev.StartTime, err, dev.LogTail(n.Log.Name()))
 		}
 	}
 }
@@ -77,21 +77,21 @@ func UnitAt(ctx context.Context, u dev.Unit) (id wire.UnitID, err error) {
 	if err != nil {
 		return id, err
 	}
-	answer, err := http.DefaultClient.Do(r)
+	response, err := http.DefaultClient.Do(r)
 	if err != nil {
 		return id, fmt.Errorf("unit %s: %w", u.Address, err)
 	}
-	answer.Body.Close()
-	return id, id.UnmarshalText([]byte(answer.Header.Get(frame.UnitField)))
+	response.Body.Close()
+	return id, id.UnmarshalText([]byte(response.Header.Get(frame.UnitField)))
 }
 
 // RefusalTime is how long a unit or authority that must refuse to start may
-// take to say so.
+// take to show that.
 const RefusalTime = 20 * time.Second
 
-// Pins are what the description gives a client. What it has seen would lie
+// ClientPins are the description's pins for a client. What it has seen would lie
 // beside the root.
-func (c Checker) Pins() authorityclient.Pins {
+func (c Checker) ClientPins() authorityclient.Pins {
 	return authorityclient.Pins{
 		Authorities: []string{c.Cluster.Authority}, Genesis: c.Cluster.Genesis, Task: c.Cluster.Task,
 		State: filepath.Join(filepath.Dir(c.Cluster.Root), "seen.json"),
@@ -186,7 +186,7 @@ func (n Newcomer) MustBeRefused(ctx context.Context, socket string, reason wire.
 	return nil
 }
 
-// watch says, once ctx is done, whether the health pages ever said ready.
+// watch reports, once ctx is done, whether the health pages were ever ready.
 func (n Newcomer) watch(ctx context.Context) <-chan bool {
 	was := make(chan bool, 1)
 	go func() {
@@ -218,9 +218,9 @@ func MustEndRefused(ctx context.Context, socket string, l localtee.Launch, reaso
 	if err != nil {
 		return err
 	}
-	said := dev.Tail(l.Stderr.Name())
-	if exit != (soft.Exit{Code: frame.ExitRefused}) || !strings.Contains(said, "["+string(reason)+"]") {
-		return fmt.Errorf("got %v, want a refusal [%s]; it said: %s", exit, reason, said)
+	logged := dev.LogTail(l.Stderr.Name())
+	if exit != (soft.Exit{Code: frame.ExitRefused}) || !strings.Contains(logged, "["+string(reason)+"]") {
+		return fmt.Errorf("got %v, want a refusal [%s]; it printed: %s", exit, reason, logged)
 	}
 	return nil
 }

@@ -47,7 +47,7 @@ func attacks() [][]byte {
 		nats("9223372036854775807"), nats("2000000000"), noise, make([]byte, 1<<20),
 		{0, 0, 1}, append([]byte{0x1f, 0xff, 3}, noise[:8190]...), append([]byte{0xff, 0xff, 3}, noise...),
 		{0, 1, 99}, {0, 2, 1, 0}, append([]byte{0, 17, 2}, bytes.Repeat([]byte{0xff}, 16)...), {0, 4, 7, 0, 1, 2},
-		bytes.Repeat(append([]byte{0x0f, 0xff, 3}, noise[:4094]...), 2000), // sealed sessions that nobody sealed
+		bytes.Repeat(append([]byte{0x0f, 0xff, 3}, noise[:4094]...), 2000), // sealed sessions that no unit sealed
 	}
 }
 
@@ -163,26 +163,26 @@ func (h *hostile) attacked(ctx context.Context, u check.Newcomer, ended chan sof
 		select {
 		case exit := <-ended:
 			ended <- exit // for who waits for the unit
-			return fmt.Errorf("after %d attacks the unit ended, %v: %s", h.sent.Load(), exit, dev.Tail(u.Log.Name()))
+			return fmt.Errorf("after %d attacks the unit ended, %v: %s", h.sent.Load(), exit, dev.LogTail(u.Log.Name()))
 		default:
 		}
 		if !check.Pause(ctx, 20*time.Millisecond) {
-			return fmt.Errorf("got %d attacks on the unit, want %d: %s", h.sent.Load(), want, dev.Tail(u.Log.Name()))
+			return fmt.Errorf("got %d attacks on the unit, want %d: %s", h.sent.Load(), want, dev.LogTail(u.Log.Name()))
 		}
 	}
 	return nil
 }
 
 // unharmed demands that an attacked unit serves, that the gateway knows more units
-// than before it, and that it took little memory, which it gives in MiB.
+// than before it, and that it took little memory, which it returns in MiB.
 func unharmed(ctx context.Context, c check.Checker, u check.Newcomer, pid, before int) (memory int, err error) {
 	config, err := c.Plain()
 	if err != nil {
 		return 0, err
 	}
-	status, err := check.Get(ctx, u.Listen, config)
+	status, err := check.GetStatus(ctx, u.Listen, config)
 	if err == nil && status >= http.StatusInternalServerError {
-		err = fmt.Errorf("got status %d, want an answer", status)
+		err = fmt.Errorf("got status %d, want a response", status)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("the attacked unit: %w", err)

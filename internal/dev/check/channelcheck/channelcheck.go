@@ -1,5 +1,8 @@
 // Package channelcheck checks the trusted channel of a development cluster: sessions that go on
 // while units and managers end, receipts, one-off requests, and peers that break the protocol.
+//
+// Files, each using those before it: cluster.go, rogue.go, stranger.go, bus.go,
+// channelcheck.go, oneoff.go, tenant.go, times.go, upgrade.go.
 package channelcheck
 
 import (
@@ -21,18 +24,18 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Receipt: a receipt names the unit that answered, and nothing in it can be
+// Receipt: a receipt names the unit that responded, and nothing in it can be
 // changed.
 func Receipt(ctx context.Context, c check.Checker) (string, error) {
 	return c.InSession(ctx, c.Cluster.Gateway, func(s *check.Session) (string, error) {
-		r, unit, err := s.Ask(ctx)
+		r, unit, err := s.RequestWithReceipt(ctx)
 		if err != nil {
 			return "", err
 		}
 		if issued, err := c.Issued(ctx); err != nil || !issued[unit.String()] {
 			return "", fmt.Errorf("the receipt names unit %s, which holds no certificate: %w", unit, err)
 		}
-		for name, part := range map[string][]byte{"request": r.Request, "answer": r.Answer, "receipt": r.Receipt} {
+		for name, part := range map[string][]byte{"request": r.Request, "response": r.Response, "receipt": r.Receipt} {
 			part[len(part)-1] ^= 1
 			_, err := client.VerifyReceipt(r, s.Channel.Trust(), c.App.Now())
 			part[len(part)-1] ^= 1
@@ -40,57 +43,57 @@ func Receipt(ctx context.Context, c check.Checker) (string, error) {
 				return "", fmt.Errorf("changed %s: got %v, want a refusal", name, err)
 			}
 		}
-		return fmt.Sprintf("unit %s signed; changed request, answer and receipt refused; session on fresh %s evidence",
+		return fmt.Sprintf("unit %s signed; changed request, response and receipt refused; session on fresh %s evidence",
 			unit.String()[:8], s.Evidence.Measurement().Platform), nil
 	})
 }
 
-// answerTime is far more than an answer takes. A call that nobody answers well
+// responseTime is far more than a response takes. A call that gets no valid response
 // looks for another unit for longer.
-const answerTime = 500 * time.Millisecond
+const responseTime = 500 * time.Millisecond
 
 func callWithin(ctx context.Context, s *check.Session, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	return check.Call(ctx, s, s.URL)
+	return check.RequestOnce(ctx, s, s.URL)
 }
 
-// AlteredBytes: one changed bit of an answer or of a request is refused,
+// AlteredBytes: one changed bit of a response or of a request is refused,
 // wherever it is.
 func AlteredBytes(ctx context.Context, c check.Checker) (string, error) {
-	return c.OverMiddleman(ctx, func(m *check.Middleman, s *check.Session) (string, error) {
+	return c.OverTamperingProxy(ctx, func(m *check.TamperingProxy, s *check.Session) (string, error) {
 		for i := range check.Asks {
-			for _, way := range []*check.Change{{Answer: check.Flip(i, check.Asks)}, {Request: check.Flip(i, check.Asks)}} {
+			for _, way := range []*check.Change{{Response: check.FlipBit(i, check.Asks)}, {Request: check.FlipBit(i, check.Asks)}} {
 				m.Way.Store(way)
-				if callWithin(ctx, s, answerTime) == nil {
+				if callWithin(ctx, s, responseTime) == nil {
 					return "", fmt.Errorf("a bit changed after %d/%d was accepted", i, check.Asks)
 				}
 			}
 		}
 		m.Way.Store(&check.Change{})
-		return fmt.Sprintf("%d requests and answers with one changed bit refused; the next, unchanged, answered", 2*check.Asks), check.Call(ctx, s, s.URL)
+		return fmt.Sprintf("%d requests and responses with one changed bit refused; the next, unchanged, served", 2*check.Asks), check.RequestOnce(ctx, s, s.URL)
 	})
 }
 
-// StreamCut: an answer that is cut off is an error, never a short answer. A
-// chat's stream is cut by killing its unit; any other answer on its way.
+// StreamCut: a response that is cut off is an error, never a short response. A
+// chat's stream is cut by killing its unit; any other response on its way.
 func StreamCut(ctx context.Context, c check.Checker) (string, error) {
-	return c.OverMiddleman(ctx, func(m *check.Middleman, s *check.Session) (string, error) {
+	return c.OverTamperingProxy(ctx, func(m *check.TamperingProxy, s *check.Session) (string, error) {
 		if c.Cluster.Stream != nil {
 			return cutStreaming(ctx, c, m, s)
 		}
-		m.Way.Store(&check.Change{Answer: check.Half})
-		if err := check.Call(ctx, s, s.URL); !errors.Is(err, wire.Truncated) {
-			return "", fmt.Errorf("half an answer: got %v, want a refusal [%s]", err, wire.Truncated)
+		m.Way.Store(&check.Change{Response: check.CutHalf})
+		if err := check.RequestOnce(ctx, s, s.URL); !errors.Is(err, wire.Truncated) {
+			return "", fmt.Errorf("half a response: got %v, want a refusal [%s]", err, wire.Truncated)
 		}
 		m.Way.Store(&check.Change{})
 		_, err := s.GoesOn(ctx)
-		return fmt.Sprintf("half an answer is refused [%s]; the session goes on", wire.Truncated), err
+		return fmt.Sprintf("half a response is refused [%s]; the session goes on", wire.Truncated), err
 	})
 }
 
 // cutStreaming kills the unit that streams.
-func cutStreaming(ctx context.Context, c check.Checker, m *check.Middleman, s *check.Session) (string, error) {
+func cutStreaming(ctx context.Context, c check.Checker, m *check.TamperingProxy, s *check.Session) (string, error) {
 	stream := c.Cluster.Stream
 	ctx, cancel := context.WithTimeout(ctx, check.RestartTime)
 	defer cancel()
@@ -99,13 +102,13 @@ func cutStreaming(ctx context.Context, c check.Checker, m *check.Middleman, s *c
 		return "", err
 	}
 	r.Header.Set("Content-Type", "application/json")
-	answer, err := s.RoundTrip(r)
+	response, err := s.RoundTrip(r)
 	if err != nil {
 		return "", err
 	}
-	defer answer.Body.Close()
+	defer response.Body.Close()
 	first := make([]byte, 1<<10)
-	if _, err := io.ReadFull(answer.Body, first); err != nil {
+	if _, err := io.ReadFull(response.Body, first); err != nil {
 		return "", fmt.Errorf("reading the first tokens: %w", err)
 	}
 	back, err := c.KillNamed(ctx, *m.Target.Load())
@@ -113,19 +116,19 @@ func cutStreaming(ctx context.Context, c check.Checker, m *check.Middleman, s *c
 		return "", err
 	}
 	killed := c.App.Now()
-	rest, err := io.ReadAll(answer.Body)
-	told := c.App.Now().Sub(killed).Round(time.Millisecond)
-	if !errors.Is(err, client.ErrTruncated) || told > time.Second {
-		return "", fmt.Errorf("stream of a killed unit: got %v after %v, want [%s] within 1s", err, told, wire.Truncated)
+	rest, err := io.ReadAll(response.Body)
+	took := c.App.Now().Sub(killed).Round(time.Millisecond)
+	if !errors.Is(err, client.ErrTruncated) || took > time.Second {
+		return "", fmt.Errorf("stream of a killed unit: got %v after %v, want [%s] within 1s", err, took, wire.Truncated)
 	}
 	_, goesOn := s.GoesOn(ctx)
 	_, err = back()
 	tokens := bytes.Count(append(first, rest...), []byte(stream.Event))
-	return fmt.Sprintf("unit killed after %d of %d tokens: [%s] after %v; the session goes on", tokens, stream.Count, wire.Truncated, told), errors.Join(goesOn, err)
+	return fmt.Sprintf("unit killed after %d of %d tokens: [%s] after %v; the session goes on", tokens, stream.Count, wire.Truncated, took), errors.Join(goesOn, err)
 }
 
 // OneSessionAnyUnit: a session is opened on one unit, which is killed; another
-// one answers the next request of that session.
+// one responds to the next request of that session.
 func OneSessionAnyUnit(ctx context.Context, c check.Checker) (string, error) {
 	return c.InSession(ctx, c.Cluster.Gateway, func(s *check.Session) (string, error) {
 		opener := s.Unit.UnitID()
@@ -138,15 +141,15 @@ func OneSessionAnyUnit(ctx context.Context, c check.Checker) (string, error) {
 			return "", err
 		}
 		killed := c.App.Now()
-		_, next, err := s.Ask(ctx)
+		_, next, err := s.RequestWithReceipt(ctx)
 		if err != nil || next == opener {
-			return "", fmt.Errorf("after unit %s was killed: answered by %s: %w", opener, next, err)
+			return "", fmt.Errorf("after unit %s was killed: served by %s: %w", opener, next, err)
 		}
-		answered := c.App.Now().Sub(killed).Round(time.Millisecond)
+		responded := c.App.Now().Sub(killed).Round(time.Millisecond)
 		_, goesOn := s.GoesOn(ctx)
 		_, err = back()
-		return fmt.Sprintf("opened on %s, answered by %s; killed, after %v answered by %s; 1 session opened",
-			opener.String()[:8], strings.Join(before, " "), answered, next.String()[:8]), errors.Join(goesOn, err)
+		return fmt.Sprintf("opened on %s, served by %s; killed, after %v served by %s; 1 session opened",
+			opener.String()[:8], strings.Join(before, " "), responded, next.String()[:8]), errors.Join(goesOn, err)
 	})
 }
 
@@ -156,7 +159,7 @@ func ManagerRestart(ctx context.Context, c check.Checker) (string, error) {
 }
 
 // ManagerWiped: nor does one that loses what it stored. Its certificates stay,
-// which units were told to expect.
+// which units were configured to expect.
 func ManagerWiped(ctx context.Context, c check.Checker) (string, error) {
 	return managerDies(ctx, c, func() error {
 		files, err := filepath.Glob(filepath.Join(c.Cluster.Manager.Data, "*"))

@@ -10,12 +10,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/dev/check"
 )
 
-// OneOff: a request without a session, whole and in chunks, is answered; one
-// that is not safe is refused inside; whoever changes a bit of one gets nothing.
+// OneOff: a request without a session, whole and in chunks, gets a response; one
+// that is not safe is refused inside; one with a changed bit gets nothing.
 func OneOff(ctx context.Context, c check.Checker) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, check.StepTime)
 	defer cancel()
-	m, err := check.NewMiddleman(c.Cluster.Gateway)
+	m, err := check.NewTamperingProxy(c.Cluster.Gateway)
 	if err != nil {
 		return "", err
 	}
@@ -33,18 +33,18 @@ func OneOff(ctx context.Context, c check.Checker) (string, error) {
 		defer o.Close()
 		_, unit, _ := o.Keys()
 		signer = unit.UnitID().String()[:8]
-		if status, err := c.Once(ctx, o, http.MethodGet); err != nil || status == http.StatusForbidden {
+		if status, err := c.SendOneOff(ctx, o, http.MethodGet); err != nil || status == http.StatusForbidden {
 			return "", fmt.Errorf("GET: status %d, %w", status, err)
 		}
-		if status, err := c.Once(ctx, o, http.MethodDelete); err != nil || status != http.StatusForbidden {
+		if status, err := c.SendOneOff(ctx, o, http.MethodDelete); err != nil || status != http.StatusForbidden {
 			return "", fmt.Errorf("DELETE, marked: got status %d, %v, want %d", status, err, http.StatusForbidden)
 		}
-		m.Way.Store(&check.Change{Request: check.Flip(1, 2)})
-		_, err = c.Once(ctx, o, http.MethodGet)
+		m.Way.Store(&check.Change{Request: check.FlipBit(1, 2)})
+		_, err = c.SendOneOff(ctx, o, http.MethodGet)
 		m.Way.Store(&check.Change{})
 		if err == nil {
-			return "", errors.New("a changed request was answered")
+			return "", errors.New("a changed request was served")
 		}
 	}
-	return fmt.Sprintf("keys signed by unit %s; GET answered, whole and in chunks; DELETE and changed requests refused", signer), nil
+	return fmt.Sprintf("keys signed by unit %s; GET served, whole and in chunks; DELETE and changed requests refused", signer), nil
 }

@@ -97,7 +97,7 @@ func (r *rogue) run(ctx context.Context) error {
 		Certificates: []tls.Certificate{{Certificate: [][]byte{report.Unit, report.Cross}, PrivateKey: key}},
 	}
 	var requests atomic.Int64
-	own, err := trap(report, &requests)
+	own, err := trapRequests(report, &requests)
 	if err != nil {
 		return err
 	}
@@ -110,12 +110,12 @@ func (r *rogue) run(ctx context.Context) error {
 		check.Pause(ctx, 50*time.Millisecond)
 	}
 	got.Requests = requests.Load()
-	return r.app.Emit("rogue", got, fmt.Sprintf("%+v\n", *got))
+	return r.app.PrintResult("rogue", got, fmt.Sprintf("%+v\n", *got))
 }
 
-// trap serves TLS with the unit's own leaf, as the gateway wants it of a unit of its
+// trapRequests serves TLS with the unit's own leaf, as the gateway wants it of a unit of its
 // task, and counts the requests that come.
-func trap(report api.Report, requests *atomic.Int64) (net.Listener, error) {
+func trapRequests(report api.Report, requests *atomic.Int64) (net.Listener, error) {
 	key, err := x509.ParsePKCS8PrivateKey(report.LeafKey)
 	if err != nil {
 		return nil, fmt.Errorf("reading the key of the leaf: %w", err)
@@ -157,7 +157,7 @@ func (r *rogue) enrol(ctx context.Context, key *ecdsa.PrivateKey) (report api.Re
 		Task: r.pins.Task, Nonce: challenge.Nonce, HPKEKey: sealing.PublicKey().Bytes(), SigningKey: spki,
 		Root: authority.Approved.Document().Authority.Root, Head: authority.Approved.Head(),
 	}
-	evidence, err := r.app.TEE.Device.Attest(ctx, attest.Bind(wire.LabelIssue, request.Bound()...))
+	evidence, err := r.app.TEE.Device.Attest(ctx, attest.BindReportData(wire.LabelIssue, request.Bound()...))
 	if err != nil {
 		return report, err
 	}
@@ -199,11 +199,11 @@ func (r *rogue) attack(ctx context.Context, config *tls.Config, own string, got 
 	_ = conn.SetDeadline(end)
 	got.Connections++
 	reading := make(chan struct{})
-	go func() { defer close(reading); got.read(conn, session) }()
+	go func() { defer close(reading); got.countForeign(conn, session) }()
 	forged := r.forged(identity, session)
 	for n := 0; time.Now().Before(end); n++ {
-		beat := bus.Heartbeat{Address: []string{own, r.victim}[n/50%2], Inherits: identity, Ready: true, Relay: true}
-		body, err := beat.Append(nil)
+		heartbeat := bus.Heartbeat{Address: []string{own, r.victim}[n/50%2], Inherits: identity, Ready: true, Relay: true}
+		body, err := heartbeat.Append(nil)
 		if err != nil {
 			return err
 		}
@@ -236,8 +236,8 @@ func framed(kind byte, body []byte) []byte {
 	return append(append(binary.BigEndian.AppendUint16(nil, uint16(1+len(body))), kind), body...)
 }
 
-// read counts what the manager sends that belongs to others.
-func (s *spoils) read(conn net.Conn, session wire.SessionID) {
+// countForeign counts what the manager sends that belongs to others.
+func (s *spoils) countForeign(conn net.Conn, session wire.SessionID) {
 	head := make([]byte, 3)
 	for {
 		if _, err := io.ReadFull(conn, head); err != nil {

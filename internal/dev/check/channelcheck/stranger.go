@@ -25,7 +25,7 @@ import (
 )
 
 // stranger is a client that obeys nothing. It speaks the channel by itself, as
-// docs/spec/channel.md has it, so that it can say what no client of ours would: any
+// docs/spec/channel.md has it, so that it can send what no client of ours would: any
 // number, any end, any target, and the same again. It checks nothing of a unit.
 type stranger struct {
 	c      check.Checker
@@ -62,7 +62,7 @@ func newStranger(ctx context.Context, c check.Checker) (*stranger, error) {
 	if len(s.at) == 0 {
 		return nil, errors.New("no unit is described with its health pages")
 	}
-	return s, s.open(ctx)
+	return s, s.openSession(ctx)
 }
 
 // addressKey is the context key of the address that a stranger connects to.
@@ -75,8 +75,8 @@ func toAddress(ctx context.Context, network, _ string) (net.Conn, error) {
 // close lets its connections go.
 func (s *stranger) close() { s.client.CloseIdleConnections() }
 
-// post sends bytes to one unit, and gives what comes back.
-func (s *stranger) post(ctx context.Context, address, path, kind string, body []byte) (*http.Response, []byte, error) {
+// postBytes sends bytes to one unit, and returns the response.
+func (s *stranger) postBytes(ctx context.Context, address, path, kind string, body []byte) (*http.Response, []byte, error) {
 	ctx = context.WithValue(ctx, addressKey{}, address)
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+s.c.Cluster.ServerName+path, bytes.NewReader(body))
 	if err != nil {
@@ -86,17 +86,17 @@ func (s *stranger) post(ctx context.Context, address, path, kind string, body []
 	if s.ticket != "" {
 		r.Header.Set(wire.FieldTicket, s.ticket)
 	}
-	answer, err := s.client.Do(r)
+	response, err := s.client.Do(r)
 	if err != nil {
 		return nil, nil, fmt.Errorf("unit %s: %w", address, err)
 	}
-	defer answer.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(answer.Body, 1<<20))
-	return answer, b, err
+	defer response.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	return response, b, err
 }
 
-// open opens a session by the task's name and believes what the unit says.
-func (s *stranger) open(ctx context.Context) error {
+// openSession opens a session by the task's name and verifies nothing of the unit.
+func (s *stranger) openSession(ctx context.Context) error {
 	genesis, err := wire.ParseDigest(s.c.Cluster.Genesis)
 	if err != nil {
 		return err
@@ -109,11 +109,11 @@ func (s *stranger) open(ctx context.Context) error {
 	rand.Read(nonce)
 	pin := wire.Frame(wire.LabelPin, []byte("task"), []byte(s.c.Cluster.Task), genesis[:])
 	public := key.PublicKey().Bytes()
-	_, b, err := s.post(ctx, s.at[0].Address, wire.PathSession, wire.TypeSession, wire.Frame(wire.LabelSessionOpen, suite, public, nonce, pin, wants, nil))
+	_, b, err := s.postBytes(ctx, s.at[0].Address, wire.PathSession, wire.TypeSession, wire.Frame(wire.LabelSessionOpen, suite, public, nonce, pin, wants, nil))
 	if err != nil {
 		return err
 	}
-	f, err := wire.Unframe(wire.LabelSessionAnswer, b, 12)
+	f, err := wire.Unframe(wire.LabelSessionResponse, b, 12)
 	if err != nil {
 		return fmt.Errorf("opening a session: %w", err)
 	}
@@ -132,19 +132,19 @@ func (s *stranger) open(ctx context.Context) error {
 	return err
 }
 
-// says is one request of a stranger.
-type says struct {
+// requestClaims is one request of a stranger.
+type requestClaims struct {
 	method string
 	number uint64
 	target wire.UnitID
 	end    uint64 // not after, Unix milliseconds
 }
 
-// in is an end so far ahead.
-func in(d time.Duration) uint64 { return uint64(time.Now().Add(d).UnixMilli()) }
+// expiryIn is an end so far ahead.
+func expiryIn(d time.Duration) uint64 { return uint64(time.Now().Add(d).UnixMilli()) }
 
 // sealed is the request as it is sent: header, and one chunk of Binary HTTP.
-func (s *stranger) sealed(q says) ([]byte, error) {
+func (s *stranger) sealed(q requestClaims) ([]byte, error) {
 	header := append([]byte{1}, s.id[:]...)
 	header = append(header, wire.Uint64(q.number)...)
 	header = append(header, q.target[:]...)
@@ -170,17 +170,17 @@ func (s *stranger) sealed(q says) ([]byte, error) {
 	return append(header, aead.Seal(length, make([]byte, 12), plain, length)...), nil
 }
 
-// send sends a request to a unit, and gives the status and the unit's time beside
+// sendRequest sends a request to a unit, and returns the status and the unit's time beside
 // it, 0 where none is.
-func (s *stranger) send(ctx context.Context, u dev.Unit, q says) (status int, at int64, err error) {
+func (s *stranger) sendRequest(ctx context.Context, u dev.Unit, q requestClaims) (status int, at int64, err error) {
 	b, err := s.sealed(q)
 	if err != nil {
 		return 0, 0, err
 	}
-	answer, _, err := s.post(ctx, u.Address, wire.PathRequest, wire.TypeRequest, b)
+	response, _, err := s.postBytes(ctx, u.Address, wire.PathRequest, wire.TypeRequest, b)
 	if err != nil {
 		return 0, 0, err
 	}
-	at, _ = strconv.ParseInt(answer.Header.Get(wire.FieldTime), 10, 64)
-	return answer.StatusCode, at, nil
+	at, _ = strconv.ParseInt(response.Header.Get(wire.FieldTime), 10, 64)
+	return response.StatusCode, at, nil
 }

@@ -53,7 +53,7 @@ func RogueTenant(ctx context.Context, c check.Checker) (string, error) {
 		for {
 			select {
 			case got := <-end:
-				return got.judged(asked, opened)
+				return got.result(asked, opened)
 			default:
 			}
 			if _, err := s.GoesOn(ctx); err != nil {
@@ -61,7 +61,7 @@ func RogueTenant(ctx context.Context, c check.Checker) (string, error) {
 			}
 			asked += check.Asks
 			_, err := c.InSession(ctx, c.Cluster.Gateway, func(another *check.Session) (string, error) {
-				_, _, err := another.Ask(ctx)
+				_, _, err := another.RequestWithReceipt(ctx)
 				return "", err
 			})
 			if err != nil {
@@ -72,8 +72,8 @@ func RogueTenant(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// judged demands that a rogue unit tried, and got nothing.
-func (e rogueEnd) judged(asked, opened int) (string, error) {
+// result demands that a rogue unit tried, and got nothing.
+func (e rogueEnd) result(asked, opened int) (string, error) {
 	got := e.spoils
 	switch {
 	case e.err != nil:
@@ -93,7 +93,7 @@ type rogueEnd struct {
 	err    error
 }
 
-// launchRogue launches the program as a rogue unit, and tells its end.
+// launchRogue launches the program as a rogue unit, and returns its end.
 func launchRogue(ctx context.Context, c check.Checker, dir, program string, args ...string) (<-chan rogueEnd, error) {
 	settings, err := localtee.CommandSettings(append([]string{
 		"rogue-unit", "-o", "json", "--authority", c.Cluster.Authority, "--genesis", c.Cluster.Genesis, "--state", filepath.Join(dir, "seen.json"),
@@ -106,11 +106,11 @@ func launchRogue(ctx context.Context, c check.Checker, dir, program string, args
 	if err != nil {
 		return nil, err
 	}
-	talk, err := os.Create(filepath.Join(dir, "rogue.log"))
+	stderr, err := os.Create(filepath.Join(dir, "rogue.log"))
 	if err != nil {
 		return nil, err
 	}
-	p, err := localtee.Launch{Program: []string{program}, Settings: settings, Stdout: out, Stderr: talk}.Start(ctx, c.Cluster.TEE)
+	p, err := localtee.Launch{Program: []string{program}, Settings: settings, Stdout: out, Stderr: stderr}.Start(ctx, c.Cluster.TEE)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +121,7 @@ func launchRogue(ctx context.Context, c check.Checker, dir, program string, args
 		var e rogueEnd
 		exit, err := p.Wait()
 		if e.err = err; err == nil && exit != (soft.Exit{}) {
-			e.err = fmt.Errorf("%v: %s", exit, dev.Tail(talk.Name()))
+			e.err = fmt.Errorf("%v: %s", exit, dev.LogTail(stderr.Name()))
 		}
 		if text, err := os.ReadFile(out.Name()); e.err == nil {
 			if e.err = err; err == nil {
@@ -129,19 +129,19 @@ func launchRogue(ctx context.Context, c check.Checker, dir, program string, args
 			}
 		}
 		out.Close()
-		talk.Close()
+		stderr.Close()
 		end <- e
 	}()
 	return end, nil
 }
 
-// approveRogue has the owners approve a task of one program, and gives its name.
+// approveRogue has the owners approve a task of one program, and returns its name.
 func approveRogue(ctx context.Context, c check.Checker, program string) (task string, err error) {
 	m, err := localtee.Measure("", []string{program})
 	if err != nil {
 		return "", err
 	}
-	a, err := authorityclient.Dial(ctx, c.App, c.Pins())
+	a, err := authorityclient.Dial(ctx, c.App, c.ClientPins())
 	if err != nil {
 		return "", err
 	}

@@ -18,8 +18,8 @@ import (
 const stopTime = 6 * time.Second
 
 // EveryNumber: a stranger brings each unit the request numbers and ends at the
-// ends of their ranges, which are refused or answered at once; a unit whose process
-// stands still for a while, as on a host that migrates it, goes on as the same unit.
+// ends of their ranges, which are refused or served at once; a unit whose process
+// is stopped for a while, as on a host that migrates it, goes on as the same unit.
 func EveryNumber(ctx context.Context, c check.Checker) (string, error) {
 	s, err := newStranger(ctx, c)
 	if err != nil {
@@ -39,28 +39,28 @@ func EveryNumber(ctx context.Context, c check.Checker) (string, error) {
 				late = http.StatusBadRequest
 			}
 			for _, step := range []struct {
-				q    says
+				q    requestClaims
 				want int
 			}{
-				{says{method: http.MethodGet, number: end, target: s.units[u.Address], end: in(time.Minute)}, want},
-				{says{method: http.MethodGet, number: uint64(1000 + i), target: s.units[u.Address], end: end}, late},
+				{requestClaims{method: http.MethodGet, number: end, target: s.units[u.Address], end: expiryIn(time.Minute)}, want},
+				{requestClaims{method: http.MethodGet, number: uint64(1000 + i), target: s.units[u.Address], end: end}, late},
 			} {
 				sent++
-				if got, _, err := s.send(ctx, u, step.q); err != nil || got != step.want {
+				if got, _, err := s.sendRequest(ctx, u, step.q); err != nil || got != step.want {
 					return "", fmt.Errorf("unit %s: number %d, end %d: got status %d, %v, want %d", u.Address, step.q.number, step.q.end, got, err, step.want)
 				}
 			}
 		}
 	}
-	if err := stands(ctx, c, s); err != nil {
+	if err := checkServed(ctx, c, s); err != nil {
 		return "", err
 	}
 	_, err = c.AnyReplica(ctx)
-	return fmt.Sprintf("%d requests with numbers and ends up to 2^64-1 refused or answered by %d units; one stopped for %v is the same still", sent, len(s.at), stopTime), err
+	return fmt.Sprintf("%d requests with numbers and ends up to 2^64-1 refused or served by %d units; one stopped for %v is the same still", sent, len(s.at), stopTime), err
 }
 
-// stands stops a unit's process for a while, and wants it to be the same after.
-func stands(ctx context.Context, c check.Checker, s *stranger) error {
+// checkServed stops a unit's process for a while, and wants it to be the same after.
+func checkServed(ctx context.Context, c check.Checker, s *stranger) error {
 	u := s.at[len(s.at)-1]
 	pid := c.PID(u)
 	if pid <= 1 {
@@ -83,7 +83,7 @@ func stands(ctx context.Context, c check.Checker, s *stranger) error {
 
 // OnceInTime: what is not safe is executed by the unit that it is bound to, once,
 // and by no unit when it is bound to none; what is late or ends too far ahead is
-// refused by the unit's clock, which the refusal tells.
+// refused by the unit's clock, which the refusal names.
 func OnceInTime(ctx context.Context, c check.Checker) (string, error) {
 	s, err := newStranger(ctx, c)
 	if err != nil {
@@ -91,8 +91,8 @@ func OnceInTime(ctx context.Context, c check.Checker) (string, error) {
 	}
 	defer s.close()
 	number := uint64(0)
-	expect := func(u dev.Unit, q says, want int, what string) (int64, error) {
-		got, at, err := s.send(ctx, u, q)
+	expect := func(u dev.Unit, q requestClaims, want int, what string) (int64, error) {
+		got, at, err := s.sendRequest(ctx, u, q)
 		if err != nil || got != want {
 			return at, fmt.Errorf("unit %s: %s: got status %d, %v, want %d", u.Address, what, got, err, want)
 		}
@@ -101,14 +101,14 @@ func OnceInTime(ctx context.Context, c check.Checker) (string, error) {
 	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodPatch} {
 		number++
 		for _, u := range s.at {
-			if _, err := expect(u, says{method: method, number: number, end: in(30 * time.Second)}, http.StatusForbidden, method+", bound to no unit"); err != nil {
+			if _, err := expect(u, requestClaims{method: method, number: number, end: expiryIn(30 * time.Second)}, http.StatusForbidden, method+", bound to no unit"); err != nil {
 				return "", err
 			}
 		}
 	}
 	for _, bound := range s.at {
 		number++
-		q := says{method: http.MethodPost, number: number, target: s.units[bound.Address], end: in(30 * time.Second)}
+		q := requestClaims{method: http.MethodPost, number: number, target: s.units[bound.Address], end: expiryIn(30 * time.Second)}
 		if _, err := expect(bound, q, http.StatusOK, "a bound POST"); err != nil {
 			return "", err
 		}
@@ -125,7 +125,7 @@ func OnceInTime(ctx context.Context, c check.Checker) (string, error) {
 		}
 		for _, off := range []time.Duration{-time.Hour, -time.Second, 3 * time.Minute, 50 * time.Minute, 25 * time.Hour} {
 			number++
-			at, err := expect(bound, says{method: http.MethodPost, number: number, target: s.units[bound.Address], end: in(off)}, http.StatusPreconditionFailed, "an end "+off.String()+" ahead")
+			at, err := expect(bound, requestClaims{method: http.MethodPost, number: number, target: s.units[bound.Address], end: expiryIn(off)}, http.StatusPreconditionFailed, "an end "+off.String()+" ahead")
 			if err != nil {
 				return "", err
 			}

@@ -30,7 +30,7 @@ func Upgrades(ctx context.Context, started *dev.Cluster, n int) error {
 		return nil
 	}
 	d := cluster{started}
-	_, err := check.Of(d.Cluster).InSession(ctx, d.Doc.Gateway, func(s *check.Session) (string, error) {
+	_, err := check.ForCluster(d.Cluster).InSession(ctx, d.Doc.Gateway, func(s *check.Session) (string, error) {
 		for release := firstRelease + 1; release <= firstRelease+n; release++ {
 			if err := d.upgradeOnce(ctx, s, release); err != nil {
 				return "", &frame.Fault{Code: frame.CodeCheckFailed, Cause: fmt.Errorf("upgrading to release %d: %w", release, err)}
@@ -41,7 +41,7 @@ func Upgrades(ctx context.Context, started *dev.Cluster, n int) error {
 	return err
 }
 
-// upgradeOnce upgrades to a release, and says how the session went on meanwhile.
+// upgradeOnce upgrades to a release, and reports how the session went on meanwhile.
 func (d cluster) upgradeOnce(ctx context.Context, s *check.Session, release int) error {
 	began := d.App.Now()
 	asked, err := whileAsking(ctx, s, func() error { return d.upgrade(ctx, release) })
@@ -53,11 +53,11 @@ func (d cluster) upgradeOnce(ctx context.Context, s *check.Session, release int)
 	}
 	o := check.Outcome{Name: "channel/upgrade", OK: true, Detail: fmt.Sprintf("release %d on %d units after %v; %d requests, 0 failed, in the session of the first release",
 		release, dev.Units, d.App.Now().Sub(began).Round(time.Millisecond), asked)}
-	return d.App.Emit("check", o, o.Line())
+	return d.App.PrintResult("check", o, o.FormatLine())
 }
 
-// whileAsking sends one request after the other while something is done, and says
-// how many were answered; the first that fails is an error.
+// whileAsking sends one request after the other while something is done, and returns
+// how many got a response; the first that fails is an error.
 func whileAsking(ctx context.Context, s *check.Session, do func() error) (asked int, err error) {
 	done := make(chan struct{})
 	var asking sync.WaitGroup
@@ -69,7 +69,7 @@ func whileAsking(ctx context.Context, s *check.Session, do func() error) (asked 
 				return
 			case <-time.After(10 * time.Millisecond):
 			}
-			if failed = check.Call(ctx, s, s.URL); failed != nil {
+			if failed = check.RequestOnce(ctx, s, s.URL); failed != nil {
 				return
 			}
 			asked++
@@ -100,7 +100,7 @@ func (d cluster) upgrade(ctx context.Context, release int) error {
 	if err := check.Approve(ctx, d.Cluster, release, m); err != nil {
 		return fmt.Errorf("approving release %d: %w", release, err)
 	}
-	d.Note(func(c *dev.Description) { c.Program = program })
+	d.UpdateDescription(func(c *dev.Description) { c.Program = program })
 	for _, u := range d.Describe().Units {
 		if err := d.replace(ctx, u); err != nil {
 			return err
@@ -113,15 +113,15 @@ func (d cluster) upgrade(ctx context.Context, release int) error {
 func (d cluster) replace(ctx context.Context, u dev.Unit) error {
 	ctx, cancel := context.WithTimeout(ctx, dev.StartTime)
 	defer cancel()
-	old := check.Of(d.Cluster).PID(u)
+	old := check.ForCluster(d.Cluster).PID(u)
 	if err := syscall.Kill(old, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("ending unit %s: %w", u.Address, err)
 	}
 	for {
-		answer, err := http.Get(u.Health + api.PathReady)
+		response, err := http.Get(u.Health + api.PathReady)
 		if err == nil {
-			answer.Body.Close()
-			if answer.StatusCode == http.StatusOK && check.Of(d.Cluster).PID(u) != old {
+			response.Body.Close()
+			if response.StatusCode == http.StatusOK && check.ForCluster(d.Cluster).PID(u) != old {
 				return nil
 			}
 		}

@@ -15,7 +15,7 @@ import (
 )
 
 // BenchmarkJointRisk is the wall time of a statistic over two tables of
-// 1,000,000 rows, from a user's request to the answer: in the group, with trust
+// 1,000,000 rows, from a user's request to the response: in the group, with trust
 // and a session made anew, beside the same three programs over plain HTTP on
 // loopback, and one program that reads both tables.
 func BenchmarkJointRisk(b *testing.B) {
@@ -36,7 +36,7 @@ func BenchmarkJointRisk(b *testing.B) {
 		bench.Contender{Name: "pooled", Cost: took(func() error { _, err := d.Bin.Pooled(b.Context()); return err })})
 }
 
-// startPlain runs the programs of the three companies without agents, and gives
+// startPlain runs the programs of the three companies without agents, and returns
 // the joiner's URL.
 func (d cluster) startPlain(b *testing.B) string {
 	urls := map[string]string{}
@@ -63,19 +63,19 @@ func (d cluster) startPlain(b *testing.B) string {
 			}
 		}
 	}
-	return urls["{peer."+d.name(d.asked())+"}"]
+	return urls["{peer."+d.roleName(d.asked())+"}"]
 }
 
-// fetch reads a page, whatever it says but a fault of the server.
+// fetch reads a page, whatever its content but a fault of the server.
 func fetch(url string) error {
-	answer, err := http.Get(url)
+	response, err := http.Get(url)
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
-	_, err = io.Copy(io.Discard, answer.Body)
-	if err == nil && answer.StatusCode >= http.StatusInternalServerError {
-		err = fmt.Errorf("got %s", answer.Status)
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body)
+	if err == nil && response.StatusCode >= http.StatusInternalServerError {
+		err = fmt.Errorf("got %s", response.Status)
 	}
 	return err
 }

@@ -17,8 +17,8 @@ func (d cluster) asked() int { return d.Bin.Example.Asked() }
 func (d cluster) holder() int { return d.Bin.Example.Holders()[0] }
 func (d cluster) other() int  { return d.Bin.Example.Holders()[1] }
 
-// name is that of a role, and of its program's task.
-func (d cluster) name(role int) string { return d.Bin.Example.Roles[role].Name }
+// roleName is that of a role, and of its program's task.
+func (d cluster) roleName(role int) string { return d.Bin.Example.Roles[role].Name }
 
 // party is the name of a role's party.
 func (d cluster) party(role int) string { return d.Bin.Example.Roles[role].Party }
@@ -34,7 +34,7 @@ func (d cluster) names() []string {
 
 // memberOfParty is a role's member as the policy writes it, of a party.
 func (d cluster) memberOfParty(role int, party string) string {
-	return fmt.Sprintf("{ party = %q, task = %q, release = \"1\" }", party, d.name(role))
+	return fmt.Sprintf("{ party = %q, task = %q, release = \"1\" }", party, d.roleName(role))
 }
 
 // handedOut is what a holder of the example logs each time that data leaves it.

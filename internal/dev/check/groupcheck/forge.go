@@ -19,7 +19,7 @@ import (
 
 // genuineChain is what a genuine unit of the role that users ask presents to its peers.
 func (d cluster) genuineChain(ctx context.Context) (chain [][]byte, err error) {
-	err = d.as(ctx, d.asked(), func(config *tls.Config) error {
+	err = d.asRole(ctx, d.asked(), func(config *tls.Config) error {
 		chain = config.Certificates[0].Certificate
 		return nil
 	})
@@ -33,9 +33,9 @@ func (d cluster) genuineChain(ctx context.Context) (chain [][]byte, err error) {
 func (d cluster) forgedRefused(ctx context.Context, genuine [][]byte) (string, error) {
 	forged, err := forge(genuine)
 	if err != nil {
-		return "", fmt.Errorf("forging the %s's certificates: %w", d.name(d.asked()), err)
+		return "", fmt.Errorf("forging the %s's certificates: %w", d.roleName(d.asked()), err)
 	}
-	t, err := authorityclient.Trust(ctx, d.App, d.Pins())
+	t, err := authorityclient.Trust(ctx, d.App, d.ClientPins())
 	if err != nil {
 		return "", err
 	}
@@ -46,7 +46,7 @@ func (d cluster) forgedRefused(ctx context.Context, genuine [][]byte) (string, e
 		}
 	}
 	_, err = identity.Check(chain, t.AuthorityRoot(), identity.Expect{
-		Policy: t.Policy(), Kinds: []identity.Kind{identity.KindGroup}, Use: identity.UseTLS, At: d.App.Now(), Group: d.Doc.Group, Roles: []string{d.name(d.asked())},
+		Policy: t.Policy(), Kinds: []identity.Kind{identity.KindGroup}, Use: identity.UseTLS, At: d.App.Now(), Group: d.Doc.Group, Roles: []string{d.roleName(d.asked())},
 	})
 	expected := []wire.Reason{wire.NoQuorum, wire.StaleRoster, wire.Withdrawn, wire.NotFound}
 	if !slices.ContainsFunc(expected, func(r wire.Reason) bool { return errors.Is(err, r) }) {
@@ -55,10 +55,10 @@ func (d cluster) forgedRefused(ctx context.Context, genuine [][]byte) (string, e
 	for _, role := range d.Bin.Example.Holders() {
 		config := &tls.Config{InsecureSkipVerify: true, ServerName: d.Doc.ServerName, MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{forged}}
 		if err := turnedAway(ctx, d.Doc.Units[role].Address, config); !frame.IsAlert(err) {
-			return "", fmt.Errorf("%s, called with forged certificates: got %v, want a TLS alert", d.name(role), err)
+			return "", fmt.Errorf("%s, called with forged certificates: got %v, want a TLS alert", d.roleName(role), err)
 		}
 	}
-	return fmt.Sprintf("the %s's certificates under another group root refused [%s]", d.name(d.asked()), wire.ReasonOf(err)), nil
+	return fmt.Sprintf("the %s's certificates under another group root refused [%s]", d.roleName(d.asked()), wire.ReasonOf(err)), nil
 }
 
 // forge makes leaf and group root of a chain anew, for keys of its own.

@@ -1,6 +1,9 @@
 // Package groupcheck checks a group in a development cluster: that nothing is issued before its
 // parties approve, that the owners of the policy cannot take it over, and that a withdrawal
 // ends it.
+//
+// Files, each using those before it: cluster.go, forge.go, takeover.go, ways.go,
+// withdraw.go, groupcheck.go.
 package groupcheck
 
 import (
@@ -45,7 +48,7 @@ func Run(ctx context.Context, started *dev.Cluster) error {
 	as := func(run func(cluster, context.Context) (string, error)) func(context.Context, check.Checker) (string, error) {
 		return func(ctx context.Context, _ check.Checker) (string, error) { return run(d, ctx) }
 	}
-	return check.Of(d.Cluster).Run(ctx, []check.Case{
+	return check.ForCluster(d.Cluster).Run(ctx, []check.Case{
 		{Name: "group/quorum", Run: as(cluster.quorum)},
 		{Name: "group/statistic", Run: as(cluster.sameStatistic)},
 		{Name: "group/stranger", Run: as(cluster.stranger)},
@@ -62,7 +65,7 @@ func Run(ctx context.Context, started *dev.Cluster) error {
 }
 
 // quorum: while one of the parties has not approved, no unit gets a certificate and
-// nobody trusts the group; then all do.
+// no client trusts the group; then all do.
 func (d cluster) quorum(ctx context.Context) (string, error) {
 	parties, last := len(d.Bin.Example.Parties()), "last"
 	if ordinals := []string{"second", "third", "fourth", "fifth"}; parties-2 >= 0 && parties-2 < len(ordinals) {
@@ -91,7 +94,7 @@ func since(d cluster, began time.Time) time.Duration {
 
 // waits demands that a unit of each role is refused for want of a quorum and none
 // gets a certificate, all after a place of the log, and that no client trusts the
-// group. It says how many were refused.
+// group. It reports how many were refused.
 func (d cluster) waits(ctx context.Context, after int64, roles ...string) (int, error) {
 	if _, err := d.GroupTrust(ctx); !errors.Is(err, wire.NoQuorum) {
 		return 0, fmt.Errorf("client of the group: got %v, want a refusal [%s]", err, wire.NoQuorum)
@@ -122,7 +125,7 @@ func (d cluster) waits(ctx context.Context, after int64, roles ...string) (int, 
 
 // groupLog is what the authority logged of the group after a place, newest first.
 func (d cluster) groupLog(ctx context.Context, after int64) (found []api.LogEntry, err error) {
-	a, err := authorityclient.Dial(ctx, d.App, d.Pins())
+	a, err := authorityclient.Dial(ctx, d.App, d.ClientPins())
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +139,7 @@ func (d cluster) groupLog(ctx context.Context, after int64) (found []api.LogEntr
 	return found, err
 }
 
-// sameStatistic: what the role that users ask responds is what its program's data gives at once.
+// sameStatistic: what the role that users ask responds is what its program computes from the data directly.
 func (d cluster) sameStatistic(ctx context.Context) (string, error) {
 	began := d.App.Now()
 	if _, err := d.statistic(ctx); err != nil { // the programs may still read their tables
@@ -166,7 +169,7 @@ func (d cluster) statistic(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	ch, err := client.OpenGroup(ctx, client.OpenConfig{Trust: t, Role: d.name(d.asked()), Gateway: d.Doc.Gateway, FreshEvidence: true})
+	ch, err := client.OpenGroup(ctx, client.OpenConfig{Trust: t, Role: d.roleName(d.asked()), Gateway: d.Doc.Gateway, FreshEvidence: true})
 	if err != nil {
 		return nil, err
 	}
@@ -175,20 +178,20 @@ func (d cluster) statistic(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer, err := ch.RoundTrip(r)
+	response, err := ch.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
-	defer answer.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(answer.Body, dev.MaxDev))
-	if err == nil && answer.StatusCode != http.StatusOK {
-		err = fmt.Errorf("asking the %s: got %s: %s", d.name(d.asked()), answer.Status, b)
+	defer response.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(response.Body, dev.MaxDev))
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("asking the %s: got %s: %s", d.roleName(d.asked()), response.Status, b)
 	}
 	return b, err
 }
 
 // stranger: a program that no company brought gets no certificate, and the
-// holder gives nothing to a client that has none or has made one.
+// holder sends nothing to a client that has none or has made one.
 func (d cluster) stranger(ctx context.Context) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-stranger-")
 	if err != nil {
@@ -206,11 +209,11 @@ func (d cluster) stranger(ctx context.Context) (_ string, err error) {
 	if err := stranger.MustBeRefused(ctx, d.Doc.TEE, wire.NotMeasured); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("not enrolled [%s]; the %s answers %d without a certificate and an alert to one made at home",
-		wire.NotMeasured, d.name(d.holder()), http.StatusForbidden), d.holderIsClosed(ctx)
+	return fmt.Sprintf("not enrolled [%s]; the %s responds %d without a certificate and an alert to one made at home",
+		wire.NotMeasured, d.roleName(d.holder()), http.StatusForbidden), d.holderIsClosed(ctx)
 }
 
-// holderIsClosed demands that the holder gives nothing to who is not in the group.
+// holderIsClosed demands that the holder sends nothing to clients outside the group.
 func (d cluster) holderIsClosed(ctx context.Context) error {
 	holder := d.Doc.Units[d.holder()].Address
 	made, err := selfMade()
@@ -218,17 +221,17 @@ func (d cluster) holderIsClosed(ctx context.Context) error {
 		return err
 	}
 	config := &tls.Config{InsecureSkipVerify: true, ServerName: d.Doc.ServerName, MinVersion: tls.VersionTLS13}
-	if status, err := check.Get(ctx, holder, config); err != nil || status != http.StatusForbidden {
-		return fmt.Errorf("%s, asked without a certificate: got %d, %v, want %d", d.name(d.holder()), status, err, http.StatusForbidden)
+	if status, err := check.GetStatus(ctx, holder, config); err != nil || status != http.StatusForbidden {
+		return fmt.Errorf("%s, asked without a certificate: got %d, %v, want %d", d.roleName(d.holder()), status, err, http.StatusForbidden)
 	}
 	config.Certificates = []tls.Certificate{made}
 	if err := turnedAway(ctx, holder, config); !frame.IsAlert(err) {
-		return fmt.Errorf("%s, asked with a certificate made at home: got %v, want a TLS alert", d.name(d.holder()), err)
+		return fmt.Errorf("%s, asked with a certificate made at home: got %v, want a TLS alert", d.roleName(d.holder()), err)
 	}
 	return nil
 }
 
-// selfMade is a certificate that nobody vouches for.
+// selfMade is a certificate that no authority signed.
 func selfMade() (c tls.Certificate, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -270,39 +273,39 @@ func (d cluster) wrongRole(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if err := other.MustBeRefused(ctx, d.Doc.TEE, wire.WrongRole); err != nil {
-		return "", fmt.Errorf("the %s's program as %s: %w", d.name(d.holder()), d.name(d.other()), err)
+		return "", fmt.Errorf("the %s's program as %s: %w", d.roleName(d.holder()), d.roleName(d.other()), err)
 	}
-	calling, err := d.newMember(dir, d.holder(), d.Bin.Members[d.holder()], "--peer", d.name(d.other())+"="+d.Doc.Units[d.other()].Address)
+	calling, err := d.newMember(dir, d.holder(), d.Bin.Members[d.holder()], "--peer", d.roleName(d.other())+"="+d.Doc.Units[d.other()].Address)
 	if err != nil {
 		return "", err
 	}
 	defer calling.Log.Close()
 	if err := check.MustEndRefused(ctx, d.Doc.TEE, calling.Launch, wire.NotAllowed); err != nil {
-		return "", fmt.Errorf("a %s that calls the %s: %w", d.name(d.holder()), d.name(d.other()), err)
+		return "", fmt.Errorf("a %s that calls the %s: %w", d.roleName(d.holder()), d.roleName(d.other()), err)
 	}
-	return fmt.Sprintf("the %[1]s's program as %[2]s is refused [%[3]s]; a %[1]s that would call the %[2]s [%[4]s]", d.name(d.holder()), d.name(d.other()), wire.WrongRole, wire.NotAllowed), nil
+	return fmt.Sprintf("the %[1]s's program as %[2]s is refused [%[3]s]; a %[1]s that would call the %[2]s [%[4]s]", d.roleName(d.holder()), d.roleName(d.other()), wire.WrongRole, wire.NotAllowed), nil
 }
 
 // listener: a holder's own listener refuses another holder, whose agent would
 // not have called it, and serves a role that may call it.
 func (d cluster) listener(ctx context.Context) (string, error) {
 	called, status := d.Doc.Units[d.other()].Address, 0
-	err := d.as(ctx, d.holder(), func(config *tls.Config) error {
+	err := d.asRole(ctx, d.holder(), func(config *tls.Config) error {
 		if err := turnedAway(ctx, called, config); !frame.IsAlert(err) {
-			return fmt.Errorf("%s, called by a %s: got %v, want a TLS alert", d.name(d.other()), d.name(d.holder()), err)
+			return fmt.Errorf("%s, called by a %s: got %v, want a TLS alert", d.roleName(d.other()), d.roleName(d.holder()), err)
 		}
 		return nil
 	})
 	if err != nil {
 		return "", err
 	}
-	err = d.as(ctx, d.asked(), func(config *tls.Config) (err error) { status, err = check.Get(ctx, called, config); return err })
-	return fmt.Sprintf("the %s ends the handshake of a %s by an alert, and answers a %s: %d", d.name(d.other()), d.name(d.holder()), d.name(d.asked()), status), err
+	err = d.asRole(ctx, d.asked(), func(config *tls.Config) (err error) { status, err = check.GetStatus(ctx, called, config); return err })
+	return fmt.Sprintf("the %s ends the handshake of a %s by an alert, and responds to a %s: %d", d.roleName(d.other()), d.roleName(d.holder()), d.roleName(d.asked()), status), err
 }
 
-// as calls with the certificate and key of one more unit of a role, and checks
+// asRole calls with the certificate and key of one more unit of a role, and checks
 // nothing.
-func (d cluster) as(ctx context.Context, role int, call func(*tls.Config) error) (err error) {
+func (d cluster) asRole(ctx context.Context, role int, call func(*tls.Config) error) (err error) {
 	dir, err := os.MkdirTemp("", "cohort-caller-")
 	if err != nil {
 		return err
@@ -346,8 +349,8 @@ func turnedAway(ctx context.Context, address string, config *tls.Config) error {
 	return err
 }
 
-// withdrawAndApprove: after a party's withdrawal was heard, no unit gets a certificate
-// and nobody opens a session; once it approves again, all goes on.
+// withdrawAndApprove: after a party's withdrawal is in the history, no unit gets a certificate
+// and no client opens a session; once it approves again, all goes on.
 func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-withdraw-")
 	if err != nil {
@@ -374,11 +377,11 @@ func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, check.Ended(p)) }()
-	if _, err := d.waits(ctx, before, d.name(role)); err != nil {
+	if _, err := d.waits(ctx, before, d.roleName(role)); err != nil {
 		return "", err
 	}
 	began := d.App.Now()
-	if err := d.Tell(ctx, party, sshsig.ForApprove); err != nil {
+	if err := d.SubmitStatement(ctx, party, sshsig.ForApprove); err != nil {
 		return "", err
 	}
 	if err := check.ComesUp(ctx, late); err != nil {
@@ -398,9 +401,9 @@ func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 		party.Name, wire.NoQuorum, took), err
 }
 
-// withdraw has a party withdraw, and gives the place of the log after that.
+// withdraw has a party withdraw, and returns the place of the log after that.
 func (d cluster) withdraw(ctx context.Context, party sshkey.Pair) (int64, error) {
-	if err := d.Tell(ctx, party, sshsig.ForWithdraw); err != nil {
+	if err := d.SubmitStatement(ctx, party, sshsig.ForWithdraw); err != nil {
 		return 0, err
 	}
 	before, err := d.groupLog(ctx, 0)

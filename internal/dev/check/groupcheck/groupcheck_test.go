@@ -16,7 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// TestGroupChecksFail: what judges a group fails where it does not hold.
+// TestGroupChecksFail: a check of a group fails where the group is broken.
 func TestGroupChecksFail(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs a cluster")
@@ -88,7 +88,7 @@ func startJoint(t testing.TB, rows int) cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := dev.Flags{Example: example, Task: example.Task(), KeyMode: string(policyfile.Shared), Rows: rows}
+	f := dev.Flags{Example: example, Task: example.MainTask(), KeyMode: string(policyfile.Shared), Rows: rows}
 	b, err := f.FindPrograms(t.Context(), dev.Binaries{Cohort: cohort}, cohort, dir)
 	if err != nil {
 		t.Fatal(err)

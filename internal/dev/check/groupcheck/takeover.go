@@ -111,7 +111,7 @@ func (d cluster) takeover(way func(*rivals) (takeover, error)) func(context.Cont
 			}
 		}
 		if t.speaks {
-			if err := d.Tell(ctx, r.party, sshsig.ForApprove); err != nil {
+			if err := d.SubmitStatement(ctx, r.party, sshsig.ForApprove); err != nil {
 				return "", fmt.Errorf("the owners' party approving: %w", err)
 			}
 		}
@@ -167,7 +167,7 @@ func withoutGroup(text, name string) (rest, group string, err error) {
 // handed is how often records left a holder so far, as the holders count it.
 func (d cluster) handed() (n int, err error) {
 	for _, role := range d.Bin.Example.Holders() {
-		b, err := os.ReadFile(filepath.Join(d.State, "unit-"+d.name(role)+".log"))
+		b, err := os.ReadFile(filepath.Join(d.State, "unit-"+d.roleName(role)+".log"))
 		if err != nil {
 			return 0, err
 		}
@@ -197,7 +197,7 @@ func (d cluster) goesOn(ctx context.Context) (time.Duration, error) {
 func (d cluster) groupID() (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), check.StepTime)
 	defer cancel()
-	c, err := authorityclient.Dial(ctx, d.App, d.Pins())
+	c, err := authorityclient.Dial(ctx, d.App, d.ClientPins())
 	if err != nil {
 		return "", err
 	}
@@ -222,7 +222,7 @@ func (d cluster) memberOf(dir string, role int, authority string, program []stri
 	if err != nil {
 		return check.Newcomer{}, err
 	}
-	args := []string{"unit", "--group", d.Doc.Group, "--role", d.name(role), "--authority", authority, "--genesis", d.Doc.Genesis, "--listen", list[0], "--health", list[1]}
+	args := []string{"unit", "--group", d.Doc.Group, "--role", d.roleName(role), "--authority", authority, "--genesis", d.Doc.Genesis, "--listen", list[0], "--health", list[1]}
 	for _, called := range d.Bin.Example.Roles[role].Calls {
 		i := slices.IndexFunc(d.Bin.Example.Roles, func(m dev.Role) bool { return m.Name == called })
 		args = append(args, "--peer", called+"="+cmp.Or(others[called], d.Doc.Units[i].Address))
@@ -259,10 +259,10 @@ func staysOut(ctx context.Context, socket string, n check.Newcomer) (reason stri
 		}
 		check.Pause(ctx, 50*time.Millisecond)
 	}
-	said := dev.Tail(n.Log.Name())
-	found := reasonsLogged.FindStringSubmatch(said)
+	logged := dev.LogTail(n.Log.Name())
+	found := reasonsLogged.FindStringSubmatch(logged)
 	if found == nil {
-		return "", fmt.Errorf("the owners' unit logs no reason: %s", said)
+		return "", fmt.Errorf("the owners' unit logs no reason: %s", logged)
 	}
 	return found[1] + found[2], nil
 }

@@ -22,9 +22,9 @@ func bySuccessor(r *rivals) (takeover, error) {
 		return takeover{}, err
 	}
 	return takeover{
-		policies: []check.Edit{all(r.joins(), check.After("[group."+r.Doc.Group+"]\n", fmt.Sprintf("continues = %q\n", id)))}, speaks: true,
+		policies: []check.Edit{allEdits(r.joins(), check.After("[group."+r.Doc.Group+"]\n", fmt.Sprintf("continues = %q\n", id)))}, speaks: true,
 		try: func(r *rivals, ctx context.Context) (string, error) {
-			reason, err := r.runs(ctx, r.asked(), r.program)
+			reason, err := r.startRefused(ctx, r.asked(), r.program)
 			return "a successor with a party and a quorum of the owners': its program refused [" + reason + "]", err
 		},
 	}, nil
@@ -34,9 +34,9 @@ func bySuccessor(r *rivals) (takeover, error) {
 // they start it as theirs.
 func byVictimsProgram(r *rivals) (takeover, error) {
 	return takeover{
-		policies: []check.Edit{all(r.joins(), check.Replaced(r.memberOfParty(r.holder(), r.cluster.party(r.holder())), r.memberOfParty(r.holder(), "rival")))}, speaks: true,
+		policies: []check.Edit{allEdits(r.joins(), check.Replaced(r.memberOfParty(r.holder(), r.cluster.party(r.holder())), r.memberOfParty(r.holder(), "rival")))}, speaks: true,
 		try: func(r *rivals, ctx context.Context) (string, error) {
-			theirs, err := r.runs(ctx, r.holder(), r.Bin.Members[r.holder()])
+			theirs, err := r.startRefused(ctx, r.holder(), r.Bin.Members[r.holder()])
 			if err != nil {
 				return "", err
 			}
@@ -45,7 +45,7 @@ func byVictimsProgram(r *rivals) (takeover, error) {
 				return "", err
 			}
 			owners, err := staysOut(ctx, r.Doc.TEE, n)
-			return fmt.Sprintf("the %[1]s's program listed under a party of the owners': refused as theirs [%[2]s] and as the %[1]s's [%[3]s]", r.name(r.holder()), theirs, owners), err
+			return fmt.Sprintf("the %[1]s's program listed under a party of the owners': refused as theirs [%[2]s] and as the %[1]s's [%[3]s]", r.roleName(r.holder()), theirs, owners), err
 		},
 	}, nil
 }
@@ -62,7 +62,7 @@ func byName(r *rivals) (takeover, error) {
 			func(text string) (string, error) { return r.joins()(text + group) },
 		}, speaks: true,
 		try: func(r *rivals, ctx context.Context) (string, error) {
-			reason, err := r.runs(ctx, r.asked(), r.program)
+			reason, err := r.startRefused(ctx, r.asked(), r.program)
 			return "the group ended, and its name used again: the owners' program refused [" + reason + "]", err
 		},
 	}, nil
@@ -92,7 +92,7 @@ func byAuthority(r *rivals) (takeover, error) {
 				return "", err
 			}
 			reason, err := staysOut(ctx, r.Doc.TEE, n)
-			return "an authority program of the owners': it gives the " + r.name(r.other()) + "'s program nothing [" + reason + "]", err
+			return "an authority program of the owners': it gives the " + r.roleName(r.other()) + "'s program nothing [" + reason + "]", err
 		},
 	}, nil
 }
@@ -127,7 +127,7 @@ func (r *rivals) authority(ctx context.Context, program string) (url string, sto
 	url, stop = "https://"+list[0], func() error { return check.Ended(p) }
 	ctx, cancel := context.WithTimeout(ctx, dev.StartTime)
 	defer cancel()
-	pins := r.Pins()
+	pins := r.ClientPins()
 	pins.Authorities = []string{url}
 	for {
 		c, err := authorityclient.Dial(ctx, r.App, pins)
@@ -136,7 +136,7 @@ func (r *rivals) authority(ctx context.Context, program string) (url string, sto
 			return url, stop, nil
 		}
 		if !check.Pause(ctx, check.StepTime/100) {
-			return "", nil, errors.Join(fmt.Errorf("the owners' authority: %w: %s", err, dev.Tail(log.Name())), stop())
+			return "", nil, errors.Join(fmt.Errorf("the owners' authority: %w: %s", err, dev.LogTail(log.Name())), stop())
 		}
 	}
 }
@@ -164,13 +164,13 @@ func byChip(r *rivals) (takeover, error) {
 				return "", err
 			}
 			reason, err := staysOut(ctx, other.Socket, n)
-			return "a machine of the owners', whose evidence they can forge: the " + r.name(r.asked()) + "'s program there refused [" + reason + "]", err
+			return "a machine of the owners', whose evidence they can forge: the " + r.roleName(r.asked()) + "'s program there refused [" + reason + "]", err
 		},
 	}, nil
 }
 
-// all makes one change after the other.
-func all(changes ...check.Edit) check.Edit {
+// allEdits makes one change after the other.
+func allEdits(changes ...check.Edit) check.Edit {
 	return func(text string) (string, error) {
 		var err error
 		for _, change := range changes {
@@ -190,7 +190,7 @@ func (r *rivals) joins() check.Edit {
 	}
 	parties := r.Bin.Example.Parties()
 	last, members := fmt.Sprintf("  { name = %q, ssh = ", parties[len(parties)-1]), "members = [ "+r.memberOfParty(r.asked(), r.cluster.party(r.asked()))
-	return all(
+	return allEdits(
 		check.Replaced(last, fmt.Sprintf("  { name = %q, ssh = %q },\n%s", keys[0].Name, keys[0].SSH, last)),
 		check.Replaced(fmt.Sprintf("quorum = %d # of the parties", len(parties)), "quorum = 1 # of the parties"),
 		check.Replaced(members, members+`, { party = "rival", task = "rival", release = "1" }`),
@@ -198,8 +198,8 @@ func (r *rivals) joins() check.Edit {
 	)
 }
 
-// runs starts a program in a role as the rivals' party's, and returns why it is refused.
-func (r *rivals) runs(ctx context.Context, role int, program []string) (string, error) {
+// startRefused starts a program in a role as the rivals' party's, and returns why it is refused.
+func (r *rivals) startRefused(ctx context.Context, role int, program []string) (string, error) {
 	n, err := r.member(role, r.Doc.Authority, program, r.party.Path+".pub")
 	if err != nil {
 		return "", err

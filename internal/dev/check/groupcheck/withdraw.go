@@ -38,7 +38,7 @@ func (d cluster) unitIgnoresWithdrawal(ctx context.Context) (_ string, err error
 	if err != nil {
 		return "", err
 	}
-	caller, err := d.memberOf(dir, d.asked(), d.Doc.Authority, d.Bin.Members[d.asked()], map[string]string{d.name(d.holder()): twin.Listen}, d.PartyKey(d.party(d.asked())))
+	caller, err := d.memberOf(dir, d.asked(), d.Doc.Authority, d.Bin.Members[d.asked()], map[string]string{d.roleName(d.holder()): twin.Listen}, d.PartyKey(d.party(d.asked())))
 	if err != nil {
 		return "", errors.Join(err, twin.Log.Close())
 	}
@@ -50,7 +50,7 @@ func (d cluster) unitIgnoresWithdrawal(ctx context.Context) (_ string, err error
 		}
 		defer func() { _ = check.Ended(p) }() // it is not asked how
 	}
-	asking, end, err := d.asks(ctx, caller)
+	asking, end, err := d.useAsked(ctx, caller)
 	if err != nil {
 		return "", err
 	}
@@ -62,7 +62,7 @@ func (d cluster) unitIgnoresWithdrawal(ctx context.Context) (_ string, err error
 	withdrawing := parties[slices.IndexFunc(parties, func(p sshkey.Pair) bool { return p.Name == d.party(d.holder()) })]
 	last, err := check.LastAccepted(ctx, []check.Use{asking}, func(ctx context.Context) error {
 		close(line.Cut)
-		return d.Tell(ctx, withdrawing, sshsig.ForWithdraw)
+		return d.SubmitStatement(ctx, withdrawing, sshsig.ForWithdraw)
 	})
 	if err != nil {
 		return "", err
@@ -81,12 +81,12 @@ func (d cluster) unitIgnoresWithdrawal(ctx context.Context) (_ string, err error
 	if now, err := d.handedBy(twin); err != nil || now != left || left == 0 {
 		return "", fmt.Errorf("the unit that goes on handed records out %d times, then %d, %w; want some before the withdrawal and none after", left, now, err)
 	}
-	if err := d.Tell(ctx, withdrawing, sshsig.ForApprove); err != nil {
+	if err := d.SubmitStatement(ctx, withdrawing, sshsig.ForApprove); err != nil {
 		return "", err
 	}
 	took, err := d.goesOn(ctx)
 	return fmt.Sprintf("%[1]s withdraws, and a %[2]s unit goes on: the last response accepted, after the withdrawal: %[3]s; then 0 records leave it; %[1]s approves again: the statistic is back after %[4]v",
-		withdrawing.Name, d.name(d.holder()), last, took), err
+		withdrawing.Name, d.roleName(d.holder()), last, took), err
 }
 
 // begin starts a unit and waits until it is ready.
@@ -101,18 +101,18 @@ func (d cluster) begin(ctx context.Context, n check.Newcomer) (*soft.Process, er
 	return p, nil
 }
 
-// asks is the use of a unit that users ask by a client of the first party: for the example's
+// useAsked is the use of a unit that users ask by a client of the first party: for the example's
 // request, for which it calls a holder.
-func (d cluster) asks(ctx context.Context, joins check.Newcomer) (check.Use, func(), error) {
+func (d cluster) useAsked(ctx context.Context, joins check.Newcomer) (check.Use, func(), error) {
 	t, err := d.GroupTrust(ctx)
 	if err != nil {
 		return check.Use{}, nil, err
 	}
-	m, err := check.NewMiddleman("https://" + joins.Listen)
+	m, err := check.NewTamperingProxy("https://" + joins.Listen)
 	if err != nil {
 		return check.Use{}, nil, err
 	}
-	ch, err := client.OpenGroup(ctx, client.OpenConfig{Trust: t, Role: d.name(d.asked()), Gateway: m.URL})
+	ch, err := client.OpenGroup(ctx, client.OpenConfig{Trust: t, Role: d.roleName(d.asked()), Gateway: m.URL})
 	if err != nil {
 		m.Close()
 		return check.Use{}, nil, err
@@ -122,13 +122,13 @@ func (d cluster) asks(ctx context.Context, joins check.Newcomer) (check.Use, fun
 		if err != nil {
 			return err
 		}
-		answer, err := ch.RoundTrip(r)
+		response, err := ch.RoundTrip(r)
 		if err != nil {
 			return err
 		}
-		defer answer.Body.Close()
-		if answer.StatusCode != http.StatusOK {
-			return fmt.Errorf("asking the %s: got %s", d.name(d.asked()), answer.Status)
+		defer response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return fmt.Errorf("asking the %s: got %s", d.roleName(d.asked()), response.Status)
 		}
 		return nil
 	}

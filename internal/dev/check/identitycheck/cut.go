@@ -127,7 +127,7 @@ func cutOff(ctx context.Context, c check.Checker, what string, prepare func(dir 
 		return "", err
 	}
 	defer func() { err = errors.Join(err, t.close()) }()
-	uses, err := uses(ctx, c, t)
+	uses, err := allUses(ctx, c, t)
 	defer func() {
 		for _, u := range uses {
 			u.End()
@@ -153,7 +153,7 @@ func cutOff(ctx context.Context, c check.Checker, what string, prepare func(dir 
 	if err := refusesAnew(ctx, c, t); err != nil {
 		return "", err
 	}
-	took, err := goOn(ctx, c)
+	took, err := resumeTime(ctx, c)
 	if err != nil {
 		return "", err
 	}
@@ -176,9 +176,9 @@ func refusesAnew(ctx context.Context, c check.Checker, t *twin) error {
 	return nil
 }
 
-// goOn waits until all other units serve clients that verify them, and returns how long
+// resumeTime waits until all other units serve clients that verify them, and returns how long
 // that took.
-func goOn(ctx context.Context, c check.Checker) (time.Duration, error) {
+func resumeTime(ctx context.Context, c check.Checker) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, dev.StartTime)
 	defer cancel()
 	began := time.Now()

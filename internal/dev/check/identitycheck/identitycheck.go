@@ -1,5 +1,8 @@
 // Package identitycheck checks the identity of a development cluster: its certificates, that
 // nothing else gets one, and that units which owners cut off are refused in time.
+//
+// Files, each using those before it: cluster.go, tee.go, twin.go, cut.go,
+// identitycheck.go, load.go, rollback.go, root.go.
 package identitycheck
 
 import (
@@ -59,7 +62,7 @@ func TLS13Only(ctx context.Context, c check.Checker) (string, error) {
 	return "TLS 1.2 refused by an alert on each unit", nil
 }
 
-// ticketCount counts the session tickets a server gives.
+// ticketCount counts the session tickets of a server.
 type ticketCount struct{ given int }
 
 func (t *ticketCount) Get(string) (*tls.ClientSessionState, bool) { return nil, false }
@@ -79,7 +82,7 @@ func NoTickets(ctx context.Context, c check.Checker) (string, error) {
 		}
 		tickets := &ticketCount{}
 		config.ClientSessionCache = tickets
-		if _, err := check.Get(ctx, u.Address, config); err != nil {
+		if _, err := check.GetStatus(ctx, u.Address, config); err != nil {
 			return "", err
 		}
 		if tickets.given > 0 {

@@ -46,7 +46,7 @@ func killOne(ctx context.Context, c check.Checker) (string, error) {
 	victim := c.Cluster.Units[len(c.Cluster.Units)-1]
 	check.Pause(ctx, check.SettleTime)
 	killed := c.App.Now()
-	back, err := c.Kill(ctx, victim)
+	back, err := c.KillUnit(ctx, victim)
 	if err != nil {
 		return "", err
 	}
@@ -73,7 +73,7 @@ func startLoad(ctx context.Context, through http.RoundTripper, url string) *load
 		l.callers.Go(func() {
 			for check.Pause(running, callPause) {
 				l.sent.Add(1)
-				if err := check.Call(ctx, through, url); err != nil {
+				if err := check.RequestOnce(ctx, through, url); err != nil {
 					l.failed.Add(1)
 					l.first.CompareAndSwap(nil, &err)
 				}
@@ -83,7 +83,7 @@ func startLoad(ctx context.Context, through http.RoundTripper, url string) *load
 	return l
 }
 
-// stop ends the load and tells what failed of it.
+// stop ends the load and returns what failed of it.
 func (l *load) stop() error {
 	l.end()
 	l.callers.Wait()

@@ -63,8 +63,8 @@ func RolledBackStore(ctx context.Context, c check.Checker) (_ string, err error)
 	return "one table back: nothing issued [behind], healed by --history; a fork: ready with a warning, both heads kept", nil
 }
 
-// run starts the authority on the store as it is, and gives a client that was checked.
-func (r *rollback) run(ctx context.Context, more ...string) (authorityclient.Client, error) {
+// startAuthority starts the authority on the store as it is, and returns a client of it.
+func (r *rollback) startAuthority(ctx context.Context, more ...string) (authorityclient.Client, error) {
 	args := append([]string{"authority", "run", "--store", "sqlite:" + r.StoreFile(), "--listen", strings.TrimPrefix(r.Doc.Authority, "https://"),
 		"--genesis-policy", r.GenesisFile()}, more...)
 	signatures, err := filepath.Glob(r.GenesisFile() + ".*.sig")
@@ -90,8 +90,8 @@ func (r *rollback) run(ctx context.Context, more ...string) (authorityclient.Cli
 	})
 }
 
-// halt ends the authority in good order.
-func (r *rollback) halt() {
+// endAuthority ends the authority in good order.
+func (r *rollback) endAuthority() {
 	if r.end != nil {
 		r.end()
 		<-r.ended
@@ -100,12 +100,12 @@ func (r *rollback) halt() {
 }
 
 func (r *rollback) stop() error {
-	r.halt()
+	r.endAuthority()
 	return r.cluster.Stop()
 }
 
-// unitSays runs a unit of the authority until it is ready, or until its log holds what is wanted.
-func (r *rollback) unitSays(ctx context.Context, want string) error {
+// awaitUnitLog runs a unit of the authority until it is ready, or until its log holds what is wanted.
+func (r *rollback) awaitUnitLog(ctx context.Context, want string) error {
 	ctx, cancel := context.WithTimeout(ctx, check.RefusalTime)
 	defer cancel()
 	u := r.Doc.Units[0]
@@ -121,45 +121,45 @@ func (r *rollback) unitSays(ctx context.Context, want string) error {
 	defer func() { end(); <-ended }()
 	for {
 		ready := false
-		if answer, err := http.Get(u.Health + api.PathReady); err == nil {
-			ready = answer.StatusCode == http.StatusOK
-			answer.Body.Close()
+		if response, err := http.Get(u.Health + api.PathReady); err == nil {
+			ready = response.StatusCode == http.StatusOK
+			response.Body.Close()
 		}
-		said := strings.Contains(dev.Tail(c.Log), want)
+		logged := strings.Contains(dev.LogTail(c.Log), want)
 		switch {
-		case want == "" && ready, want != "" && said && !ready:
+		case want == "" && ready, want != "" && logged && !ready:
 			return nil
 		case want != "" && ready:
 			return fmt.Errorf("a unit became ready, want it refused with %s", want)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("a unit neither became ready nor logged %q: %s", want, dev.Tail(c.Log))
+			return fmt.Errorf("a unit neither became ready nor logged %q: %s", want, dev.LogTail(c.Log))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
 // yesterday keeps a copy of the store, and has owners adopt a policy and a unit enrol under
-// it. It gives the history as it then is, and leaves it in a file.
+// it. It returns the history as it then is, and leaves it in a file.
 func (r *rollback) yesterday(ctx context.Context) (api.History, error) {
-	if _, err := r.run(ctx); err != nil {
+	if _, err := r.startAuthority(ctx); err != nil {
 		return api.History{}, err
 	}
-	r.halt()
+	r.endAuthority()
 	if err := copyDatabase(r.StoreFile(), r.copied()); err != nil {
 		return api.History{}, err
 	}
-	a, err := r.run(ctx)
+	a, err := r.startAuthority(ctx)
 	if err != nil {
 		return api.History{}, err
 	}
 	defer a.Close()
-	defer r.halt()
+	defer r.endAuthority()
 	if err := r.anotherPolicy(ctx, "a"); err != nil {
 		return api.History{}, err
 	}
-	if err := r.unitSays(ctx, ""); err != nil {
+	if err := r.awaitUnitLog(ctx, ""); err != nil {
 		return api.History{}, err
 	}
 	file, err := authorityclient.History(ctx, a)
@@ -207,12 +207,12 @@ func (r *rollback) oneTable(ctx context.Context) error {
 	if err := errors.Join(err, db.Close()); err != nil {
 		return err
 	}
-	a, err := r.run(ctx)
+	a, err := r.startAuthority(ctx)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	defer r.halt()
+	defer r.endAuthority()
 	if _, err := a.Ready(ctx); !errors.Is(err, wire.Behind) {
 		return fmt.Errorf("its probe: got %v, want a refusal [%s]", err, wire.Behind)
 	}
@@ -221,17 +221,17 @@ func (r *rollback) oneTable(ctx context.Context) error {
 	if _, err := fooled.Trust(ctx); !errors.Is(err, wire.Behind) {
 		return fmt.Errorf("a client: got %v, want a refusal [%s]", err, wire.Behind)
 	}
-	return r.unitSays(ctx, string(wire.Behind))
+	return r.awaitUnitLog(ctx, string(wire.Behind))
 }
 
 // healed shows the signed files at a start. What was lost is in force again.
 func (r *rollback) healed(ctx context.Context) error {
-	a, err := r.run(ctx, "--history", r.historyFile())
+	a, err := r.startAuthority(ctx, "--history", r.historyFile())
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	defer r.halt()
+	defer r.endAuthority()
 	h, err := a.Ready(ctx)
 	if err != nil || len(h.Warnings) > 0 {
 		return fmt.Errorf("its probe: got %+v, %v, want ready without a warning", h, err)
@@ -239,7 +239,7 @@ func (r *rollback) healed(ctx context.Context) error {
 	if got := a.Approved.Document().Sequence; got != 2 {
 		return fmt.Errorf("got policy %d in force, want 2", got)
 	}
-	return r.unitSays(ctx, "")
+	return r.awaitUnitLog(ctx, "")
 }
 
 // wholeStore serves yesterday's store, in which nothing shows it, and has another policy adopted there. A client
@@ -248,11 +248,11 @@ func (r *rollback) wholeStore(ctx context.Context, newest api.History) error {
 	if err := copyDatabase(r.copied(), r.StoreFile()); err != nil {
 		return err
 	}
-	a, err := r.run(ctx)
+	a, err := r.startAuthority(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { a.Close(); r.halt() }()
+	defer func() { a.Close(); r.endAuthority() }()
 	if err := r.anotherPolicy(ctx, "b"); err != nil {
 		return err
 	}
@@ -284,8 +284,8 @@ func (r *rollback) wholeStore(ctx context.Context, newest api.History) error {
 		if err != nil || len(h.Contradictions) != 1 || h.Contradictions[0].Kept != forked.Approved.Head() || h.Contradictions[0].Other != newest.Head {
 			return fmt.Errorf("its probe: got %+v, %v, want ready, and the heads %s and %s", h, err, forked.Approved.Head(), newest.Head)
 		}
-		r.halt()
-		if a, err = r.run(ctx); err != nil {
+		r.endAuthority()
+		if a, err = r.startAuthority(ctx); err != nil {
 			return err
 		}
 	}

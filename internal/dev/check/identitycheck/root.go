@@ -22,7 +22,7 @@ import (
 // RootSteal: the operator of an authority copies its sealed root into a store with
 // nothing else, and starts the very same program in the very same TEE under first
 // policies of their own. Each names the right root and the right program, so nothing
-// but the draft that was sealed with the root tells them from the founders'. What the
+// but the draft that was sealed with the root distinguishes them from the founders'. What the
 // operator wants is a backup under it, or the root sealed to a program of theirs.
 func RootSteal(ctx context.Context, c check.Checker) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-steal-")

@@ -50,7 +50,7 @@ func ChangedProgramRefused(ctx context.Context, c check.Checker) (string, error)
 // refusalLogged demands that the authority's log names the measurement it got
 // and one that policy wants.
 func refusalLogged(ctx context.Context, c check.Checker, got string) error {
-	a, err := authorityclient.Dial(ctx, c.App, c.Pins())
+	a, err := authorityclient.Dial(ctx, c.App, c.ClientPins())
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func refusalLogged(ctx context.Context, c check.Checker, got string) error {
 	return nil
 }
 
-// OtherAuthorityRefused: the same code with another root secret serves nobody
+// OtherAuthorityRefused: the same code with another root secret serves no client
 // here. Under this cluster's own policy it refuses to start; under a policy of
 // its own, client and unit that were given this cluster's genesis refuse it.
 func OtherAuthorityRefused(ctx context.Context, c check.Checker) (_ string, err error) {
@@ -134,7 +134,7 @@ func otherCluster(ctx context.Context, c check.Checker, dir string) (cluster, er
 
 // refusesOurPolicy starts the other authority under this cluster's first policy.
 func refusesOurPolicy(ctx context.Context, c check.Checker, other cluster) error {
-	a, err := authorityclient.Dial(ctx, c.App, c.Pins())
+	a, err := authorityclient.Dial(ctx, c.App, c.ClientPins())
 	if err != nil {
 		return err
 	}

@@ -14,14 +14,14 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// twin is a unit that goes on whatever policy says: once its cable to the authority is
+// twin is a unit that goes on under any policy: once its cable to the authority is
 // cut no later policy reaches it, and its certificates are good for an hour.
 type twin struct {
 	check.Newcomer
 	id      wire.UnitID
 	process *soft.Process
 	cable   *check.Cable
-	gateway *check.Middleman // brings everything to this unit
+	gateway *check.TamperingProxy // brings everything to this unit
 }
 
 // newTwin starts a unit with a program in a TEE. Its caller closes it.
@@ -47,7 +47,7 @@ func newTwin(ctx context.Context, c check.Checker, dir, socket string, program [
 	if t.id, err = check.UnitAt(ctx, dev.Unit{Address: t.Listen, Health: t.Health}); err != nil {
 		return nil, err
 	}
-	t.gateway, err = check.NewMiddleman("https://" + t.Listen)
+	t.gateway, err = check.NewTamperingProxy("https://" + t.Listen)
 	return t, err
 }
 
@@ -68,9 +68,9 @@ func (t *twin) close() error {
 	return errors.Join(faults...)
 }
 
-// uses are how clients of ours use a unit of the task: in a session, by a receipt, by a
+// allUses are how clients of ours use a unit of the task: in a session, by a receipt, by a
 // one-off request, and over TLS on a connection that is kept.
-func uses(ctx context.Context, c check.Checker, t *twin) (all []check.Use, err error) {
+func allUses(ctx context.Context, c check.Checker, t *twin) (all []check.Use, err error) {
 	ctx, cancel := context.WithTimeout(ctx, check.StepTime)
 	defer cancel()
 	trust, err := c.Trust(ctx)
@@ -82,21 +82,21 @@ func uses(ctx context.Context, c check.Checker, t *twin) (all []check.Use, err e
 	if err != nil {
 		return nil, err
 	}
-	all = append(all, check.Use{Name: "sessions", Ask: func(ctx context.Context) error { return check.Call(ctx, ch, url) }, End: func() {
+	all = append(all, check.Use{Name: "sessions", Ask: func(ctx context.Context) error { return check.RequestOnce(ctx, ch, url) }, End: func() {
 		ending, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		ch.Close(ending)
 	}})
 	s := &check.Session{Channel: ch, URL: url}
-	all = append(all, check.Use{Name: "receipts", Ask: func(ctx context.Context) error { _, _, err := s.Ask(ctx); return err }, End: func() {}})
+	all = append(all, check.Use{Name: "receipts", Ask: func(ctx context.Context) error { _, _, err := s.RequestWithReceipt(ctx); return err }, End: func() {}})
 	o, err := client.NewOneOff(ctx, client.OneOffConfig{Trust: trust, Gateway: t.gateway.URL})
 	if err != nil {
 		return all, err
 	}
-	all = append(all, check.Use{Name: "one-offs", Ask: func(ctx context.Context) error { _, err := c.Once(ctx, o, http.MethodGet); return err }, End: o.Close})
+	all = append(all, check.Use{Name: "one-offs", Ask: func(ctx context.Context) error { _, err := c.SendOneOff(ctx, o, http.MethodGet); return err }, End: o.Close})
 	direct, err := client.New(client.Config{Trust: trust, ServerName: c.Cluster.ServerName, Addresses: []string{t.Listen}})
 	if err != nil {
 		return all, err
 	}
-	return append(all, check.Use{Name: "TLS", Ask: func(ctx context.Context) error { return check.Call(ctx, direct, url) }, End: direct.Close}), nil
+	return append(all, check.Use{Name: "TLS", Ask: func(ctx context.Context) error { return check.RequestOnce(ctx, direct, url) }, End: direct.Close}), nil
 }

@@ -1,0 +1,138 @@
+// Package busrelay carries the sealed sessions of a unit over the bus of its manager.
+//
+// A [Relay] publishes what the unit seals, fetches sessions that the unit does not have, and
+// numbers new sessions from ranges that the manager allocates. The manager is untrusted: it
+// only sees sealed bytes, and without a connection, or with a manager that withholds sessions,
+// units share sessions by the clients' tickets alone.
+package busrelay
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cohort-tee/cohort/internal/bus"
+	"github.com/cohort-tee/cohort/internal/channel"
+	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+const (
+	pullTimeout  = 250 * time.Millisecond // a request waits for it
+	rangeTimeout = 500 * time.Millisecond
+	lowRange     = 1 << 12 // remaining numbers below which another range is allocated
+)
+
+// Relay connects the channel of a unit with the bus. Without a connection it does nothing. It
+// is safe for concurrent use.
+type Relay struct {
+	host  *channel.Host
+	clock func() time.Time
+	conn  atomic.Pointer[bus.Conn] // nil without a connection
+
+	mu      sync.Mutex
+	numbers bus.Range // guarded by mu: the remaining ones
+}
+
+// New makes the relay of a host, without a connection.
+func New(host *channel.Host, clock func() time.Time) *Relay { return &Relay{host: host, clock: clock} }
+
+// SetConn replaces the connection; nil removes it. The caller closes it.
+func (r *Relay) SetConn(conn *bus.Conn) { r.conn.Store(conn) }
+
+// Connected reports whether a manager is connected now.
+func (r *Relay) Connected() bool {
+	conn := r.conn.Load()
+	return conn != nil && conn.Connected()
+}
+
+// Number returns the next number of the allocated range, or without one a random number of
+// those above 2^63, with which no allocated range begins.
+func (r *Relay) Number() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.numbers.Count == 0 {
+		return rand.Uint64() | 1<<63
+	}
+	n := r.numbers.First
+	r.numbers.First++
+	r.numbers.Count--
+	return n
+}
+
+// Refill allocates another range of numbers if few remain. If that fails, the next call tries
+// again.
+func (r *Relay) Refill(ctx context.Context) {
+	r.mu.Lock()
+	low := r.numbers.Count < lowRange
+	r.mu.Unlock()
+	conn := r.conn.Load()
+	if !low || conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, rangeTimeout)
+	defer cancel()
+	if numbers, err := conn.AllocateRange(ctx); err == nil {
+		r.setRange(numbers)
+	}
+}
+
+func (r *Relay) setRange(numbers bus.Range) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.numbers = numbers
+}
+
+// Push publishes a sealed session or a tombstone for all other units. If too many items wait,
+// it is dropped: a unit that misses the session pulls it.
+func (r *Relay) Push(kind envelope.Kind, sealed []byte) {
+	item, err := itemOf(kind, sealed)
+	if conn := r.conn.Load(); err == nil && conn != nil {
+		_ = conn.Publish(item) // as above
+	}
+}
+
+// PushWithin publishes a sealed session, and waits for room until ctx is done. Clients' tickets
+// replace a session that is not published in time.
+func (r *Relay) PushWithin(ctx context.Context, sealed []byte) {
+	item, err := itemOf(envelope.Session, sealed)
+	if conn := r.conn.Load(); err == nil && conn != nil {
+		_ = conn.PublishWithin(ctx, item) // as above
+	}
+}
+
+// itemOf adds to a sealed message the fields that a manager reads.
+func itemOf(kind envelope.Kind, sealed []byte) (bus.Item, error) {
+	s, err := envelope.ParseSealed(kind, sealed)
+	if err != nil {
+		return bus.Item{}, err
+	}
+	item := bus.Item{Kind: bus.Sealed, Session: s.Session, Expiry: s.Expiry, Bytes: sealed}
+	if kind == envelope.Tombstone {
+		item.Kind = bus.Tombstone
+	}
+	return item, nil
+}
+
+// Pull fetches the manager's copy of a session. A tombstone terminates the session in this
+// unit, so that no ticket opens it again.
+func (r *Relay) Pull(ctx context.Context, id wire.SessionID) ([]byte, error) {
+	conn := r.conn.Load()
+	if conn == nil || !conn.Connected() {
+		return nil, wire.Refuse(wire.NotFound, "unit: manager", "no connection", "a manager that keeps copies")
+	}
+	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
+	defer cancel()
+	item, err := conn.FetchCopy(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if item.Kind == bus.Tombstone {
+		_, err := r.host.Terminate(item.Bytes, r.clock()) // terminates nothing unless the tombstone verifies
+		return nil, errors.Join(wire.Refuse(wire.SessionOver, "session "+id.String(), "a tombstone", "a sealed session"), err)
+	}
+	return item.Bytes, nil
+}

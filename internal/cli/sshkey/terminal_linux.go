@@ -1,0 +1,9 @@
+package sshkey
+
+import "golang.org/x/sys/unix"
+
+// Requests of ioctl that read and set the modes of a terminal.
+const (
+	getTermios = unix.TCGETS
+	setTermios = unix.TCSETS
+)

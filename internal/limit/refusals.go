@@ -1,0 +1,35 @@
+package limit
+
+import (
+	"maps"
+	"sync"
+)
+
+// Refusals counts refusals by the quota that refused them. The zero Refusals is ready for use,
+// by concurrent callers.
+type Refusals struct {
+	mu     sync.Mutex
+	counts map[string]uint64 // guarded by mu: by quota
+}
+
+// Count counts a refusal by a quota, and no other error. There are few quotas, and no peer
+// chooses the name of one.
+func (r *Refusals) Count(err error) {
+	quota, ok := QuotaOf(err)
+	if !ok {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.counts == nil {
+		r.counts = make(map[string]uint64)
+	}
+	r.counts[quota]++
+}
+
+// Counts returns a copy of the counts; nil if there was no refusal.
+func (r *Refusals) Counts() map[string]uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.counts)
+}
