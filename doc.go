@@ -23,7 +23,7 @@
 // change policy; ⇒ crosses the network. house_test.go finds each name in the code.
 //
 //	unit.Start → attest.Attester.Attest ⇒ authority.Authority.certify → attest.Verifier.Appraise → policy.Approved.Admit → identity.Issuer.UnitLeaf
-//	channelhttp.Transport.RoundTrip → channel.Session.NewRequest ⇒ manager.gateway.forward ⇒ channel.Host.Open → channelhttp.Server.ServeHTTP → channel.ServerRequest.Responder
+//	channelhttp.Transport.RoundTrip → channel.Session.NewRequest ⇒ manager.gateway.forward ⇒ channel.Host.Open → channel.ServerRequest.Authenticate → channel.ServerRequest.Responder
 //	policyfile.Parse → sshsig.Sign ⇒ history.History.Propose → policy.Approved.Next → store.Store.Append → history.History.install
 //
 // # The flows in full
@@ -33,21 +33,24 @@
 //	unit.Start → (*Unit).renew → api.Authority.Challenge ⇒ authority.challenge
 //	  → attest.BindReportData → Attester.Attest → api.Authority.Certify ⇒ authority.certify
 //	      → collateral.Endorse → attest.Verifier.Appraise → policy.Approved.Admit → identity.Issuer
-//	      → store.Record → sign, seal
+//	      → store.Record → (*enrolment).seal, which signs the report, then encrypts it
 //	  → identity.Check → serve
 //
-// A client trusts a task, and talks TLS to any replica:
+// A client trusts a task, and connects over TLS to any replica:
 //
 //	client.FetchTrust → policy.Replay → api.Authority.Trust ⇒ authority.trust
 //	  → attest.Verifier.Appraise → policy.Approved.AdmitAuthority
 //	client.New → (*Client).RoundTrip → tls.Config.VerifyConnection → identity.Check
+//	  (and again at another replica: call.handleBroken → pool.choose)
 //
 // A user opens a session with one unit, and talks to the whole cluster:
 //
 //	client.Open → channelhttp.Transport ⇒ manager's gateway ⇒ channel.Host.Accept (unit A)
 //	  → channelhttp.Relay.Push → bus ⇒ manager's relay ⇒ channel.Host.ImportSession (unit B)
-//	(*client.Channel).RoundTrip → channel.Session.NewRequest ⇒ manager's gateway
-//	  ⇒ channel.Host.Open (unit B) → http.Handler → channel.Responder
+//	(*client.Channel).RoundTrip → channel.Session.NewRequest ⇒ gateway.forward → registry.selectUnit
+//	  ⇒ channel.Host.Open (unit B), which refuses a request that is bound to another unit
+//	  → ServerRequest.Authenticate, which takes its number: at most once → http.Handler → Responder
+//	  (and again: channelhttp's decide says whether, call.target to which unit)
 //
 // A client that knows nothing of us sends one-off requests (Oblivious HTTP):
 //
@@ -62,15 +65,17 @@
 //
 // Owners change policy:
 //
-//	cohort policy sign → policyfile.Parse → ⇒ history.Propose → policy.Propose
-//	  → policy.Approved.Next → store (compare and swap) → snapshot
+//	cohort policy sign → policyfile.Parse ⇒ history.Propose → policy.Propose
+//	  → policy.Approved.Next → policyfile.Owners.CheckQuorum, which counts k of n
+//	  → store (compare and swap) → snapshot
 //
 // The parties of a group approve its root, which owners do not have:
 //
 //	(*Authority).snapshot → groupRoots → Roster.AdmitAuthority → store (first row stays)
 //	cohort group approve ⇒ authority.groupRoot → attest.Verifier.Appraise, Roster.AdmitAuthority
 //	  → sign ⇒ history.AddStatement → policy.Approved.Next → policy.GroupState
-//	policy.Approved.AdmitMember → identity.Issuer → identity.Check
+//	policy.Approved.AdmitMember → GroupState.Consents, which refuses a party that withdrew
+//	  → identity.Issuer, which asks again → identity.Check
 //
 // Owners keep a backup of the root, and bring it back on another machine:
 //
@@ -85,6 +90,8 @@
 //	  → History.Extend → identity.ParseHead → unit.adopt → Unit.concerned → unit.renew
 //	                                        → client's Trust.under → connections checked again
 //	  (manager's chronicle ⇒ Gateway.Watch, where no authority has a place)
+//	a leaf is cut off: policy.Approved.CutOff → policyfile.ChipRefused → the platform's rules;
+//	a shared leaf names no chip: it ends with the step that cut one, policy.Approved.LastCut
 //
 // Trust is a type on each of these ways: Evidence → Appraise → attest.Result;
 // file and signatures → policy.Approved; chain → identity.Peer. Only the

@@ -62,7 +62,7 @@ func (k *call) newAttempt(r *replica) *attempt {
 func (a *attempt) needsConn() bool { return !a.hasConn.Load() && a.context.Err() == nil }
 
 // runAttempt sends the request and reads a short response whole. A rejected connection
-// has carried nothing of it, so run takes another one.
+// has carried nothing of it, so runAttempt takes another one.
 func (a *attempt) runAttempt() {
 	for {
 		a.rejected = false

@@ -23,7 +23,7 @@ var ErrUnreachable = wire.Refuse(wire.Unavailable, "replicas", "no response", "o
 
 // call is one request on its way: it starts attempts, decides which of them
 // send, and ends with the first response that it accepts. Its fields belong to
-// the goroutine of run; attempts reach it through events.
+// the goroutine of runCall; attempts reach it through events.
 type call struct {
 	client     *Client
 	request    *http.Request

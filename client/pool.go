@@ -73,7 +73,7 @@ func (p *pool) setAddresses(addresses []string) {
 func (p *pool) allReplicas() []*replica {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.replicas // set replaces the slice and never changes it
+	return p.replicas // setAddresses replaces the slice and never changes it
 }
 
 func (p *pool) replicaCount() int { return len(p.allReplicas()) }

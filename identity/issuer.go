@@ -218,7 +218,7 @@ func (i *Issuer) UnitLeaf(grant policy.Grant, signing crypto.PublicKey, at time.
 	return g.signLeaf(certificateContent{spki: spki, extension: g.unitExtension(wire.UnitIDOf(spki))})
 }
 
-// UnitTLSLeaf returns the TLS leaf of a unit in key mode unit. It refuses as Unit does, and with
+// UnitTLSLeaf returns the TLS leaf of a unit in key mode unit. It refuses as UnitLeaf does, and with
 // "not-allowed" a task in another key mode.
 func (i *Issuer) UnitTLSLeaf(grant policy.Grant, key crypto.PublicKey, unit wire.UnitID, at time.Time) (Leaf, error) {
 	g, err := i.checkGrant(grant, at)

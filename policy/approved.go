@@ -41,7 +41,7 @@ type Approved struct {
 
 // Genesis approves the first policy: its digest is the pin, and a quorum of its
 // own owners signed it. It refuses with "genesis", "quorum" or the reason of
-// [Parse].
+// [policyfile.Parse].
 func Genesis(pin attest.Digest, step Step) (Approved, error) {
 	if got := wire.Sum(step.Policy); got != pin {
 		return Approved{}, wire.Refuse(wire.WrongGenesis, "genesis: digest of the first policy", got, pin)

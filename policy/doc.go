@@ -18,5 +18,5 @@
 // clock, no file and no network.
 //
 // Files, each using those before it: roster.go, statement.go, groupstate.go, records.go, approved.go,
-// proposal.go, backup.go, cut.go, screen.go, cuts.go, admit.go, concern.go.
+// proposal.go, backup.go, cutoff.go, screen.go, cutsteps.go, admit.go, concern.go.
 package policy

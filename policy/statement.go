@@ -24,7 +24,7 @@ type Statement struct {
 	Group       attest.Digest // identity
 	GroupRoot   attest.Digest // SHA-256 of the group root's SubjectPublicKeyInfo
 	Party       string
-	Key         attest.Digest // [KeyDigest] of the key that signs it
+	Key         attest.Digest // [sshsig.KeyDigest] of the key that signs it
 	Number      uint64        // from 1 to 2^63-1
 	NotAfter    time.Time
 	Withdraws   bool

@@ -23,7 +23,7 @@
 // too far ahead, and a stream that ends before its final chunk.
 //
 // Its files, from the ground up: method.go, transcript.go, session.go,
-// clientrequest.go, spent.go, window.go, table.go, sealed.go, open.go, known.go, host.go,
+// clientrequest.go, kemkeys.go, window.go, table.go, sealed.go, open.go, known.go, host.go,
 // watch.go, accept.go, serverrequest.go, ohttpkeys.go, ohttprequest.go, ohttpseal.go,
 // responder.go.
 package channel

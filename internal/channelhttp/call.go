@@ -20,7 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// recordKey is the context key of a wanted [channel.Record].
+// recordKey is the context key of a wanted [unitauth.Record].
 type recordKey struct{}
 
 // WithRecord makes a request want a receipt. The record is filled in when the

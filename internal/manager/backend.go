@@ -32,8 +32,8 @@ type backend struct {
 	cancel       context.CancelCauseFunc
 	names        atomic.Pointer[[]string] // DNS names in its TLS leaf; nil: not known yet
 
-	// Guarded by registry.mu: unit is the newest certificate, of one id and cluster; last is
-	// the time of the newest heartbeat, and by says who reported it.
+	// Guarded by registry.mu: unit is the newest certificate, of one id and cluster; lastSeen
+	// is the time of the newest heartbeat, and reportedBy says who reported it.
 	unit          bus.Unit
 	heartbeat     bus.Heartbeat
 	reportedBy    reporter

@@ -10,7 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// routeByTicket selects units for a request in a session of which the manager has no copy: those of
+// routeByTicket narrows the units for a request in a session of which the manager has no copy to those of
 // the identity that the client's ticket names. It refuses with [wire.TicketWanted] a request
 // that could belong to several tenants, so that no tenant receives a request of another
 // tenant's user.
