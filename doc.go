@@ -59,7 +59,7 @@
 //
 // Founders make a domain:
 //
-//	cohort authority init --draft → sealed.Init → founding.MakeRoot → store
+//	cohort authority init --draft → sealed.CreateRoot → founding.MakeRoot → store
 //	cohort policy sign --init → founding.Founder.Check → policydraft.Draft.Fill → sign
 //	  (and before, where a key is bound by a credential: authority init --open → founding.OpenChallenge)
 //

@@ -164,12 +164,13 @@ func TestShortNames(t *testing.T) {
 	wantCount(t, "functions of four letters or fewer", short, mostShort)
 }
 
-// shareable are names that say the same in every package.
+// shareable are names that say the same in every package: those of the standard library
+// and its interfaces, and the methods of an appraiser, which each platform has.
 var shareable = map[string]bool{
 	"main": true, "New": true, "Parse": true, "String": true, "Error": true, "Close": true, "Read": true, "Write": true, "Open": true,
 	"Run": true, "Len": true, "Less": true, "Swap": true, "Push": true, "Pop": true, "Is": true, "Unwrap": true, "ServeHTTP": true,
 	"Verify": true, "Encode": true, "Decode": true, "MarshalText": true, "UnmarshalText": true, "MarshalJSON": true, "UnmarshalJSON": true,
-	"Platform": true, "Appraise": true, "Attest": true, "Validate": true, "validate": true, "Stop": true, "Wait": true, "Equal": true,
+	"Bytes": true, "Digest": true, "Seal": true, "close": true, "Genuine": true, "UnverifiedClaims": true, "Platform": true, "Appraise": true, "Attest": true, "Validate": true, "validate": true, "Stop": true, "Wait": true, "Equal": true,
 }
 
 func TestSharedNames(t *testing.T) {
@@ -507,8 +508,8 @@ func bestOrder(files []string, uses map[string]map[string][]string) (order []str
 
 // Bounds of the counts, which go down only.
 const (
-	mostShort  = 161
-	mostShared = 8
+	mostShort  = 120
+	mostShared = 0
 	mostUnused = 10 // percent
 	mostFixed  = 0
 	mostBanned = 0

@@ -135,7 +135,7 @@ func found(t testing.TB, v *vendors) founded {
 		"[platform.soft]\nroots = [\"VENDOR\"]\n", platforms, `{ platform = "soft", program = "authority" }`, reference(attesttest.MeasureSNP("authority")),
 		"AMD", v.amd.Root().String(), "INTEL", v.intel.Root().String(), "NOKEY", strings.Repeat("0", 96),
 		"REFERENCE-OWN", references("own"), "REFERENCE-SCORING", references("scoring")))))
-	f.root = testworld.Must(sealed.Init(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: sealer, Draft: draft})).Root
+	f.root = testworld.Must(sealed.CreateRoot(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: sealer, Draft: draft})).Root
 	genesis := w.SignPolicy(string(testworld.Must(draft.WithRoot(f.root))))
 	f.genesis = wire.Sum(genesis.Policy)
 	f.config = authority.Config{

@@ -52,7 +52,7 @@ type relay struct {
 
 func (r *relay) Number() uint64 { return r.number.Add(1) }
 
-func (r *relay) Pull(context.Context, wire.SessionID) ([]byte, error) { return nil, nil }
+func (r *relay) RequestCopy(context.Context, wire.SessionID) ([]byte, error) { return nil, nil }
 
 func (r *relay) Push(kind envelope.Kind, sealed []byte) {
 	for _, u := range r.units {

@@ -69,7 +69,7 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	defer c.tasks.Done()
-	if newest := c.trust.Load(); !c.pool.enforces(newest.Policy().Head()) {
+	if newest := c.trust.Load(); !c.pool.enforces(newest.Policy().PolicyHead()) {
 		c.enforce(newest) // maintain does so soon, but the request must not use a connection before that
 	}
 	if err := c.ensureAddresses(r.Context()); err != nil {

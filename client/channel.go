@@ -96,7 +96,7 @@ func Open(ctx context.Context, config OpenConfig) (*Channel, error) {
 }
 
 func openChannel(ctx context.Context, config OpenConfig) (*Channel, error) {
-	all, err := config.check()
+	all, err := config.validate()
 	if err != nil {
 		return nil, err
 	}
@@ -122,8 +122,8 @@ func openChannel(ctx context.Context, config OpenConfig) (*Channel, error) {
 	return c, nil
 }
 
-// check returns every fault of the configuration, or the gateways' URLs.
-func (o OpenConfig) check() ([]*url.URL, error) {
+// validate returns every fault of the configuration, or the gateways' URLs.
+func (o OpenConfig) validate() ([]*url.URL, error) {
 	var faults []error
 	if o.Trust == nil {
 		faults = append(faults, wire.Refuse(wire.BadRequest, "channel: trust", "no trust", "a Trust of FetchTrust"))

@@ -106,7 +106,7 @@ func New(config Config) (*Client, error) {
 		hedges:  newBudget(hedgeShare, hedgeBurst),
 		retries: newBudget(retryShare, retryBurst),
 	}
-	c.pool = newPool(config.Trust.Policy().Head(), config.Trust.config.Clock, c.newTransport)
+	c.pool = newPool(config.Trust.Policy().PolicyHead(), config.Trust.config.Clock, c.newTransport)
 	c.lifetime, c.stop = context.WithCancel(context.Background())
 	c.trust.attach(config.Trust, min(minRefresh, config.Refresh), &gateways{})
 	c.tasks.Go(c.maintain)
@@ -178,11 +178,11 @@ func (c *Client) beginTask() error {
 func (c *Client) maintain() {
 	ticker := time.NewTicker(min(maintainInterval, c.config.Refresh))
 	defer ticker.Stop()
-	head := c.config.Trust.Policy().Head()
+	head := c.config.Trust.Policy().PolicyHead()
 	for {
 		moved := c.trust.changed()
-		if newest := c.trust.Load(); newest.Policy().Head() != head {
-			head = newest.Policy().Head()
+		if newest := c.trust.Load(); newest.Policy().PolicyHead() != head {
+			head = newest.Policy().PolicyHead()
 			c.enforce(newest)
 		}
 		select {
@@ -217,7 +217,7 @@ func (c *Client) renewTrust(ctx context.Context, old *Trust) *Trust {
 // enforce checks every connection under trust. One that it refuses ends at once,
 // with the request on it; the others stay open.
 func (c *Client) enforce(t *Trust) {
-	c.pool.enforce(t.Policy().Head(), c.currentTime(), func(opened *conn) error {
+	c.pool.enforce(t.Policy().PolicyHead(), c.currentTime(), func(opened *conn) error {
 		_, err := identity.Check(opened.peer.PeerCertificates, t.root, t.expect(c.currentTime()))
 		return err
 	})

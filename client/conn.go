@@ -172,7 +172,7 @@ func (c *Client) connectUnder(ctx context.Context, trust *Trust, r *replica) (*c
 	if err != nil {
 		return nil, err
 	}
-	opened := &conn{Conn: below, pool: c.pool, replica: r, head: trust.Policy().Head()}
+	opened := &conn{Conn: below, pool: c.pool, replica: r, head: trust.Policy().PolicyHead()}
 	opened.secured = tls.Client(opened, c.tlsConfig(trust))
 	if err := opened.secured.HandshakeContext(ctx); err != nil {
 		below.Close()

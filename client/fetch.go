@@ -103,7 +103,7 @@ func (f *trustFetch) trust(ctx context.Context) (*Trust, error) {
 			return nil, err
 		}
 	}
-	return f.check(query, unverified, pinned)
+	return f.verifyTrust(query, unverified, pinned)
 }
 
 // requestTrust sends one request for trust, with a new nonce.
@@ -135,7 +135,7 @@ func (f *trustFetch) followHistory(ctx context.Context) error {
 
 // pushHistory sends the known history to an authority that is behind.
 func (f *trustFetch) pushHistory(ctx context.Context, cause error) error {
-	if !f.state.Policy().OK() {
+	if !f.state.Policy().Genuine() {
 		return cause
 	}
 	if err := f.peer.PushHistory(ctx, f.state.history); err != nil {
@@ -144,15 +144,15 @@ func (f *trustFetch) pushHistory(ctx context.Context, cause error) error {
 	return nil
 }
 
-// check verifies a response and returns its trust.
-func (f *trustFetch) check(query api.TrustQuery, unverified trustResponse, pinned []Identity) (*Trust, error) {
+// validate verifies a response and returns its trust.
+func (f *trustFetch) verifyTrust(query api.TrustQuery, unverified trustResponse, pinned []Identity) (*Trust, error) {
 	t := &Trust{config: f.config, state: f.state, fetchedAt: f.config.Clock()}
 	var err error
 	if t.root, err = parseCertificate(unverified.Authority); err != nil {
 		return nil, fmt.Errorf("reading the authority root: %w", err)
 	}
 	// Policy may have changed since the history was fetched.
-	if got, want := unverified.History.Head, f.state.Policy().Head(); got != want {
+	if got, want := unverified.History.Head, f.state.Policy().PolicyHead(); got != want {
 		return nil, wire.Refuse(wire.Behind, "trust: policy head", got, want)
 	}
 	if t.evidence, err = f.appraise(query, unverified.Evidence); err != nil {
@@ -171,7 +171,7 @@ func (f *trustFetch) check(query api.TrustQuery, unverified trustResponse, pinne
 // appraise checks that the authority is code named by policy, in a TEE accepted by
 // policy, and that its evidence is new.
 func (f *trustFetch) appraise(query api.TrustQuery, evidence attest.Evidence) (attest.Result, error) {
-	root, head := f.state.Policy().Document().Authority.Root, f.state.Policy().Head()
+	root, head := f.state.Policy().Document().Authority.Root, f.state.Policy().PolicyHead()
 	result, err := f.config.Verifier.Appraise(attest.Question{
 		Evidence:   evidence,
 		ReportData: attest.BindReportData(wire.LabelTrust, query.Nonce[:], root[:], head[:]),

@@ -81,17 +81,17 @@ func NewOneOff(ctx context.Context, config OneOffConfig) (*OneOff, error) {
 	return o, nil
 }
 
-// Keys returns the key configuration as application/ohttp-keys (RFC 9458, section 3),
+// SignedKeys returns the key configuration as application/ohttp-keys (RFC 9458, section 3),
 // for other clients, the unit that signed it, and its end of validity.
-func (o *OneOff) Keys() (keys []byte, signer identity.Peer, expires time.Time) {
+func (o *OneOff) SignedKeys() (keys []byte, signer identity.Peer, expires time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.keys.Plain, o.keys.Unit, o.keys.Expires
 }
 
-// URL returns the URL for encapsulated requests under [OneOff.Keys]. The gateway
+// GatewayURL returns the URL for encapsulated requests under [OneOff.SignedKeys]. The gateway
 // forwards them to units that hold the keys.
-func (o *OneOff) URL() *url.URL {
+func (o *OneOff) GatewayURL() *url.URL {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.requestURL(o.keys)

@@ -165,11 +165,11 @@ func (l *sharedTrust) store(t *Trust) *Trust {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	known := l.newest.Load()
-	if !t.Policy().Knows(known.Policy().Head()) {
+	if !t.Policy().Knows(known.Policy().PolicyHead()) {
 		t = t.withHistory(known.state.history)
 	}
 	l.newest.Store(t)
-	if w := l.watching; w != nil && t.Policy().Head() != known.Policy().Head() {
+	if w := l.watching; w != nil && t.Policy().PolicyHead() != known.Policy().PolicyHead() {
 		close(w.moved)
 		w.moved = make(chan struct{})
 	}
@@ -270,7 +270,7 @@ func (f *trustRefresher) renew(ctx context.Context, old *Trust) (*Trust, error) 
 
 // sameAs reports whether t and other are equal but for the proof of their head.
 func (t *Trust) sameAs(other *Trust) bool {
-	return t == other || t.fetchedAt.Equal(other.fetchedAt) && t.Policy().Head() == other.Policy().Head()
+	return t == other || t.fetchedAt.Equal(other.fetchedAt) && t.Policy().PolicyHead() == other.Policy().PolicyHead()
 }
 
 // withHistory returns t after further steps of the policy history. The parts that

@@ -83,7 +83,7 @@ func TestStepAheadOfUpkeep(t *testing.T) {
 	get(t, c, "ok")
 	testworld.Eventually(t, "the upkeep is held up", func() bool { return names.asked.Load() > 1 })
 	w.adopt("2")
-	testworld.Eventually(t, "the step is adopted", func() bool { return c.Trust().Policy().Head() == w.visibleHead() })
+	testworld.Eventually(t, "the step is adopted", func() bool { return c.Trust().Policy().PolicyHead() == w.visibleHead() })
 	before := gone.executed.Load()
 	_, err = do(c, soon(t, testworld.Must(http.NewRequest("GET", "https://"+serverName+"/", nil))))
 	testworld.Refused(t, err, wire.CutOff)
@@ -153,7 +153,7 @@ func TestOneWatcher(t *testing.T) {
 	}
 	again := testworld.Must(client.New(client.Config{Trust: trust, Addresses: []string{replicas[0].address}}))
 	defer again.Close()
-	if got := again.Trust().Policy().Head(); got != w.visibleHead() {
+	if got := again.Trust().Policy().PolicyHead(); got != w.visibleHead() {
 		t.Errorf("a client that comes later begins with head %v, want the newest", got)
 	}
 }

@@ -250,7 +250,7 @@ func TestRefusedHandshakeRefreshes(t *testing.T) {
 	c := w.clientOf(client.Config{Trust: trust, Refresh: time.Hour}, w.replicas(1, "2")...)
 	_, err := do(c, kinds["safe"]())
 	testworld.Refused(t, err, wire.CutOff) // trust was fetched less than a second ago
-	time.Sleep(time.Until(trust.At().Add(time.Second)))
+	time.Sleep(time.Until(trust.FetchedAt().Add(time.Second)))
 	get(t, c, "ok")
 	testworld.Eventually(t, "the root of the new release is fetched", func() bool { return len(c.Trust().Identities()) == 2 })
 	w.mu.Lock()

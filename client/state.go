@@ -61,13 +61,13 @@ func ParseState(b []byte) (State, error) {
 // Bytes returns the encoding that [ParseState] reads; nil for the zero State.
 func (s State) Bytes() []byte {
 	newest := s.history.Policy()
-	if !newest.OK() {
+	if !newest.Genuine() {
 		return nil
 	}
 	b, err := json.Marshal(stateFile{
 		Schema:   StateSchema,
 		Genesis:  newest.Genesis(),
-		Head:     newest.Head(),
+		Head:     newest.PolicyHead(),
 		Sequence: newest.Document().Sequence,
 		Steps:    s.history.Entries(),
 	})

@@ -41,7 +41,7 @@ func TestParseStateRefuses(t *testing.T) {
 		}
 		return strings.Replace(good, old, new, 1)
 	}
-	head := testworld.Must(client.ParseState([]byte(good))).Policy().Head().Hex()
+	head := testworld.Must(client.ParseState([]byte(good))).Policy().PolicyHead().Hex()
 	tests := []struct {
 		name, text string
 		reason     error
@@ -65,7 +65,7 @@ func TestParseStateRefuses(t *testing.T) {
 			if got := wire.ReasonOf(err); got != tt.reason {
 				t.Errorf("got %v, want reason %q", err, tt.reason)
 			}
-			if s.Policy().OK() {
+			if s.Policy().Genuine() {
 				t.Error("got a state beside the error")
 			}
 		})

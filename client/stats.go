@@ -49,7 +49,7 @@ func (c *Client) Stats() Stats {
 		RefreshFailed: c.counters.refreshFailed.Load(),
 		LateAfter:     c.latencies.lateAfter(),
 		TrustAt:       trust.fetchedAt,
-		PolicyHead:    trust.Policy().Head(),
+		PolicyHead:    trust.Policy().PolicyHead(),
 		Replicas:      c.pool.stats(),
 	}
 }

@@ -91,7 +91,7 @@ func FetchTrust(ctx context.Context, config TrustConfig) (*Trust, error) {
 	if !tlsVerifies {
 		return nil, ErrNoTLS
 	}
-	if err := config.check(); err != nil {
+	if err := config.validate(); err != nil {
 		return nil, err
 	}
 	if config.Clock == nil {
@@ -105,8 +105,8 @@ func FetchTrust(ctx context.Context, config TrustConfig) (*Trust, error) {
 	return t, nil
 }
 
-// check returns every fault of the configuration.
-func (c *TrustConfig) check() error {
+// validate returns every fault of the configuration.
+func (c *TrustConfig) validate() error {
 	var faults []error
 	fault := func(field string, got, want any) {
 		faults = append(faults, wire.Refuse(wire.BadRequest, "trust: "+field, got, want))
@@ -122,7 +122,7 @@ func (c *TrustConfig) check() error {
 	if c.Genesis.IsZero() {
 		fault("genesis", c.Genesis, "the digest of the first policy")
 	}
-	if seen := c.State.Policy(); seen.OK() && seen.Genesis() != c.Genesis {
+	if seen := c.State.Policy(); seen.Genuine() && seen.Genesis() != c.Genesis {
 		faults = append(faults, wire.Refuse(wire.WrongGenesis, "trust: genesis of the client state", seen.Genesis(), c.Genesis))
 	}
 	if pins := c.pinCount(); pins != 1 {
@@ -203,11 +203,11 @@ func (t *Trust) Identities() []Identity {
 	return slices.DeleteFunc(slices.Clone(t.identities), func(i Identity) bool { return i.Root == nil })
 }
 
-// At returns when trust was fetched.
-func (t *Trust) At() time.Time { return t.fetchedAt }
+// FetchedAt returns when trust was fetched.
+func (t *Trust) FetchedAt() time.Time { return t.fetchedAt }
 
-// PEM returns the identity roots, for any TLS client that reads a file of roots.
-func (t *Trust) PEM() []byte {
+// RootPEM returns the identity roots, for any TLS client that reads a file of roots.
+func (t *Trust) RootPEM() []byte {
 	var b bytes.Buffer
 	for _, i := range t.Identities() {
 		// Writing to a Buffer does not fail.

@@ -50,7 +50,7 @@ func TestFetchTrust(t *testing.T) {
 			if !trust.Evidence().Appraised() {
 				t.Error("got evidence that is not appraised")
 			}
-			rest := trust.PEM()
+			rest := trust.RootPEM()
 			for _, i := range trust.Identities() {
 				var block *pem.Block
 				if block, rest = pem.Decode(rest); block == nil || !bytes.Equal(block.Bytes, i.Root.Raw) {
@@ -220,7 +220,7 @@ func TestRootsServeOthers(t *testing.T) {
 	w := newWorld(t, "1")
 	trust := w.fetch(nil)
 	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(trust.PEM())
+	pool.AppendCertsFromPEM(trust.RootPEM())
 	chain := w.shared("scoring", "scoring 1", time.Now()).Certificate
 	leaf := testworld.Must(x509.ParseCertificate(chain[0]))
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: pool, DNSName: serverName}); err != nil {

@@ -159,11 +159,11 @@ func (c *Client) report(opened *conn, cluster ClusterReport) (*Report, error) {
 		},
 		Code: CodeReport{Task: known.Task, Release: known.Release, Identity: known.ID, Authority: trust.evidence.Measurement().String(), Dynamic: trust.Dynamic(known)},
 		Policy: PolicyReport{
-			TrustDomain: doc.TrustDomain, Genesis: p.Genesis(), Sequence: doc.Sequence, Digest: doc.Digest(), Head: p.Head(),
+			TrustDomain: doc.TrustDomain, Genesis: p.Genesis(), Sequence: doc.Sequence, Digest: doc.Digest(), Head: p.PolicyHead(),
 			Created: doc.Created, Quorum: doc.Owners.Quorum,
 		},
 		Key: KeyReport{
-			Kind: peer.Kind(), Mode: string(peer.KeyMode()), Serial: leaf.SerialNumber.Text(16),
+			Kind: peer.LeafKind(), Mode: string(peer.KeyMode()), Serial: leaf.SerialNumber.Text(16),
 			NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, Authority: wire.Sum(trust.root.RawSubjectPublicKeyInfo),
 		},
 		Cluster: cluster,

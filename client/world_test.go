@@ -174,13 +174,13 @@ func (w *world) history(rw http.ResponseWriter, r *http.Request) {
 	from, _ := strconv.Atoi(r.FormValue("from"))
 	if poll, named, _ := api.ParsePollQuery(r.Form); named {
 		if from = slices.Index(approved.Heads(), poll.Head) + 1; from == 0 {
-			api.ProblemOf(wire.Refuse(wire.Behind, "head", poll.Head, approved.Head())).Write(rw)
+			api.ProblemOf(wire.Refuse(wire.Behind, "head", poll.Head, approved.PolicyHead())).Write(rw)
 			return
 		}
 	}
 	leaf := testworld.Must(w.issuer.AuthorityLeaf(time.Now()))
-	response := api.History{From: from, Head: approved.Head(), ProvedHead: testworld.Must(identity.ProveHead(identity.HeadClaim{
-		Head: approved.Head(), Steps: uint64(len(approved.Heads())), At: time.Now(), Spread: time.Second,
+	response := api.History{From: from, Head: approved.PolicyHead(), ProvedHead: testworld.Must(identity.ProveHead(identity.HeadClaim{
+		Head: approved.PolicyHead(), Steps: uint64(len(approved.Heads())), At: time.Now(), Spread: time.Second,
 	}, leaf))}
 	if w.hollow {
 		writeJSON(rw, response)
@@ -202,7 +202,7 @@ func (w *world) visibleHead() attest.Digest {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	approved, _ := w.visible()
-	return approved.Head()
+	return approved.PolicyHead()
 }
 
 func (w *world) push(rw http.ResponseWriter, r *http.Request) {
@@ -225,7 +225,7 @@ func (w *world) trust(rw http.ResponseWriter, r *http.Request) {
 	defer w.mu.Unlock()
 	w.asked++
 	approved, entries := w.visible()
-	root, head := w.keys.RootDigest(), approved.Head()
+	root, head := w.keys.RootDigest(), approved.PolicyHead()
 	evidence := testworld.Must(w.device.Attest(r.Context(), attest.BindReportData(wire.LabelTrust, nonce, root[:], head[:])))
 	response := api.TrustResponse{
 		Authority: w.issuer.AuthorityRoot(),

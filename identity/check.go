@@ -121,7 +121,7 @@ func (e Expect) validate() error {
 	}
 	ofTask := slices.ContainsFunc(e.Kinds, func(k Kind) bool { return k != KindAuthority && k != KindGroup })
 	switch {
-	case !e.Policy.OK():
+	case !e.Policy.Genuine():
 		return missing(wire.BadPolicy, "policy")
 	case len(e.Kinds) == 0:
 		return missing(wire.WrongKind, "kinds")

@@ -108,7 +108,7 @@ func TestCheckAccepts(t *testing.T) {
 	w := newWorld(t, 'a')
 	for _, kind := range []string{"shared", "signing", "tls", "authority"} {
 		p, err := mint{w, "2026.11", kind}.forge(t)
-		if err != nil || !p.OK() {
+		if err != nil || !p.Verified() {
 			t.Errorf("forgery without edits, %s: got %v, want acceptance", kind, err)
 		}
 	}
@@ -157,17 +157,17 @@ func TestPeer(t *testing.T) {
 		name      string
 		got, want any
 	}{
-		{"ok", p.OK(), true}, {"kind", p.Kind(), KindUnit}, {"id", p.ID(), id.ID}, {"task", p.Task(), "keys"},
-		{"key mode", p.KeyMode(), policyfile.PerUnit}, {"head", p.Head(), w.policy.Head()},
+		{"ok", p.Verified(), true}, {"kind", p.LeafKind(), KindUnit}, {"id", p.ID(), id.ID}, {"task", p.TaskName(), "keys"},
+		{"key mode", p.KeyMode(), policyfile.PerUnit}, {"head", p.PolicyHead(), w.policy.PolicyHead()},
 		{"development", p.Development(), true}, {"unit", p.UnitID(), unit}, {"platform", p.Platform(), attest.Soft},
-		{"chip", p.Chip(), "chip-7"}, {"not after", p.NotAfter(), leaf.NotAfter}, {"measurements", len(p.Measurements()), 1},
+		{"chip", p.ChipID(), "chip-7"}, {"not after", p.NotAfter(), leaf.NotAfter}, {"measurements", len(p.Measurements()), 1},
 		{"measurement", p.Measurements()[0].String(), g.Release.References[0].String()}, {"key", key.Equal(p.PublicKey()), true},
 	} {
 		if f.got != f.want {
 			t.Errorf("%s: got %v, want %v", f.name, f.got, f.want)
 		}
 	}
-	if zero := (Peer{}); zero.OK() || zero.PublicKey() != nil || zero.Kind() != "" || zero.Measurements() != nil {
+	if zero := (Peer{}); zero.Verified() || zero.PublicKey() != nil || zero.LeafKind() != "" || zero.Measurements() != nil {
 		t.Errorf("zero peer: got %v, want nobody", zero)
 	}
 }
@@ -184,7 +184,7 @@ type refusal struct {
 func (r refusal) test(t *testing.T, w *world) {
 	p, err := mint{w, "2026.11", r.kind}.forge(t, r.edit)
 	testworld.Refused(t, err, r.want)
-	if p.OK() || p.PublicKey() != nil {
+	if p.Verified() || p.PublicKey() != nil {
 		t.Errorf("got peer %v beside the error, want the zero Peer", p)
 	}
 }

@@ -160,8 +160,8 @@ func TestGroupAuthority(t *testing.T) {
 		}
 		return e
 	}
-	if p, err := Check(reporter(w, "trial"), w.root(t), expect(nil)); err != nil || p.ID() != w.policy.GroupByName("trial").ID() || p.Kind() != KindAuthority {
-		t.Fatalf("got %v of %v, %v", p.Kind(), p.ID(), err)
+	if p, err := Check(reporter(w, "trial"), w.root(t), expect(nil)); err != nil || p.ID() != w.policy.GroupByName("trial").ID() || p.LeafKind() != KindAuthority {
+		t.Fatalf("got %v of %v, %v", p.LeafKind(), p.ID(), err)
 	}
 	other := under(t, 1, testworld.Must(DeriveGroup(secretOf(7), w.policy.GroupByName("trial").ID())))
 	withdrawn := w.said(t, "trial", "south", withdraws)

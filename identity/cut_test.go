@@ -93,10 +93,10 @@ func TestSharedLeafNamesCut(t *testing.T) {
 		}
 		want := attest.Digest{}
 		if name != "before" {
-			want = cut.policy.Head()
+			want = cut.policy.PolicyHead()
 		}
-		if p.Head() != want || p.Facts().Head != want || !p.Facts().Shared {
-			t.Errorf("%s: got cut %v, want %v", name, p.Head(), want)
+		if p.PolicyHead() != want || p.Facts().Head != want || !p.Facts().Shared {
+			t.Errorf("%s: got cut %v, want %v", name, p.PolicyHead(), want)
 		}
 	}
 	if keys["before"] == keys["cut"] || keys["cut"] != keys["taken back"] {
@@ -150,7 +150,7 @@ func TestSharedKeyVector(t *testing.T) {
 	w := newWorld(t, 'a').next(cutScoring("a")...)
 	leaf := testworld.Must(w.issuer.SharedLeaf(w.grant(t, "scoring", "2026.11"), noon))
 	c := parse(t, leaf.DER)[0]
-	id, cut := testworld.Must(ReleaseID(w.policy, "scoring", "2026.11")), w.policy.Head()
+	id, cut := testworld.Must(ReleaseID(w.policy, "scoring", "2026.11")), w.policy.PolicyHead()
 	key := testworld.Must(w.keys.secret.deriveSigningKey(wire.LabelLeafKey, id[:], nil, wire.Uint64(uint64(c.NotBefore.Unix())), wire.Uint64(uint64(c.NotAfter.Unix())), cut[:]))
 	if !key.Equal(leaf.Key) {
 		t.Error("got another key")
@@ -191,8 +191,8 @@ func TestHeadOfLeaves(t *testing.T) {
 	later := first.said(t, "trial", "north", nil)
 	for name, w := range map[string]*world{"first": first, "later": later} {
 		chain, expect := w.signerOf(t, "keys", "1.4")
-		if p, err := Check(chain, w.root(t), expect); err != nil || p.Head() != w.policy.Head() {
-			t.Errorf("%s: got head %v, %v, want %v", name, p.Head(), err, w.policy.Head())
+		if p, err := Check(chain, w.root(t), expect); err != nil || p.PolicyHead() != w.policy.PolicyHead() {
+			t.Errorf("%s: got head %v, %v, want %v", name, p.PolicyHead(), err, w.policy.PolicyHead())
 		}
 	}
 	if a, b := first.issuer.AuthorityRoot(), later.issuer.AuthorityRoot(); !bytes.Equal(a, b) {

@@ -78,7 +78,7 @@ func (e Expect) verifyGroupBus(c, groupRoot, authorityRoot *x509.Certificate) er
 // Policy, Group, IDs and At of e, all but IDs required.
 func CheckGroupRoot(root *x509.Certificate, e Expect) error {
 	switch {
-	case !e.Policy.OK():
+	case !e.Policy.Genuine():
 		return wire.Refuse(wire.BadPolicy, "expect: policy", "not set", "a value")
 	case e.Group == "":
 		return wire.Refuse(wire.WrongGroup, "expect: group", "not set", "a value")

@@ -107,8 +107,8 @@ func TestCheckGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	pact := w.policy.GroupByName("trial")
-	if p.Group() != "trial" || p.Role() != "scorer" || p.Task() != "" || p.ID() != pact.Roster.ID() || !p.ApprovedUntil().Equal(pact.Group.Until) {
-		t.Errorf("got %q %q %q %v %v", p.Group(), p.Role(), p.Task(), p.ID(), p.ApprovedUntil())
+	if p.Group() != "trial" || p.RoleName() != "scorer" || p.TaskName() != "" || p.ID() != pact.Roster.ID() || !p.ApprovedUntil().Equal(pact.Group.Until) {
+		t.Errorf("got %q %q %q %v %v", p.Group(), p.RoleName(), p.TaskName(), p.ID(), p.ApprovedUntil())
 	}
 	e := w.expectScorer()
 	e.Use, e.Group, e.Roles = UseSigning, "audit", []string{"holder"}

@@ -136,6 +136,6 @@ func (i *Issuer) GroupAuthorityLeaf(p *policy.GroupState, at time.Time) (Leaf, e
 	}
 	return i.signLeaf(k.ca, w, certificateContent{
 		name: subject("authority of "+k.Group, k.ID, i.doc.TrustDomain), private: key, spki: publicKeyInfo(&key.PublicKey), path: wire.AuthorityPath,
-		extension: extension{kind: KindAuthority, head: i.policy.Head(), id: k.ID, task: k.Group},
+		extension: extension{kind: KindAuthority, head: i.policy.PolicyHead(), id: k.ID, task: k.Group},
 	})
 }

@@ -68,11 +68,11 @@ type ProvedHead struct {
 	encoded []byte
 }
 
-// OK reports whether h came from ParseHead.
-func (h ProvedHead) OK() bool { return len(h.encoded) > 0 }
+// Verified reports whether h came from ParseHead.
+func (h ProvedHead) Verified() bool { return len(h.encoded) > 0 }
 
-// Head returns the head of the policy history.
-func (h ProvedHead) Head() attest.Digest { return h.claim.Head }
+// PolicyHead returns the head of the policy history.
+func (h ProvedHead) PolicyHead() attest.Digest { return h.claim.Head }
 
 // Steps returns the number of steps of the history.
 func (h ProvedHead) Steps() int { return int(h.claim.Steps) }

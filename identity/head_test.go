@@ -18,7 +18,7 @@ import (
 
 // claim is what the authority of w states at a time.
 func (w *world) claim(at time.Time) HeadClaim {
-	return HeadClaim{Head: w.policy.Head(), Steps: uint64(len(w.policy.Heads())), At: at, Spread: 2 * time.Second}
+	return HeadClaim{Head: w.policy.PolicyHead(), Steps: uint64(len(w.policy.Heads())), At: at, Spread: 2 * time.Second}
 }
 
 // head is the proved head of w at a time, after changes to the claim.
@@ -42,8 +42,8 @@ func TestProvedHead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.Head() != w.policy.Head() || h.Steps() != 1 || !h.SignedAt().Equal(noon.Add(time.Second)) || h.Spread() != 2*time.Second || !h.OK() {
-		t.Errorf("got %v, %d steps, at %v, spread %v", h.Head(), h.Steps(), h.SignedAt(), h.Spread())
+	if h.PolicyHead() != w.policy.PolicyHead() || h.Steps() != 1 || !h.SignedAt().Equal(noon.Add(time.Second)) || h.Spread() != 2*time.Second || !h.Verified() {
+		t.Errorf("got %v, %d steps, at %v, spread %v", h.PolicyHead(), h.Steps(), h.SignedAt(), h.Spread())
 	}
 	if !bytes.Equal(h.Bytes(), b) || len(b) > MaxHead {
 		t.Errorf("got %d bytes, want the %d that were parsed", len(h.Bytes()), len(b))
@@ -54,7 +54,7 @@ func TestProvedHead(t *testing.T) {
 	if got := UnverifiedSteps(b); got != 1 || UnverifiedSteps(b[:30]) != 0 || UnverifiedSteps(nil) != 0 {
 		t.Errorf("got %d steps claimed, want 1", got)
 	}
-	if (ProvedHead{}).OK() || (ProvedHead{}).Field() != "" {
+	if (ProvedHead{}).Verified() || (ProvedHead{}).Field() != "" {
 		t.Error("the zero ProvedHead proves something")
 	}
 }
@@ -64,8 +64,8 @@ func TestProvedHeadNewer(t *testing.T) {
 	w := newWorld(t, 'a')
 	newer := w.next(`quorum = 1`, `quorum = 1 # changed`)
 	h, err := ParseHead(newer.head(t, noon), w.policy, w.rootCertificate(t), noon)
-	if err != nil || h.Head() != newer.policy.Head() || h.Steps() != 2 {
-		t.Fatalf("got %v, %d steps, %v", h.Head(), h.Steps(), err)
+	if err != nil || h.PolicyHead() != newer.policy.PolicyHead() || h.Steps() != 2 {
+		t.Fatalf("got %v, %d steps, %v", h.PolicyHead(), h.Steps(), err)
 	}
 	if h, err = ParseHead(w.head(t, noon), newer.policy, w.rootCertificate(t), noon); err != nil || h.Steps() != 1 {
 		t.Fatalf("an older head of the same history: got %d steps, %v", h.Steps(), err)
@@ -125,7 +125,7 @@ func TestParseHeadRefuses(t *testing.T) {
 		"long before its leaf":    {head: good, at: noon.Add(-2 * time.Hour), want: wire.ClockSkew},
 		"under no policy":         {head: good, policy: policy.Approved{}, want: wire.BadPolicy},
 	} {
-		if !c.policy.OK() && c.want != wire.BadPolicy {
+		if !c.policy.Genuine() && c.want != wire.BadPolicy {
 			c.policy = w.policy
 		}
 		if c.root == nil {
@@ -135,7 +135,7 @@ func TestParseHeadRefuses(t *testing.T) {
 			c.at = noon
 		}
 		h, err := ParseHead(c.head, c.policy, c.root, c.at)
-		if got := wire.ReasonOf(err); err == nil || got != c.want || h.OK() {
+		if got := wire.ReasonOf(err); err == nil || got != c.want || h.Verified() {
 			t.Errorf("%s: got %v, want %v", name, err, c.want)
 		}
 	}
@@ -211,7 +211,7 @@ func TestHeadVector(t *testing.T) {
 		h := testworld.Must(ParseHead(w.head(t, noon), w.policy, w.rootCertificate(t), noon))
 		v := headVector{
 			Description: "docs/spec/head.md; the world of identity.json. The signature is a fresh one each time that this file is made",
-			Policy:      string(w.policy.Document().Raw()), Root: hex.EncodeToString(w.issuer.AuthorityRoot()), Head: h.Head(), Steps: h.Steps(),
+			Policy:      string(w.policy.Document().Source()), Root: hex.EncodeToString(w.issuer.AuthorityRoot()), Head: h.PolicyHead(), Steps: h.Steps(),
 			Time: h.SignedAt().Format(time.RFC3339), Spread: h.Spread().Milliseconds(),
 			Signed: hex.EncodeToString(w.claim(noon).message()), ProvedHead: hex.EncodeToString(h.Bytes()), Field: h.Field(),
 		}
@@ -223,14 +223,14 @@ func TestHeadVector(t *testing.T) {
 	if err := json.Unmarshal(testworld.Must(os.ReadFile(path)), &v); err != nil {
 		t.Fatal(err)
 	}
-	if got := hex.EncodeToString(w.claim(noon).message()); got != v.Signed || v.Policy != string(w.policy.Document().Raw()) {
+	if got := hex.EncodeToString(w.claim(noon).message()); got != v.Signed || v.Policy != string(w.policy.Document().Source()) {
 		t.Errorf("signed bytes: got %s, want %s", got, v.Signed)
 	}
 	h, err := ParseHead(testworld.Must(DecodeHeadField(v.Field)), w.policy, parse(t, testworld.Must(hex.DecodeString(v.Root)))[0], noon)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if hex.EncodeToString(h.Bytes()) != v.ProvedHead || h.Head() != v.Head || h.Steps() != v.Steps || h.SignedAt().Format(time.RFC3339) != v.Time || h.Spread().Milliseconds() != v.Spread {
+	if hex.EncodeToString(h.Bytes()) != v.ProvedHead || h.PolicyHead() != v.Head || h.Steps() != v.Steps || h.SignedAt().Format(time.RFC3339) != v.Time || h.Spread().Milliseconds() != v.Spread {
 		t.Errorf("got another head than that of %s", path)
 	}
 }

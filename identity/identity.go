@@ -37,7 +37,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// Kind is the purpose of a certificate. Every verifier requires a fixed set of kinds.
+// LeafKind is the purpose of a certificate. Every verifier requires a fixed set of kinds.
 type Kind string
 
 // The kinds of leaf certificates.
@@ -85,7 +85,7 @@ func LiveIDs(p policy.Approved, task string) ([]attest.Digest, error) {
 }
 
 func findTask(p policy.Approved, task string) (*policyfile.Task, error) {
-	if !p.OK() {
+	if !p.Genuine() {
 		return nil, wire.Refuse(wire.BadPolicy, "identity: policy", "an unapproved one", "an approved policy")
 	}
 	t, ok := p.Document().Tasks[task]

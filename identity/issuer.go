@@ -81,7 +81,7 @@ func (i Identity) Serving(leaf []byte) [][]byte {
 // is among the groups' keys. It refuses with "authority-root" a policy that names another
 // root.
 func (k *Keys) Issuer(p policy.Approved, groups ...*GroupKeys) (*Issuer, error) {
-	if !p.OK() {
+	if !p.Genuine() {
 		return nil, wire.Refuse(wire.BadPolicy, "issuer: policy", "an unapproved one", "an approved policy")
 	}
 	doc := p.Document()
@@ -125,7 +125,7 @@ func (i *Issuer) AuthorityLeaf(at time.Time) (Leaf, error) {
 	return i.signLeaf(i.signer, w, certificateContent{
 		name: subject("authority", i.keys.RootDigest(), i.doc.TrustDomain), private: key, spki: publicKeyInfo(&key.PublicKey),
 		names: []string{i.doc.AuthorityName()}, path: wire.AuthorityPath, tls: true,
-		extension: extension{kind: KindAuthority, head: i.policy.Head()},
+		extension: extension{kind: KindAuthority, head: i.policy.PolicyHead()},
 	})
 }
 
@@ -303,7 +303,7 @@ func (g granted) checkKeyMode(mode policyfile.KeyMode) error {
 // unitExtension returns the extension fields that the certificates of one unit share.
 func (g granted) unitExtension(id wire.UnitID) extension {
 	return extension{
-		kind: KindUnit, head: g.issuer.policy.Head(), unit: id, platform: g.result.Measurement().Platform, chip: g.result.ChipID(), member: g.member,
+		kind: KindUnit, head: g.issuer.policy.PolicyHead(), unit: id, platform: g.result.Measurement().Platform, chip: g.result.ChipID(), member: g.member,
 	}
 }
 

@@ -22,17 +22,17 @@ type Peer struct {
 	groupRoot    attest.Digest // for kind group only
 }
 
-// OK reports whether p came from a successful Check.
-func (p Peer) OK() bool { return p.ok }
+// Verified reports whether p came from a successful Check.
+func (p Peer) Verified() bool { return p.ok }
 
-// Kind returns the kind of the leaf.
-func (p Peer) Kind() Kind { return p.leaf.kind }
+// LeafKind returns the kind of the leaf.
+func (p Peer) LeafKind() Kind { return p.leaf.kind }
 
 // ID returns the identity, zero for kind authority.
 func (p Peer) ID() attest.Digest { return p.leaf.id }
 
-// Task returns the name of the task, empty for kinds authority and group.
-func (p Peer) Task() string {
+// TaskName returns the name of the task, empty for kinds authority and group.
+func (p Peer) TaskName() string {
 	if p.leaf.kind == KindGroup {
 		return ""
 	}
@@ -47,8 +47,8 @@ func (p Peer) Group() string {
 	return p.leaf.task
 }
 
-// Role returns the role of the leaf in its group, for kind group only.
-func (p Peer) Role() string { return p.leaf.role }
+// RoleName returns the role of the leaf in its group, for kind group only.
+func (p Peer) RoleName() string { return p.leaf.role }
 
 // ApprovedUntil returns the end of the approval by the group's parties, for kind group only.
 func (p Peer) ApprovedUntil() time.Time { return p.leaf.ends }
@@ -57,10 +57,10 @@ func (p Peer) ApprovedUntil() time.Time { return p.leaf.ends }
 // authority.
 func (p Peer) KeyMode() policyfile.KeyMode { return p.leaf.keyMode }
 
-// Head returns the head of the policy history under which the leaf was issued. For a leaf that
+// PolicyHead returns the head of the policy history under which the leaf was issued. For a leaf that
 // several units share it is the head after the last step that cut one of them off, zero before
 // the first such step.
-func (p Peer) Head() attest.Digest { return p.leaf.head }
+func (p Peer) PolicyHead() attest.Digest { return p.leaf.head }
 
 // Member returns the program that a unit in a group runs; both are empty for other kinds and
 // for a leaf that several units share.
@@ -94,8 +94,8 @@ func (p Peer) UnitID() wire.UnitID { return p.leaf.unit }
 // Platform returns the platform of the unit's evidence; empty if the leaf is shared.
 func (p Peer) Platform() attest.Platform { return p.leaf.platform }
 
-// Chip returns the chip of the unit's evidence; empty if the leaf is shared.
-func (p Peer) Chip() string { return p.leaf.chip }
+// ChipID returns the chip of the unit's evidence; empty if the leaf is shared.
+func (p Peer) ChipID() string { return p.leaf.chip }
 
 // Measurements returns all measurements that have this identity; none for kinds authority and
 // group. The caller may keep the slice.

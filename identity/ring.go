@@ -75,8 +75,8 @@ func newRingKey(b []byte, end time.Time) *RingKey {
 // ID returns the name of the key.
 func (k *RingKey) ID() RingID { return k.id }
 
-// End returns the end of the last session under the key.
-func (k *RingKey) End() time.Time { return k.end }
+// Expires returns the end of the last session under the key.
+func (k *RingKey) Expires() time.Time { return k.end }
 
 // Until returns the same key with another end.
 func (k *RingKey) Until(end time.Time) *RingKey {

@@ -24,7 +24,7 @@ func TestRingIDsNameKeys(t *testing.T) {
 	if got := k.ID(); got.String() != want.Hex()[:32] || got == ringKeyOf(2).ID() {
 		t.Errorf("got %v, want %s", got, want.Hex()[:32])
 	}
-	if !k.End().Equal(noon) || !k.Until(noon.Add(1)).End().Equal(noon.Add(1)) || k.Until(noon.Add(1)).ID() != k.ID() {
+	if !k.Expires().Equal(noon) || !k.Until(noon.Add(1)).Expires().Equal(noon.Add(1)) || k.Until(noon.Add(1)).ID() != k.ID() {
 		t.Error("another end, or another key")
 	}
 	if a, b := NewRingKey(noon), NewRingKey(noon); a.ID() == b.ID() {
@@ -93,15 +93,15 @@ func TestRingKeysDoNotPrint(t *testing.T) {
 func TestRolls(t *testing.T) {
 	const life = time.Hour
 	a := NewRingKeys(noon, life)
-	if a.Previous != nil || !a.Current.End().Equal(noon.Add(2*life)) || len(a.Keys()) != 2 {
-		t.Errorf("fresh: got %d keys, end %v", len(a.Keys()), a.Current.End())
+	if a.Previous != nil || !a.Current.Expires().Equal(noon.Add(2*life)) || len(a.Keys()) != 2 {
+		t.Errorf("fresh: got %d keys, end %v", len(a.Keys()), a.Current.Expires())
 	}
 	b := a.Rotate(noon.Add(life), life)
 	if b.Previous.ID() != a.Current.ID() || b.Current.ID() != a.Next.ID() || b.Next.ID() == a.Next.ID() || len(b.Keys()) != 3 {
 		t.Error("a roll moves the keys otherwise")
 	}
-	if !b.Previous.End().Equal(noon.Add(2*life)) || !b.Current.End().Equal(noon.Add(3*life)) {
-		t.Errorf("got ends %v and %v", b.Previous.End(), b.Current.End())
+	if !b.Previous.Expires().Equal(noon.Add(2*life)) || !b.Current.Expires().Equal(noon.Add(3*life)) {
+		t.Errorf("got ends %v and %v", b.Previous.Expires(), b.Current.Expires())
 	}
 	if got := b.WithoutExpired(noon.Add(2*life - 1)); got.Previous == nil {
 		t.Error("previous is gone while sessions live")

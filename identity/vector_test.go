@@ -43,7 +43,7 @@ func vectorOf(t testing.TB) vector {
 	w := newWorld(t, 'a')
 	v := vector{
 		Description: "docs/spec/identity.md; the chip is \"chip-7\", the units run the first program of their release",
-		RootSecret:  hex.EncodeToString(secretOf('a').Expose()), Policy: string(w.policy.Document().Raw()),
+		RootSecret:  hex.EncodeToString(secretOf('a').Expose()), Policy: string(w.policy.Document().Source()),
 		Genesis: w.policy.Genesis(), Root: w.keys.RootDigest(), At: noon.Format("2006-01-02T15:04:05Z"),
 		IDs: map[string]string{}, Extensions: map[string]string{}, Certificates: map[string]string{}, Digests: map[string]string{},
 		MACs: map[string]string{
@@ -72,7 +72,7 @@ func vectorOf(t testing.TB) vector {
 		v.Extensions[name] = hex.EncodeToString(testworld.Must(testworld.Must(extensionOf(parse(t, der)[0])).encode()))
 	}
 	cut := w.next(cutScoring("a")...)
-	v.Cut = string(cut.policy.Document().Raw())
+	v.Cut = string(cut.policy.Document().Source())
 	after := testworld.Must(cut.issuer.SharedLeaf(cut.grant(t, "scoring", "2026.11"), noon))
 	v.Scalars["shared leaf of scoring after the cut"] = hex.EncodeToString(testworld.Must(after.Key.Bytes()))
 	v.Certificates["shared, after the cut"] = hex.EncodeToString(after.DER)

@@ -163,7 +163,7 @@ func memberOf(d *policyfile.Document, r *policyfile.Role, result attest.Result) 
 // machines that may have the root ("wrong-chip"). It refuses an authority that loads
 // unmeasured libraries.
 func (a Approved) AdmitAuthority(result attest.Result) error {
-	if !a.OK() {
+	if !a.Genuine() {
 		return errNothing
 	}
 	return a.doc.Authority.Admit(result)
@@ -171,7 +171,7 @@ func (a Approved) AdmitAuthority(result attest.Result) error {
 
 // admissible refuses the zero Approved and the zero result.
 func (a Approved) admissible(result attest.Result) error {
-	if !a.OK() {
+	if !a.Genuine() {
 		return errNothing
 	}
 	return policyfile.CheckAppraised(result)

@@ -13,7 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// Step is one step of the history: a policy file and the armored SSH signatures of owners
+// NextStep is one step of the history: a policy file and the armored SSH signatures of owners
 // over it, or a [Statement] and the one signature of its party.
 type Step struct {
 	Policy     []byte // or a statement
@@ -84,7 +84,7 @@ func (a Approved) Next(step Step) (Approved, error) {
 
 // nextInPlace is Next in the memory of a, which has no other successor.
 func (a Approved) nextInPlace(step Step) (Approved, error) {
-	if !a.OK() {
+	if !a.Genuine() {
 		return Approved{}, errNothing
 	}
 	if IsStatement(step.Policy) {
@@ -155,7 +155,7 @@ func (a Approved) extended(doc *policyfile.Document, step Step, groups map[strin
 		}
 		a.live, a.digests = live, append(a.digests, wire.Sum(step.Policy))
 	}
-	head := NextHead(a.Head(), step.Policy)
+	head := NextHead(a.PolicyHead(), step.Policy)
 	a.doc, a.groups = doc, groups
 	a.steps = append(a.steps, Step{bytes.Clone(step.Policy), slices.Clone(step.Signatures)})
 	a.heads = append(a.heads, head)
@@ -221,8 +221,8 @@ func signers(owners policyfile.Owners, step Step) ([]string, error) {
 	return names, nil
 }
 
-// OK reports whether a was approved.
-func (a Approved) OK() bool { return a.doc != nil }
+// Genuine reports whether a was approved.
+func (a Approved) Genuine() bool { return a.doc != nil }
 
 // Document returns the policy in force, or nil for the zero Approved.
 func (a Approved) Document() *policyfile.Document { return a.doc }
@@ -240,10 +240,10 @@ func (a Approved) Founded() time.Time { return a.founded }
 // Steps returns the approved steps, oldest first. The caller does not change them.
 func (a Approved) Steps() []Step { return slices.Clip(a.steps) }
 
-// Head returns the head of the hash chain: head(0) = H("cohort history v1", zero,
+// PolicyHead returns the head of the hash chain: head(0) = H("cohort history v1", zero,
 // genesis), head(i) = H("cohort history v1", head(i-1), digest of policy i). For the zero
 // Approved it is the zero digest.
-func (a Approved) Head() attest.Digest {
+func (a Approved) PolicyHead() attest.Digest {
 	if len(a.heads) == 0 {
 		return attest.Digest{}
 	}
@@ -256,13 +256,13 @@ func (a Approved) Heads() []attest.Digest { return slices.Clip(a.heads) }
 // Knows reports whether head is the zero digest or the head after any step so
 // far. An authority that does not know a head is behind.
 func (a Approved) Knows(head attest.Digest) bool {
-	return a.OK() && (head.IsZero() || slices.Contains(a.heads, head))
+	return a.Genuine() && (head.IsZero() || slices.Contains(a.heads, head))
 }
 
 // Rules returns the rules of each platform, for appraisal. The zero Approved has none, so
 // every platform is refused.
 func (a Approved) Rules() map[attest.Platform]attest.Rules {
-	if !a.OK() {
+	if !a.Genuine() {
 		return nil
 	}
 	return maps.Clone(a.doc.Platforms)

@@ -18,7 +18,7 @@ import (
 func TestZeroApproved(t *testing.T) {
 	var a Approved
 	h := newHouse()
-	if a.OK() || a.Document() != nil || !a.Head().IsZero() || a.Knows(attest.Digest{}) || a.Rules() != nil || len(a.Steps()) > 0 {
+	if a.Genuine() || a.Document() != nil || !a.PolicyHead().IsZero() || a.Knows(attest.Digest{}) || a.Rules() != nil || len(a.Steps()) > 0 {
 		t.Error("the zero Approved says something")
 	}
 	raw := h.Text(t)
@@ -58,7 +58,7 @@ func TestGenesisRefusals(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			a, err := Genesis(row.pin, row.step)
 			policytest.Refused(t, err, row.want)
-			if a.OK() {
+			if a.Genuine() {
 				t.Error("got an approved policy beside the error")
 			}
 		})
@@ -166,10 +166,10 @@ func TestHistory(t *testing.T) {
 
 	zero, genesis, second := attest.Digest{}, a.Genesis(), wire.Sum(raw)
 	first := wire.Hash(wire.LabelHistory, zero[:], genesis[:])
-	if got := a.Head(); got != first {
+	if got := a.PolicyHead(); got != first {
 		t.Errorf("got head %v after the genesis, want %v", got, first)
 	}
-	if got, want := b.Head(), wire.Hash(wire.LabelHistory, first[:], second[:]); got != want {
+	if got, want := b.PolicyHead(), wire.Hash(wire.LabelHistory, first[:], second[:]); got != want {
 		t.Errorf("got head %v after step 2, want %v", got, want)
 	}
 	for _, row := range []struct {
@@ -179,11 +179,11 @@ func TestHistory(t *testing.T) {
 		want bool
 	}{
 		{"nothing seen", a, zero, true},
-		{"own head", b, b.Head(), true},
-		{"older head", b, a.Head(), true},
-		{"newer head", a, b.Head(), false},
-		{"fork", b, fork.Head(), false},
-		{"fork, asked there", fork, b.Head(), false},
+		{"own head", b, b.PolicyHead(), true},
+		{"older head", b, a.PolicyHead(), true},
+		{"newer head", a, b.PolicyHead(), false},
+		{"fork", b, fork.PolicyHead(), false},
+		{"fork, asked there", fork, b.PolicyHead(), false},
 	} {
 		if got := row.a.Knows(row.head); got != row.want {
 			t.Errorf("%s: got %v, want %v", row.name, got, row.want)
@@ -197,7 +197,7 @@ func TestHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again.Head() != b.Head() || !bytes.Equal(again.Document().Raw(), raw) {
+	if again.PolicyHead() != b.PolicyHead() || !bytes.Equal(again.Document().Source(), raw) {
 		t.Error("replaying the steps gives another history")
 	}
 	_, err = Replay(a.Genesis(), b.Steps()[1:])
@@ -228,25 +228,25 @@ func TestThen(t *testing.T) {
 	}
 	for name, a := range map[string]Approved{"step by step": third, "replayed": replayed} {
 		for i, want := range []Approved{first, second, third} {
-			then, known := a.AtHead(want.Head())
-			if !known || then.Head() != want.Head() || then.Document().Sequence != want.Document().Sequence || len(then.Steps()) != i+1 {
-				t.Errorf("%s: step %d: got head %v of sequence %d, known %v", name, i+1, then.Head(), i+1, known)
+			then, known := a.AtHead(want.PolicyHead())
+			if !known || then.PolicyHead() != want.PolicyHead() || then.Document().Sequence != want.Document().Sequence || len(then.Steps()) != i+1 {
+				t.Errorf("%s: step %d: got head %v of sequence %d, known %v", name, i+1, then.PolicyHead(), i+1, known)
 			}
-			later, known := a.Since(want.Head())
-			if !known || len(later) != 2-i || len(later) > 0 && (later[0].Document().Sequence != uint64(i)+2 || later[len(later)-1].Head() != third.Head()) {
+			later, known := a.Since(want.PolicyHead())
+			if !known || len(later) != 2-i || len(later) > 0 && (later[0].Document().Sequence != uint64(i)+2 || later[len(later)-1].PolicyHead() != third.PolicyHead()) {
 				t.Errorf("%s: got %d steps since step %d, known %v, want %d", name, len(later), i+1, known, 2-i)
 			}
 		}
 	}
-	for _, head := range []attest.Digest{{}, policytest.Digest("a"), third.Head()} {
-		if then, known := second.AtHead(head); known || then.OK() {
+	for _, head := range []attest.Digest{{}, policytest.Digest("a"), third.PolicyHead()} {
+		if then, known := second.AtHead(head); known || then.Genuine() {
 			t.Errorf("got what was in force at %v, want none", head)
 		}
 		if later, known := second.Since(head); known || len(later) > 0 {
 			t.Errorf("got steps since %v, want none", head)
 		}
 	}
-	if then, known := (Approved{}).AtHead(attest.Digest{}); known || then.OK() {
+	if then, known := (Approved{}).AtHead(attest.Digest{}); known || then.Genuine() {
 		t.Error("the zero Approved looks back on something")
 	}
 }
@@ -267,8 +267,8 @@ func TestSuccessorsShareNothing(t *testing.T) {
 	}
 	for range 6 {
 		x := grow("# one")
-		head := x.Head()
-		if y := grow("# two"); y.Head() == head || x.Head() != head || !bytes.Contains(x.Steps()[len(x.Steps())-1].Policy, []byte("# one")) {
+		head := x.PolicyHead()
+		if y := grow("# two"); y.PolicyHead() == head || x.PolicyHead() != head || !bytes.Contains(x.Steps()[len(x.Steps())-1].Policy, []byte("# one")) {
 			t.Fatalf("step %d: two successors share memory", x.Document().Sequence)
 		}
 		a = x

@@ -12,17 +12,17 @@ import (
 // It names the policy head, so that it is valid for the owners of one policy only.
 func BackupStatement(a Approved) []byte {
 	domain := ""
-	if a.OK() {
+	if a.Genuine() {
 		domain = a.doc.TrustDomain
 	}
-	return fmt.Appendf(nil, "schema = \"cohort/backup/v1\"\ntrust_domain = %q\ngenesis = %q\nhead = %q\n", domain, a.genesis, a.Head())
+	return fmt.Appendf(nil, "schema = \"cohort/backup/v1\"\ntrust_domain = %q\ngenesis = %q\nhead = %q\n", domain, a.genesis, a.PolicyHead())
 }
 
 // AdmitBackup verifies that an owner of the policy in force requests a backup under it,
 // and returns the owner's name. The statement must be [BackupStatement] byte for byte,
 // signed in the namespace "cohort-backup".
 func (a Approved) AdmitBackup(statement []byte, signature string) (string, error) {
-	if !a.OK() {
+	if !a.Genuine() {
 		return "", errNothing
 	}
 	if want := BackupStatement(a); !bytes.Equal(statement, want) {

@@ -53,18 +53,18 @@ func TestConcerns(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			after := tt.step(t)
-			later := h.nextPolicy(t, after, after.Document().Raw()) // which concerns nobody
+			later := h.nextPolicy(t, after, after.Document().Source()) // which concerns nobody
 			for _, row := range []struct {
 				name  string
 				facts Facts
 				want  bool
 			}{{"scoring", scoring, tt.scoring}, {"keys", keys, tt.keys}, {"holder", holder, tt.holder}} {
 				for _, a := range []Approved{after, later, mustReplay(t, later)} {
-					if got := a.Concerns(before.Head(), row.facts); got != row.want {
+					if got := a.Concerns(before.PolicyHead(), row.facts); got != row.want {
 						t.Errorf("%s, after %d steps: got %v, want %v", row.name, len(a.Steps())-len(before.Steps()), got, row.want)
 					}
 				}
-				if later.Concerns(after.Head(), row.facts) || after.Concerns(after.Head(), row.facts) {
+				if later.Concerns(after.PolicyHead(), row.facts) || after.Concerns(after.PolicyHead(), row.facts) {
 					t.Errorf("%s: a step that changed nothing concerns it", row.name)
 				}
 			}
@@ -75,7 +75,7 @@ func TestConcerns(t *testing.T) {
 			t.Errorf("%s concerns nobody", name)
 		}
 	}
-	if !(Approved{}).Concerns(before.Head(), scoring) {
+	if !(Approved{}).Concerns(before.PolicyHead(), scoring) {
 		t.Error("no policy concerns nobody")
 	}
 }
@@ -108,7 +108,7 @@ func TestConcernsOfSharedRings(t *testing.T) {
 		"the stranger goes":      {h.nextPolicy(t, before, h.Text(t, line, heir+line)), false, false, true},
 	} {
 		for release, want := range map[string]bool{"2026.11": row.first, "next": row.second, "other": row.another} {
-			if got := row.after.Concerns(before.Head(), facts(release)); got != want {
+			if got := row.after.Concerns(before.PolicyHead(), facts(release)); got != want {
 				t.Errorf("%s: of %s got %v, want %v", name, release, got, want)
 			}
 		}
@@ -123,11 +123,11 @@ func TestConcernsAfterCutTakenBack(t *testing.T) {
 	cut := h.nextPolicy(t, before, h.Text(t, "units = 50\n", "units = 50\ncut_units = [\""+strings.Repeat("a", 32)+"\"]\n"))
 	back := h.nextPolicy(t, cut, h.Text(t))
 	facts := Facts{Task: "scoring", Identity: before.id(t, "scoring", "2026.11"), Platform: attest.Soft}
-	if !back.Concerns(before.Head(), facts) {
+	if !back.Concerns(before.PolicyHead(), facts) {
 		t.Error("a cut that was taken back does not concern who held the pair before it")
 	}
 	facts = Facts{Task: "keys", Identity: before.id(t, "keys", "1.4"), Platform: attest.Soft}
-	if back.Concerns(before.Head(), facts) {
+	if back.Concerns(before.PolicyHead(), facts) {
 		t.Error("a cut of another task, taken back, concerns a task")
 	}
 }

@@ -173,7 +173,7 @@ func TestSecondText(t *testing.T) {
 	shorter := func(s *Statement) { s.Number, s.NotAfter = 1, s.NotAfter.Add(-time.Second) }
 	b := h.says(t, a, "north", shorter)
 	agreement := b.GroupByName("trial").ApprovalStatus(groupRoot, policytest.Start)
-	if !slices.Equal(agreement.Approved, []string{"south"}) || b.Head() == a.Head() {
+	if !slices.Equal(agreement.Approved, []string{"south"}) || b.PolicyHead() == a.PolicyHead() {
 		t.Errorf("got approvals of %v, want south's alone, in a step of its own", agreement.Approved)
 	}
 	// Who holds both texts, in whatever order, sees it too.

@@ -55,7 +55,7 @@ func (a Approved) id(t testing.TB, task, release string) attest.Digest {
 
 // unitOf are the facts of a unit of task keys that was admitted on a platform.
 func unitOf(t testing.TB, a Approved, release string, p attest.Platform, chip string) Facts {
-	return Facts{Task: "keys", Identity: a.id(t, "keys", release), Unit: wire.UnitID{1}, Platform: p, Chip: chip, Head: a.Head()}
+	return Facts{Task: "keys", Identity: a.id(t, "keys", release), Unit: wire.UnitID{1}, Platform: p, Chip: chip, Head: a.PolicyHead()}
 }
 
 const (
@@ -144,7 +144,7 @@ func TestCutOff(t *testing.T) {
 				}
 			}
 			id := before.id(t, "keys", "1")
-			if got, want := after.LastCut(id, "") == after.Head(), tt.isCut; got != want {
+			if got, want := after.LastCut(id, "") == after.PolicyHead(), tt.isCut; got != want {
 				t.Errorf("got a cut of the identity: %v, want %v", got, want)
 			}
 			if got := before.LastCut(id, ""); !got.IsZero() {
@@ -167,9 +167,9 @@ func TestCutStays(t *testing.T) {
 			cut := h.nextPolicy(t, before, policytest.IronText(t, tt.edits...))
 			back := h.nextPolicy(t, cut, policytest.IronText(t))
 			later := h.nextPolicy(t, back, policytest.IronText(t, "[owners]", "# later\n[owners]"))
-			id, last := before.id(t, "keys", "1"), cut.Head()
+			id, last := before.id(t, "keys", "1"), cut.PolicyHead()
 			if strings.Contains(tt.name, "replaced") {
-				last = back.Head() // removes the other
+				last = back.PolicyHead() // removes the other
 			}
 			for name, a := range map[string]Approved{"taken back": back, "later": later, "replayed": mustReplay(t, later)} {
 				if got := a.LastCut(id, ""); got != last {
@@ -223,18 +223,18 @@ func TestCutPair(t *testing.T) {
 		want attest.Reason
 	}{
 		{"no cut yet", first, attest.Digest{}, ""},
-		{"a later cut", first, raised.Head(), wire.Behind},
+		{"a later cut", first, raised.PolicyHead(), wire.Behind},
 		{"before the cut", raised, attest.Digest{}, wire.CutOff},
-		{"after the cut", raised, raised.Head(), ""},
-		{"taken back", again, raised.Head(), ""},
+		{"after the cut", raised, raised.PolicyHead(), ""},
+		{"taken back", again, raised.PolicyHead(), ""},
 		{"taken back, before the cut", again, attest.Digest{}, wire.CutOff},
-		{"a head that is no cut", again, again.Head(), wire.CutOff},
-		{"the release is gone", gone, gone.Head(), wire.CutOff},
-		{"put back, before it was gone", back, raised.Head(), wire.CutOff},
-		{"put back", back, gone.Head(), ""},
-		{"a cut of another task", other, gone.Head(), ""},
+		{"a head that is no cut", again, again.PolicyHead(), wire.CutOff},
+		{"the release is gone", gone, gone.PolicyHead(), wire.CutOff},
+		{"put back, before it was gone", back, raised.PolicyHead(), wire.CutOff},
+		{"put back", back, gone.PolicyHead(), ""},
+		{"a cut of another task", other, gone.PolicyHead(), ""},
 		{"a head of another history", other, policytest.Digest("9"), wire.Behind},
-		{"replayed", mustReplay(t, other), gone.Head(), ""},
+		{"replayed", mustReplay(t, other), gone.PolicyHead(), ""},
 		{"nothing approved", Approved{}, attest.Digest{}, wire.BadPolicy},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -282,7 +282,7 @@ func TestCutsOfPrefixes(t *testing.T) {
 		}
 	}
 	one, two := h.nextPolicy(t, all[2], texts[3]), h.nextPolicy(t, all[2], texts[5])
-	if one.LastCut(id, "") != one.Head() || two.LastCut(id, "") != two.Head() || all[2].LastCut(id, "") != all[1].Head() {
+	if one.LastCut(id, "") != one.PolicyHead() || two.LastCut(id, "") != two.PolicyHead() || all[2].LastCut(id, "") != all[1].PolicyHead() {
 		t.Error("two policies that follow one know each other's cuts")
 	}
 }
@@ -293,9 +293,9 @@ func TestCutOfRaisedRelease(t *testing.T) {
 	h := newHouse()
 	first := h.began(t, h.Text(t))
 	static := h.nextPolicy(t, first, h.Text(t, "dynamic = true\n", ""))
-	unit := Facts{Task: "scoring", Identity: first.id(t, "scoring", "2026.11"), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: first.Head()}
+	unit := Facts{Task: "scoring", Identity: first.id(t, "scoring", "2026.11"), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: first.PolicyHead()}
 	policytest.Refused(t, static.CutOff(unit, policytest.Start), wire.CutOff)
-	unit.Head = static.Head()
+	unit.Head = static.PolicyHead()
 	if err := static.CutOff(unit, policytest.Start); err != nil {
 		t.Error(err)
 	}
@@ -315,11 +315,11 @@ func TestCutOnTPM(t *testing.T) {
 	gone := h.nextPolicy(t, first, []byte(policytest.TPMPolicy()))
 	unit := unitOf(t, first, "1", attest.TPM, strings.Repeat("0a", 32))
 	policytest.Refused(t, gone.CutOff(unit, policytest.Start), wire.CutOff)
-	if gone.LastCut(unit.Identity, "") != gone.Head() {
+	if gone.LastCut(unit.Identity, "") != gone.PolicyHead() {
 		t.Error("the step is no cut of the release that stays")
 	}
 	added := h.nextPolicy(t, gone, []byte(policytest.TPMPolicy(two, more)))
-	if added.LastCut(unit.Identity, "") != gone.Head() {
+	if added.LastCut(unit.Identity, "") != gone.PolicyHead() {
 		t.Error("code that comes is a cut")
 	}
 }
@@ -343,7 +343,7 @@ func TestIndex(t *testing.T) {
 		t.Errorf("the zero head: got %d, %v, want -1", got, known)
 	}
 	for _, a := range []Approved{first, {}} {
-		if _, known := a.Index(second.Head()); known {
+		if _, known := a.Index(second.PolicyHead()); known {
 			t.Error("got the place of a head that is not there")
 		}
 	}

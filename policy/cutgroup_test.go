@@ -53,7 +53,7 @@ func TestCutOfGroups(t *testing.T) {
 			after := tt.step(t, before)
 			unit := func(role, task, release, party string) Facts {
 				return Facts{Task: task, Release: release, Identity: group.ID(), Group: "trial", Role: role, Root: groupRoot,
-					Party: sshsig.KeyDigest(h.Owners[party].PublicKey()), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: before.Head()}
+					Party: sshsig.KeyDigest(h.Owners[party].PublicKey()), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: before.PolicyHead()}
 			}
 			for _, row := range []struct {
 				role string
@@ -64,7 +64,7 @@ func TestCutOfGroups(t *testing.T) {
 				{"holder", tt.holder, unit("holder", "keys", "1.4", "north"), tt.holderUnit},
 				{"scorer", tt.scorer, unit("scorer", "scoring", "2026.11", "south"), tt.scorerUnit},
 			} {
-				if got := after.LastCut(group.ID(), row.role) == after.Head(); got != row.cut {
+				if got := after.LastCut(group.ID(), row.role) == after.PolicyHead(); got != row.cut {
 					t.Errorf("%s: got a cut %v, want %v", row.role, got, row.cut)
 				}
 				if err := before.CutOff(row.unit, policytest.Start); err != nil {
@@ -91,7 +91,7 @@ func TestCutOfMembers(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.began(t, h.Text(t, policytest.Grouped()...)), "north", "south", "east")
 	good := Facts{Task: "scoring", Release: "2026.11", Identity: a.GroupByName("trial").ID(), Group: "trial", Role: "scorer", Root: groupRoot,
-		Party: sshsig.KeyDigest(h.Owners["south"].PublicKey()), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: a.Head()}
+		Party: sshsig.KeyDigest(h.Owners["south"].PublicKey()), Unit: wire.UnitID{1}, Platform: attest.Soft, Head: a.PolicyHead()}
 	if err := a.CutOff(good, policytest.Start); err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ type Facts struct {
 // A leaf that was issued under a head which this history does not have is newer
 // than it, and is checked against the policy in force alone.
 func (a Approved) CutOff(f Facts, at time.Time) error {
-	if !a.OK() {
+	if !a.Genuine() {
 		return errNothing
 	}
 	id := f.Identity
@@ -142,7 +142,7 @@ func (a Approved) headAt(steps indexes) attest.Digest {
 // that this history does not have.
 func (a Approved) Index(head attest.Digest) (int, bool) {
 	if head.IsZero() {
-		return -1, a.OK()
+		return -1, a.Genuine()
 	}
 	for i, h := range slices.Backward(a.heads) { // most heads asked for are new
 		if h == head {

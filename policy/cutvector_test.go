@@ -44,7 +44,7 @@ func cutLine(t testing.TB, before, after Approved) string {
 		}
 	}
 	slices.Sort(refused)
-	cut := after.LastCut(before.id(t, "keys", "1"), "") == after.Head()
+	cut := after.LastCut(before.id(t, "keys", "1"), "") == after.PolicyHead()
 	return fmt.Sprintf("# expect: cut %v, refused %s", cut, strings.Join(append(refused, "end"), " "))
 }
 
@@ -54,7 +54,7 @@ func writeCutVectors(t *testing.T) {
 	policytest.WriteVector(t, string(first), "cuts", "first.toml")
 	before := h.began(t, first)
 	for _, tt := range hardwareCuts {
-		raw := h.nextPolicy(t, before, policytest.IronText(t, tt.edits...)).Document().Raw()
+		raw := h.nextPolicy(t, before, policytest.IronText(t, tt.edits...)).Document().Source()
 		var refused []string
 		for _, p := range tt.cuts {
 			refused = append(refused, string(p))

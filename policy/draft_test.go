@@ -30,7 +30,7 @@ func TestDraftIsItsGenesisWithoutTheRoot(t *testing.T) {
 	if want := bytes.Replace(raw, []byte(`root = ""`), fmt.Appendf(nil, "root = %q", root), 1); !bytes.Equal(genesis, want) {
 		t.Errorf("got\n%s\nwant\n%s", genesis, want)
 	}
-	if !bytes.Equal(d.Raw(), raw) || d.Digest() != wire.Hash(wire.LabelDraft, raw) {
+	if !bytes.Equal(d.Source(), raw) || d.Digest() != wire.Hash(wire.LabelDraft, raw) {
 		t.Error("got another text or digest than the file's")
 	}
 	a, err := Genesis(wire.Sum(genesis), Step{Policy: genesis, Signatures: h.sign(t, sshsig.ForPolicy, genesis, "ana", "ben")})

@@ -96,7 +96,7 @@ func Reopen(a Approved, r Record) (Proposal, error) {
 
 // newProposal verifies a proposal except for its times and its cancellation.
 func newProposal(a Approved, r Record) (Proposal, error) {
-	if !a.OK() {
+	if !a.Genuine() {
 		return Proposal{}, errNothing
 	}
 	owners := a.doc.Owners
@@ -114,7 +114,7 @@ func newProposal(a Approved, r Record) (Proposal, error) {
 	if latest := r.Created.Add(wire.MaxClockSkew); doc.Created.After(latest) {
 		return Proposal{}, wire.Refuse(wire.ClockSkew, "proposal: created", doc.Created, "not after "+latest.String())
 	}
-	r.Policy, r.Signatures = doc.Raw(), slices.Clone(r.Signatures)
+	r.Policy, r.Signatures = doc.Source(), slices.Clone(r.Signatures)
 	return Proposal{record: r, owners: owners, base: a.doc.Digest(), signed: signed, loosens: policyfile.Loosens(a.doc, doc)}, nil
 }
 
@@ -135,9 +135,9 @@ func (p Proposal) withQuorumTime(at time.Time) Proposal {
 	return p
 }
 
-// Sign adds an owner's signature. It refuses with "proposal-over" when the
+// AddSignature adds an owner's signature. It refuses with "proposal-over" when the
 // proposal no longer waits, and a second signature of one owner with "quorum".
-func (p Proposal) Sign(a Approved, signature string, at time.Time) (Proposal, error) {
+func (p Proposal) AddSignature(a Approved, signature string, at time.Time) (Proposal, error) {
 	if err := p.checkPending(a, at); err != nil {
 		return Proposal{}, err
 	}
@@ -185,7 +185,7 @@ func (p Proposal) checkCancel(a Approved, signature string) error {
 // a is any policy of the history.
 func CancelStatement(a Approved, proposal attest.Digest) []byte {
 	domain := ""
-	if a.OK() {
+	if a.Genuine() {
 		domain = a.doc.TrustDomain
 	}
 	return fmt.Appendf(nil, "schema = \"cohort/cancel/v1\"\ntrust_domain = %q\ngenesis = %q\nproposal = %q\n", domain, a.genesis, proposal)
@@ -209,7 +209,7 @@ func (p Proposal) State(a Approved, at time.Time) State {
 		return Adopted
 	case p.record.Cancel != "":
 		return Cancelled
-	case !a.OK() || a.doc.Digest() != p.base:
+	case !a.Genuine() || a.doc.Digest() != p.base:
 		return Expired
 	case p.record.Quorate.IsZero() && !at.Before(p.Expires()):
 		return Expired
@@ -224,8 +224,8 @@ func (p Proposal) State(a Approved, at time.Time) State {
 // Record returns the proposal for a store. The caller does not change it.
 func (p Proposal) Record() Record { return p.record }
 
-// Step returns the proposal as a step of the history, for [Approved.Next].
-func (p Proposal) Step() Step { return Step{p.record.Policy, p.record.Signatures} }
+// NextStep returns the proposal as a step of the history, for [Approved.Next].
+func (p Proposal) NextStep() Step { return Step{p.record.Policy, p.record.Signatures} }
 
 // Digest returns the SHA-256 of the proposed file, which identifies the proposal.
 func (p Proposal) Digest() attest.Digest { return wire.Sum(p.record.Policy) }
@@ -285,7 +285,7 @@ func (p Proposal) Renew(a Approved, signatures []string, at time.Time) (Proposal
 	if over == nil {
 		return Proposal{}, wire.Refuse(wire.Internal, "renewed proposal: state", p.State(a, at), "a proposal that is over")
 	}
-	if p.State(a, at) == Adopted || !a.OK() || a.doc.Digest() != p.base {
+	if p.State(a, at) == Adopted || !a.Genuine() || a.doc.Digest() != p.base {
 		return Proposal{}, over
 	}
 	var others []string

@@ -30,7 +30,7 @@ func (h *house) propose(t testing.TB, a Approved, edits []string, names ...strin
 // withStatement adds an owner's signature.
 func (h *house) with(t testing.TB, p Proposal, a Approved, name string, at time.Time) Proposal {
 	t.Helper()
-	p, err := p.Sign(a, h.sign(t, sshsig.ForPolicy, p.Record().Policy, name)[0], at)
+	p, err := p.AddSignature(a, h.sign(t, sshsig.ForPolicy, p.Record().Policy, name)[0], at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestProposalOfTighteningActsAtOnce(t *testing.T) {
 	if p.Proposer() != "eva" || !slices.Equal(p.Missing(), []string{"ana", "ben"}) || p.Loosens() || p.Quorum() != 2 || !p.Quorate().IsZero() {
 		t.Errorf("got proposer %s, missing %q, loosens %v", p.Proposer(), p.Missing(), p.Loosens())
 	}
-	_, err := a.Next(p.Step())
+	_, err := a.Next(p.NextStep())
 	policytest.Refused(t, err, wire.NoQuorum)
 
 	at := policytest.Start.Add(time.Minute)
@@ -61,7 +61,7 @@ func TestProposalOfTighteningActsAtOnce(t *testing.T) {
 	if !slices.Equal(p.Signed(), []string{"eva", "ana"}) || !p.Quorate().Equal(at) || p.Delay() != 0 {
 		t.Errorf("got signed %q, quorum at %v, delay %v", p.Signed(), p.Quorate(), p.Delay())
 	}
-	b, err := a.Next(p.Step())
+	b, err := a.Next(p.NextStep())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestProposalExpires(t *testing.T) {
 	}
 	wantState(t, p, a, end.Add(-1), Pending)
 	wantState(t, p, a, end, Expired)
-	_, err := p.Sign(a, h.sign(t, sshsig.ForPolicy, p.Record().Policy, "ben")[0], end)
+	_, err := p.AddSignature(a, h.sign(t, sshsig.ForPolicy, p.Record().Policy, "ben")[0], end)
 	policytest.Refused(t, err, wire.ProposalOver)
 	wantState(t, Proposal{}, a, policytest.Start, Expired)
 	wantState(t, Proposal{}, Approved{}, policytest.Start, Expired)
@@ -186,12 +186,12 @@ func TestProposalOvertaken(t *testing.T) {
 	h := newHouse()
 	a := h.found(t)
 	slow, quick := h.propose(t, a, looser, "ana"), h.propose(t, a, tighter, "ben", "eva")
-	b, err := a.Next(quick.Step())
+	b, err := a.Next(quick.NextStep())
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantState(t, slow, b, policytest.Start, Expired)
-	_, err = slow.Sign(b, h.sign(t, sshsig.ForPolicy, slow.Record().Policy, "ben")[0], policytest.Start)
+	_, err = slow.AddSignature(b, h.sign(t, sshsig.ForPolicy, slow.Record().Policy, "ben")[0], policytest.Start)
 	policytest.Refused(t, err, wire.ProposalOver)
 }
 
@@ -221,11 +221,11 @@ func TestProposeRefusals(t *testing.T) {
 		})
 	}
 	p := h.propose(t, a, looser, "ana")
-	_, err := p.Sign(a, h.sign(t, sshsig.ForPolicy, raw, "ana")[0], policytest.Start)
+	_, err := p.AddSignature(a, h.sign(t, sshsig.ForPolicy, raw, "ana")[0], policytest.Start)
 	policytest.Refused(t, err, wire.NoQuorum)
-	_, err = p.Sign(a, stranger.sign(t, sshsig.ForPolicy, raw, "ana")[0], policytest.Start)
+	_, err = p.AddSignature(a, stranger.sign(t, sshsig.ForPolicy, raw, "ana")[0], policytest.Start)
 	policytest.Refused(t, err, wire.NotOwner)
-	_, err = p.Sign(a, h.sign(t, sshsig.ForCancel, raw, "ben")[0], policytest.Start)
+	_, err = p.AddSignature(a, h.sign(t, sshsig.ForCancel, raw, "ben")[0], policytest.Start)
 	policytest.Refused(t, err, wire.BadSignature)
 }
 
@@ -276,12 +276,12 @@ func TestCancel(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantState(t, cancelled, a, policytest.Start.Add(2*time.Hour), Cancelled)
-	_, err = cancelled.Sign(a, sign(p.Record().Policy, "eva", sshsig.ForPolicy), policytest.Start)
+	_, err = cancelled.AddSignature(a, sign(p.Record().Policy, "eva", sshsig.ForPolicy), policytest.Start)
 	policytest.Refused(t, err, wire.ProposalOver)
 	_, err = cancelled.Cancel(a, statement, sign(statement, "ana", sshsig.ForCancel), policytest.Start)
 	policytest.Refused(t, err, wire.ProposalOver)
 
-	b, err := a.Next(p.Step())
+	b, err := a.Next(p.NextStep())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +299,7 @@ func TestReopen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := a.Next(waiting.Step())
+	b, err := a.Next(waiting.NextStep())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -121,7 +121,7 @@ func ParseRoster(b []byte) (Roster, error) {
 	if !bytes.Equal(r.Bytes(), b) {
 		return Roster{}, badRoster("encoding", fmt.Sprint(len(b), " bytes of another form"), "the one of docs/spec/group.md")
 	}
-	return r, r.check()
+	return r, r.validate()
 }
 
 func parseRole(f [][]byte) RosterRole {
@@ -146,8 +146,8 @@ func badRoster(rule string, got, want any) error {
 	return wire.Refuse(wire.Malformed, "roster: "+rule, got, want)
 }
 
-// check checks a roster by the rules of policy files.
-func (r Roster) check() error {
+// validate checks a roster by the rules of policy files.
+func (r Roster) validate() error {
 	var parties, roles []string
 	keys := map[attest.Digest]bool{}
 	for _, p := range r.Parties {
@@ -169,7 +169,7 @@ func (r Roster) check() error {
 		return badRoster("parties and roles", append(parties, roles...), "names in order, each once, none confusable")
 	}
 	for _, role := range r.Roles {
-		if err := role.check(parties, roles); err != nil {
+		if err := role.validate(parties, roles); err != nil {
 			return err
 		}
 	}
@@ -179,7 +179,7 @@ func (r Roster) check() error {
 	return nil
 }
 
-func (r RosterRole) check(parties, roles []string) error {
+func (r RosterRole) validate(parties, roles []string) error {
 	if len(r.Members) == 0 {
 		return badRoster("role "+r.Name, "a role without members", "at least 1 member")
 	}

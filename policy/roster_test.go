@@ -224,10 +224,10 @@ func TestProposalsSurviveStatements(t *testing.T) {
 	if got := p.State(a, policytest.Start); got != Pending {
 		t.Fatalf("got state %q, want %q", got, Pending)
 	}
-	if p, err = p.Sign(a, h.sign(t, sshsig.ForPolicy, p.record.Policy, "ben")[0], policytest.Start); err != nil {
+	if p, err = p.AddSignature(a, h.sign(t, sshsig.ForPolicy, p.record.Policy, "ben")[0], policytest.Start); err != nil {
 		t.Fatal(err)
 	}
-	next, err := a.Next(p.Step())
+	next, err := a.Next(p.NextStep())
 	if err != nil {
 		t.Fatal(err)
 	}

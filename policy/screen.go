@@ -10,7 +10,7 @@ import (
 // evidence that is not appraised yet, before the caller does any expensive work on it; it
 // admits no unit.
 func (a Approved) CouldAdmit(task string, unverified attest.Measurement) error {
-	if !a.OK() {
+	if !a.Genuine() {
 		return errNothing
 	}
 	t := a.doc.Tasks[task]
@@ -27,7 +27,7 @@ func (a Approved) CouldAdmit(task string, unverified attest.Measurement) error {
 // CouldAdmitMember is CouldAdmit for a role of a group. It does not check the approvals of
 // the parties.
 func (a Approved) CouldAdmitMember(group, role string, unverified attest.Measurement) error {
-	if !a.OK() {
+	if !a.Genuine() {
 		return errNothing
 	}
 	p := a.groups[group]

@@ -25,8 +25,8 @@ func TestHistoryVectors(t *testing.T) {
 			if got, want := policytest.Verdict(err), fields["expect"][0]; got != want {
 				t.Fatalf("got %s (%v), want %s", got, err, want)
 			}
-			if err == nil && a.Head().String() != fields["head"][0] {
-				t.Errorf("got head %s, want %s", a.Head(), fields["head"][0])
+			if err == nil && a.PolicyHead().String() != fields["head"][0] {
+				t.Errorf("got head %s, want %s", a.PolicyHead(), fields["head"][0])
 			}
 		})
 	}
@@ -54,7 +54,7 @@ func writeHistoryVectors(t *testing.T) {
 	h := newHouse()
 	genesis := h.found(t)
 	second := h.next(t, genesis, `lifetime = "30m"`, `lifetime = "20m"`)
-	texts := map[string][]byte{"1": genesis.Document().Raw(), "2": second}
+	texts := map[string][]byte{"1": genesis.Document().Source(), "2": second}
 	for n, raw := range texts {
 		policytest.WriteVector(t, string(raw), "history", n+".toml")
 		for _, name := range []string{"ana", "ben", "eva"} {
@@ -75,7 +75,7 @@ func writeHistoryVectors(t *testing.T) {
 		a, err := Replay(readHistory(t, policytest.Header(t, text)))
 		text = "expect: " + policytest.Verdict(err) + "\n" + text
 		if err == nil {
-			text += "head: " + a.Head().String() + "\n"
+			text += "head: " + a.PolicyHead().String() + "\n"
 		}
 		policytest.WriteVector(t, text, "history", v.name+".txt")
 	}

@@ -42,7 +42,7 @@ func newReal(t *testing.T, life string) *real {
 	testworld.NoError(t, err)
 	draft, err := policydraft.Parse(w.Steps[0].Policy) // another root, and so the same draft
 	testworld.NoError(t, err)
-	made, err := sealed.Init(t.Context(), sealed.InitConfig{Store: s, Attester: r.device, Sealer: r.device, Draft: draft})
+	made, err := sealed.CreateRoot(t.Context(), sealed.InitConfig{Store: s, Attester: r.device, Sealer: r.device, Draft: draft})
 	testworld.NoError(t, err)
 	testworld.NoError(t, s.Close())
 	w.FoundAs(made.Root, life)
@@ -146,7 +146,7 @@ func TestRollback(t *testing.T) {
 	_, err = client.Propose(t.Context(), api.ProposeRequest{Policy: next.Policy, Signatures: next.Signatures})
 	testworld.NoError(t, err)
 	u := r.start("scoring")
-	if got := u.Env()["LANG"]; got != "D" {
+	if got := u.Environment()["LANG"]; got != "D" {
 		t.Fatalf("got LANG=%q, want that of the second policy", got)
 	}
 
@@ -155,7 +155,7 @@ func TestRollback(t *testing.T) {
 	r.serve()
 	testworld.Refused(t, u.Attempt(testworld.ShortContext(t)), wire.Behind)
 	testworld.NoError(t, u.Attempt(testworld.ShortContext(t)))
-	if got := u.Env()["LANG"]; got != "D" {
+	if got := u.Environment()["LANG"]; got != "D" {
 		t.Errorf("got LANG=%q, want that of the second policy", got)
 	}
 }

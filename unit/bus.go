@@ -88,7 +88,7 @@ func (u *Unit) handlePushed(i bus.Item) {
 	if i.Kind == bus.Tombstone {
 		take = u.cluster.host.Terminate
 	}
-	_, err := take(i.Bytes, u.now())
+	_, err := take(i.Bytes, u.currentTime())
 	if errors.Is(err, wire.UnknownRing) {
 		u.renewSoon()
 	}
@@ -145,7 +145,7 @@ func (u *Unit) handOver() {
 func (u *Unit) heartbeat(e *enrolment) bus.Heartbeat {
 	b := bus.Heartbeat{
 		Inherits: e.ring.Inherited.Identity,
-		InFlight: int(u.cluster.inFlight.Load()), Sessions: u.cluster.host.Stats(u.now()).Sessions,
+		InFlight: int(u.cluster.inFlight.Load()), Sessions: u.cluster.host.Stats(u.currentTime()).Sessions,
 		Ready: u.cluster.serving.Load() > 0 && u.Ready() == nil,
 	}
 	if address := u.cluster.address.Load(); address != nil {

@@ -64,9 +64,9 @@ func (u *Unit) applyCredentials(e *enrolment) error {
 		return fmt.Errorf("reading the unit certificate: %w", err)
 	}
 	if before := u.enrolled.Load(); before != nil && before.identity.ID == e.identity.ID {
-		now := u.now()
+		now := u.currentTime()
 		again := func(of identity.RingHolders, was, is identity.RingKeys) identity.RingKeys {
-			if identity.RingCutSince(e.policy, of, before.policy.Head()) {
+			if identity.RingCutSince(e.policy, of, before.policy.PolicyHead()) {
 				return is
 			}
 			return withOldKeys(was, is, now)
@@ -84,7 +84,7 @@ func (u *Unit) applyCredentials(e *enrolment) error {
 	}
 	return u.cluster.host.Update(channel.UnitCredentials{
 		Task: e.identity.Task, Group: e.identity.Group, Role: e.identity.Role, Identity: e.identity.ID, Genesis: u.config.Genesis,
-		Root: wire.Sum(e.root.RawSubjectPublicKeyInfo), Head: e.policy.Head(),
+		Root: wire.Sum(e.root.RawSubjectPublicKeyInfo), Head: e.policy.PolicyHead(),
 		Unit: e.unit, Cross: e.identity.Signing(e.unit)[1], NotAfter: unit.NotAfter, OneOff: oneOff, Facts: e.facts, Ring: e.ring,
 	})
 }
@@ -94,8 +94,8 @@ func (u *Unit) applyCredentials(e *enrolment) error {
 // been cut off in between.
 func withOldKeys(before, next identity.RingKeys, now time.Time) identity.RingKeys {
 	for _, old := range []*identity.RingKey{before.Current, before.Previous} {
-		if next.Previous == nil && old != nil && old.ID() != next.Current.ID() && now.Before(old.End()) {
-			next.Previous = old.Until(old.End()) // a copy, because the host erases its former keys
+		if next.Previous == nil && old != nil && old.ID() != next.Current.ID() && now.Before(old.Expires()) {
+			next.Previous = old.Until(old.Expires()) // a copy, because the host erases its former keys
 		}
 	}
 	return next
@@ -132,7 +132,7 @@ func (u *Unit) resealAll(ctx context.Context) {
 
 // resealSome seals some sessions again, and returns how many are left.
 func (u *Unit) resealSome() (sealed [][]byte, left int) {
-	sealed, left, err := u.cluster.host.Reseal(maxReseal, u.now())
+	sealed, left, err := u.cluster.host.Reseal(maxReseal, u.currentTime())
 	if err != nil && !errors.Is(err, wire.CutOff) { // a unit that is cut off seals nothing
 		u.config.Log.Warn("sessions are not sealed again", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
 	}
@@ -143,7 +143,7 @@ func (u *Unit) resealSome() (sealed [][]byte, left int) {
 // key that the unit does not have. Any client can invent such a session, so the
 // rate is limited to once in hastenInterval.
 func (u *Unit) renewSoon() {
-	now, last := u.now().UnixNano(), u.cluster.lastHastened.Load()
+	now, last := u.currentTime().UnixNano(), u.cluster.lastHastened.Load()
 	if now-last < int64(hastenInterval) || !u.cluster.lastHastened.CompareAndSwap(last, now) {
 		return
 	}
@@ -180,7 +180,7 @@ func (u *Unit) awaitStep(ctx context.Context, d time.Duration) (soon bool, err e
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	server, err := channelhttp.NewServer(channelhttp.ServerConfig{
 		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.forClients(),
-		RingUnknown: u.renewSoon, Heads: channelhttp.Heads{Newest: u.provedHead, Received: u.hintHead}, Crowded: u.counters.quotas.Count, Clock: u.clock.Check, Log: u.config.Log,
+		RingUnknown: u.renewSoon, Heads: channelhttp.Heads{Newest: u.provedHead, Received: u.hintHead}, Crowded: u.counters.quotas.Count, Clock: u.clock.CheckedTime, Log: u.config.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("serving the channel: %w", err)

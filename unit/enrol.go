@@ -74,7 +74,7 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the report: %w", err)
 	}
-	received := u.now()
+	received := u.currentTime()
 	e, err := u.accept(request, sealed.GroupRoot, signed, keys)
 	if errors.Is(err, wire.Behind) {
 		return nil, errors.Join(fmt.Errorf("checking the report: %w", err), u.refresh(ctx, p))
@@ -103,7 +103,7 @@ func (u *Unit) request(ctx context.Context, challenge api.Challenge) (api.Certif
 	request := api.CertificateRequest{
 		Task: u.config.Task, Group: u.config.Group, Role: u.config.Role, PartyKeys: u.config.PartyKeys, Roster: u.config.Roster,
 		Nonce: challenge.Nonce, SigningKey: u.spki,
-		Root: approved.Document().Authority.Root, Head: approved.Head(),
+		Root: approved.Document().Authority.Root, Head: approved.PolicyHead(),
 	}
 	terms, err := u.config.certificateTerms(approved)
 	if err != nil {
@@ -196,7 +196,7 @@ func (u *Unit) accept(request api.CertificateRequest, groupRoot wire.Digest, sig
 	if err := e.setRing(report.Rings); err != nil {
 		return nil, fmt.Errorf("ring keys: %w", err)
 	}
-	return e, e.setTimes(report, u.now())
+	return e, e.setTimes(report, u.currentTime())
 }
 
 // checkSignature demands the signature of the authority that the newest policy
@@ -244,7 +244,7 @@ func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolme
 	case report.Schema != api.ReportSchema:
 		return nil, wire.Refuse(wire.Malformed, "report: schema", report.Schema, api.ReportSchema)
 	case !approved.Knows(report.Head): // an older head is of a step that was adopted in the meantime
-		return nil, wire.Refuse(wire.Behind, "report: policy head", report.Head, approved.Head())
+		return nil, wire.Refuse(wire.Behind, "report: policy head", report.Head, approved.PolicyHead())
 	case report.KeyMode != string(terms.keyMode):
 		return nil, wire.Refuse(wire.WrongKind, "report: key mode", report.KeyMode, terms.keyMode)
 	case !bytes.Equal(report.Authority, root.Raw):
@@ -265,7 +265,7 @@ func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolme
 			return nil, err
 		}
 	}
-	proved, err := identity.ParseHead(report.ProvedHead, approved, root, u.now())
+	proved, err := identity.ParseHead(report.ProvedHead, approved, root, u.currentTime())
 	if err != nil {
 		return nil, fmt.Errorf("checking the head in the report: %w", err)
 	}
@@ -360,7 +360,7 @@ func (u *Unit) checkOwn(e *enrolment, raw [][]byte, key crypto.PublicKey, expect
 	if !key.(*ecdsa.PublicKey).Equal(chain[0].PublicKey) {
 		return identity.Peer{}, wire.Refuse(wire.BadChain, "certified key", wire.Sum(chain[0].RawSubjectPublicKeyInfo), "the unit's own key")
 	}
-	if expect.At, err = verificationTime(chain[0], u.now()); err != nil {
+	if expect.At, err = verificationTime(chain[0], u.currentTime()); err != nil {
 		return identity.Peer{}, err
 	}
 	expect.Policy, expect.IDs = e.policy, []attest.Digest{e.identity.ID}
@@ -453,7 +453,7 @@ const leaveTime = 2 * time.Second
 func (u *Unit) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()
-	l := api.LeaveRequest{Unit: u.id, Time: u.now().UTC().Truncate(time.Second)}
+	l := api.LeaveRequest{Unit: u.id, Time: u.currentTime().UTC().Truncate(time.Second)}
 	digest := sha256.Sum256(api.LeaveMessage(l.Unit, l.Time, u.seen.Load().Policy().Document().Authority.Root))
 	var err error
 	if l.Signature, err = ecdsa.SignASN1(rand.Reader, u.signing, digest[:]); err == nil {

@@ -208,7 +208,7 @@ func TestAnotherUnitsCertificate(t *testing.T) {
 func TestFakeAuthority(t *testing.T) {
 	w, evil := unittest.New(t, "1h"), unittest.New(t, "1h")
 	f := evil.Authority(evil.AuthorityKeys)
-	f.Faults.History = func(h *api.History) { h.Entries, h.Head = w.Entries(), w.Policy().Head() }
+	f.Faults.History = func(h *api.History) { h.Entries, h.Head = w.Entries(), w.Policy().PolicyHead() }
 	_, err := Start(testworld.ShortContext(t), configOf(w, "scoring", f))
 	testworld.Refused(t, err, wire.WrongRoot)
 	if len(f.Requests) != 0 {
@@ -338,7 +338,7 @@ func TestHistory(t *testing.T) {
 	fork := old.Edited(`env = { LANG = "C" }`, `env = { LANG = "E" }`)
 	f := w.Authority(w.AuthorityKeys)
 	u := started(w, "scoring", f)
-	if got := u.Env()["LANG"]; got != "D" {
+	if got := u.Environment()["LANG"]; got != "D" {
 		t.Fatalf("got LANG=%q, want that of the second policy", got)
 	}
 	attempt := func() error { return u.Attempt(testworld.ShortContext(t)) }
@@ -366,7 +366,7 @@ func TestHistory(t *testing.T) {
 
 	f.Set(func(f *unittest.Authority) { f.Steps = w.Edited(`LANG = "D"`, `LANG = "F"`).Entries() })
 	testworld.NoError(t, attempt())
-	if got := u.Env()["LANG"]; got != "F" {
+	if got := u.Environment()["LANG"]; got != "F" {
 		t.Errorf("got LANG=%q, want that of the third policy", got)
 	}
 }

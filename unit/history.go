@@ -21,7 +21,7 @@ type peer struct {
 }
 
 func (u *Unit) newPeer(address string) (*peer, error) {
-	p, err := history.NewPeer(history.Config{Address: address, LeafPolicy: u.leafPolicy, Clock: u.now, Certificate: u.signingCertificate})
+	p, err := history.NewPeer(history.Config{Address: address, LeafPolicy: u.leafPolicy, Clock: u.currentTime, Certificate: u.signingCertificate})
 	if err != nil {
 		return nil, fmt.Errorf("authority %q: %w", address, err)
 	}
@@ -39,7 +39,7 @@ func (u *Unit) signingCertificate(*tls.CertificateRequestInfo) (*tls.Certificate
 
 // leafPolicy returns the policy and the time for checking the authority's leaf in a handshake.
 func (u *Unit) leafPolicy(leaf *x509.Certificate) (policy.Approved, time.Time, error) {
-	at, err := verificationTime(leaf, u.now())
+	at, err := verificationTime(leaf, u.currentTime())
 	return u.seen.Load().Policy(), at, err
 }
 

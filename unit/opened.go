@@ -52,8 +52,8 @@ func (u *Unit) closeRevoked() {
 	own := false
 	if e := u.enrolled.Load(); e != nil {
 		renewed := e.facts
-		renewed.Head = u.newest().Head()
-		own = u.newest().CutOff(renewed, u.now()) != nil
+		renewed.Head = u.newest().PolicyHead()
+		own = u.newest().CutOff(renewed, u.currentTime()) != nil
 	}
 	for _, c := range u.conns.snapshot() {
 		if own || c.checkStillAllowed() != nil {

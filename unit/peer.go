@@ -32,7 +32,7 @@ func PeerOf(ctx context.Context) (p Peer, ok bool) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.peer, c.peer.OK()
+	return c.peer, c.peer.Verified()
 }
 
 // terms are the policy's rules for a unit's certificates.
@@ -129,7 +129,7 @@ func (u *Unit) admitPeers(config *tls.Config) func(*tls.ClientHelloInfo) (*tls.C
 			}
 			p, err := u.checkPeer(s, u.expectPeer(u.mayBeCalledBy, u.roles()...))
 			if c, ok := hello.Conn.(*conn); ok && err == nil {
-				c.setPeer(p, u.now())
+				c.setPeer(p, u.currentTime())
 				return c.checkStillAllowed() // a policy may have been adopted meanwhile
 			}
 			return err
@@ -151,7 +151,7 @@ func (u *Unit) checkPeer(s tls.ConnectionState, e identity.Expect) (Peer, error)
 // groupState is the unit's group as the newest policy has it, and as its parties agree on it,
 // the unit's own among them; nil when they do not.
 func (u *Unit) groupState() *policy.GroupState {
-	at := u.now()
+	at := u.currentTime()
 	for p := u.seen.Load().Policy().GroupByName(u.config.Group); p != nil; p = p.Predecessor {
 		for _, root := range p.Roots(at) {
 			if identity.CheckApprovers(p, root, u.config.PartyKeys, at) == nil {
@@ -182,7 +182,7 @@ func (u *Unit) mayBeCalledBy(p *policy.GroupState, role string) bool {
 func (u *Unit) expectPeer(may func(*policy.GroupState, string) bool, roles ...string) identity.Expect {
 	e := identity.Expect{
 		Policy: u.seen.Load().Policy(), Kinds: []identity.Kind{identity.KindGroup}, Use: identity.UseTLS,
-		At: u.now(), Group: u.config.Group, Parties: u.config.PeerParties, Approvers: u.config.PartyKeys,
+		At: u.currentTime(), Group: u.config.Group, Parties: u.config.PeerParties, Approvers: u.config.PartyKeys,
 	}
 	if p := u.groupState(); p != nil {
 		e.Roles = slices.DeleteFunc(slices.Clone(roles), func(role string) bool { return !may(p, role) })

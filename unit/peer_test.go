@@ -44,7 +44,7 @@ func holders(t *testing.T, u *Unit) string {
 	go func() {
 		done <- u.Serve(t.Context(), l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			p, _ := PeerOf(r.Context())
-			fmt.Fprintf(w, "%s calls %s", p.Role(), r.URL.Path)
+			fmt.Fprintf(w, "%s calls %s", p.RoleName(), r.URL.Path)
 		}))
 	}()
 	t.Cleanup(func() { testworld.NoError(t, <-done) })

@@ -46,7 +46,7 @@ func (u *Unit) awaitRenewal(ctx context.Context) error {
 		return err
 	}
 	due := e.renewAfter.Add(rand.N(spread + 1))
-	for wait := due.Sub(u.now()); wait > 0; wait = due.Sub(u.now()) {
+	for wait := due.Sub(u.currentTime()); wait > 0; wait = due.Sub(u.currentTime()) {
 		if soon, err := u.awaitStep(ctx, min(wait, longestPause)); soon || err != nil {
 			return err
 		}

@@ -110,7 +110,7 @@ func shutDown(server *http.Server) error {
 func (u *Unit) whileCertified(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		e := r.Context().Value(connKey{}).(*conn).enrolment()
-		if now, err := u.clock.Check(); err != nil || !now.Before(e.notAfter) || u.checkSilence(e, now) != nil {
+		if now, err := u.clock.CheckedTime(); err != nil || !now.Before(e.notAfter) || u.checkSilence(e, now) != nil {
 			panic(http.ErrAbortHandler)
 		}
 		if e != u.enrolled.Load() && r.Header.Get("Upgrade") == "" {
@@ -201,10 +201,10 @@ func (c *conn) checkStillAllowed() error {
 	c.mu.Lock()
 	peer := c.peer
 	c.mu.Unlock()
-	if !peer.OK() {
+	if !peer.Verified() {
 		return nil
 	}
-	return c.unit.newest().CutOff(peer.Facts(), c.unit.now())
+	return c.unit.newest().CutOff(peer.Facts(), c.unit.currentTime())
 }
 
 func (c *conn) closeNow() { c.Conn.Close() }

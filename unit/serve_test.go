@@ -49,7 +49,7 @@ func user(w *unittest.World, u *Unit, protocol string) *http.Client {
 	config := identity.ClientTLS("", func() *x509.Certificate { return root }, func() identity.Expect {
 		return identity.Expect{
 			Policy: p, Kinds: []identity.Kind{identity.KindShared, identity.KindUnit},
-			Use: identity.UseTLS, IDs: []attest.Digest{id}, At: u.now(),
+			Use: identity.UseTLS, IDs: []attest.Digest{id}, At: u.currentTime(),
 		}
 	})
 	transport := &http.Transport{TLSClientConfig: config, Protocols: new(http.Protocols)}
@@ -268,7 +268,7 @@ func TestClientTLS(t *testing.T) {
 	testworld.NoError(t, call(callee))
 	without := w.Edited(`calls = ["keys"]`, ``)
 	f.Set(func(f *unittest.Authority) { f.Steps = without.Entries() })
-	testworld.Within(t, 5*time.Second, "the step is adopted", func() bool { return caller.newest().Head() == without.Policy().Head() })
+	testworld.Within(t, 5*time.Second, "the step is adopted", func() bool { return caller.newest().PolicyHead() == without.Policy().PolicyHead() })
 	testworld.Refused(t, call(callee), wire.BadPolicy)
 }
 

@@ -37,7 +37,7 @@ func (u *Unit) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	}
 	u.counters.handshakes.Add(1)
 	if c, ok := hello.Conn.(*conn); ok {
-		c.setEnrolment(e, e.notAfter.Sub(u.now()))
+		c.setEnrolment(e, e.notAfter.Sub(u.currentTime()))
 	}
 	return e.leaf, nil
 }
@@ -106,7 +106,7 @@ func (u *Unit) expectCallee(task string) identity.Expect {
 		Kinds:  []identity.Kind{identity.KindShared, identity.KindUnit},
 		Use:    identity.UseTLS,
 		IDs:    ids,
-		At:     u.now(),
+		At:     u.currentTime(),
 	}
 }
 

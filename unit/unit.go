@@ -165,8 +165,8 @@ func (u *Unit) watch(ctx context.Context) {
 	}
 }
 
-// now returns the unit's time.
-func (u *Unit) now() time.Time { return u.clock.Now() }
+// currentTime returns the unit's time.
+func (u *Unit) currentTime() time.Time { return u.clock.Now() }
 
 // prepare makes a unit that has not enrolled.
 func prepare(c Config) (*Unit, error) {
@@ -284,16 +284,16 @@ func (u *Unit) Identity() identity.Identity {
 	return identity.Identity{}
 }
 
-// Head returns the head of the newest policy that the unit has adopted: peers are checked
+// PolicyHead returns the head of the newest policy that the unit has adopted: peers are checked
 // against it, and connections that it refuses have ended.
-func (u *Unit) Head() attest.Digest {
+func (u *Unit) PolicyHead() attest.Digest {
 	u.steps.mu.Lock()
 	defer u.steps.mu.Unlock()
-	return u.newest().Head()
+	return u.newest().PolicyHead()
 }
 
-// Env returns the environment variables that policy sets for the program.
-func (u *Unit) Env() map[string]string {
+// Environment returns the environment variables that policy sets for the program.
+func (u *Unit) Environment() map[string]string {
 	if e := u.enrolled.Load(); e != nil {
 		return maps.Clone(e.env)
 	}
@@ -315,7 +315,7 @@ func (u *Unit) currentEnrolment() (*enrolment, error) {
 	if e == nil {
 		return nil, wire.Refuse(wire.NotEnrolled, "unit: certificate", "no certificate", "an enrolled unit")
 	}
-	now, err := u.clock.Check()
+	now, err := u.clock.CheckedTime()
 	if err != nil {
 		return nil, err
 	}
@@ -360,7 +360,7 @@ func (u *Unit) Stats() Stats {
 		Renewals:   u.counters.renewals.Load(),
 		Failures:   u.counters.failures.Load(),
 		Handshakes: u.counters.handshakes.Load(),
-		Sessions:   u.cluster.host.Stats(u.now()).Sessions,
+		Sessions:   u.cluster.host.Stats(u.currentTime()).Sessions,
 		Manager:    u.cluster.relay.Connected(),
 		Refused:    u.counters.quotas.Counts(),
 	}

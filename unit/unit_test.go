@@ -32,7 +32,7 @@ func TestStart(t *testing.T) {
 func TestEnv(t *testing.T) {
 	w := unittest.New(t, "1h")
 	u := started(w, "scoring", w.Authority(w.AuthorityKeys))
-	if got := u.Env(); len(got) != 1 || got["LANG"] != "C" {
+	if got := u.Environment(); len(got) != 1 || got["LANG"] != "C" {
 		t.Errorf("got environment %v, want LANG=C", got)
 	}
 }

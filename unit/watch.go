@@ -33,14 +33,14 @@ func (u *Unit) adopt(h history.History) {
 	defer u.steps.mu.Unlock()
 	known := u.seen.Load()
 	before, now := known.Policy(), h.Policy()
-	if before.OK() && !now.Knows(before.Head()) || now.Head() == before.Head() && h.Proved().SignedAt().Before(known.Proved().SignedAt()) {
+	if before.Genuine() && !now.Knows(before.PolicyHead()) || now.PolicyHead() == before.PolicyHead() && h.Proved().SignedAt().Before(known.Proved().SignedAt()) {
 		return
 	}
 	u.seen.Store(&h)
-	if now.Head() == before.Head() {
+	if now.PolicyHead() == before.PolicyHead() {
 		return
 	}
-	u.config.Log.Debug("policy step adopted", "unit", u.id, "head", now.Head(), "steps", len(now.Heads()))
+	u.config.Log.Debug("policy step adopted", "unit", u.id, "head", now.PolicyHead(), "steps", len(now.Heads()))
 	u.cluster.host.Follow(now)
 	u.closeRevoked()
 	close(u.steps.moved)
@@ -58,7 +58,7 @@ func (u *Unit) watchHistory(ctx context.Context) {
 
 // hintHead handles a head that a client or a peer presents.
 func (u *Unit) hintHead(unverified []byte) {
-	u.watcher.HintHead(unverified, u.authorityRoot(), u.now())
+	u.watcher.HintHead(unverified, u.authorityRoot(), u.currentTime())
 }
 
 // provedHead is the newest proved head, to be shown to clients.
@@ -78,7 +78,7 @@ func (u *Unit) pollTime() time.Duration {
 // a renewal there need not ask for it.
 func (u *Unit) watchedAt(p *peer) bool {
 	proved, e := u.seen.Load().Proved(), u.enrolled.Load()
-	return u.watcher.CurrentSource() == history.Source(p) && e != nil && u.now().Add(-e.offset).Sub(proved.SignedAt()) < u.pollTime()+attemptTime
+	return u.watcher.CurrentSource() == history.Source(p) && e != nil && u.currentTime().Add(-e.offset).Sub(proved.SignedAt()) < u.pollTime()+attemptTime
 }
 
 // mustRenew reports whether a step that was adopted since a certificate was issued makes
@@ -86,7 +86,7 @@ func (u *Unit) watchedAt(p *peer) bool {
 // the authority. Any other it adopts, and goes on.
 func (u *Unit) mustRenew(e *enrolment) bool {
 	newest := u.newest()
-	return e != nil && newest.OK() && newest.Concerns(e.facts.Head, e.facts)
+	return e != nil && newest.Genuine() && newest.Concerns(e.facts.Head, e.facts)
 }
 
 // spread is how long renewals that one step makes necessary are spread, as the authority
@@ -106,8 +106,8 @@ type cutOffResult struct {
 func (u *Unit) checkNotCutOff(e *enrolment, at time.Time) error {
 	newest := u.newest()
 	v := u.cutOff.Load()
-	if v == nil || v.of != e || v.head != newest.Head() {
-		v = &cutOffResult{e, newest.Head(), newest.CutOff(e.facts, at)}
+	if v == nil || v.of != e || v.head != newest.PolicyHead() {
+		v = &cutOffResult{e, newest.PolicyHead(), newest.CutOff(e.facts, at)}
 		u.cutOff.Store(v)
 	}
 	if v.err != nil {

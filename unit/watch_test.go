@@ -23,7 +23,7 @@ import (
 // adopted waits until a unit has seen the newest policy of w.
 func adopted(t *testing.T, w *unittest.World, u *Unit) {
 	t.Helper()
-	testworld.Within(t, 5*time.Second, "the step is adopted", func() bool { return u.newest().Head() == w.Policy().Head() })
+	testworld.Within(t, 5*time.Second, "the step is adopted", func() bool { return u.newest().PolicyHead() == w.Policy().PolicyHead() })
 }
 
 // TestStepsConcern counts renewals: a step makes only those units renew that it concerns,
@@ -51,7 +51,7 @@ func TestStepsConcern(t *testing.T) {
 	}
 	w = w.Edited(`env = { LANG = "C" }`, `env = { LANG = "D" }`)
 	f.Step(w)
-	testworld.Within(t, 5*time.Second, "the unit renews", func() bool { return scoring.Env()["LANG"] == "D" })
+	testworld.Within(t, 5*time.Second, "the unit renews", func() bool { return scoring.Environment()["LANG"] == "D" })
 	adopted(t, w, other)
 	testworld.Within(t, time.Second, "it renews once", func() bool { return f.Asked() == asked+1 })
 	if got := other.Stats().Renewals; got != 1 {
@@ -149,9 +149,9 @@ func TestCutUnitStops(t *testing.T) {
 	open := func(u *Unit) (sealed []byte, err error) {
 		o, err := channel.NewClientHandshake(unitauth.Pin{Genesis: u.config.Genesis, Task: "scoring"}, 0)
 		testworld.NoError(t, err)
-		a, err := u.cluster.host.Accept(channel.OpenRequest{Body: o.Request(), Number: 1}, u.now())
+		a, err := u.cluster.host.Accept(channel.OpenRequest{Body: o.Request(), Number: 1}, u.currentTime())
 		if err == nil {
-			_, sealed, err = a.Finish(attest.Evidence{}, u.now())
+			_, sealed, err = a.Finish(attest.Evidence{}, u.currentTime())
 		}
 		return sealed, err
 	}

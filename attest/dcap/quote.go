@@ -57,7 +57,7 @@ type reader struct {
 	short bool
 }
 
-func (r *reader) next(n int) []byte {
+func (r *reader) readNext(n int) []byte {
 	if n > len(r.rest) {
 		r.short, r.rest = true, nil
 		return make([]byte, min(n, headerSize))
@@ -67,9 +67,9 @@ func (r *reader) next(n int) []byte {
 	return taken
 }
 
-func (r *reader) uint16() uint16 { return binary.LittleEndian.Uint16(r.next(2)) }
+func (r *reader) uint16() uint16 { return binary.LittleEndian.Uint16(r.readNext(2)) }
 
-func (r *reader) uint32() int { return int(binary.LittleEndian.Uint32(r.next(4))) }
+func (r *reader) uint32() int { return int(binary.LittleEndian.Uint32(r.readNext(4))) }
 
 // parseQuote reads a quote of the platform. There is one encoding but for zeros at
 // its end, of which clouds add many.
@@ -78,7 +78,7 @@ func parseQuote(raw []byte, platform attest.Platform) (quote, error) {
 		return quote{}, wire.Refuse(wire.TooLarge, "dcap: size in bytes", len(raw), wire.MaxEvidence)
 	}
 	q, r := quote{}, &reader{rest: raw}
-	size, err := q.header(r.next(headerSize), platform)
+	size, err := q.header(r.readNext(headerSize), platform)
 	if err != nil {
 		return quote{}, err
 	}
@@ -87,9 +87,9 @@ func parseQuote(raw []byte, platform attest.Platform) (quote, error) {
 			return quote{}, err
 		}
 	}
-	q.body = r.next(size)
+	q.body = r.readNext(size)
 	q.signed = raw[:len(raw)-len(r.rest)]
-	counted := r.next(r.uint32())
+	counted := r.readNext(r.uint32())
 	if err := q.certification(&reader{rest: counted, short: r.short}); err != nil {
 		return quote{}, err
 	}
@@ -140,15 +140,15 @@ func bodySize(r *reader, platform attest.Platform) (int, error) {
 // certification reads everything after the body; each length must be that of
 // what it counts.
 func (q *quote) certification(r *reader) error {
-	q.signature, q.key = r.next(signatureSize), r.next(keySize)
+	q.signature, q.key = r.readNext(signatureSize), r.readNext(keySize)
 	if q.version > 3 {
 		kind, size := r.uint16(), r.uint32()
 		if kind != certQEReport || size != len(r.rest) {
 			return wire.Refuse(wire.Malformed, "dcap: certification data", kind, "a QE report to the end")
 		}
 	}
-	q.qe, q.qeSigned = r.next(enclaveSize), r.next(signatureSize)
-	q.qeAuth = r.next(int(r.uint16()))
+	q.qe, q.qeSigned = r.readNext(enclaveSize), r.readNext(signatureSize)
+	q.qeAuth = r.readNext(int(r.uint16()))
 	kind, size := r.uint16(), r.uint32()
 	if kind != certPCKChain || size != len(r.rest) || r.short {
 		return wire.Refuse(wire.Malformed, "dcap: certification data of the QE", kind, "a PCK certificate chain to the end")

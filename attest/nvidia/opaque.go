@@ -116,7 +116,7 @@ func (r *report) readOpaque(data []byte) error {
 // readTypedHead reads the head of opaque data whose fields have types. Its minor
 // version and what is reserved are shown.
 func (r *report) readTypedHead(in *reader) error {
-	r.head = in.next("head of the opaque data", sizeTyped)
+	r.head = in.readNext("head of the opaque data", sizeTyped)
 	if in.err != nil {
 		return in.err
 	}

@@ -63,7 +63,7 @@ func parseReport(raw []byte) (report, error) {
 	if err != nil {
 		return r, err
 	}
-	r.signed, r.signature = raw[:len(raw)-len(in.rest)], in.next("signature", sizeSignature)
+	r.signed, r.signature = raw[:len(raw)-len(in.rest)], in.readNext("signature", sizeSignature)
 	switch {
 	case in.err != nil:
 		return r, in.err
@@ -78,10 +78,10 @@ func parseReport(raw []byte) (report, error) {
 
 // readResponse reads a response up to its signature, and returns its parts.
 func (r *report) readResponse(in *reader) (record []byte, count int, opaque []byte, err error) {
-	head := in.next("head", len(responseHead))
+	head := in.readNext("head", len(responseHead))
 	count = in.number("number of measurements", 1)
 	record = in.sized("measurements", 3)
-	r.responder = in.next("nonce of the GPU", sizeNonce)
+	r.responder = in.readNext("nonce of the GPU", sizeNonce)
 	opaque = in.sized("opaque data", 2)
 	if in.err == nil && !bytes.Equal(head, responseHead) {
 		in.err = wire.Refuse(wire.Malformed, "nvidia: response", hex.EncodeToString(head), "SPDM 1.1 MEASUREMENTS, slot 0")
@@ -155,7 +155,7 @@ type reader struct {
 	err  error
 }
 
-func (in *reader) next(what string, n int) []byte {
+func (in *reader) readNext(what string, n int) []byte {
 	if in.err == nil && n > len(in.rest) {
 		in.err = short(what, len(in.rest), n)
 	}
@@ -170,12 +170,14 @@ func (in *reader) next(what string, n int) []byte {
 // number is little-endian, as all of SPDM.
 func (in *reader) number(what string, size int) int {
 	var wide [4]byte
-	copy(wide[:], in.next(what, size))
+	copy(wide[:], in.readNext(what, size))
 	return int(binary.LittleEndian.Uint32(wide[:]))
 }
 
 // sized is bytes after their length of so many bytes.
-func (in *reader) sized(what string, size int) []byte { return in.next(what, in.number(what, size)) }
+func (in *reader) sized(what string, size int) []byte {
+	return in.readNext(what, in.number(what, size))
+}
 
 func short(what string, got, want int) error {
 	return wire.Refuse(wire.Malformed, "nvidia: bytes left for "+what, got, fmt.Sprint("at least ", want))

@@ -74,7 +74,7 @@ const acceptTime = 30 * time.Second
 // Run returns nil. When the program ends by itself the error is an [*Exit].
 // The program never outlives the agent, however that ends.
 func Run(ctx context.Context, c Config) (err error) {
-	if err := c.check(); err != nil {
+	if err := c.validate(); err != nil {
 		return err
 	}
 	if c.Log == nil {
@@ -141,8 +141,8 @@ func endedBy(ctx context.Context) error {
 	return nil
 }
 
-// check tells every fault of a configuration.
-func (c Config) check() error {
+// validate tells every fault of a configuration.
+func (c Config) validate() error {
 	var faults []error
 	fault := func(rule string, got, want any) {
 		faults = append(faults, wire.Refuse(wire.BadRequest, "agent configuration: "+rule, got, want))

@@ -421,7 +421,7 @@ func TestAgentConfigTellsAllFaults(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	testworld.NoError(t, err)
 	defer l.Close()
-	err = Config{Unit: &unit.Unit{}, Program: os.Stdin, Listen: l}.check()
+	err = Config{Unit: &unit.Unit{}, Program: os.Stdin, Listen: l}.validate()
 	testworld.Refused(t, err, wire.BadRequest)
 }
 

@@ -51,7 +51,7 @@ func launch(c Config, address string, peers peers, died context.CancelCauseFunc)
 	cmd := &exec.Cmd{
 		Path:      fmt.Sprintf("/proc/self/fd/%d", c.Program.Fd()),
 		Args:      []string{programName},
-		Env:       append(environment(c.Unit.Env(), port), peers.environment()...),
+		Env:       append(environment(c.Unit.Environment(), port), peers.environment()...),
 		Stdout:    c.Stdout,
 		Stderr:    c.Stderr,
 		WaitDelay: time.Second,

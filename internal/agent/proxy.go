@@ -110,7 +110,7 @@ func rewrite(r *httputil.ProxyRequest, address string) {
 	}
 	r.Out.URL.Scheme, r.Out.URL.Host = "http", address
 	if p, ok := unit.PeerOf(r.In.Context()); ok {
-		r.Out.Header[RoleField] = []string{p.Role()}
+		r.Out.Header[RoleField] = []string{p.RoleName()}
 	}
 	r.Out.Header["Forwarded"] = []string{forwarded(r.In.RemoteAddr, r.In.Host)}
 }

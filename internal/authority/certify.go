@@ -127,7 +127,7 @@ func (a *Authority) checkRequest(e *enrolment) error {
 		return wire.Refuse(wire.WrongRoot, "request: authority root", r.Root, a.root.Digest)
 	}
 	if !e.snap.approved.Knows(r.Head) {
-		return wire.Refuse(wire.Behind, "request: policy head", r.Head, e.snap.approved.Head())
+		return wire.Refuse(wire.Behind, "request: policy head", r.Head, e.snap.approved.PolicyHead())
 	}
 	err := e.evidence.UnmarshalJSON(r.Evidence)
 	for _, part := range append([]attest.Evidence{e.evidence}, e.evidence.Devices...) {
@@ -272,7 +272,7 @@ func (e *enrolment) issue() error {
 		Schema: api.ReportSchema,
 		Task:   e.grant.Task.Name, Release: e.grant.Release.Name, Identity: e.identity.ID, KeyMode: string(e.snap.keyMode(e.request)),
 		Unit: unit.DER, IdentityCA: e.identity.Root, Cross: e.identity.Cross, Authority: e.snap.issuer.AuthorityRoot(),
-		Env: e.grant.Release.Env, Head: e.snap.approved.Head(),
+		Env: e.grant.Release.Env, Head: e.snap.approved.PolicyHead(),
 		RenewAfter: unit.RenewAfter, RenewBefore: unit.RenewBefore, NotAfter: unit.NotAfter,
 	}
 	e.addChecked()

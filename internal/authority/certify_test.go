@@ -68,7 +68,7 @@ func TestRefusals(t *testing.T) {
 		}},
 		{"CSR swapped", wire.BadNonce, func() *applicant { return w.applicant("keys") }, nil, csr(t, &x509.CertificateRequest{})},
 		{"nonce swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) { r.Nonce = testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce }},
-		{"head swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) { r.Head = a.inForce().approved.Head() }},
+		{"head swapped", wire.BadNonce, w.scoring, nil, func(r *api.CertificateRequest) { r.Head = a.inForce().approved.PolicyHead() }},
 		{"evidence that is no wrapper", wire.Malformed, w.scoring, nil, func(r *api.CertificateRequest) { r.Evidence = json.RawMessage(`{}`) }},
 		{"no evidence", wire.Malformed, w.scoring, nil, func(r *api.CertificateRequest) { r.Evidence = nil }},
 		{"an unknown platform", wire.NoPlatform, w.scoring, nil, func(r *api.CertificateRequest) {

@@ -157,7 +157,7 @@ func TestRestored(t *testing.T) {
 			if report.Head != newest.Head {
 				t.Errorf("got head %v after healing, want %v", report.Head, newest.Head)
 			}
-			if c := w.open(); c.inForce().approved.Head() != newest.Head {
+			if c := w.open(); c.inForce().approved.PolicyHead() != newest.Head {
 				t.Error("what healed it is not in the store")
 			}
 		})

@@ -138,7 +138,7 @@ func TestOneTableBack(t *testing.T) {
 			testworld.Refused(t, err, wire.Behind)
 			w.wantBehind(a)
 			b := heal(w, a, newest)
-			if got := b.inForce().approved.Head(); got != newest.Head {
+			if got := b.inForce().approved.PolicyHead(); got != newest.Head {
 				t.Errorf("got head %v, want %v", got, newest.Head)
 			}
 			w.wantNoDoubt(b)
@@ -221,10 +221,10 @@ func TestShownAtTheStart(t *testing.T) {
 		c.History = entries
 		return Open(t.Context(), c)
 	}
-	if c := testworld.Must(start(a.history.Current().Entries[:1])); c.inForce().approved.Head() != a.inForce().approved.Head() {
+	if c := testworld.Must(start(a.history.Current().Entries[:1])); c.inForce().approved.PolicyHead() != a.inForce().approved.PolicyHead() {
 		t.Error("an older history changed the one in force")
 	}
-	w.wantContradiction(testworld.Must(start(b.history.Current().Entries)), a.inForce().approved.Head(), b.inForce().approved.Heads()[1])
+	w.wantContradiction(testworld.Must(start(b.history.Current().Entries)), a.inForce().approved.PolicyHead(), b.inForce().approved.Heads()[1])
 	other := w.SignPolicy(w.text(looser...), "ana", "ben")
 	_, err := start([]api.HistoryEntry{{Policy: other.Policy, Signatures: other.Signatures}})
 	testworld.Refused(t, err, wire.WrongGenesis)
@@ -244,7 +244,7 @@ func TestStoreOfYesterday(t *testing.T) {
 	testworld.Must(w.scoring().enrol(direct{b}))
 	testworld.Must(b.history.Push(t.Context(), newest))
 	w.wantNoDoubt(b)
-	if got := b.inForce().approved.Head(); got != newest.Head {
+	if got := b.inForce().approved.PolicyHead(); got != newest.Head {
 		t.Errorf("got head %v, want %v", got, newest.Head)
 	}
 	if !strings.Contains(w.log.String(), "the store had lost a step that was in force") {
@@ -385,7 +385,7 @@ func TestNoContradiction(t *testing.T) {
 		}
 	}
 	nonce := testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce
-	_, err := a.certify(t.Context(), w.scoring().request(nonce, func(r *api.CertificateRequest) { r.Head = policy.NextHead(base.Head(), twice.Policy) }), "")
+	_, err := a.certify(t.Context(), w.scoring().request(nonce, func(r *api.CertificateRequest) { r.Head = policy.NextHead(base.PolicyHead(), twice.Policy) }), "")
 	testworld.Refused(t, err, wire.Behind)
 	if err := a.history.Sync(t.Context()); err != nil {
 		t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 func TestGroupFaults(t *testing.T) {
 	w := grouped(t)
 	a := w.agreed()
-	head := a.inForce().approved.Head()
+	head := a.inForce().approved.PolicyHead()
 	scorer := `scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" } ] }`
 	for _, tt := range []struct{ name, old, new string }{
 		{"quorum of 0", "quorum = 2\nuntil", "quorum = 0\nuntil"},
@@ -39,7 +39,7 @@ func TestGroupFaults(t *testing.T) {
 			testworld.Refused(t, err, wire.BadPolicy)
 		})
 	}
-	if got := a.inForce().approved.Head(); got != head {
+	if got := a.inForce().approved.PolicyHead(); got != head {
 		t.Errorf("got head %v, want %v as before", got, head)
 	}
 	if _, err := w.holder().enrol(direct{a}); err != nil {

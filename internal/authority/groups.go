@@ -145,7 +145,7 @@ func (a *Authority) acknowledge(statement wire.Digest) (api.StatementReceipt, er
 	if err != nil {
 		return api.StatementReceipt{}, err
 	}
-	h := api.StatementReceipt{Statement: statement, Head: snap.approved.Head(), Chain: [][]byte{signer.DER, snap.issuer.AuthorityRoot()}}
+	h := api.StatementReceipt{Statement: statement, Head: snap.approved.PolicyHead(), Chain: [][]byte{signer.DER, snap.issuer.AuthorityRoot()}}
 	digest := sha256.Sum256(api.StatementReceiptMessage(h))
 	h.Signature, err = ecdsa.SignASN1(rand.Reader, signer.Key, digest[:])
 	if err != nil {

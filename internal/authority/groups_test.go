@@ -259,7 +259,7 @@ func TestHeardIsSigned(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaf := testworld.Must(x509.ParseCertificate(h.Chain[0]))
-	if err := leaf.CheckSignature(x509.ECDSAWithSHA256, api.StatementReceiptMessage(h), h.Signature); err != nil || h.Head != a.inForce().approved.Head() {
+	if err := leaf.CheckSignature(x509.ECDSAWithSHA256, api.StatementReceiptMessage(h), h.Signature); err != nil || h.Head != a.inForce().approved.PolicyHead() {
 		t.Errorf("got %v, head %v", err, h.Head)
 	}
 	h.Head[0]++

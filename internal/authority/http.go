@@ -230,7 +230,7 @@ func (a *Authority) postSignatures(w http.ResponseWriter, r *http.Request) (any,
 	if err != nil {
 		return nil, err
 	}
-	return a.history.Sign(r.Context(), digest, s)
+	return a.history.AddSignature(r.Context(), digest, s)
 }
 
 func (a *Authority) postCancel(w http.ResponseWriter, r *http.Request) (any, error) {
@@ -287,7 +287,7 @@ func (a *Authority) getReady(_ http.ResponseWriter, r *http.Request) (any, error
 	if cause := a.inForce().unnamed; cause != nil {
 		return nil, wire.Refuse(wire.Unavailable, "authority", cause, "an authority that policy names")
 	}
-	return api.Health{Status: "ready", Warnings: a.warnings(), Contradictions: a.history.Contradictions()}, a.store.Ping(r.Context())
+	return api.Health{Status: "ready", Warnings: a.warnings(), Contradictions: a.history.Contradictions()}, a.store.CheckConnection(r.Context())
 }
 
 // levelOf is the level at which a refusal is logged: our own troubles louder

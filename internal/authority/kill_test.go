@@ -84,7 +84,7 @@ var lastBuild = regexp.MustCompile(`, \{ platform = "soft", program = "[^"]*" \}
 // without the last build, so that the root is sealed anew, as long as there is
 // one.
 func narrower(doc *policyfile.Document) []string {
-	if build := lastBuild.FindString(string(doc.Raw())); build != "" {
+	if build := lastBuild.FindString(string(doc.Source())); build != "" {
 		return []string{build, " ]\n"}
 	}
 	life := doc.Tasks["keys"].Lifetime

@@ -89,9 +89,9 @@ func TestInit(t *testing.T) {
 	db := testworld.Must(store.Create(t.Context(), w.dsn))
 	defer db.Close()
 	tee := w.Device("authority")
-	_, err := sealed.Init(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft()})
+	_, err := sealed.CreateRoot(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft()})
 	testworld.Refused(t, err, wire.StoreForeign)
-	_, err = sealed.Init(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: tee})
+	_, err = sealed.CreateRoot(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: tee})
 	testworld.Refused(t, err, wire.BadPolicy)
 
 	made := w.init(newDSN(t), "authority")
@@ -212,7 +212,7 @@ func TestChangedRows(t *testing.T) {
 			if err != nil {
 				t.Errorf("issuing: %v", err)
 			}
-			if got := b.inForce().approved.Head(); got != newest.Head {
+			if got := b.inForce().approved.PolicyHead(); got != newest.Head {
 				t.Errorf("got head %v, want %v", got, newest.Head)
 			}
 			if c := w.open(); c.history.Behind() != nil {

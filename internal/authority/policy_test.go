@@ -56,8 +56,8 @@ func TestApproval(t *testing.T) {
 		t.Errorf("got policy %d %v, want 2 %v", got.Sequence, got.Digest, digest)
 	}
 	h := testworld.Must(client.History(t.Context(), 0))
-	if got, err := policy.Replay(a.Genesis(), []policy.Step{history.StepOf(h.Entries[0]), history.StepOf(h.Entries[1])}); err != nil || got.Head() != h.Head {
-		t.Errorf("replaying the history: head %v, error %v, want %v", got.Head(), err, h.Head)
+	if got, err := policy.Replay(a.Genesis(), []policy.Step{history.StepOf(h.Entries[0]), history.StepOf(h.Entries[1])}); err != nil || got.PolicyHead() != h.Head {
+		t.Errorf("replaying the history: head %v, error %v, want %v", got.PolicyHead(), err, h.Head)
 	}
 }
 
@@ -120,7 +120,7 @@ func TestProposalExpires(t *testing.T) {
 	text := w.NextText(a.inForce().approved, tighter...)
 	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ana"))))
 	w.clock.Advance(168 * time.Hour)
-	_, err := a.history.Sign(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: w.Signature("ben", sshsig.ForPolicy, text)})
+	_, err := a.history.AddSignature(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: w.Signature("ben", sshsig.ForPolicy, text)})
 	testworld.Refused(t, err, wire.ProposalOver)
 	_, err = a.history.Propose(t.Context(), proposal(w.SignPolicy(text, "ben", "ana")))
 	testworld.Refused(t, err, wire.ProposalOver)
@@ -160,7 +160,7 @@ func TestSignaturesAtOnce(t *testing.T) {
 	for name, authority := range map[string]*Authority{"ben": a, "eva": b} {
 		signature := w.Signature(name, sshsig.ForPolicy, text)
 		both.Go(func() {
-			if _, err := authority.history.Sign(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: signature}); err != nil {
+			if _, err := authority.history.AddSignature(t.Context(), wire.Sum([]byte(text)), api.SignatureRequest{Signature: signature}); err != nil {
 				t.Errorf("%s signs: %v", name, err)
 			}
 		})
@@ -252,7 +252,7 @@ func TestRolledBackBeneath(t *testing.T) {
 	if _, err := w.scoring().enrol(direct{a}); err != nil {
 		t.Error(err)
 	}
-	if got, want := testworld.Must(a.store.HistoryHead(t.Context())), a.inForce().approved.Head(); got != want {
+	if got, want := testworld.Must(a.store.HistoryHead(t.Context())), a.inForce().approved.PolicyHead(); got != want {
 		t.Errorf("got head %v in the store, want %v", got, want)
 	}
 }
@@ -280,7 +280,7 @@ func TestFollowed(t *testing.T) {
 	a, b := w.open(), w.open()
 	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, tighter...), "ana", "ben"))))
 	report := testworld.Must(w.scoring().enrol(direct{b}))
-	if want := a.inForce().approved.Head(); report.Head != want {
+	if want := a.inForce().approved.PolicyHead(); report.Head != want {
 		t.Errorf("got a report under head %v, want %v", report.Head, want)
 	}
 }
@@ -328,7 +328,7 @@ func TestPushMoves(t *testing.T) {
 	testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, tighter...), "ana", "ben"))))
 	w.dsn = copied
 	b := w.open()
-	if got := testworld.Must(b.history.Push(t.Context(), a.history.Current().StepsFrom(1))); got.Head != a.inForce().approved.Head() {
-		t.Errorf("got head %v, want %v", got.Head, a.inForce().approved.Head())
+	if got := testworld.Must(b.history.Push(t.Context(), a.history.Current().StepsFrom(1))); got.Head != a.inForce().approved.PolicyHead() {
+		t.Errorf("got head %v, want %v", got.Head, a.inForce().approved.PolicyHead())
 	}
 }

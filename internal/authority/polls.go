@@ -22,7 +22,7 @@ func (a *Authority) servePolls(h http.Handler) http.Handler {
 	wait := a.respond(route{path: api.PathHistory + "?wait"}, a.waitHistory)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet && r.URL.Path == api.PathHistory {
-			if p, _, err := api.ParsePollQuery(r.URL.Query()); err == nil && p.Wait > 0 && p.Head == a.history.Current().Approved.Head() {
+			if p, _, err := api.ParsePollQuery(r.URL.Query()); err == nil && p.Wait > 0 && p.Head == a.history.Current().Approved.PolicyHead() {
 				wait.ServeHTTP(w, r)
 				return
 			}
@@ -60,7 +60,7 @@ func (a *Authority) waitHistory(w http.ResponseWriter, r *http.Request) (any, er
 	defer timer.Stop()
 	for {
 		snap := a.history.Current()
-		if snap.Approved.Head() != p.Head {
+		if snap.Approved.PolicyHead() != p.Head {
 			return a.historyAfter(snap, p.Head)
 		}
 		select {
@@ -83,7 +83,7 @@ func (a *Authority) historyAfter(snap *history.Snapshot, head wire.Digest) (api.
 	}
 	index := slices.Index(snap.Approved.Heads(), head)
 	if index < 0 {
-		return api.History{}, wire.Refuse(wire.Behind, "history: policy head", head, snap.Approved.Head())
+		return api.History{}, wire.Refuse(wire.Behind, "history: policy head", head, snap.Approved.PolicyHead())
 	}
 	return a.proveHistory(snap, index+1), nil
 }
@@ -124,7 +124,7 @@ func (s *snapshot) proveHead(at time.Time) ([]byte, error) {
 		return s.proved.head, nil
 	}
 	head, err := identity.ProveHead(identity.HeadClaim{
-		Head: s.approved.Head(), Steps: uint64(len(s.approved.Heads())), At: at, Spread: s.spread,
+		Head: s.approved.PolicyHead(), Steps: uint64(len(s.approved.Heads())), At: at, Spread: s.spread,
 	}, signer)
 	if err != nil {
 		return nil, err

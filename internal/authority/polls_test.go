@@ -54,11 +54,11 @@ func TestPoll(t *testing.T) {
 	w := newWorld(t, `delay = "1h"`, `delay = "0s"`)
 	a := w.open()
 	client, _ := w.serve(a)
-	genesis := a.inForce().approved.Head()
+	genesis := a.inForce().approved.PolicyHead()
 
 	empty := <-poll(t.Context(), client, genesis, 50*time.Millisecond)
-	if h, err := w.provedBy(a, empty.history); empty.err != nil || err != nil || len(empty.history.Entries) != 0 || h.Head() != genesis || h.Steps() != 1 || h.Spread() != time.Second {
-		t.Fatalf("without a step: got %+v, %v; head %v, %v", empty.history, empty.err, h.Head(), err)
+	if h, err := w.provedBy(a, empty.history); empty.err != nil || err != nil || len(empty.history.Entries) != 0 || h.PolicyHead() != genesis || h.Steps() != 1 || h.Spread() != time.Second {
+		t.Fatalf("without a step: got %+v, %v; head %v, %v", empty.history, empty.err, h.PolicyHead(), err)
 	}
 	var all []<-chan polled
 	for range 5 {
@@ -72,8 +72,8 @@ func TestPoll(t *testing.T) {
 		if got.err != nil || got.history.From != 1 || len(got.history.Entries) != 1 || string(got.history.Entries[0].Policy) != string(step.Policy) {
 			t.Fatalf("got %+v, %v", got.history, got.err)
 		}
-		if h, err := w.provedBy(a, got.history); err != nil || h.Head() != got.history.Head || h.Head() != a.inForce().approved.Head() || h.Steps() != 2 {
-			t.Errorf("got head %v after %d steps, %v", h.Head(), h.Steps(), err)
+		if h, err := w.provedBy(a, got.history); err != nil || h.PolicyHead() != got.history.Head || h.PolicyHead() != a.inForce().approved.PolicyHead() || h.Steps() != 2 {
+			t.Errorf("got head %v after %d steps, %v", h.PolicyHead(), h.Steps(), err)
 		}
 	}
 	testworld.Eventually(t, "all places are given back", func() bool { return pollsOfOthers(a) == 0 })
@@ -90,12 +90,12 @@ func TestPoll(t *testing.T) {
 		}
 	}
 	paged := testworld.Must(client.History(t.Context(), 0))
-	if h, err := w.provedBy(a, paged); err != nil || h.Head() != paged.Head || len(paged.Entries) != 2 {
-		t.Errorf("by index: got %d steps, head %v, %v", len(paged.Entries), h.Head(), err)
+	if h, err := w.provedBy(a, paged); err != nil || h.PolicyHead() != paged.Head || len(paged.Entries) != 2 {
+		t.Errorf("by index: got %d steps, head %v, %v", len(paged.Entries), h.PolicyHead(), err)
 	}
 	report := testworld.Must(w.scoring().enrol(direct{a}))
-	if h, err := w.provedBy(a, api.History{ProvedHead: report.ProvedHead}); err != nil || h.Head() != report.Head {
-		t.Errorf("in a report: got head %v, %v", h.Head(), err)
+	if h, err := w.provedBy(a, api.History{ProvedHead: report.ProvedHead}); err != nil || h.PolicyHead() != report.Head {
+		t.Errorf("in a report: got head %v, %v", h.PolicyHead(), err)
 	}
 }
 
@@ -104,7 +104,7 @@ func TestPollStatement(t *testing.T) {
 	w := grouped(t)
 	a := w.open()
 	client, _ := w.serve(a)
-	done := poll(t.Context(), client, a.inForce().approved.Head(), api.MaxPoll)
+	done := poll(t.Context(), client, a.inForce().approved.PolicyHead(), api.MaxPoll)
 	testworld.Eventually(t, "the poll waits", func() bool { return pollsOfOthers(a) == 1 })
 	heard := testworld.Must(w.say(a, "north", nil))
 	if got := <-done; got.err != nil || got.history.Head != heard.Head || !policy.IsStatement(got.history.Entries[0].Policy) {
@@ -121,7 +121,7 @@ func TestPollPlaces(t *testing.T) {
 	c.Limits.PollsPerAddress, c.Limits.Connections, c.Limits.Requests = 3, 2, 1
 	a := testworld.Must(Open(t.Context(), c))
 	client, address := w.serve(a)
-	head := a.inForce().approved.Head()
+	head := a.inForce().approved.PolicyHead()
 	gone, leave := context.WithCancel(t.Context())
 	var mine []<-chan polled
 	for n := range 3 { // one after the other, because two connections are all that may be idle
@@ -178,7 +178,7 @@ func TestPollRefused(t *testing.T) {
 	a := testworld.Must(Open(t.Context(), c))
 	server := httptest.NewServer(a.Handler())
 	defer server.Close()
-	query := api.PathHistory + "?from=" + a.inForce().approved.Head().Hex() + "&wait=30s"
+	query := api.PathHistory + "?from=" + a.inForce().approved.PolicyHead().Hex() + "&wait=30s"
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() {
@@ -214,7 +214,7 @@ func TestPollShutdown(t *testing.T) {
 	defer client.Close()
 	var done []<-chan polled
 	for range 4 {
-		done = append(done, poll(t.Context(), client, a.inForce().approved.Head(), api.MaxPoll))
+		done = append(done, poll(t.Context(), client, a.inForce().approved.PolicyHead(), api.MaxPoll))
 	}
 	testworld.Eventually(t, "the polls wait", func() bool { return pollsOfOthers(a) == 4 })
 	begin := time.Now()
@@ -247,7 +247,7 @@ func TestHintsAreNotProved(t *testing.T) {
 	if h := a.proveHistory(a.history.Current(), 0); h.ProvedHead != nil {
 		t.Errorf("behind: got proof %x", h.ProvedHead)
 	}
-	_, err := a.historyAfter(a.history.Current(), a.inForce().approved.Head())
+	_, err := a.historyAfter(a.history.Current(), a.inForce().approved.PolicyHead())
 	testworld.Refused(t, err, wire.Behind)
 }
 

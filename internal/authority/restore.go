@@ -89,8 +89,8 @@ func (a *Authority) writeBack(ctx context.Context, c RestoreConfig, approved pol
 	if err != nil {
 		return err
 	}
-	if !approved.Knows(stored.Head()) {
-		return wire.Refuse(wire.StoreForeign, "store: history", stored.Head(), "none, or a part of the one to restore")
+	if !approved.Knows(stored.PolicyHead()) {
+		return wire.Refuse(wire.StoreForeign, "store: history", stored.PolicyHead(), "none, or a part of the one to restore")
 	}
 	if err := a.history.Rewrite(ctx, stored, unstamped(c.History[len(stored.Steps()):])); err != nil {
 		return err

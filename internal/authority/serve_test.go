@@ -27,7 +27,7 @@ func appraiseTrust(t *testing.T, w *world, response api.TrustResponse, approved 
 	if err := json.Unmarshal(response.Evidence, &evidence); err != nil {
 		t.Fatal(err)
 	}
-	head := approved.Head()
+	head := approved.PolicyHead()
 	result, err := attesttest.Verifier().Appraise(attest.Question{
 		Evidence: evidence, ReportData: attest.BindReportData(wire.LabelTrust, nonce, w.root[:], head[:]), Rules: approved.Rules(), At: noon,
 	})

@@ -55,7 +55,7 @@ func TestDocumentsAreAuthenticated(t *testing.T) {
 			return r
 		},
 		"no tag":             func(r store.Row) store.Row { r.MAC = []byte{}; return r },
-		"the tag of a lease": func(r store.Row) store.Row { r.MAC = a.records.Tag(records.TableLease, r); return r },
+		"the tag of a lease": func(r store.Row) store.Row { r.MAC = a.records.ComputeMAC(records.TableLease, r); return r },
 		"another name":       func(r store.Row) store.Row { r.Key = []byte("snp/Genoa/crl.der"); return r },
 		"no JSON":            func(r store.Row) store.Row { r.Content = []byte("{"); return r },
 	} {

@@ -119,7 +119,7 @@ func (a *Authority) checkNamed(approved policy.Approved, own attest.Question) er
 
 // trustData is what our own evidence is bound to.
 func (a *Authority) trustData(nonce []byte, approved policy.Approved) attest.ReportData {
-	head := approved.Head()
+	head := approved.PolicyHead()
 	return attest.BindReportData(wire.LabelTrust, nonce, a.root.Digest[:], head[:])
 }
 

@@ -63,7 +63,7 @@ func TestOldStatementsAgain(t *testing.T) {
 				testworld.Refused(t, err, wire.Malformed)
 			}
 			testworld.Must(a.addStatement(t.Context(), "trial", w.said(a, "north", func(s *policy.Statement) { s.Withdraws, s.Number = true, number })))
-			head := a.inForce().approved.Head()
+			head := a.inForce().approved.PolicyHead()
 			_, err := a.addStatement(t.Context(), "trial", old)
 			testworld.Refused(t, err, wire.WrongSequence)
 			renumbered := w.said(a, "north", func(s *policy.Statement) { s.Number = number + 1 })
@@ -72,7 +72,7 @@ func TestOldStatementsAgain(t *testing.T) {
 			testworld.Refused(t, err, wire.BadSignature)
 			_, err = w.holder().enrol(direct{a})
 			testworld.Refused(t, err, wire.NoQuorum)
-			if a.inForce().approved.Head() != head {
+			if a.inForce().approved.PolicyHead() != head {
 				t.Error("a refused statement is in the history")
 			}
 			testworld.Must(w.say(a, "north", nil))
@@ -120,7 +120,7 @@ func TestTwoTextsAtOnce(t *testing.T) {
 	approval, withdrawal := w.said(one, "north", nil), w.said(one, "north", withdraws)
 	testworld.Must(one.addStatement(t.Context(), "trial", approval))
 	heard := testworld.Must(two.addStatement(t.Context(), "trial", withdrawal))
-	if heard.Head == one.inForce().approved.Head() {
+	if heard.Head == one.inForce().approved.PolicyHead() {
 		t.Error("the second text is no step of its own")
 	}
 	for _, a := range []*Authority{one, two} {

@@ -120,7 +120,7 @@ func (w *world) initAgain(edits ...string) (wire.Digest, error) {
 	db := testworld.Must(store.Open(w.T.Context(), w.dsn))
 	defer db.Close()
 	tee := w.Device("authority")
-	made, err := sealed.Init(w.T.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft(edits...), Again: true})
+	made, err := sealed.CreateRoot(w.T.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft(edits...), Again: true})
 	return made.Root, err
 }
 
@@ -153,7 +153,7 @@ func TestInitAfterAFailure(t *testing.T) {
 	db := testworld.Must(store.Create(t.Context(), w.dsn))
 	tee := w.Device("authority")
 	tee.Faults.Error = wire.NotThisDevice
-	_, err := sealed.Init(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft()})
+	_, err := sealed.CreateRoot(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft()})
 	if err == nil {
 		t.Error("got a root without evidence")
 	}
@@ -169,7 +169,7 @@ func TestFirstFormat(t *testing.T) {
 	secret := identity.NewSecret()
 	keys := testworld.Must(identity.Derive(secret))
 	row := store.Row{Key: make([]byte, 32), Content: testworld.Must(tee.Seal(t.Context(), secret.Expose(), nil))}
-	row.MAC = records.New(keys).Tag(records.TableRoot, row)
+	row.MAC = records.New(keys).ComputeMAC(records.TableRoot, row)
 	w.dsn = newDSN(t)
 	db := testworld.Must(store.Create(t.Context(), w.dsn))
 	if err := db.CreateRoot(t.Context(), row); err != nil {

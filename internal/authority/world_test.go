@@ -147,7 +147,7 @@ func (w *world) init(dsn, program string, edits ...string) founding.Root {
 	}
 	defer db.Close()
 	tee := w.Device(program)
-	made, err := sealed.Init(w.T.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft(edits...)})
+	made, err := sealed.CreateRoot(w.T.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: tee, Draft: w.draft(edits...)})
 	if err != nil {
 		w.T.Fatal(err)
 	}

@@ -77,8 +77,8 @@ func DialAt(ctx context.Context, a *frame.App, address string, genesis wire.Dige
 
 // Knows refuses an authority that is behind the newest policy seen before.
 func (c Client) Knows(seen policy.Approved) error {
-	if seen.OK() && !c.Approved.Knows(seen.Head()) {
-		return wire.Refuse(wire.Behind, "policy history: head", c.Approved.Head(), seen.Head())
+	if seen.Genuine() && !c.Approved.Knows(seen.PolicyHead()) {
+		return wire.Refuse(wire.Behind, "policy history: head", c.Approved.PolicyHead(), seen.PolicyHead())
 	}
 	return nil
 }

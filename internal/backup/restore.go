@@ -163,7 +163,7 @@ func (s Share) hpkeInfo() []byte {
 // CheckPolicy refuses a share of another root or draft, and one for owners other than those of
 // the policy.
 func (s Share) CheckPolicy(approved policy.Approved) error {
-	if !approved.OK() {
+	if !approved.Genuine() {
 		return wire.Refuse(wire.BadPolicy, "restore: policy", "a policy that was not approved", "a history from the pinned genesis")
 	}
 	doc := approved.Document()

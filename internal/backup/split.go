@@ -40,7 +40,7 @@ func Split(secret identity.Secret, draft wire.Digest, approved policy.Approved, 
 	sharing := secretsharing.New(rand.Reader, uint(doc.Owners.Quorum-1), scalar)
 	header := Header{
 		TrustDomain: doc.TrustDomain, Genesis: approved.Genesis(), Root: keys.RootDigest(), Draft: draft, ID: newID(), Created: at.UTC().Truncate(time.Second),
-		Head: approved.Head(), Owners: doc.Owners.Digest(), Count: len(doc.Owners.Keys),
+		Head: approved.PolicyHead(), Owners: doc.Owners.Digest(), Count: len(doc.Owners.Keys),
 	}
 	for _, point := range sharing.CommitSecret() {
 		b, err := point.MarshalBinaryCompress()

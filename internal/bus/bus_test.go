@@ -153,7 +153,7 @@ func TestItemRefusals(t *testing.T) {
 	}{
 		{"nothing", nil},
 		{"a cut head", sample.Append(nil)[:frameHead-1]},
-		{"a cut item", sample.Append(nil)[:sample.Size()-1]},
+		{"a cut item", sample.Append(nil)[:sample.ByteSize()-1]},
 		{"another kind", appendFrame(nil, kindCopy, make([]byte, 40))},
 		{"no bytes", Item{Kind: Sealed}.Append(nil)},
 		{"too many bytes", Item{Kind: Sealed, Bytes: make([]byte, MaxSealed+1)}.Append(nil)},

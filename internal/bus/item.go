@@ -26,8 +26,8 @@ const (
 	itemHead  = frameHead + itemFixed
 )
 
-// Size returns the size of the encoding in bytes.
-func (i Item) Size() int { return itemHead + len(i.Bytes) }
+// ByteSize returns the size of the encoding in bytes.
+func (i Item) ByteSize() int { return itemHead + len(i.Bytes) }
 
 // Append appends the encoding to b.
 func (i Item) Append(b []byte) []byte { return i.appendAs(b, i.Kind) }

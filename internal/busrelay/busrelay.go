@@ -117,9 +117,9 @@ func itemOf(kind envelope.Kind, sealed []byte) (bus.Item, error) {
 	return item, nil
 }
 
-// Pull fetches the manager's copy of a session. A tombstone terminates the session in this
+// RequestCopy fetches the manager's copy of a session. A tombstone terminates the session in this
 // unit, so that no ticket opens it again.
-func (r *Relay) Pull(ctx context.Context, id wire.SessionID) ([]byte, error) {
+func (r *Relay) RequestCopy(ctx context.Context, id wire.SessionID) ([]byte, error) {
 	conn := r.conn.Load()
 	if conn == nil || !conn.Connected() {
 		return nil, wire.Refuse(wire.NotFound, "unit: manager", "no connection", "a manager that keeps copies")

@@ -93,7 +93,7 @@ func (st *credentials) sealingRing(pin []byte, at time.Time) (*ring, error) {
 	default:
 		return nil, wire.Refuse(wire.WrongIdentity, "open request: pin", fmt.Sprintf("%x", pin), "this unit's identity or task")
 	}
-	if end := r.key.End(); !at.Before(end) {
+	if end := r.key.Expires(); !at.Before(end) {
 		return nil, wire.Refuse(wire.Unavailable, "unit: end of the ring key", end.UTC(), "after "+at.UTC().String())
 	}
 	return r, nil
@@ -262,7 +262,7 @@ func (h *Host) spendKey(kemKey []byte, at time.Time) error {
 // expiry returns when a session that is opened now ends: within an hour, and before
 // the certificate and the ring key.
 func (st *credentials) expiry(sealing *ring, at time.Time) uint64 {
-	end := min(at.Unix()+unitauth.MaxSession, st.NotAfter.Unix(), sealing.key.End().Unix())
+	end := min(at.Unix()+unitauth.MaxSession, st.NotAfter.Unix(), sealing.key.Expires().Unix())
 	return uint64(end)
 }
 

@@ -33,7 +33,7 @@ func (w *world) adopt(edits ...string) policy.Approved {
 func (w *world) cutOff(id wire.UnitID) policy.Approved {
 	w.T.Helper()
 	const table, key = "[task.scoring]\n", "cut_units = ["
-	if strings.Contains(string(w.policy.Document().Raw()), key) {
+	if strings.Contains(string(w.policy.Document().Source()), key) {
 		return w.adopt(key, fmt.Sprintf("%s%q, ", key, id))
 	}
 	return w.adopt(table, fmt.Sprintf("%s%s%q]\n", table, key, id))
@@ -130,7 +130,7 @@ func TestBetweenCutAndRenewal(t *testing.T) {
 	_, pushed := w.opened(other, w.byTask())
 	_, strict := w.opened(other, w.byID())
 	testworld.Must(h.ImportSession(strict, noon))
-	from := w.policy.Head()
+	from := w.policy.PolicyHead()
 	h.Follow(w.cutOff(other.ID()))
 
 	for name, copied := range map[string][]byte{"a pushed session": pushed, "its own sealed copy": sealed} {
@@ -169,8 +169,8 @@ func TestBetweenCutAndRenewal(t *testing.T) {
 		t.Errorf("got %d sealed anew, %d left, %v, want nothing: what is alone stays alone", len(again), left, err)
 	}
 	s, sealed := w.opened(h, w.byTask())
-	if sealed == nil || s.Alone() || s.PolicyHead() != w.policy.Head() {
-		t.Errorf("got a session with %d sealed bytes, alone %v, under head %v, want one for all units under %v", len(sealed), s.Alone(), s.PolicyHead(), w.policy.Head())
+	if sealed == nil || s.Alone() || s.PolicyHead() != w.policy.PolicyHead() {
+		t.Errorf("got a session with %d sealed bytes, alone %v, under head %v, want one for all units under %v", len(sealed), s.Alone(), s.PolicyHead(), w.policy.PolicyHead())
 	}
 }
 
@@ -200,7 +200,7 @@ func TestUnheardUnit(t *testing.T) {
 func TestLeastHead(t *testing.T) {
 	w := newWorld(t)
 	h, other := w.host(Limits{}), w.host(Limits{})
-	first := w.policy.Head()
+	first := w.policy.PolicyHead()
 	w.cutOff(other.ID())
 	open := func(least attest.Digest) error {
 		o := testworld.Must(NewClientHandshakeSince(w.byTask(), 0, least))
@@ -233,7 +233,7 @@ func TestLeastHead(t *testing.T) {
 	}
 }
 
-func (w *world) policyHead() attest.Digest { return w.policy.Head() }
+func (w *world) policyHead() attest.Digest { return w.policy.PolicyHead() }
 
 // TestLeastHeadIsSaid is a unit that opens a session though it has not got to the head
 // that was wanted: the client refuses it.
@@ -241,8 +241,8 @@ func TestLeastHeadIsSaid(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
 	w.adopt("other.clinic.example", "more.clinic.example")
-	o := testworld.Must(NewClientHandshakeSince(w.byTask(), 0, w.policy.Head()))
-	h.known.head = w.policy.Head() // so that it takes the request
+	o := testworld.Must(NewClientHandshakeSince(w.byTask(), 0, w.policy.PolicyHead()))
+	h.known.head = w.policy.PolicyHead() // so that it takes the request
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
 	a.head = h.credentials.Head
 	testworld.Must(0, a.begin(noon))
@@ -327,7 +327,7 @@ func TestRetiredIsNotCut(t *testing.T) {
 	h := w.host(Limits{})
 	s, sealed := w.opened(h, w.byTask())
 	other := w.host(Limits{})
-	from := w.policy.Head()
+	from := w.policy.PolicyHead()
 	w.adopt("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"1\"]\nretired = true\n")
 	for _, u := range []*Host{h, other} {
 		u.Follow(w.policy)

@@ -124,7 +124,7 @@ func TestRingHasEnded(t *testing.T) {
 	h := w.host(Limits{})
 	h.credentials.NotAfter = noon.Add(10 * time.Hour)
 	request := testworld.Must(NewClientHandshake(w.byTask(), 0)).Request()
-	end := h.credentials.follow.key.End()
+	end := h.credentials.follow.key.Expires()
 	if _, err := h.Accept(OpenRequest{Body: request, Number: 7}, end.Add(-time.Second)); err != nil {
 		t.Errorf("a second before the end: %v", err)
 	}

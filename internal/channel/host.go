@@ -59,13 +59,13 @@ type Host struct {
 	chunks    chunk.Pool // of requests
 	responses sync.Pool  // of *[]byte, for chunks of responses
 
-	mu          watched // guards all below
+	mu          watchedMutex // guards all below
 	newest      time.Time
 	credentials *credentials // nil before the first Update
 	known       knownPolicy  // of policy, beside the credentials
 	table       table
-	spent       spent // KEM keys of clients
-	stale       bool  // a session in the table may want to be sealed anew
+	spent       usedKEMKeys // KEM keys of clients
+	stale       bool        // a session in the table may want to be sealed anew
 }
 
 // credentials are UnitCredentials ready for use. They are immutable.
@@ -457,8 +457,8 @@ func (st *credentials) newerRing(id identity.RingID) (*ring, error) {
 // sealSession seals a session under a ring. The session is guarded by the mutex, or not
 // in the table yet.
 func (h *Host) sealSession(r *ring, s *session) ([]byte, error) {
-	if uint64(r.key.End().Unix()) < s.expiry {
-		return nil, wire.Refuse(wire.Expired, "session: expiry", s.expiry, fmt.Sprint("within the ring key's end ", r.key.End().Unix()))
+	if uint64(r.key.Expires().Unix()) < s.expiry {
+		return nil, wire.Refuse(wire.Expired, "session: expiry", s.expiry, fmt.Sprint("within the ring key's end ", r.key.Expires().Unix()))
 	}
 	body := sealedBody(s, r.pin)
 	defer clear(body)

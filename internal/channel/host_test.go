@@ -35,7 +35,7 @@ func inAD(sealed []byte, field int, change func([]byte) []byte) []byte {
 func sealAs(w *world, h *Host, edit func(*session, *envelope.Header, *ring)) []byte {
 	w.T.Helper()
 	r := h.credentials.follow
-	s := &session{id: wire.SessionID{9}, expiry: uint64(noon.Add(time.Minute).Unix()), head: w.policy.Head(), opener: h.id, secret: [32]byte{5}}
+	s := &session{id: wire.SessionID{9}, expiry: uint64(noon.Add(time.Minute).Unix()), head: w.policy.PolicyHead(), opener: h.id, secret: [32]byte{5}}
 	b := envelope.Header{For: h.credentials.Identity, Ring: r.key.ID(), Session: s.id, Expiry: s.expiry, Sealer: h.id}
 	other := ringOfKey(nil, r.key, r.identity, r.pin)
 	edit(s, &b, other)

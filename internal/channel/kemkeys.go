@@ -15,9 +15,9 @@ const (
 	spentSize = 16 // bytes of a key's SHA-256 that are kept
 )
 
-// spent remembers the KEM keys that were used, so that a replayed open request costs
+// usedKEMKeys remembers the KEM keys that were used, so that a replayed open request costs
 // nothing. The zero value remembers none. The mutex of its host guards it.
-type spent struct {
+type usedKEMKeys struct {
 	keys  map[[spentSize]byte]struct{}
 	queue []spentKey // in the order of time; those before next are forgotten
 	next  int
@@ -30,7 +30,7 @@ type spentKey struct {
 
 // takeKey uses a KEM key. It refuses, with "replayed", one that was used in the last two
 // minutes, and with "overload" more than there is room for.
-func (s *spent) takeKey(kemKey []byte, at time.Time) error {
+func (s *usedKEMKeys) takeKey(kemKey []byte, at time.Time) error {
 	s.forget(at)
 	digest := wire.Sum(kemKey)
 	key := [spentSize]byte(digest[:])
@@ -49,7 +49,7 @@ func (s *spent) takeKey(kemKey []byte, at time.Time) error {
 }
 
 // forget forgets the keys that were used two minutes ago.
-func (s *spent) forget(at time.Time) {
+func (s *usedKEMKeys) forget(at time.Time) {
 	for s.next < len(s.queue) && !at.Before(s.queue[s.next].end) {
 		delete(s.keys, s.queue[s.next].key)
 		s.next++

@@ -30,7 +30,7 @@ type knownPolicy struct {
 func (h *Host) Follow(p policy.Approved) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if before := h.known.policy; before.OK() && !p.Knows(before.Head()) {
+	if before := h.known.policy; before.Genuine() && !p.Knows(before.PolicyHead()) {
 		return
 	}
 	h.known.policy = p
@@ -48,7 +48,7 @@ func (k *knownPolicy) consider(st *credentials) {
 		}
 	}
 	if k.policy.Knows(st.Head) && len(k.old) == 0 && !k.policy.Concerns(st.Head, st.Facts) {
-		k.head = k.policy.Head()
+		k.head = k.policy.PolicyHead()
 	}
 }
 

@@ -75,7 +75,7 @@ func TestSeededUnits(t *testing.T) {
 		o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 		a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 1}, noon))
 		_, _, err := a.Finish(noEvidence, noon)
-		h.spent = spent{} // which would refuse the KEM key
+		h.spent = usedKEMKeys{} // which would refuse the KEM key
 		if i == 0 && err != nil {
 			t.Fatal(err)
 		}

@@ -78,7 +78,7 @@ func (h *Host) forOHTTP(at time.Time) (*credentials, knownPolicy, error) {
 // which was cut off may have.
 func (x *OHTTPServerRequest) rings(i int, k knownPolicy, at time.Time) (known []hpke.PrivateKey, err error) {
 	for id, r := range x.credentials.rings {
-		if oneOffID(id, i) != x.header.Key || !at.Before(r.key.End()) || k.old[id] {
+		if oneOffID(id, i) != x.header.Key || !at.Before(r.key.Expires()) || k.old[id] {
 			continue
 		}
 		if private, err := r.oneOffKey(i); err == nil { // otherwise it was erased just now

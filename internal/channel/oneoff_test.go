@@ -65,7 +65,7 @@ func TestOneOffKeysEnd(t *testing.T) {
 	}
 	w.ring.Follow.Previous = w.ring.Follow.Previous.Until(w.clock.Now())
 	stand()
-	if w.clock.Now().Before(w.ring.Follow.Previous.End()) {
+	if w.clock.Now().Before(w.ring.Follow.Previous.Expires()) {
 		t.Fatal("the previous key has not ended")
 	}
 	gone()

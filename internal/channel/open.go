@@ -36,7 +36,7 @@ func NewClientHandshake(pin unitauth.Pin, wants SessionOptions) (*ClientHandshak
 // NewClientHandshakeSince is [NewClientHandshake] for units that have reached a policy
 // head: others refuse with "behind". The zero head requires none.
 func NewClientHandshakeSince(pin unitauth.Pin, wants SessionOptions, least attest.Digest) (*ClientHandshake, error) {
-	if err := pin.Check(); err != nil {
+	if err := pin.Validate(); err != nil {
 		return nil, err
 	}
 	if wants&wantHead != 0 {

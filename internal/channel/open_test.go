@@ -75,7 +75,7 @@ func TestOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.ID().Range() != 7 || s.OpenedBy().UnitID() != h.ID() || !s.Evidence().Appraised() || s.PolicyHead() != w.policy.Head() || !s.Expires().After(noon) {
+	if s.ID().Range() != 7 || s.OpenedBy().UnitID() != h.ID() || !s.Evidence().Appraised() || s.PolicyHead() != w.policy.PolicyHead() || !s.Expires().After(noon) {
 		t.Errorf("got %+v", s)
 	}
 	if got := h.Stats(noon); got.Sessions != 1 || got.Opened != 1 || got.Rings != 4 {
@@ -434,7 +434,7 @@ func FuzzOpenRequest(f *testing.F) {
 	w := newWorld(f)
 	h := w.host(Limits{})
 	f.Add(testworld.Must(NewClientHandshake(w.byTask(), 0)).Request())
-	f.Add(testworld.Must(NewClientHandshakeSince(w.byID(), WantReceipts, w.policy.Head())).Request())
+	f.Add(testworld.Must(NewClientHandshakeSince(w.byID(), WantReceipts, w.policy.PolicyHead())).Request())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if _, err := h.Accept(OpenRequest{Body: b}, noon); err != nil && wire.ReasonOf(err) == wire.Internal {
 			t.Errorf("got %v", err)
@@ -460,7 +460,7 @@ func TestBehind(t *testing.T) {
 	key := newKey()
 	h := testworld.Must(NewHost(key, Limits{}))
 	s := w.standing(key, "1")
-	s.Head = newer.Head()
+	s.Head = newer.PolicyHead()
 	if err := h.Update(s); err != nil {
 		t.Fatal(err)
 	}

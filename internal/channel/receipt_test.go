@@ -121,7 +121,7 @@ func TestReceiptAfterACut(t *testing.T) {
 					testworld.Refused(t, err, row.want)
 				case err != nil:
 					t.Errorf("%s: %v", what, err)
-				case got.Later == nil || got.Later.Head != cut.Head() || got.Later.Sequence != 2 || !errors.Is(got.Later.Cause, wire.CutOff) || got.Later.Statement || !got.Later.Created.Equal(w.policy.Document().Created):
+				case got.Later == nil || got.Later.Head != cut.PolicyHead() || got.Later.Sequence != 2 || !errors.Is(got.Later.Cause, wire.CutOff) || got.Later.Statement || !got.Later.Created.Equal(w.policy.Document().Created):
 					t.Errorf("%s: got the later step %+v, want that of policy 2", what, got.Later)
 				}
 			}
@@ -156,7 +156,7 @@ func TestReceiptOfARelease(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
 	record, expect := w.recorded(h), unitauth.ReceiptExpect{Pin: w.byTask(), At: noon}
-	from := w.policy.Head()
+	from := w.policy.PolicyHead()
 	w.clock.Advance(time.Minute)
 	w.adopt("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"1\"]\nretired = true\n")
 	got, err := unitauth.VerifyReceipt(record, w.trust(), expect)

@@ -166,7 +166,7 @@ func openBody(s *session, plaintext, pin []byte) error {
 // checkExpiry refuses a sealed message whose session has ended, or would outlive the ring key or
 // the longest session.
 func (r *ring) checkExpiry(u envelope.Header, at time.Time) error {
-	now, end := uint64(at.Unix()), uint64(r.key.End().Unix())
+	now, end := uint64(at.Unix()), uint64(r.key.Expires().Unix())
 	if u.Expiry <= now {
 		return wire.Refuse(wire.SessionOver, "sealed session: expiry", u.Expiry, fmt.Sprint("after ", now))
 	}

@@ -62,7 +62,7 @@ func (s *Session) Alone() bool { return s.alone }
 // is sealed under ring keys of that unit. From then on any party may have made its
 // responses, whatever unit they name. CutOff is fast while the policy is the same.
 func (s *Session) CutOff(p policy.Approved, at time.Time) error {
-	head := p.Head()
+	head := p.PolicyHead()
 	if v := s.verdict.Load(); v != nil && v.head == head {
 		return v.err
 	}

@@ -136,7 +136,7 @@ func TestCookieOnce(t *testing.T) {
 
 // TestSpentKeys is the set of KEM keys: it holds two minutes and 65,536 keys.
 func TestSpentKeys(t *testing.T) {
-	var s spent
+	var s usedKEMKeys
 	key := func(n int) []byte { return wire.Uint64(uint64(n)) }
 	for n := range maxSpent {
 		testworld.Must(0, s.takeKey(key(n), noon.Add(time.Duration(n)*time.Millisecond)))

@@ -16,22 +16,22 @@ const (
 	watchMost = 50
 )
 
-// watched is a mutex whose current holder can be identified.
-type watched struct {
+// watchedMutex is a mutex whose current holder can be identified.
+type watchedMutex struct {
 	mu    sync.Mutex
 	turns uint64        // guarded by mu: how often it was locked
 	turn  atomic.Uint64 // of the holder; 0: not locked
 }
 
 // Lock locks it, and blocks until then.
-func (w *watched) Lock() {
+func (w *watchedMutex) Lock() {
 	w.mu.Lock()
 	w.turns++
 	w.turn.Store(w.turns)
 }
 
 // Unlock unlocks it.
-func (w *watched) Unlock() {
+func (w *watchedMutex) Unlock() {
 	w.turn.Store(0)
 	w.mu.Unlock()
 }

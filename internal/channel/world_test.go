@@ -110,7 +110,7 @@ func (w *world) standing(key *ecdsa.PrivateKey, release string) UnitCredentials 
 		Policy: w.policy, Kinds: []identity.Kind{identity.KindUnit}, Use: identity.UseSigning, At: w.clock.Now(), IDs: []attest.Digest{w.id(release)},
 	}))
 	return UnitCredentials{
-		Task: "scoring", Identity: w.id(release), Genesis: w.policy.Genesis(), Root: w.keys.RootDigest(), Head: w.policy.Head(),
+		Task: "scoring", Identity: w.id(release), Genesis: w.policy.Genesis(), Root: w.keys.RootDigest(), Head: w.policy.PolicyHead(),
 		Unit: leaf.DER, Cross: cross, NotAfter: leaf.NotAfter, Facts: peer.Facts(), Ring: copyRing(w.ring),
 	}
 }
@@ -120,7 +120,7 @@ func copyRing(r identity.Ring) identity.Ring {
 	keys := func(k identity.RingKeys) identity.RingKeys {
 		for _, p := range []**identity.RingKey{&k.Previous, &k.Current, &k.Next} {
 			if *p != nil {
-				*p = testworld.Must(identity.OpenRingKey((*p).Expose(), (*p).End()))
+				*p = testworld.Must(identity.OpenRingKey((*p).Expose(), (*p).Expires()))
 			}
 		}
 		return k

@@ -179,8 +179,8 @@ func TestAuthorityAway(t *testing.T) {
 			time.Sleep(openTime)
 			synctest.Wait()
 		}
-		if s := testworld.Must(rt.Session(t.Context())); s.Alone() || s.PolicyHead() != c.policy.Head() {
-			t.Errorf("got a session that is alone %v under %v after all units renewed, want one for all under %v", s.Alone(), s.PolicyHead(), c.policy.Head())
+		if s := testworld.Must(rt.Session(t.Context())); s.Alone() || s.PolicyHead() != c.policy.PolicyHead() {
+			t.Errorf("got a session that is alone %v under %v after all units renewed, want one for all under %v", s.Alone(), s.PolicyHead(), c.policy.PolicyHead())
 		}
 	})
 }

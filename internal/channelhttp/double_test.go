@@ -184,7 +184,7 @@ func (b *bus) Push(kind envelope.Kind, sealed []byte) {
 	b.m.relay(p)
 }
 
-func (b *bus) Pull(_ context.Context, id wire.SessionID) ([]byte, error) {
+func (b *bus) RequestCopy(_ context.Context, id wire.SessionID) ([]byte, error) {
 	if b.m.does.pull != nil && !b.m.honest.Load() {
 		return b.m.does.pull(b.m, id), nil
 	}

@@ -62,7 +62,7 @@ func (w *world) adopt(edits ...string) policy.Approved {
 func (w *world) cutOff(id wire.UnitID) policy.Approved {
 	w.T.Helper()
 	const table, key = "[task.scoring]\n", "cut_units = ["
-	if strings.Contains(string(w.policy.Document().Raw()), key) {
+	if strings.Contains(string(w.policy.Document().Source()), key) {
 		return w.adopt(key, fmt.Sprintf("%s%q, ", key, id))
 	}
 	return w.adopt(table, fmt.Sprintf("%s%s%q]\n", table, key, id))
@@ -230,7 +230,7 @@ func (w *world) standing(key *ecdsa.PrivateKey, release string) channel.UnitCred
 		Policy: w.policy, Kinds: []identity.Kind{identity.KindUnit}, Use: identity.UseSigning, At: w.clock.Now(), IDs: []attest.Digest{w.id(release)},
 	}))
 	return channel.UnitCredentials{
-		Task: "scoring", Identity: w.id(release), Genesis: w.policy.Genesis(), Root: w.keys.RootDigest(), Head: w.policy.Head(),
+		Task: "scoring", Identity: w.id(release), Genesis: w.policy.Genesis(), Root: w.keys.RootDigest(), Head: w.policy.PolicyHead(),
 		Unit: leaf.DER, Cross: cross, NotAfter: leaf.NotAfter, Facts: peer.Facts(), Ring: copyRing(w.ring),
 	}
 }
@@ -240,7 +240,7 @@ func copyRing(r identity.Ring) identity.Ring {
 	keys := func(k identity.RingKeys) identity.RingKeys {
 		for _, p := range []**identity.RingKey{&k.Previous, &k.Current, &k.Next} {
 			if *p != nil {
-				*p = testworld.Must(identity.OpenRingKey((*p).Expose(), (*p).End()))
+				*p = testworld.Must(identity.OpenRingKey((*p).Expose(), (*p).Expires()))
 			}
 		}
 		return k

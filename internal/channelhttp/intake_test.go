@@ -258,7 +258,7 @@ type countingRelay struct {
 	pulls *atomic.Int64
 }
 
-func (r countingRelay) Pull(ctx context.Context, id wire.SessionID) ([]byte, error) {
+func (r countingRelay) RequestCopy(ctx context.Context, id wire.SessionID) ([]byte, error) {
 	r.pulls.Add(1)
-	return r.Relay.Pull(ctx, id)
+	return r.Relay.RequestCopy(ctx, id)
 }

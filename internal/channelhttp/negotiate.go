@@ -75,10 +75,10 @@ type cutUnits struct {
 
 // idsUnder returns the ids under a policy.
 func (c *cutUnits) idsUnder(p policy.Approved) map[wire.UnitID]bool {
-	if c.ids != nil && c.head == p.Head() || !p.OK() {
+	if c.ids != nil && c.head == p.PolicyHead() || !p.Genuine() {
 		return c.ids
 	}
-	c.head, c.ids = p.Head(), map[wire.UnitID]bool{}
+	c.head, c.ids = p.PolicyHead(), map[wire.UnitID]bool{}
 	for _, task := range p.Document().Tasks {
 		for _, text := range task.CutUnits {
 			var id wire.UnitID

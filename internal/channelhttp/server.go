@@ -28,10 +28,10 @@ type Relay interface {
 	// Push sends a sealed session, for Host.ImportSession, or a tombstone, for Host.Terminate, to
 	// all other units. It does not block.
 	Push(kind envelope.Kind, sealed []byte)
-	// Pull fetches the stored copy of a session. Its error has the reason
+	// RequestCopy fetches the stored copy of a session. Its error has the reason
 	// [wire.NotFound] if there is none, and [wire.Unavailable] if no response comes in
 	// time.
-	Pull(ctx context.Context, id wire.SessionID) ([]byte, error)
+	RequestCopy(ctx context.Context, id wire.SessionID) ([]byte, error)
 }
 
 // ServerConfig configures a server. Every field is required but Attester,
@@ -291,7 +291,7 @@ func (s *Server) pullCopy(r *http.Request, session wire.SessionID) ([]byte, erro
 		s.countRefusal(wire.Refuse(wire.TooMany, quotaPulls, more, want))
 		return nil, wire.Refuse(wire.Unavailable, quotaPulls, more, want)
 	}
-	return s.config.Relay.Pull(r.Context(), session)
+	return s.config.Relay.RequestCopy(r.Context(), session)
 }
 
 // openRequest is [channel.Host.Open] at the unit's time.

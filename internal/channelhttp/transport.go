@@ -101,7 +101,7 @@ func NewTransport(c TransportConfig) (*Transport, error) {
 	if c.Gateway == nil || c.Inner == nil || c.Trust == nil || c.Clock == nil {
 		return nil, wire.Refuse(wire.BadRequest, "channel transport: configuration", "a required field is not set", "gateway, inner, trust, clock")
 	}
-	if err := c.Pin.Check(); err != nil {
+	if err := c.Pin.Validate(); err != nil {
 		return nil, err
 	}
 	if c.NotAfter < 0 || c.NotAfter > channel.MaxAhead {

@@ -106,7 +106,7 @@ func (r *relay) Push(kind envelope.Kind, sealed []byte) {
 	}
 }
 
-func (r *relay) Pull(_ context.Context, id wire.SessionID) ([]byte, error) {
+func (r *relay) RequestCopy(_ context.Context, id wire.SessionID) ([]byte, error) {
 	r.c.mu.Lock()
 	defer r.c.mu.Unlock()
 	if r.c.late > 0 {

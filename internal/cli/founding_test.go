@@ -106,10 +106,10 @@ func TestFirstPolicyIsSignedWithEvidenceAlone(t *testing.T) {
 		args []string
 		want wire.Reason
 	}{
-		{"a draft alone", string(f.draft.Raw()), nil, wire.EvidenceMissing},
+		{"a draft alone", string(f.draft.Source()), nil, wire.EvidenceMissing},
 		{"a filled one alone", string(filled), nil, wire.EvidenceMissing},
 		{"a program of the operator's", string(filled), []string{"--init", f.init("evil", root, f.draft.Digest())}, wire.NotMeasured},
-		{"a root for another draft", string(f.draft.Raw()), []string{"--init", f.init("authority", root, other)}, wire.WrongDraft},
+		{"a root for another draft", string(f.draft.Source()), []string{"--init", f.init("authority", root, other)}, wire.WrongDraft},
 		{"another root", string(filled), []string{"--init", f.init("authority", other, f.draft.Digest())}, wire.WrongRoot},
 		{"no output of init", string(filled), []string{"--init", clitest.Write(t, "init.json", "{}")}, wire.Malformed},
 	}

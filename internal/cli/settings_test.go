@@ -16,7 +16,7 @@ import (
 // the demands that no file wrote included, and which cut-offs and floors are void.
 func TestPolicyCheckShowsSettings(t *testing.T) {
 	doc := clitest.Parsed(t, "chips = \"any\"", "chips = \"any\"\nmigration = true\ncut_chips = [\""+strings.Repeat("1", 32)+"\"]\nattributes = { PERFMON = false, TPA = \"any\" }")
-	got := run(t, nil, "policy", "check", clitest.Write(t, "policy.toml", string(doc.Raw())))
+	got := run(t, nil, "policy", "check", clitest.Write(t, "policy.toml", string(doc.Source())))
 	for _, want := range []string{
 		"demands attributes.SEPT_VE_DISABLE set, attributes.PERFMON clear, xfam.X87 set, xfam.SSE set\n",
 		"warning   platform.tdx.cut_chips: void ",

@@ -58,7 +58,7 @@ func StartDaemon(ctx context.Context, cohort, state string) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.run(ctx, out); err != nil {
+	if err := d.runProcess(ctx, out); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w\n%s", err, LogTail(log.Name())), d.Stop())
 	}
 	return d, nil
@@ -75,9 +75,9 @@ func plainCommand(ctx context.Context, log *os.File, cohort string, args ...stri
 	return cmd
 }
 
-// run starts the process on a thread that lives as long as it, because the
+// runProcess starts the process on a thread that lives as long as it, because the
 // parent-death signal is the thread's, and reads the root it prints.
-func (d *Daemon) run(ctx context.Context, out io.Reader) error {
+func (d *Daemon) runProcess(ctx context.Context, out io.Reader) error {
 	started := make(chan error)
 	read := make(chan error, 1)
 	go func() {

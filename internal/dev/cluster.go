@@ -167,7 +167,7 @@ func (d *Cluster) StartAuthority(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(frame.ReplaceFile(d.Doc.Root, t.PEM()), frame.ReplaceFile(d.authorityRoot(), frame.CertificatePEM(t.AuthorityRoot())))
+		return errors.Join(frame.ReplaceFile(d.Doc.Root, t.RootPEM()), frame.ReplaceFile(d.authorityRoot(), frame.CertificatePEM(t.AuthorityRoot())))
 	})
 }
 

@@ -83,7 +83,7 @@ func ReadExample(path string) (Example, error) {
 	if err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(&e); err != nil {
 		return e, frame.Usage("%s: %w", path, err)
 	}
-	if err := e.check(); err != nil {
+	if err := e.validate(); err != nil {
 		return e, frame.Usage("%s: %w", path, err)
 	}
 	e.dir, err = filepath.Abs(filepath.Dir(path))
@@ -115,8 +115,8 @@ func FindExample(name string) (Example, error) {
 	}
 }
 
-// check refuses a description that leaves something open.
-func (e Example) check() error {
+// validate refuses a description that leaves something open.
+func (e Example) validate() error {
 	switch {
 	case e.Schema != exampleSchema:
 		return fmt.Errorf("schema: got %q, want %s", e.Schema, exampleSchema)

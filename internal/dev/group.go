@@ -181,7 +181,7 @@ func (d *Cluster) agreed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return frame.ReplaceFile(d.Doc.Root, t.PEM())
+	return frame.ReplaceFile(d.Doc.Root, t.RootPEM())
 }
 
 // await waits until each member is as it should be.

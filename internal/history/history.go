@@ -56,7 +56,7 @@ func (h History) Extend(pin attest.Digest, entries []api.HistoryEntry) (History,
 		steps[i] = policy.Step{Policy: e.Policy, Signatures: e.Signatures}
 	}
 	var err error
-	if next.policy.OK() {
+	if next.policy.Genuine() {
 		next.policy, err = next.policy.NextAll(steps)
 	} else {
 		next.policy, err = policy.Replay(pin, steps)
@@ -171,11 +171,11 @@ func (p *Peer) verifyHead(h History, unverified []byte) (History, error) {
 // wait. It returns h with a newer proof where none came. Where the peer has no place for
 // the caller the error is one of [api.IsPollRefused]. Without a policy in h it waits for nothing.
 func (p *Peer) Watch(ctx context.Context, h History, pin attest.Digest, wait time.Duration) (History, error) {
-	if !h.policy.OK() {
+	if !h.policy.Genuine() {
 		return p.Follow(ctx, h, pin)
 	}
 	return h.follow(pin, func(seen History) (api.History, error) {
-		return p.unverified.PollHistory(ctx, seen.policy.Head(), wait)
+		return p.unverified.PollHistory(ctx, seen.policy.PolicyHead(), wait)
 	}, p.verifyHead)
 }
 
@@ -189,7 +189,9 @@ type Gateway struct {
 
 // Watch is [Peer.Watch] at a gateway. The history h must not be empty.
 func (g *Gateway) Watch(ctx context.Context, h History, pin attest.Digest, wait time.Duration) (History, error) {
-	return h.follow(pin, func(seen History) (api.History, error) { return g.Reader.PollHistory(ctx, seen.policy.Head(), wait) },
+	return h.follow(pin, func(seen History) (api.History, error) {
+		return g.Reader.PollHistory(ctx, seen.policy.PolicyHead(), wait)
+	},
 		func(h History, unverified []byte) (History, error) {
 			return h.verifyHead(unverified, g.Root, g.Clock())
 		})
@@ -213,11 +215,11 @@ func (h History) follow(pin attest.Digest, fetch func(seen History) (api.History
 			next, err = from.Extend(pin, unverified.Entries)
 		}
 		switch {
-		case len(unverified.Entries) > 0 && from.policy.OK() && err != nil && from.forks(pin, unverified.Entries[0]):
-			return History{}, wire.Refuse(wire.Behind, "policy history: step after the newest seen", "a step of another history: "+err.Error(), from.policy.Head())
+		case len(unverified.Entries) > 0 && from.policy.Genuine() && err != nil && from.forks(pin, unverified.Entries[0]):
+			return History{}, wire.Refuse(wire.Behind, "policy history: step after the newest seen", "a step of another history: "+err.Error(), from.policy.PolicyHead())
 		case err != nil:
 			return History{}, fmt.Errorf("replaying the policy history: %w", err)
-		case next.policy.Head() == unverified.Head:
+		case next.policy.PolicyHead() == unverified.Head:
 			return prove(next, unverified.ProvedHead)
 		}
 	}
@@ -232,8 +234,8 @@ func (h History) verifyHead(unverified []byte, root *x509.Certificate, at time.T
 	if err != nil {
 		return History{}, fmt.Errorf("checking the head of the policy history: %w", err)
 	}
-	if proved.Head() != h.policy.Head() {
-		return History{}, wire.Refuse(wire.Behind, "policy history: proved head", proved.Head(), h.policy.Head())
+	if proved.PolicyHead() != h.policy.PolicyHead() {
+		return History{}, wire.Refuse(wire.Behind, "policy history: proved head", proved.PolicyHead(), h.policy.PolicyHead())
 	}
 	h.proved = proved
 	return h, nil
@@ -248,7 +250,7 @@ func (h History) forks(pin attest.Digest, entry api.HistoryEntry) bool {
 }
 
 func (h History) checkComplete(head attest.Digest) error {
-	if want := h.policy.Head(); head != want || !h.policy.OK() {
+	if want := h.policy.PolicyHead(); head != want || !h.policy.Genuine() {
 		return wire.Refuse(wire.Behind, "policy history: head", head, want)
 	}
 	return nil
@@ -257,7 +259,7 @@ func (h History) checkComplete(head attest.Digest) error {
 // PushHistory sends a history to the authority, which adopts the steps that are newer than its
 // own.
 func (p *Peer) PushHistory(ctx context.Context, h History) error {
-	if _, err := p.Authority.PushHistory(ctx, api.History{Entries: h.entries, Head: h.policy.Head()}); err != nil {
+	if _, err := p.Authority.PushHistory(ctx, api.History{Entries: h.entries, Head: h.policy.PolicyHead()}); err != nil {
 		return fmt.Errorf("pushing the newer policy history: %w", err)
 	}
 	return nil

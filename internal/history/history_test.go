@@ -47,8 +47,8 @@ func TestFollow(t *testing.T) {
 	genesis := extend(t, c.Genesis, c.Steps)
 	peer := dial(t, c, genesis.Policy())
 	h, err := peer.Follow(t.Context(), history.History{}, c.Genesis)
-	if err != nil || h.Policy().Head() != genesis.Policy().Head() {
-		t.Fatalf("from nothing: got head %v, %v", h.Policy().Head(), err)
+	if err != nil || h.Policy().PolicyHead() != genesis.Policy().PolicyHead() {
+		t.Fatalf("from nothing: got head %v, %v", h.Policy().PolicyHead(), err)
 	}
 	_, err = peer.Follow(t.Context(), history.History{}, wire.Sum([]byte("another genesis")))
 	testworld.Refused(t, err, wire.WrongGenesis)
@@ -60,8 +60,8 @@ func TestFollow(t *testing.T) {
 	if err := peer.PushHistory(t.Context(), newer); err != nil {
 		t.Fatalf("teaching: %v", err)
 	}
-	if h, err = peer.Follow(t.Context(), h, c.Genesis); err != nil || h.Policy().Head() != newer.Policy().Head() {
-		t.Errorf("after teaching: got head %v, %v, want %v", h.Policy().Head(), err, newer.Policy().Head())
+	if h, err = peer.Follow(t.Context(), h, c.Genesis); err != nil || h.Policy().PolicyHead() != newer.Policy().PolicyHead() {
+		t.Errorf("after teaching: got head %v, %v, want %v", h.Policy().PolicyHead(), err, newer.Policy().PolicyHead())
 	}
 }
 

@@ -61,7 +61,7 @@ func TestUnprovedHistory(t *testing.T) {
 	peer := dial(t, c, seen.Policy())
 	c.NextPolicy("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
 	signed := extend(t, c.Genesis, c.Steps) // signed, and not adopted
-	pending := api.History{From: 1, Entries: testworld.Entries(c.Steps[1:]), Head: signed.Policy().Head()}
+	pending := api.History{From: 1, Entries: testworld.Entries(c.Steps[1:]), Head: signed.Policy().PolicyHead()}
 	var response api.History
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(response) }))
 	defer server.Close()
@@ -83,8 +83,8 @@ func TestUnprovedHistory(t *testing.T) {
 		response = pending
 		response.ProvedHead = row.proof
 		h, err := gateway.Watch(t.Context(), seen, c.Genesis, time.Second)
-		if err == nil || wire.ReasonOf(err) != row.want || h.Policy().OK() {
-			t.Errorf("%s: got head %v, %v, want %q", row.name, h.Policy().Head(), err, row.want)
+		if err == nil || wire.ReasonOf(err) != row.want || h.Policy().Genuine() {
+			t.Errorf("%s: got head %v, %v, want %q", row.name, h.Policy().PolicyHead(), err, row.want)
 		}
 	}
 	if err := peer.PushHistory(t.Context(), signed); err != nil {
@@ -92,8 +92,8 @@ func TestUnprovedHistory(t *testing.T) {
 	}
 	response = page(t, c, 1)
 	h, err := gateway.Watch(t.Context(), seen, c.Genesis, time.Second)
-	if err != nil || h.Policy().Head() != signed.Policy().Head() || h.Proved().Head() != h.Policy().Head() {
-		t.Errorf("with its proof: got head %v, %v", h.Policy().Head(), err)
+	if err != nil || h.Policy().PolicyHead() != signed.Policy().PolicyHead() || h.Proved().PolicyHead() != h.Policy().PolicyHead() {
+		t.Errorf("with its proof: got head %v, %v", h.Policy().PolicyHead(), err)
 	}
 }
 
@@ -106,15 +106,15 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	same, err := peer.Watch(t.Context(), seen, c.Genesis, 20*time.Millisecond)
-	if err != nil || same.Policy().Head() != seen.Policy().Head() || !same.Proved().OK() {
-		t.Fatalf("without a step: got %v, %v", same.Policy().Head(), err)
+	if err != nil || same.Policy().PolicyHead() != seen.Policy().PolicyHead() || !same.Proved().Verified() {
+		t.Fatalf("without a step: got %v, %v", same.Policy().PolicyHead(), err)
 	}
 	c.NextPolicy("lifetime = \"1h0m0s\"", "lifetime = \"59m0s\"")
 	newer := extend(t, c.Genesis, c.Steps)
 	time.AfterFunc(50*time.Millisecond, func() { _ = peer.PushHistory(context.Background(), newer) })
 	got, err := peer.Watch(t.Context(), seen, c.Genesis, 20*time.Second)
-	if err != nil || got.Policy().Head() != newer.Policy().Head() {
-		t.Errorf("got head %v, %v", got.Policy().Head(), err)
+	if err != nil || got.Policy().PolicyHead() != newer.Policy().PolicyHead() {
+		t.Errorf("got head %v, %v", got.Policy().PolicyHead(), err)
 	}
 }
 

@@ -175,7 +175,7 @@ func (r *watchState) pollOnce(ctx context.Context) {
 		pause := minPollInterval - time.Since(began)
 		if full := r.recordSuccess(source); full {
 			pause = api.PollRetryAfter/2 + rand.N(api.PollRetryAfter)
-		} else if next.policy.Head() != current.policy.Head() {
+		} else if next.policy.PolicyHead() != current.policy.PolicyHead() {
 			pause = 0
 		}
 		_ = retry.Sleep(waiting, pause) // the caller sees ctx

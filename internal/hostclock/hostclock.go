@@ -2,7 +2,7 @@
 //
 // A [Clock] reads the wall clock once, at its start, and from then on counts the time that
 // passes, suspended time included. It trusts that count. It only compares the wall clock, and
-// refuses with the reason "clock" while the two differ by more than 2 minutes ([Clock.Check]).
+// refuses with the reason "clock" while the two differ by more than 2 minutes ([Clock.CheckedTime]).
 package hostclock
 
 import (
@@ -52,9 +52,9 @@ func (c *Clock) Now() time.Time {
 	return c.wall.Add(elapsed - c.elapsed)
 }
 
-// Check returns Now, or a refusal with the reason "clock" while the wall clock differs from it
+// CheckedTime returns Now, or a refusal with the reason "clock" while the wall clock differs from it
 // by more than 2 minutes. Once the wall clock is back, Check accepts again.
-func (c *Clock) Check() (time.Time, error) {
+func (c *Clock) CheckedTime() (time.Time, error) {
 	wall, elapsed := c.read()
 	now := c.wall.Add(elapsed - c.elapsed)
 	if jump := wall.Sub(now); jump.Abs() > wire.MaxClockJump {
@@ -74,7 +74,7 @@ func (c *Clock) Watch(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		_, err := c.Check()
+		_, err := c.CheckedTime()
 		if refused++; err == nil {
 			refused = 0
 		} else if refused == maxRefusals {

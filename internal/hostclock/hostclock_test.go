@@ -50,7 +50,7 @@ func TestUnitTime(t *testing.T) {
 			c := New(m.read)
 			m.passes(time.Minute)
 			m.wall = m.wall.Add(row.jump)
-			if _, err := c.Check(); (err == nil) != (row.want == "") || err != nil && wire.ReasonOf(err) != row.want {
+			if _, err := c.CheckedTime(); (err == nil) != (row.want == "") || err != nil && wire.ReasonOf(err) != row.want {
 				t.Errorf("got %v, want %q", err, row.want)
 			}
 			if got, want := c.Now(), start.Add(time.Minute); !got.Equal(want) {
@@ -58,7 +58,7 @@ func TestUnitTime(t *testing.T) {
 			}
 			m.passes(time.Second)
 			m.wall = m.wall.Add(-row.jump)
-			if got, err := c.Check(); err != nil || !got.Equal(start.Add(61*time.Second)) {
+			if got, err := c.CheckedTime(); err != nil || !got.Equal(start.Add(61*time.Second)) {
 				t.Errorf("when it is right again: got %v, %v, want %v", got, err, start.Add(61*time.Second))
 			}
 		})
@@ -68,12 +68,12 @@ func TestUnitTime(t *testing.T) {
 // TestSystemClock: the machine's own clocks agree, and time passes.
 func TestSystemClock(t *testing.T) {
 	c := New(System)
-	first, err := c.Check()
+	first, err := c.CheckedTime()
 	testworld.NoError(t, err)
 	if off := time.Since(first); off.Abs() > time.Minute {
 		t.Errorf("the unit's time is %v off", off)
 	}
-	second, err := c.Check()
+	second, err := c.CheckedTime()
 	testworld.NoError(t, err)
 	if second.Before(first) {
 		t.Errorf("time went from %v back to %v", first, second)

@@ -132,7 +132,7 @@ func (c *Config) validate() error {
 		c.Clock = time.Now
 	}
 	c.Limits = c.Limits.withDefaults()
-	faults := []error{c.NATS.Check()}
+	faults := []error{c.NATS.Validate()}
 	for _, field := range []struct {
 		name    string
 		missing bool

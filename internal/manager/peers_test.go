@@ -288,20 +288,20 @@ func TestForeignMessages(t *testing.T) {
 
 func TestJoinRefusals(t *testing.T) {
 	for _, url := range []string{"", "nats://10.0.0.1:7422", "nats://localhost:7422", "tls://host", "http://127.0.0.1:7422", "tls://host:1/path", "://"} {
-		if err := (natsd.Join{URLs: []string{"tls://fine:7422", url}}).Check(); !errors.Is(err, wire.BadRequest) {
+		if err := (natsd.Join{URLs: []string{"tls://fine:7422", url}}).Validate(); !errors.Is(err, wire.BadRequest) {
 			t.Errorf("%q: got %v, want %v", url, err, wire.BadRequest)
 		}
 	}
 	for _, join := range []natsd.Join{{JetStream: "hub"}, {URLs: []string{"tls://fine:7422"}, JetStream: "a.b"}, {URLs: []string{"tls://fine:7422"}, JetStream: "*"}} {
-		if err := join.Check(); !errors.Is(err, wire.BadRequest) {
+		if err := join.Validate(); !errors.Is(err, wire.BadRequest) {
 			t.Errorf("%+v: got %v, want %v", join, err, wire.BadRequest)
 		}
 	}
 	secret := natsd.Join{URLs: []string{"nats://user:hunter2@10.0.0.1:7422"}}
-	if err := secret.Check(); err == nil || strings.Contains(err.Error(), "hunter2") {
+	if err := secret.Validate(); err == nil || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("a password: got %v", err)
 	}
-	if err := (natsd.Join{URLs: []string{"tls://u:p@host:7422", "nats://127.0.0.1:7422", "nats://[::1]:7422"}}).Check(); err != nil {
+	if err := (natsd.Join{URLs: []string{"tls://u:p@host:7422", "nats://127.0.0.1:7422", "nats://[::1]:7422"}}).Validate(); err != nil {
 		t.Errorf("good ones: got %v", err)
 	}
 }

@@ -129,7 +129,7 @@ func TestFloodOfHeartbeats(t *testing.T) {
 	if got := atHeir.count(); got != items {
 		t.Errorf("got %d items, want %d, each once", got, items)
 	}
-	if got := w.manager.forwards.Len(); got != 2 {
+	if got := w.manager.forwards.Entries(); got != 2 {
 		t.Errorf("got %d bequests, want one to each of the two units", got)
 	}
 }

@@ -63,7 +63,7 @@ func (c *Copies) Store(cluster bus.Cluster, item bus.Item, now time.Time) bool {
 		}
 		s.remove(old)
 	}
-	for len(s.byExpiry) > 0 && s.bytes+item.Size() > c.maxBytes {
+	for len(s.byExpiry) > 0 && s.bytes+item.ByteSize() > c.maxBytes {
 		s.remove(s.byExpiry[0])
 	}
 	s.insert(item)
@@ -192,13 +192,13 @@ func (s *clusterCopies) insert(item bus.Item) {
 	k := &storedCopy{Item: item}
 	heap.Push(&s.byExpiry, k)
 	s.sessions[item.Session] = k
-	s.bytes += item.Size()
+	s.bytes += item.ByteSize()
 }
 
 func (s *clusterCopies) remove(k *storedCopy) {
 	heap.Remove(&s.byExpiry, k.index)
 	delete(s.sessions, k.Session)
-	s.bytes -= k.Size()
+	s.bytes -= k.ByteSize()
 }
 
 // expiryHeap is a heap of items, the earliest expiry first.

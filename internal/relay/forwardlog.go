@@ -42,8 +42,8 @@ func (b *ForwardLog) RemoveExpired(now time.Time) {
 	}
 }
 
-// Len returns the number of recorded pairs of unit and predecessor.
-func (b *ForwardLog) Len() int {
+// Entries returns the number of recorded pairs of unit and predecessor.
+func (b *ForwardLog) Entries() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.lastSeen)

@@ -134,7 +134,7 @@ func (r *Relay) distribute(a incoming) {
 
 // appendToBatch appends an item to a batch. It pushes the batch first if the item does not fit.
 func (r *Relay) appendToBatch(c bus.Cluster, batch []byte, item bus.Item, push func(bus.Cluster, []byte)) []byte {
-	if len(batch)+item.Size() > bus.MaxBatch {
+	if len(batch)+item.ByteSize() > bus.MaxBatch {
 		push(c, batch)
 		batch = batch[:0]
 	}
@@ -149,7 +149,7 @@ func (r *Relay) ForwardSessions(from bus.Cluster, to bus.Unit, push func([]byte)
 		if !r.isMissing(to.Cluster, item.Session) {
 			continue
 		}
-		if len(batch)+item.Size() > bus.MaxBatch {
+		if len(batch)+item.ByteSize() > bus.MaxBatch {
 			if !push(batch) {
 				return
 			}

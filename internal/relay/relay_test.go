@@ -58,22 +58,22 @@ func TestBatches(t *testing.T) {
 		begin := time.Now()
 		one := item(1)
 		take(one)
-		if got, want := <-pushes, (pushed{begin, one.Size()}); got != want {
+		if got, want := <-pushes, (pushed{begin, one.ByteSize()}); got != want {
 			t.Errorf("after a rest: got %v, want %v", got, want)
 		}
 		for range 3 {
 			take(one)
 		}
-		if got, want := <-pushes, (pushed{begin.Add(BatchGap), 3 * one.Size()}); got != want {
+		if got, want := <-pushes, (pushed{begin.Add(BatchGap), 3 * one.ByteSize()}); got != want {
 			t.Errorf("a few: got %v, want %v", got, want)
 		}
 		begin = time.Now()
 		big := sealed(item(2), strings.Repeat("x", 800))
-		for range bus.MaxBatch/big.Size() + 1 {
+		for range bus.MaxBatch/big.ByteSize() + 1 {
 			take(big)
 		}
 		synctest.Wait()
-		if got, want := <-pushes, (pushed{begin, bus.MaxBatch / big.Size() * big.Size()}); got != want {
+		if got, want := <-pushes, (pushed{begin, bus.MaxBatch / big.ByteSize() * big.ByteSize()}); got != want {
 			t.Errorf("many: got %v, want %v", got, want)
 		}
 		cancel()
@@ -88,7 +88,7 @@ func TestBatches(t *testing.T) {
 func TestCopies(t *testing.T) {
 	now := time.Now()
 	one := item(1)
-	c := NewCopies(3 * one.Size())
+	c := NewCopies(3 * one.ByteSize())
 	cluster := bus.Cluster{1}
 	at := func(n int, left time.Duration) bus.Item {
 		i := one
@@ -117,8 +117,8 @@ func TestCopies(t *testing.T) {
 		t.Error("an expired copy is given")
 	}
 	c.RemoveExpired(later)
-	if n, size := c.Totals(); n != 2 || size != 2*one.Size() {
-		t.Errorf("after pruning: got %d items of %d bytes, want 2 of %d", n, size, 2*one.Size())
+	if n, size := c.Totals(); n != 2 || size != 2*one.ByteSize() {
+		t.Errorf("after pruning: got %d items of %d bytes, want 2 of %d", n, size, 2*one.ByteSize())
 	}
 	c.RemoveExpired(now.Add(time.Hour))
 	if n, size := c.Totals(); n != 0 || size != 0 || len(c.clusters) != 0 {
@@ -174,7 +174,7 @@ func TestJournalIsWrittenAnew(t *testing.T) {
 	}
 	big := item(1)
 	big.Bytes = make([]byte, bus.MaxSealed)
-	for range 2 * journalSlack / big.Size() { // the same one, again and again
+	for range 2 * journalSlack / big.ByteSize() { // the same one, again and again
 		c.Store(bus.Cluster{1}, big, now)
 		j.append(bus.Cluster{1}, big)
 		if err := j.flush(c); err != nil {
@@ -183,7 +183,7 @@ func TestJournalIsWrittenAnew(t *testing.T) {
 	}
 	j.Close()
 	info, err := os.Stat(j.path)
-	if err != nil || info.Size() > journalSlack+4*int64(big.Size()) {
+	if err != nil || info.Size() > journalSlack+4*int64(big.ByteSize()) {
 		t.Errorf("got %d bytes, %v, want at most %d", info.Size(), err, journalSlack)
 	}
 	again := NewCopies(1 << 30)

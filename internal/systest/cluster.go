@@ -115,7 +115,7 @@ func (c *Cluster) initialise(draft policydraft.Draft) attest.Digest {
 		c.t.Fatal(err)
 	}
 	defer s.Close()
-	result, err := sealed.Init(c.t.Context(), sealed.InitConfig{Store: s, Attester: c.device(), Sealer: c.device(), Draft: draft})
+	result, err := sealed.CreateRoot(c.t.Context(), sealed.InitConfig{Store: s, Attester: c.device(), Sealer: c.device(), Draft: draft})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func (c *Cluster) NextPolicy(edits ...string) policy.Step {
 	edits = append(edits,
 		fmt.Sprintf("sequence = %d\n", doc.Sequence), fmt.Sprintf("sequence = %d\n", doc.Sequence+1),
 		fmt.Sprintf("previous = %q\n", previous), fmt.Sprintf("previous = %q\n", doc.Digest()))
-	text := string(doc.Raw())
+	text := string(doc.Source())
 	for i := 0; i < len(edits); i += 2 {
 		if !strings.Contains(text, edits[i]) {
 			c.t.Fatalf("the policy has no %q", edits[i])

@@ -88,18 +88,18 @@ func (s *cutScene) ways(t twins) []*observed {
 	var all []*observed
 	for _, w := range []cutWay{
 		{"session", func(ctx context.Context) (string, error) { return fetched(ctx, session, scoringURL) },
-			func() wire.Digest { return session.Trust().Policy().Head() }, func() { session.Close(context.Background()) }},
+			func() wire.Digest { return session.Trust().Policy().PolicyHead() }, func() { session.Close(context.Background()) }},
 		{"receipt", func(ctx context.Context) (string, error) { return certified(ctx, signed, scoring) },
-			func() wire.Digest { return signed.Trust().Policy().Head() }, func() { signed.Close(context.Background()) }},
+			func() wire.Digest { return signed.Trust().Policy().PolicyHead() }, func() { signed.Close(context.Background()) }},
 		{"one-off", func(ctx context.Context) (string, error) { return fetched(ctx, oneOff, scoringURL) },
-			func() wire.Digest { return oneOff.Trust().Policy().Head() }, oneOff.Close},
+			func() wire.Digest { return oneOff.Trust().Policy().PolicyHead() }, oneOff.Close},
 		{"TLS", func(ctx context.Context) (string, error) {
 			return fetched(ctx, direct, "https://"+ServerName("scoring"))
 		},
-			func() wire.Digest { return direct.Trust().Policy().Head() }, direct.Close},
-		{"peer, kept connection", member(kept, t.holder), s.adder.Unit.Head, kept.CloseIdleConnections},
-		{"peer, new connections", member(anew, t.holder), s.adder.Unit.Head, anew.CloseIdleConnections},
-		{"peer that calls", member(calling, s.holder), s.holder.Unit.Head, calling.CloseIdleConnections},
+			func() wire.Digest { return direct.Trust().Policy().PolicyHead() }, direct.Close},
+		{"peer, kept connection", member(kept, t.holder), s.adder.Unit.PolicyHead, kept.CloseIdleConnections},
+		{"peer, new connections", member(anew, t.holder), s.adder.Unit.PolicyHead, anew.CloseIdleConnections},
+		{"peer that calls", member(calling, s.holder), s.holder.Unit.PolicyHead, calling.CloseIdleConnections},
 	} {
 		all = append(all, &observed{cutWay: w})
 	}
@@ -185,7 +185,7 @@ func (s *cutScene) round(kill bool) cutRound {
 		defer s.StartAuthority()
 	}
 	mu.Lock()
-	adopted = testworld.Must(before.Next(s.Steps[len(s.Steps)-1])).Head()
+	adopted = testworld.Must(before.Next(s.Steps[len(s.Steps)-1])).PolicyHead()
 	mu.Unlock()
 	return settled(s.t, all, at, knows)
 }

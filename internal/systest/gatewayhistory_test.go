@@ -37,17 +37,17 @@ func TestCutHeardAtGateway(t *testing.T) {
 
 	link.parted.Lock() // the twin hears of nothing from here on
 	defer link.parted.Unlock()
-	before := c.Approved().Head()
+	before := c.Approved().PolicyHead()
 	c.Adopt("[task.scoring]\n", fmt.Sprintf("[task.scoring]\ncut_units = [%q]\n", twin.Unit.ID()))
-	head := c.Approved().Head()
+	head := c.Approved().PolicyHead()
 	testworld.Within(t, 10*time.Second, "the gateway to have the step", func() bool { return c.gatewayHead(before) == head })
 	c.KillAuthority()
 
-	if early.Trust.Policy().Head() != before {
+	if early.Trust.Policy().PolicyHead() != before {
 		t.Fatal("the client's trust is not that of before the cut")
 	}
 	ch := c.OpenChannel(early)
-	testworld.Within(t, 10*time.Second, "the client to have the step from the gateway", func() bool { return ch.Trust().Policy().Head() == head })
+	testworld.Within(t, 10*time.Second, "the client to have the step from the gateway", func() bool { return ch.Trust().Policy().PolicyHead() == head })
 	for i := range 40 {
 		if got, err := fetched(t.Context(), ch, scoringURL); err != nil || got != "honest" {
 			t.Errorf("request %d: got %q, %v, want a response of the unit that stays", i, got, err)

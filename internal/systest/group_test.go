@@ -34,7 +34,7 @@ func newFour(t *testing.T, mode policyfile.KeyMode) *Cluster {
 // whoCalled answers with the role of the peer.
 var whoCalled = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	p, _ := unit.PeerOf(r.Context())
-	fmt.Fprint(w, p.Role())
+	fmt.Fprint(w, p.RoleName())
 })
 
 // callPeer asks a unit of a role, as another.

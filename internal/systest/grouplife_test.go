@@ -59,7 +59,7 @@ func TestStrangersInAGroup(t *testing.T) {
 func TestApprovalsAtTheAuthority(t *testing.T) {
 	c := newFour(t, policyfile.Shared)
 	parties := c.FormGroup(four)
-	head := c.Approved().Head()
+	head := c.Approved().PolicyHead()
 	for _, tt := range []struct {
 		name, party string
 		key         string
@@ -80,7 +80,7 @@ func TestApprovalsAtTheAuthority(t *testing.T) {
 				key = parties[tt.key]
 			}
 			_, err := c.SubmitStatement("trial", tt.party, key, tt.change)
-			if !errors.Is(err, tt.want) || c.Approved().Head() != head {
+			if !errors.Is(err, tt.want) || c.Approved().PolicyHead() != head {
 				t.Errorf("got %v, want %q and the head unchanged", err, tt.want)
 			}
 		})
@@ -269,7 +269,7 @@ func TestGroupByOtherTools(t *testing.T) {
 	dir := t.TempDir()
 	holder, adder := c.StartMember("trial", "holder", "holder 1", whoCalled), c.StartMember("trial", "adder", "adder 1", whoCalled)
 	stranger := c.StartMember("audit", "adder", "adder 1", whoCalled)
-	root := func(group string) string { return file(t, dir, group+".pem", c.GroupTrust(group).PEM()) }
+	root := func(group string) string { return file(t, dir, group+".pem", c.GroupTrust(group).RootPEM()) }
 	trial, audit := root("trial"), root("audit")
 	pair := func(r *Replica, name string) (leaf, key string) {
 		config, err := r.Unit.PeerTLS(r.Unit.Identity().Group, "holder")

@@ -128,7 +128,7 @@ func TestPinnedRoster(t *testing.T) {
 	next := c.Approved().GroupByName("trial").ID()
 	testworld.Within(t, 10*time.Second, "the unit to have the new identity", func() bool { return holder.Unit.Identity().ID == next })
 	testworld.Within(t, 10*time.Second, "a response to the client that follows the group", func() bool { return answerer(t, follows) == "holder" })
-	testworld.Within(t, 10*time.Second, "the pinned client to have the step", func() bool { return pinned.Trust().Policy().Head() == c.Approved().Head() })
+	testworld.Within(t, 10*time.Second, "the pinned client to have the step", func() bool { return pinned.Trust().Policy().PolicyHead() == c.Approved().PolicyHead() })
 	for range 3 {
 		if got := answerer(t, pinned); got != "" {
 			t.Errorf("pinned to the former roster: got a response of %q", got)

@@ -250,7 +250,7 @@ func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 		t.Fatal(err)
 	}
 	draft := draftOf(t, string(first))
-	made, err := sealed.Init(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: sealer, Draft: draft, Endorser: e.collateral})
+	made, err := sealed.CreateRoot(t.Context(), sealed.InitConfig{Store: db, Attester: tee, Sealer: sealer, Draft: draft, Endorser: e.collateral})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -443,7 +443,7 @@ func TestDevelopmentApart(t *testing.T) {
 func (e *estate) handshake(address string) error {
 	e.t.Helper()
 	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(e.trust().PEM()) {
+	if !roots.AppendCertsFromPEM(e.trust().RootPEM()) {
 		e.t.Fatal("no roots")
 	}
 	conn, err := tls.Dial("tcp", address, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: ServerName("scoring"), Time: e.wall})
@@ -527,7 +527,7 @@ func wantCut(t *testing.T, old, next policy.Step) {
 			t.Fatal(err)
 		}
 	}
-	changes := policyfile.Diff(docs[0], docs[1])
+	changes := policyfile.Compare(docs[0], docs[1])
 	if len(changes) == 0 || policyfile.Loosens(docs[0], docs[1]) {
 		t.Errorf("the diff says %v, want cuts", changes)
 	}

@@ -102,14 +102,14 @@ func TestOneOffs(t *testing.T) {
 	for _, u := range units {
 		u.Stop()
 	}
-	keys, _, _ := follow.Keys()
+	keys, _, _ := follow.SignedKeys()
 	if status, name := once(t, follow, http.MethodGet, ""); status != http.StatusOK || name != "heir" {
 		t.Errorf("after the upgrade: got %d by %q", status, name)
 	}
 	if status, _ := once(t, follow, http.MethodPost, "1"); status != http.StatusOK || count(http.MethodPost) != 1 {
 		t.Errorf("marked, as policy says: got %d, asked %d times", status, count(http.MethodPost))
 	}
-	if now, _, _ := follow.Keys(); string(now) != string(keys) {
+	if now, _, _ := follow.SignedKeys(); string(now) != string(keys) {
 		t.Error("other keys were needed")
 	}
 	r, _ = http.NewRequestWithContext(t.Context(), http.MethodGet, scoringURL, nil)

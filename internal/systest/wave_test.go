@@ -67,7 +67,7 @@ func renewalWave(t *testing.T, n int) {
 	began, spent = time.Now(), cpu(t, authority)
 	c.Adopt("[task.scoring]\n", fmt.Sprintf("[task.scoring]\ncut_units = [%q]\n", cut.id()))
 	approved := c.Approved()
-	h := testworld.Must(w.authority.PollHistory(t.Context(), before.Head(), 0))
+	h := testworld.Must(w.authority.PollHistory(t.Context(), before.PolicyHead(), 0))
 	spread := testworld.Must(identity.ParseHead(h.ProvedHead, approved, root, time.Now())).Spread()
 	renewed := make([]time.Duration, len(others)) // after the adoption
 	w.all(len(others), func(i int) error {
@@ -81,13 +81,13 @@ func renewalWave(t *testing.T, n int) {
 	t.Logf("%d units renewed after the cut, over %v by the proved head: p50 %v, the last %v, %.0f a second; the authority: %v of CPU time",
 		len(renewed), spread, renewed[len(renewed)/2].Round(time.Millisecond), last.Round(time.Millisecond), float64(len(renewed))/last.Seconds(), cpu(t, authority)-spent)
 	for _, u := range others {
-		if u.head != approved.Head() {
-			t.Errorf("unit %v: its report is of head %v, want that of the cut, %v", u.id(), u.head, approved.Head())
+		if u.head != approved.PolicyHead() {
+			t.Errorf("unit %v: its report is of head %v, want that of the cut, %v", u.id(), u.head, approved.PolicyHead())
 		}
 	}
 	testworld.Refused(t, cut.enrol(), wire.CutOff)
-	if cut.head != before.Head() {
-		t.Errorf("the unit that was cut off has a report of head %v, want that of before, %v", cut.head, before.Head())
+	if cut.head != before.PolicyHead() {
+		t.Errorf("the unit that was cut off has a report of head %v, want that of before, %v", cut.head, before.PolicyHead())
 	}
 }
 

@@ -94,7 +94,7 @@ func (w *World) NextText(p policy.Approved, edits ...string) string {
 	if !doc.Previous.IsZero() {
 		previous = doc.Previous.String()
 	}
-	return EditPolicy(w.T, string(doc.Raw()), append(edits,
+	return EditPolicy(w.T, string(doc.Source()), append(edits,
 		fmt.Sprintf("sequence     = %d\n", doc.Sequence), fmt.Sprintf("sequence     = %d\n", doc.Sequence+1),
 		fmt.Sprintf("previous     = %q\n", previous), fmt.Sprintf("previous     = %q\n", doc.Digest()))...)
 }

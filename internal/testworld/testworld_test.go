@@ -53,8 +53,8 @@ key_mode = "shared"
 reference = [ { platform = "soft", program = "scoring 1" } ]
 `)
 	one, two := w.NextPolicy("[task.scoring]\n", "[task.scoring]\nlifetime = \"30m\"\n"), w.NextPolicy(`"shared"`, `"unit"`)
-	if got := len(w.Policy().Heads()); got != 1 || one.Policy().Head() == two.Policy().Head() {
-		t.Errorf("got %d heads and next heads %v and %v, want one head and two that differ", got, one.Policy().Head(), two.Policy().Head())
+	if got := len(w.Policy().Heads()); got != 1 || one.Policy().PolicyHead() == two.Policy().PolicyHead() {
+		t.Errorf("got %d heads and next heads %v and %v, want one head and two that differ", got, one.Policy().PolicyHead(), two.Policy().PolicyHead())
 	}
 	w.Grant(w.Policy(), "scoring", "scoring 1", testworld.Noon)
 }

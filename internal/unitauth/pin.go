@@ -39,9 +39,9 @@ func (p Pin) envelope() envelope.Pin {
 // Encode returns the pin as it is in an open request.
 func (p Pin) Encode() []byte { return p.envelope().Encode() }
 
-// Check refuses, with "request", a pin that does not name exactly one identity, task or
+// Validate refuses, with "request", a pin that does not name exactly one identity, task or
 // group.
-func (p Pin) Check() error {
+func (p Pin) Validate() error {
 	given := 0
 	for _, name := range []string{p.Task, p.Group} {
 		if name != "" {
@@ -94,7 +94,7 @@ func (p Pin) LastCut(approved policy.Approved) (last attest.Digest) {
 // expect returns the requirements for a unit that signs for a session of the pin.
 func (p Pin) expect(approved policy.Approved, at time.Time) (identity.Expect, error) {
 	e := identity.Expect{Policy: approved, Kinds: []identity.Kind{identity.KindUnit}, Use: identity.UseSigning, At: at}
-	if !approved.OK() || approved.Genesis() != p.Genesis {
+	if !approved.Genuine() || approved.Genesis() != p.Genesis {
 		return e, wire.Refuse(wire.WrongGenesis, "session: policy", approved.Genesis(), p.Genesis)
 	}
 	switch pact := approved.GroupByName(p.Group); {

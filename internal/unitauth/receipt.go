@@ -145,7 +145,7 @@ func cutLater(p policy.Approved, head attest.Digest, unit identity.Peer, at time
 			return nil, fmt.Errorf("receipt of %s, not before policy %d of %s: %w", at.UTC().Format(time.RFC3339), doc.Sequence, doc.Created.UTC().Format(time.RFC3339), cause)
 		}
 		if first == nil {
-			first = &LaterCut{Head: then.Head(), Statement: claims, Sequence: doc.Sequence, Created: doc.Created, Cause: cause}
+			first = &LaterCut{Head: then.PolicyHead(), Statement: claims, Sequence: doc.Sequence, Created: doc.Created, Cause: cause}
 		}
 	}
 	return first, nil

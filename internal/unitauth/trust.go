@@ -127,17 +127,17 @@ func (t Trust) Appraise(raw []byte, q attest.Question, peer identity.Peer) (atte
 		return attest.Result{}, err
 	}
 	if peer.Group() != "" {
-		grant, err := t.Policy.AdmitMember(peer.Group(), peer.Role(), result, policy.Pins{Parties: []attest.Digest{peer.Party()}}, policy.ApprovedRoot(q.At), q.At)
+		grant, err := t.Policy.AdmitMember(peer.Group(), peer.RoleName(), result, policy.Pins{Parties: []attest.Digest{peer.Party()}}, policy.ApprovedRoot(q.At), q.At)
 		if err == nil && grant.GroupState.ID() != peer.ID() {
 			err = wire.Refuse(wire.StaleRoster, "fresh evidence: group", peer.ID(), grant.GroupState.ID())
 		}
 		return result, err
 	}
-	grant, err := t.Policy.Admit(peer.Task(), result)
+	grant, err := t.Policy.Admit(peer.TaskName(), result)
 	if err != nil {
 		return attest.Result{}, err
 	}
-	if id, err := identity.ReleaseID(t.Policy, peer.Task(), grant.Release.Name); err != nil || id != peer.ID() {
+	if id, err := identity.ReleaseID(t.Policy, peer.TaskName(), grant.Release.Name); err != nil || id != peer.ID() {
 		return attest.Result{}, wire.Refuse(wire.WrongIdentity, "fresh evidence: identity", id, peer.ID())
 	}
 	return result, nil

@@ -36,7 +36,7 @@ func Parse(raw []byte) (Draft, error) {
 		return Draft{}, err
 	}
 	d := Draft{line: line}
-	root := line.Root()
+	root := line.NamedRoot()
 	if root.IsZero() {
 		root = wire.Hash(wire.LabelDraft) // of no field, so of no draft
 	}
@@ -52,16 +52,16 @@ func Parse(raw []byte) (Draft, error) {
 // Digest returns H("cohort draft v1", the file without the root's value).
 func (d Draft) Digest() wire.Digest { return d.line.DraftDigest() }
 
-// Root returns the root that the file names, or the zero digest if it names none.
-func (d Draft) Root() wire.Digest { return d.line.Root() }
+// NamedRoot returns the root that the file names, or the zero digest if it names none.
+func (d Draft) NamedRoot() wire.Digest { return d.line.NamedRoot() }
 
-// Raw returns the file as it was read.
-func (d Draft) Raw() []byte { return d.line.Raw() }
+// Source returns the file as it was read.
+func (d Draft) Source() []byte { return d.line.Source() }
 
 // WithRoot returns the genesis that the draft becomes with a root. It refuses, with
 // "authority-root", a file that names another.
 func (d Draft) WithRoot(root wire.Digest) ([]byte, error) {
-	if named := d.line.Root(); !named.IsZero() && named != root {
+	if named := d.line.NamedRoot(); !named.IsZero() && named != root {
 		return nil, wire.Refuse(wire.WrongRoot, "draft: authority root", named, root)
 	}
 	return d.line.WithRoot(root), nil

@@ -64,8 +64,8 @@ func draftVerdict(raw []byte) string {
 		return fmt.Sprintf("expect: policy, %s: %s\n", faults[0].Path, faults[0].Rule)
 	}
 	root := ""
-	if !d.Root().IsZero() {
-		root = ", root " + d.Root().String()
+	if !d.NamedRoot().IsZero() {
+		root = ", root " + d.NamedRoot().String()
 	}
 	return fmt.Sprintf("expect: accepted%s\ndraft: %s\n", root, d.Digest())
 }
@@ -83,11 +83,11 @@ func FuzzDraft(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !bytes.Equal(d.Raw(), raw) {
+		if !bytes.Equal(d.Source(), raw) {
 			t.Fatal("got another text than was read")
 		}
-		if !d.Root().IsZero() {
-			root = d.Root()
+		if !d.NamedRoot().IsZero() {
+			root = d.NamedRoot()
 		}
 		genesis, err := d.WithRoot(root)
 		if err != nil {

@@ -30,8 +30,8 @@ func (d *Document) Debug() bool {
 // ReleaseNames lists the releases of a task in the order of their names.
 func (t *Task) ReleaseNames() []string { return slices.Sorted(maps.Keys(t.Releases)) }
 
-// check adds the faults that no single table shows.
-func (d *Document) check(faults *policytoml.Faults) {
+// checkDocument adds the faults that no single table shows.
+func (d *Document) checkDocument(faults *policytoml.Faults) {
 	d.checkRootLine(faults)
 	d.checkOwners(faults)
 	d.checkDevelopment(faults)

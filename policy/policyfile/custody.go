@@ -43,7 +43,7 @@ func readGroupCustody(t policytoml.NamedTable, measured measuredNames, domain st
 	const key = "authority"
 	inner, ok := t.Table.ReadTable(key)
 	if !ok {
-		if !t.Has(key) {
+		if !t.HasKey(key) {
 			t.AddFault(key, "required key", "a group without it", "a table; the trust domain's is "+domain)
 		}
 		return Custody{}

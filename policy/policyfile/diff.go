@@ -35,12 +35,12 @@ func (c Change) String() string {
 	return fmt.Sprintf("~ %s = %s, was %s (%s)", c.Path, c.New, c.Old, effect)
 }
 
-// Loosens reports whether next permits anything that old did not permit. See [Diff].
+// Loosens reports whether next permits anything that old did not permit. See [Compare].
 func Loosens(old, next *Document) bool {
-	return slices.ContainsFunc(Diff(old, next), func(c Change) bool { return c.Loosens })
+	return slices.ContainsFunc(Compare(old, next), func(c Change) bool { return c.Loosens })
 }
 
-// Diff lists every difference between two documents, in the order of their
+// Compare lists every difference between two documents, in the order of their
 // paths, but for sequence, previous and created, which always differ. The order
 // inside a list is no difference but where it is part of an argument list. A nil
 // document is an empty one.
@@ -48,7 +48,7 @@ func Loosens(old, next *Document) bool {
 // It compares the files key by key and not the fields of a Document, so that no
 // key can be forgotten: a change loosens unless a row of the tables below, or the
 // platform that declares the key, says that it tightens.
-func Diff(old, next *Document) []Change {
+func Compare(old, next *Document) []Change {
 	before, after := maps.Clone(old.tables()), maps.Clone(next.tables())
 	for _, key := range []string{"sequence", "previous", "created"} {
 		delete(before, key)

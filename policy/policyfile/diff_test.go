@@ -98,7 +98,7 @@ func TestDiff(t *testing.T) {
 func wantDiff(t *testing.T, old, next *Document, want []string, eva string) {
 	t.Helper()
 	var got []string
-	for _, c := range Diff(old, next) {
+	for _, c := range Compare(old, next) {
 		got = append(got, strings.ReplaceAll(c.String(), eva, "EVA"))
 	}
 	if !slices.Equal(got, want) {
@@ -230,15 +230,15 @@ func TestDiffOfWholeTables(t *testing.T) {
 	scoring := policytest.Good[strings.Index(policytest.Good, "[task.scoring]"):]
 	less := mustParse(t, h.Text(t, scoring, ""))
 
-	changes := Diff(whole, less)
+	changes := Compare(whole, less)
 	if len(changes) != 1 || changes[0].Path != "task.scoring" || changes[0].Loosens {
 		t.Errorf("got %v, want one change that tightens: the task is gone", changes)
 	}
-	changes = Diff(less, whole)
+	changes = Compare(less, whole)
 	if len(changes) < 12 || slices.ContainsFunc(changes, func(c Change) bool { return !c.Loosens || !strings.HasPrefix(c.Path, "task.scoring.") }) {
 		t.Errorf("got %v, want each value of the new task, loosening", changes)
 	}
-	if changes := Diff(nil, whole); len(changes) < 25 || !Loosens(nil, whole) {
+	if changes := Compare(nil, whole); len(changes) < 25 || !Loosens(nil, whole) {
 		t.Errorf("got %d changes from nothing, want every value", len(changes))
 	}
 }
@@ -256,7 +256,7 @@ func TestDiffLeavesPlaceOut(t *testing.T) {
 	h := policytest.NewHouse()
 	d := mustParse(t, h.Text(t))
 	next := h.Text(t, "sequence     = 1\n", "sequence     = 2\n", `previous     = ""`, fmt.Sprintf("previous     = %q", d.Digest()), "09:00:00Z", "10:00:00Z")
-	if got := Diff(d, mustParse(t, next)); len(got) > 0 {
+	if got := Compare(d, mustParse(t, next)); len(got) > 0 {
 		t.Errorf("got %v, want no change", got)
 	}
 }

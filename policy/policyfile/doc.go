@@ -3,7 +3,7 @@
 // A policy is one TOML file that names the owners, which vendors vouch for hardware, the
 // authority's root, and which code may have which identity. [Parse] reads it strictly
 // and returns every fault at once; parsing does not show who wrote the file.
-// [Diff] returns the changes between two documents and whether each loosens;
+// [Compare] returns the changes between two documents and whether each loosens;
 // a change that no table knows loosens.
 //
 // Documents of this package are not approved: code that acts on policy takes

@@ -71,8 +71,8 @@ type Release struct {
 	Devices map[attest.Platform]int
 }
 
-// Raw returns the signed bytes of the file. The caller does not change them.
-func (d *Document) Raw() []byte { return d.raw }
+// Source returns the signed bytes of the file. The caller does not change them.
+func (d *Document) Source() []byte { return d.raw }
 
 // Digest returns the SHA-256 of the file.
 func (d *Document) Digest() attest.Digest { return wire.Sum(d.raw) }

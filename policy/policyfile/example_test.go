@@ -23,7 +23,7 @@ func ExampleParse() {
 }
 
 // Only a change that tightens takes effect at once.
-func ExampleDiff() {
+func ExampleCompare() {
 	old, err := policyfile.Parse(read("../testdata/vectors/history/1.toml"))
 	if err != nil {
 		fmt.Println(err)
@@ -34,7 +34,7 @@ func ExampleDiff() {
 		fmt.Println(err)
 		return
 	}
-	for _, change := range policyfile.Diff(old, next) {
+	for _, change := range policyfile.Compare(old, next) {
 		fmt.Println(change)
 	}
 	// Output: ~ task.scoring.lifetime = "20m", was "30m" (tightens)

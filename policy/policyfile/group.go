@@ -98,7 +98,7 @@ func readGroup(t policytoml.NamedTable, created time.Time) *Group {
 		Lifetime: DefaultLifetime,
 		Roles:    map[string]*Role{},
 	}
-	if t.Has("lifetime") {
+	if t.HasKey("lifetime") {
 		g.Lifetime = t.ReadDuration("lifetime", wire.MinLifetime, wire.MaxLifetime)
 	}
 	t.ReadText("continues", policytoml.WantDigest, func(s string) bool { return policytoml.DecodeDigest(&g.Continues, s) })
@@ -124,7 +124,7 @@ func readParty(t policytoml.Table) Party {
 // it again.
 func (g *Group) checkTerm(t policytoml.NamedTable, created time.Time) {
 	term := DefaultTerm
-	if t.Has("term") {
+	if t.HasKey("term") {
 		term = t.ReadDuration("term", time.Hour, longestWait)
 	}
 	if latest := created.Add(term); g.Until.After(latest) {
@@ -144,7 +144,7 @@ func readRole(t policytoml.NamedTable) *Role {
 		})
 		m.RejectUnknown()
 	}
-	if t.Has("members") && len(r.Members) == 0 {
+	if t.HasKey("members") && len(r.Members) == 0 {
 		t.AddFault("members", "number of members", 0, "at least 1")
 	}
 	if !slices.IsSorted(r.Calls) {

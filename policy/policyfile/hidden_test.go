@@ -94,7 +94,7 @@ func FuzzCharacters(f *testing.F) {
 		if policytoml.IsHidden(r) && !(r == 0xfeff && i == 0) && (!errors.As(err, &faults) || faults[0].Got != fmt.Sprintf("%U", r)) {
 			t.Fatalf("%U at %d: got %v, want it refused and named", r, i, err)
 		}
-		if err == nil && string(d.Raw()) != string(raw) {
+		if err == nil && string(d.Source()) != string(raw) {
 			t.Fatalf("%U at %d: the text is not kept as it stands", r, i)
 		}
 	})

@@ -33,7 +33,7 @@ func readMachines(t policytoml.Table, references []attest.ReferenceValue) Machin
 	for _, s := range t.ReadSet(key, want, func(s string) bool { return machineOK(s, references) }) {
 		m.Chips = append(m.Chips, strings.TrimPrefix(s, chipPrefix))
 	}
-	if t.Has(key) && len(m.Chips) == 0 {
+	if t.HasKey(key) && len(m.Chips) == 0 {
 		t.AddFault(key, "number of machines", 0, `at least 1, or "any"`)
 	}
 	return m

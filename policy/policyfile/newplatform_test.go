@@ -104,7 +104,7 @@ func TestNewPlatform(t *testing.T) {
 		{"least = 3\nmost = 5\ncut_chips = [\"abcd\", \"0123\"]", "platform.vax.cut_chips", false},
 		{"least = 3\nmost = 5", "platform.vax.cut_chips", true},
 	} {
-		changes := Diff(old, mustParse(t, text(row.rules)))
+		changes := Compare(old, mustParse(t, text(row.rules)))
 		if len(changes) != 1 || changes[0].Path != row.path || changes[0].Loosens != row.loosens {
 			t.Errorf("%q: got %v, want one change of %s that loosens %v", row.rules, changes, row.path, row.loosens)
 		}

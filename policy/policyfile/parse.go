@@ -31,7 +31,7 @@ func Parse(raw []byte) (*Document, error) {
 	var faults policytoml.Faults
 	d := &Document{raw: bytes.Clone(raw), values: values}
 	d.readAll(policytoml.NewTable("", values, &faults))
-	d.check(&faults)
+	d.checkDocument(&faults)
 	if len(faults) > 0 {
 		return nil, faults
 	}
@@ -106,13 +106,13 @@ func readTask(t policytoml.NamedTable, measured measuredNames) *Task {
 		CutUnits: t.ReadSet("cut_units", "the id of a unit, 32 lower-case hexadecimal digits", func(s string) bool { return attest.Digits(s, 16) != nil }),
 		Releases: map[string]*Release{},
 	}
-	if t.Has("lifetime") {
+	if t.HasKey("lifetime") {
 		task.Lifetime = t.ReadDuration("lifetime", wire.MinLifetime, wire.MaxLifetime)
 	}
 	for _, r := range t.ReadNamedTables("release", "1 to 63 of a-z, 0-9, - and .", wire.ValidReleaseName) {
 		task.Releases[r.Name] = readRelease(r, measured)
 	}
-	if t.Has("release") && len(task.Releases) == 0 {
+	if t.HasKey("release") && len(task.Releases) == 0 {
 		t.AddFault("release", "number of releases", 0, "at least 1")
 	}
 	t.RejectUnknown()

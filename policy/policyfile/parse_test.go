@@ -81,7 +81,7 @@ func TestParseReadsEverything(t *testing.T) {
 	if !reflect.DeepEqual(scoring, wantScoring) {
 		t.Errorf("got task %+v, want %+v", scoring, wantScoring)
 	}
-	if got.Digest() != wire.Sum(raw) || !bytes.Equal(got.Raw(), raw) {
+	if got.Digest() != wire.Sum(raw) || !bytes.Equal(got.Source(), raw) {
 		t.Error("the document does not keep the file as it was signed")
 	}
 }
@@ -418,10 +418,10 @@ func FuzzParse(f *testing.F) {
 		if d.TrustDomain == "" || d.Owners.Quorum < 1 || len(d.Owners.Keys) < d.Owners.Quorum || len(d.Authority.References) == 0 || d.Authority.Root.IsZero() {
 			t.Fatalf("accepted without what every policy has: %q", raw)
 		}
-		if changes := Diff(d, d); len(changes) > 0 {
+		if changes := Compare(d, d); len(changes) > 0 {
 			t.Fatalf("got differences of a policy from itself: %v", changes)
 		}
-		again := mustParse(t, d.Raw())
+		again := mustParse(t, d.Source())
 		if !reflect.DeepEqual(again, d) {
 			t.Fatal("parsing twice gives two documents")
 		}

@@ -26,13 +26,13 @@ func readRules(root policytoml.Table) map[attest.Platform]attest.Rules {
 			policytoml.DecodeDigest(&root, s)
 			rules.Roots = append(rules.Roots, root)
 		}
-		if t.Has("roots") && len(rules.Roots) == 0 {
+		if t.HasKey("roots") && len(rules.Roots) == 0 {
 			t.AddFault("roots", "number of roots", 0, "at least 1")
 		}
 		own, _ := known.lookup(platform)
 		readKeys(t.Table, own.Keys, &rules)
 		if own.Check != nil {
-			if f := own.Check(rules, t.Has); f != nil {
+			if f := own.Check(rules, t.HasKey); f != nil {
 				t.AddFault(f.Key, f.Rule, f.Got, f.Want)
 			}
 		}
@@ -129,7 +129,7 @@ func readNamed(t policytoml.Table, k attest.Key, rules *attest.Rules) {
 		readKeys(inner.Table, k.Named(inner.Name), rules)
 		inner.RejectUnknown()
 	}
-	if t.Has(k.Name) && len(names) == 0 {
+	if t.HasKey(k.Name) && len(names) == 0 {
 		t.AddFault(k.Name, "number of "+k.Name+"s", 0, "at least 1")
 	}
 }

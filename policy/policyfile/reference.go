@@ -44,7 +44,7 @@ func (m measuredNames) references(t policytoml.Table) []attest.ReferenceValue {
 			out = append(out, ref)
 		}
 	}
-	if t.Has("reference") && len(inner) == 0 {
+	if t.HasKey("reference") && len(inner) == 0 {
 		t.AddFault("reference", "number of reference values", 0, "at least 1")
 	}
 	return out

@@ -76,11 +76,11 @@ func rootFault(got, want string) error {
 	return policytoml.Faults{{Path: "authority.root", Rule: "line of the root", Got: got, Want: want}}
 }
 
-// Root returns the root that the file names, or the zero digest.
-func (r RootLine) Root() wire.Digest { return r.root }
+// NamedRoot returns the root that the file names, or the zero digest.
+func (r RootLine) NamedRoot() wire.Digest { return r.root }
 
-// Raw returns the file as it was read.
-func (r RootLine) Raw() []byte {
+// Source returns the file as it was read.
+func (r RootLine) Source() []byte {
 	if r.root.IsZero() {
 		return r.withoutRoot()
 	}

@@ -51,8 +51,8 @@ func (t Table) AddFault(key, rule string, got, want any) {
 	t.Faults.Add(t.KeyPath(key), rule, got, want)
 }
 
-// Has reports whether the table has a key.
-func (t Table) Has(key string) bool {
+// HasKey reports whether the table has a key.
+func (t Table) HasKey(key string) bool {
 	_, ok := t.Values[key]
 	return ok
 }
@@ -60,7 +60,7 @@ func (t Table) Has(key string) bool {
 // Require adds a fault for each key that the table does not have.
 func (t Table) Require(keys ...string) {
 	for _, key := range keys {
-		if !t.Has(key) {
+		if !t.HasKey(key) {
 			t.AddFault(key, "required key", "a table without it", "a value")
 		}
 	}
@@ -76,7 +76,7 @@ func (t Table) Expect(keys ...string) {
 // Forbid adds a fault if the table has a key that must not occur with another.
 func (t Table) Forbid(key, other string) {
 	t.known[key] = true
-	if t.Has(key) {
+	if t.HasKey(key) {
 		t.AddFault(key, "key", Describe(t.Values[key]), "no value beside "+other)
 	}
 }
@@ -145,7 +145,7 @@ func (t Table) ReadTime(key string) time.Time {
 
 // ReadOptionalTime is ReadTime for a key that may be absent; then the time is zero.
 func (t Table) ReadOptionalTime(key string) time.Time {
-	if !t.Has(key) {
+	if !t.HasKey(key) {
 		t.known[key] = true
 		return time.Time{}
 	}

@@ -100,7 +100,7 @@ func (f *Authority) groupReport(i *identity.Issuer, p policy.Approved, request a
 	report := api.Report{
 		Schema: api.ReportSchema, Task: grant.Task.Name, Release: grant.Release.Name, Identity: id.ID, KeyMode: string(grant.GroupState.Group.KeyMode),
 		Group: request.Group, Role: request.Role, Roster: grant.GroupState.Roster.Bytes(),
-		IdentityCA: id.Root, Cross: id.Cross, Authority: i.AuthorityRoot(), Head: p.Head(), ProvedHead: f.prove(p), Rings: Rings(f.Clock()),
+		IdentityCA: id.Root, Cross: id.Cross, Authority: i.AuthorityRoot(), Head: p.PolicyHead(), ProvedHead: f.prove(p), Rings: Rings(f.Clock()),
 	}
 	return report, f.leaves(i, grant, request, &report)
 }

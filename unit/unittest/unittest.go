@@ -174,7 +174,7 @@ func (f *Authority) prove(p policy.Approved) []byte {
 	if err != nil {
 		panic(err)
 	}
-	head, err := identity.ProveHead(identity.HeadClaim{Head: p.Head(), Steps: uint64(len(p.Heads())), At: f.Clock(), Spread: f.Spread}, leaf)
+	head, err := identity.ProveHead(identity.HeadClaim{Head: p.PolicyHead(), Steps: uint64(len(p.Heads())), At: f.Clock(), Spread: f.Spread}, leaf)
 	if err != nil {
 		panic(err)
 	}
@@ -193,7 +193,7 @@ func (f *Authority) wait(r *http.Request) {
 	_, p := f.Issuer()
 	moved := f.moved
 	f.Mu.Unlock()
-	if p.Head() != poll.Head {
+	if p.PolicyHead() != poll.Head {
 		return
 	}
 	select {
@@ -226,10 +226,10 @@ func (f *Authority) answer(r *http.Request) (any, error) {
 		from, err := strconv.Atoi(r.URL.Query().Get("from"))
 		if poll, named, _ := api.ParsePollQuery(r.URL.Query()); named {
 			if from, err = slices.Index(p.Heads(), poll.Head)+1, nil; from == 0 {
-				return nil, wire.Refuse(wire.Behind, "head", poll.Head, p.Head())
+				return nil, wire.Refuse(wire.Behind, "head", poll.Head, p.PolicyHead())
 			}
 		}
-		h := api.History{From: from, Entries: f.Steps[min(from, len(f.Steps)):], Head: p.Head(), ProvedHead: f.prove(p)}
+		h := api.History{From: from, Entries: f.Steps[min(from, len(f.Steps)):], Head: p.PolicyHead(), ProvedHead: f.prove(p)}
 		apply(f.Faults.History, &h)
 		return h, err
 	case "POST " + api.PathHistory:
@@ -306,7 +306,7 @@ func apply[T any](change func(*T), v *T) {
 func (f *Authority) report(request api.CertificateRequest) (api.Report, error) {
 	i, p := f.Issuer()
 	if !p.Knows(request.Head) {
-		return api.Report{}, wire.Refuse(wire.Behind, "head", request.Head, p.Head())
+		return api.Report{}, wire.Refuse(wire.Behind, "head", request.Head, p.PolicyHead())
 	}
 	var evidence attest.Evidence
 	if err := json.Unmarshal(request.Evidence, &evidence); err != nil {
@@ -331,7 +331,7 @@ func (f *Authority) report(request api.CertificateRequest) (api.Report, error) {
 	}
 	report := api.Report{
 		Schema: api.ReportSchema, Task: id.Task, Release: id.Release, Identity: id.ID, KeyMode: string(grant.Task.KeyMode),
-		IdentityCA: id.Root, Cross: id.Cross, Authority: i.AuthorityRoot(), Env: grant.Release.Env, Head: p.Head(), ProvedHead: f.prove(p), Rings: Rings(f.Clock()),
+		IdentityCA: id.Root, Cross: id.Cross, Authority: i.AuthorityRoot(), Env: grant.Release.Env, Head: p.PolicyHead(), ProvedHead: f.prove(p), Rings: Rings(f.Clock()),
 	}
 	return report, f.leaves(i, grant, request, &report)
 }

@@ -55,14 +55,14 @@ func (h *History) Adopt(ctx context.Context, entry api.HistoryEntry) error {
 		if err != nil {
 			return err
 		}
-		if err := h.mayFollow(next.Head(), entry.Adopted); err != nil {
+		if err := h.mayFollow(next.PolicyHead(), entry.Adopted); err != nil {
 			return err
 		}
 		fresh, err := h.derive(ctx, next, nil)
 		if err != nil {
 			return err
 		}
-		kept, err := h.storeStep(ctx, snap.Approved.Head(), next, api.HistoryEntry{Policy: entry.Policy, Signatures: entry.Signatures})
+		kept, err := h.storeStep(ctx, snap.Approved.PolicyHead(), next, api.HistoryEntry{Policy: entry.Policy, Signatures: entry.Signatures})
 		if err == nil {
 			fresh.Entries = append(slices.Clip(snap.Entries), kept)
 			return h.installStep(ctx, snap, fresh, entry.Adopted)
@@ -82,7 +82,7 @@ func (h *History) Adopt(ctx context.Context, entry api.HistoryEntry) error {
 func (h *History) installStep(ctx context.Context, old, fresh *Snapshot, mark []byte) error {
 	if len(mark) > 0 {
 		h.metrics.Recovered.Inc()
-		h.log.Warn("the store had lost a step that was in force; it was shown, and is in force again", "head", fresh.Approved.Head())
+		h.log.Warn("the store had lost a step that was in force; it was shown, and is in force again", "head", fresh.Approved.PolicyHead())
 	}
 	if err := h.install(ctx, old, fresh); err != nil {
 		return err
@@ -104,7 +104,7 @@ func (h *History) install(ctx context.Context, old, fresh *Snapshot) error {
 	h.clock.Raise(doc.Created)
 	h.clock.Raise(fresh.Entries[len(fresh.Entries)-1].AdoptedAt)
 	h.metrics.Sequence.Set(float64(doc.Sequence))
-	h.log.Info("policy in force", "sequence", doc.Sequence, "digest", doc.Digest(), "head", fresh.Approved.Head())
+	h.log.Info("policy in force", "sequence", doc.Sequence, "digest", doc.Digest(), "head", fresh.Approved.PolicyHead())
 	if fresh.Derived.Unnamed() != nil {
 		h.log.Error("this authority issues nothing under the new policy", "cause", fresh.Derived.Unnamed())
 	}
@@ -128,8 +128,8 @@ func (h *History) Refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	switch head := snap.Approved.Head(); {
-	case st.approved.Head() == head:
+	switch head := snap.Approved.PolicyHead(); {
+	case st.approved.PolicyHead() == head:
 		return h.setAside(ctx, st)
 	case st.approved.Knows(head):
 		fresh, err := h.derive(ctx, st.approved, st.entries)
@@ -140,7 +140,7 @@ func (h *History) Refresh(ctx context.Context) error {
 			return err
 		}
 		return h.setAside(ctx, st)
-	case snap.Approved.Knows(st.approved.Head()):
+	case snap.Approved.Knows(st.approved.PolicyHead()):
 		return h.Rewrite(ctx, st.approved, snap.Entries[len(st.entries):])
 	}
 	return h.otherHistory(ctx, snap, st)
@@ -150,7 +150,7 @@ func (h *History) Refresh(ctx context.Context) error {
 // store no longer has.
 func (h *History) Rewrite(ctx context.Context, stored policy.Approved, lost []api.HistoryEntry) error {
 	for _, entry := range lost {
-		from := stored.Head()
+		from := stored.PolicyHead()
 		var err error
 		if stored, err = follow(stored, StepOf(entry)); err != nil {
 			return err
@@ -182,7 +182,7 @@ func (h *History) Sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if head != snap.Approved.Head() || h.Behind() != nil {
+	if head != snap.Approved.PolicyHead() || h.Behind() != nil {
 		if err := h.Refresh(ctx); err != nil {
 			return err
 		}
@@ -215,7 +215,7 @@ func (h *History) Begin(ctx context.Context, genesis *policy.Step) error {
 	if err != nil {
 		return err
 	}
-	if !st.approved.OK() {
+	if !st.approved.Genuine() {
 		st, err = h.adoptGenesis(ctx, genesis)
 		if err != nil {
 			return err

@@ -22,7 +22,7 @@ type Backup struct {
 func (h *History) BackupRecord(ctx context.Context) (row store.Row, known Backup, err error) {
 	if row, err = h.store.Backup(ctx); err == nil && row.MAC != nil {
 		fault := h.records.Open(records.TableBackup, row, &known)
-		h.damage.Note(h.log, records.TableBackup, records.Faults(fault))
+		h.damage.Report(h.log, records.TableBackup, records.Faults(fault))
 		if fault != nil {
 			known = Backup{} // as if none were recorded; the next one takes its place
 		}

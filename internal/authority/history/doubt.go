@@ -155,7 +155,7 @@ func (h *History) lookBack(ctx context.Context, limit int) error {
 		}
 	}
 	if limit == pastRows {
-		h.damage.Note(h.log, records.TableLog, damaged)
+		h.damage.Report(h.log, records.TableLog, damaged)
 	}
 	if _, known, err := h.BackupRecord(ctx); err != nil {
 		return err
@@ -205,7 +205,7 @@ func (h *History) otherHistory(ctx context.Context, snap *Snapshot, st stored) e
 	}
 	err := h.contradicted(ctx, ours[at], theirs[at:])
 	if err == nil {
-		err = wire.Refuse(wire.StoreForeign, "store: head of history", st.approved.Head(), snap.Approved.Head())
+		err = wire.Refuse(wire.StoreForeign, "store: head of history", st.approved.PolicyHead(), snap.Approved.PolicyHead())
 	}
 	return err
 }
@@ -231,7 +231,7 @@ func (h *History) setAside(ctx context.Context, st stored) error {
 	if len(others) == 0 {
 		return nil
 	}
-	if err := h.store.ReplaceSteps(ctx, st.approved.Head(), st.rest, kept); err != nil {
+	if err := h.store.ReplaceSteps(ctx, st.approved.PolicyHead(), st.rest, kept); err != nil {
 		return err
 	}
 	_, err := h.readSteps(ctx)
@@ -323,7 +323,7 @@ func (h *History) keepForks(ctx context.Context) error {
 		written[string(r.Key)] = r.Content
 		h.doubt.addFork(f)
 	}
-	h.damage.Note(h.log, records.TableForks, damaged)
+	h.damage.Report(h.log, records.TableForks, damaged)
 	h.doubt.mu.Lock()
 	forks := slices.Clone(h.doubt.forks)
 	h.doubt.mu.Unlock()

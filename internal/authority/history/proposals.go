@@ -62,7 +62,7 @@ func (h *History) proposals(ctx context.Context, approved policy.Approved) ([]st
 		all = append(all, k)
 	}
 	h.opened.rows = fresh
-	h.damage.Note(h.log, records.TableProposals, damaged)
+	h.damage.Report(h.log, records.TableProposals, damaged)
 	slices.SortFunc(all, func(x, y storedProposal) int { return y.Record().Created.Compare(x.Record().Created) })
 	return all, nil
 }
@@ -191,18 +191,18 @@ func addSignatures(now time.Time, k storedProposal, approved policy.Approved, si
 			continue
 		}
 		var err error
-		if p, err = p.Sign(approved, s, now); err != nil {
+		if p, err = p.AddSignature(approved, s, now); err != nil {
 			return p, err
 		}
 	}
 	return p, nil
 }
 
-// Sign adds an owner's signature and, if that makes the proposal ready, adopts
+// AddSignature adds an owner's signature and, if that makes the proposal ready, adopts
 // it.
-func (h *History) Sign(ctx context.Context, digest wire.Digest, r api.SignatureRequest) (api.Proposal, error) {
+func (h *History) AddSignature(ctx context.Context, digest wire.Digest, r api.SignatureRequest) (api.Proposal, error) {
 	return h.change(ctx, digest, func(now time.Time, k storedProposal, approved policy.Approved) (policy.Proposal, error) {
-		return k.Sign(approved, r.Signature, now)
+		return k.AddSignature(approved, r.Signature, now)
 	})
 }
 
@@ -275,7 +275,7 @@ func (h *History) adoptReady(ctx context.Context) error {
 	slices.SortFunc(all, func(x, y storedProposal) int { return x.readySince().Compare(y.readySince()) })
 	var faults []error
 	for _, k := range all {
-		err := h.Adopt(ctx, api.HistoryEntry{Policy: k.Step().Policy, Signatures: k.Step().Signatures})
+		err := h.Adopt(ctx, api.HistoryEntry{Policy: k.NextStep().Policy, Signatures: k.NextStep().Signatures})
 		if err == nil {
 			return nil
 		}
@@ -326,7 +326,7 @@ func (h *History) ShowProposals(ctx context.Context) (api.Proposals, error) {
 }
 
 func (k storedProposal) toAPI(approved policy.Approved, now time.Time) (api.Proposal, error) {
-	doc, err := policyfile.Parse(k.Step().Policy)
+	doc, err := policyfile.Parse(k.NextStep().Policy)
 	if err != nil {
 		return api.Proposal{}, err
 	}

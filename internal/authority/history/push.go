@@ -15,7 +15,7 @@ const maxHistoryBytes = 8 << 20
 
 // StepsFrom returns the run of steps from an index on.
 func (s *Snapshot) StepsFrom(from int) api.History {
-	st := api.History{From: from, Head: s.Approved.Head(), Entries: []api.HistoryEntry{}}
+	st := api.History{From: from, Head: s.Approved.PolicyHead(), Entries: []api.HistoryEntry{}}
 	size := 0
 	for _, entry := range s.Entries[min(from, len(s.Entries)):] {
 		if size += len(entry.Policy) + len(entry.Signatures)*wire.MaxSignature; size > maxHistoryBytes && len(st.Entries) > 0 {
@@ -29,7 +29,7 @@ func (s *Snapshot) StepsFrom(from int) api.History {
 // Policy returns the policy in force.
 func (s *Snapshot) Policy() api.Policy {
 	doc := s.Approved.Document()
-	return api.Policy{Sequence: doc.Sequence, Digest: doc.Digest(), Head: s.Approved.Head(), Policy: doc.Raw()}
+	return api.Policy{Sequence: doc.Sequence, Digest: doc.Digest(), Head: s.Approved.PolicyHead(), Policy: doc.Source()}
 }
 
 // Push takes a history that a client shows. Steps we have must be the same;
@@ -63,8 +63,8 @@ func (h *History) pushOne(ctx context.Context, index int, entries []api.HistoryE
 	if len(entry.Adopted) > 0 {
 		return h.Adopt(ctx, entry)
 	}
-	if h.leadsToNamed(snap.Approved.Head(), entries) {
-		entry.Adopted = h.records.AdoptionMAC(policy.NextHead(snap.Approved.Head(), entry.Policy)) // a row of this root names it
+	if h.leadsToNamed(snap.Approved.PolicyHead(), entries) {
+		entry.Adopted = h.records.AdoptionMAC(policy.NextHead(snap.Approved.PolicyHead(), entry.Policy)) // a row of this root names it
 		return h.Adopt(ctx, entry)
 	}
 	if policy.IsStatement(entry.Policy) {

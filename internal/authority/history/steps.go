@@ -48,7 +48,7 @@ func (h *History) readSteps(ctx context.Context) (stored, error) {
 		damaged = append(damaged, wire.Refuse(wire.StoreForeign, fmt.Sprintf("store: row %x of %s", st.rest[0].Key, records.TableHistory),
 			"a step that does not follow the one before it", "the whole history, in its order"))
 	}
-	h.damage.Note(h.log, records.TableHistory, damaged)
+	h.damage.Report(h.log, records.TableHistory, damaged)
 	h.doubt.setRest(st.rest)
 	return st, nil
 }
@@ -83,7 +83,7 @@ func replay(rows []store.Row, entries []api.HistoryEntry) (approved policy.Appro
 
 // follow approves one more step; the first pins itself.
 func follow(approved policy.Approved, step policy.Step) (policy.Approved, error) {
-	if !approved.OK() {
+	if !approved.Genuine() {
 		return policy.Genesis(wire.Sum(step.Policy), step)
 	}
 	return approved.Next(step)
@@ -110,7 +110,7 @@ func StepOf(e api.HistoryEntry) policy.Step {
 // from. The entry that is returned carries the mark, and the time of its adoption
 // unless it had one.
 func (h *History) storeStep(ctx context.Context, from wire.Digest, next policy.Approved, entry api.HistoryEntry) (api.HistoryEntry, error) {
-	head := next.Head()
+	head := next.PolicyHead()
 	entry.Adopted = h.records.AdoptionMAC(head)
 	if entry.AdoptedAt.IsZero() {
 		now, err := h.clock.Now()

@@ -23,9 +23,9 @@ type Damage struct {
 	logged map[string]bool     // guarded by mu
 }
 
-// Note replaces what is known of a table by what the last reading found. Each row
+// Report replaces what is known of a table by what the last reading found. Each row
 // is logged once.
-func (d *Damage) Note(log *slog.Logger, table string, faults []error) {
+func (d *Damage) Report(log *slog.Logger, table string, faults []error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.found == nil {

@@ -39,9 +39,9 @@ const (
 	KindRefused = "refused"
 )
 
-// Tag returns the MAC of a row. Only an authority of this root writes a row that is
+// ComputeMAC returns the MAC of a row. Only an authority of this root writes a row that is
 // believed, and none is believed in another place than its own.
-func (r *Records) Tag(table string, row store.Row) []byte {
+func (r *Records) ComputeMAC(table string, row store.Row) []byte {
 	return r.keys.RowMAC(wire.LabelRow, []byte(table), row.Key, row.Content)
 }
 
@@ -52,13 +52,13 @@ func (r *Records) Seal(table string, key []byte, v any) (store.Row, error) {
 		return store.Row{}, fmt.Errorf("encoding row of %s: %w", table, err)
 	}
 	row := store.Row{Key: key, Content: content}
-	row.MAC = r.Tag(table, row)
+	row.MAC = r.ComputeMAC(table, row)
 	return row, nil
 }
 
 // Tagged reports whether a row carries its tag.
 func (r *Records) Tagged(table string, row store.Row) bool {
-	return hmac.Equal(row.MAC, r.Tag(table, row))
+	return hmac.Equal(row.MAC, r.ComputeMAC(table, row))
 }
 
 // Open reads a row into v, or refuses it with "store-foreign", naming table and

@@ -159,7 +159,7 @@ func (k *Keyring) readLease(ctx context.Context, now time.Duration) (found lease
 	}
 	if row.Key != nil {
 		fault := k.records.Open(records.TableLease, row, &found)
-		k.damage.Note(k.log, records.TableLease, records.Faults(fault))
+		k.damage.Report(k.log, records.TableLease, records.Faults(fault))
 		if fault != nil {
 			found = leaseRow{Holder: "of a damaged row"} // some authority's, until it was not written for the term
 		}

@@ -38,7 +38,7 @@ func (k *Keyring) AddKeys(r Request) (api.Rings, time.Time, error) {
 		id := p.ID()
 		role := k.rollRing(ring{identity: wire.RoleID(id, r.Grant.Role), group: id, role: r.Grant.Role}, r)
 		whole := k.rollRing(ring{identity: id, group: id}, r)
-		return api.Rings{Strict: exposed(role.strict), Follow: exposed(whole.follow)}, role.strict.Current.End(), nil
+		return api.Rings{Strict: exposed(role.strict), Follow: exposed(whole.follow)}, role.strict.Current.Expires(), nil
 	}
 	own, err := k.releaseRing(r, r.Grant.Release.Name)
 	if err != nil {
@@ -52,7 +52,7 @@ func (k *Keyring) AddKeys(r Request) (api.Rings, time.Time, error) {
 		}
 		keys.Inherited = &api.InheritedRing{Identity: inherited.identity, RingKeys: exposed(inherited.follow)}
 	}
-	return keys, own.strict.Current.End(), nil
+	return keys, own.strict.Current.Expires(), nil
 }
 
 // applyPolicy draws keys anew, without previous ones, where a unit that has them was cut
@@ -60,10 +60,10 @@ func (k *Keyring) AddKeys(r Request) (api.Rings, time.Time, error) {
 // more with the keys of before. An older policy than the one applied changes nothing.
 func (r *ring) applyPolicy(p policy.Approved, now time.Time, lifetime time.Duration) {
 	if r.head.IsZero() {
-		r.head = p.Head()
+		r.head = p.PolicyHead()
 	}
 	before, known := p.AtHead(r.head)
-	if !known || r.head == p.Head() {
+	if !known || r.head == p.PolicyHead() {
 		return
 	}
 	holders := identity.RingHolders{Identity: r.identity}
@@ -78,7 +78,7 @@ func (r *ring) applyPolicy(p policy.Approved, now time.Time, lifetime time.Durat
 	if left || identity.RingCutSince(p, holders, r.head) {
 		r.follow = replace(r.follow, identity.NewRingKeys(now, lifetime))
 	}
-	r.head = p.Head()
+	r.head = p.PolicyHead()
 }
 
 // memberLeft reports whether the group of a ring has another roster than before, which
@@ -183,10 +183,10 @@ func (r *ring) erase() {
 // lifetime left, so that its end stays as units know it, and drawn afresh when all have
 // ended. It erases what it drops.
 func rolled(keys identity.RingKeys, now time.Time, lifetime time.Duration) identity.RingKeys {
-	if keys.Current == nil || !now.Before(keys.Next.End()) {
+	if keys.Current == nil || !now.Before(keys.Next.Expires()) {
 		return replace(keys, identity.NewRingKeys(now, lifetime))
 	}
-	for due := keys.Current.End().Add(-lifetime); !now.Before(due); due = due.Add(lifetime) {
+	for due := keys.Current.Expires().Add(-lifetime); !now.Before(due); due = due.Add(lifetime) {
 		keys = replace(keys, keys.Rotate(due, lifetime))
 	}
 	return replace(keys, keys.WithoutExpired(now))
@@ -208,7 +208,7 @@ func exposed(keys identity.RingKeys) api.RingKeys {
 		if k == nil {
 			return nil
 		}
-		return &api.RingKey{Key: k.Expose(), End: k.End().UTC()}
+		return &api.RingKey{Key: k.Expose(), End: k.Expires().UTC()}
 	}
 	return api.RingKeys{Previous: one(keys.Previous), Current: one(keys.Current), Next: one(keys.Next)}
 }

@@ -45,8 +45,8 @@ func TestRolled(t *testing.T) {
 				switch {
 				case (key == nil) != (row.ends[i] == 0):
 					t.Errorf("key %d: got %v, want one that ends at minute %d", i, key, row.ends[i])
-				case key != nil && !key.End().Equal(minutes(row.ends[i])):
-					t.Errorf("key %d: got the end %v, want minute %d", i, key.End(), row.ends[i])
+				case key != nil && !key.Expires().Equal(minutes(row.ends[i])):
+					t.Errorf("key %d: got the end %v, want minute %d", i, key.Expires(), row.ends[i])
 				}
 			}
 			var alive [2]string

@@ -103,7 +103,7 @@ func (g *Groups) FindRoots(ctx context.Context, approved policy.Approved, own at
 		}
 	}
 	if unnamed == nil {
-		g.Damage.Note(g.Log, records.TableGroups, damaged)
+		g.Damage.Report(g.Log, records.TableGroups, damaged)
 		g.keys = kept
 	}
 	return found
@@ -163,7 +163,7 @@ func (g *Groups) drawGroup(ctx context.Context, p *policy.GroupState) (store.Row
 		return store.Row{}, fmt.Errorf("sealing the secret of group %s: %w", p.Group.Name, err)
 	}
 	row := store.Row{Key: id[:], Content: sealed}
-	row.MAC = g.Records.Tag(records.TableGroups, row)
+	row.MAC = g.Records.ComputeMAC(records.TableGroups, row)
 	row, err = g.Store.CreateGroup(ctx, row, g.Records.Believed(records.TableGroups))
 	if err == nil {
 		g.Log.Info("a group has a root", "group", p.Group.Name, "roster", id)

@@ -11,7 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/policydraft"
 )
 
-// InitConfig has the arguments of [Init].
+// InitConfig has the arguments of [CreateRoot].
 type InitConfig struct {
 	Store    *store.Store // made by store.Create
 	Attester attest.Attester
@@ -29,12 +29,12 @@ type Endorser interface {
 	Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsements, error)
 }
 
-// Init draws the root secret inside the TEE and seals it, with the digest of the
+// CreateRoot draws the root secret inside the TEE and seals it, with the digest of the
 // draft, to the measurement of the program that runs Init. What it returns is
 // for the founders: the root, and evidence that a TEE made it for this draft.
 // Nothing else makes a root; a store that has one is refused with reason
 // "store-foreign".
-func Init(ctx context.Context, c InitConfig) (founding.Root, error) {
+func CreateRoot(ctx context.Context, c InitConfig) (founding.Root, error) {
 	if c.Draft.Document() == nil {
 		return founding.Root{}, wire.Refuse(wire.BadPolicy, "init: draft", "no draft", "a first policy with an empty authority.root")
 	}

@@ -6,7 +6,7 @@
 // the draft that it was made for ([Root.CheckDraft]), and a group's secret is sealed to no
 // other authorities than the roster names.
 //
-// [Init] makes a root, once; [UnsealRoot] opens it, and [Restore] takes it out of shares that
+// [CreateRoot] makes a root, once; [UnsealRoot] opens it, and [Restore] takes it out of shares that
 // owners unlocked for the request of [AskRestore]. [Groups] opens the secrets of groups.
 //
 // Files, each using those before it: root.go, groups.go, init.go, restore.go.
@@ -59,7 +59,7 @@ func UnsealRoot(ctx context.Context, db *store.Store, sealer attest.Sealer) (Roo
 		return Root{}, fmt.Errorf("reading the root: %w", err)
 	}
 	r, err := newRoot(secret, draft)
-	if err == nil && !hmac.Equal(row.MAC, records.New(r.Keys).Tag(records.TableRoot, row)) {
+	if err == nil && !hmac.Equal(row.MAC, records.New(r.Keys).ComputeMAC(records.TableRoot, row)) {
 		return Root{}, wire.Refuse(wire.StoreForeign, "store: row of root", "a changed row", "as this authority wrote it")
 	}
 	return r, err
@@ -110,7 +110,7 @@ func (r Root) SealRow(ctx context.Context, sealer attest.Sealer, to []attest.Ref
 	}
 	set := setDigest(to)
 	row := store.Row{Key: set[:], Content: sealed}
-	row.MAC = records.New(r.Keys).Tag(records.TableRoot, row)
+	row.MAC = records.New(r.Keys).ComputeMAC(records.TableRoot, row)
 	return row, nil
 }
 

@@ -145,8 +145,8 @@ func (s *Store) Close() error {
 	return err
 }
 
-// Ping reports whether the database responds.
-func (s *Store) Ping(ctx context.Context) error {
+// CheckConnection reports whether the database responds.
+func (s *Store) CheckConnection(ctx context.Context) error {
 	var one int
 	if err := s.reader.QueryRowContext(ctx, `SELECT 1 FROM cohort_schema`).Scan(&one); err != nil {
 		return storeError("reading", err)

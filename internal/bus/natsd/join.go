@@ -32,9 +32,9 @@ const (
 // domainName matches the names of JetStream domains.
 var domainName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// Check verifies the URLs, which are tls://host:port, or nats://IP:port on loopback, and the
+// Validate verifies the URLs, which are tls://host:port, or nats://IP:port on loopback, and the
 // domain.
-func (j Join) Check() error {
+func (j Join) Validate() error {
 	if j.JetStream != "" && (len(j.URLs) == 0 || !domainName.MatchString(j.JetStream)) {
 		return wire.Refuse(wire.BadRequest, "nats: domain of JetStream", j.JetStream, "1 to 64 of A-Z, a-z, 0-9, _ and -, and a URL")
 	}

@@ -36,7 +36,7 @@ type Server struct {
 }
 
 // Start starts a server that joins the cluster. The caller ends it with [Server.Stop]. It
-// refuses, with [wire.BadRequest], a Join without a URL and one that [Join.Check] refuses.
+// refuses, with [wire.BadRequest], a Join without a URL and one that [Join.Validate] refuses.
 func Start(join Join, log *slog.Logger) (*Server, error) {
 	if len(join.URLs) == 0 {
 		return nil, wire.Refuse(wire.BadRequest, "nats: URLs", 0, "a URL of the cluster to join")

@@ -75,7 +75,7 @@ func initAuthority(ctx context.Context, a *frame.App, f initFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	made, err := sealed.Init(ctx, sealed.InitConfig{
+	made, err := sealed.CreateRoot(ctx, sealed.InitConfig{
 		Store: db, Attester: a.TEE.Device, Sealer: a.TEE.Device, Draft: draft, Endorser: f.collateral.Open(nil, a.Now), Again: f.again,
 	})
 	if err != nil {

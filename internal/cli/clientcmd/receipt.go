@@ -103,7 +103,7 @@ func verifyReceipt(a *frame.App, p authorityclient.Pins, path string) error {
 	}
 	then, _ := trust.Policy.AtHead(r.Head) // verifying found it
 	v := receiptView{
-		Unit: r.Unit.UnitID().String(), Identity: r.Unit.ID().String(), Task: r.Unit.Task(), Session: r.Session.String(), Number: r.Number,
+		Unit: r.Unit.UnitID().String(), Identity: r.Unit.ID().String(), Task: r.Unit.TaskName(), Session: r.Session.String(), Number: r.Number,
 		At: frame.RFC3339(r.At), Sequence: then.Document().Sequence,
 	}
 	if l := r.Later; l != nil {
@@ -129,12 +129,12 @@ func newestPolicy(a *frame.App, p authorityclient.Pins, pin unitauth.Pin, brough
 		return policy.Approved{}, err
 	}
 	switch known := seen.Policy(); {
-	case !known.OK() || brought.Knows(known.Head()):
+	case !known.Genuine() || brought.Knows(known.PolicyHead()):
 		return brought, nil
-	case known.Knows(brought.Head()):
+	case known.Knows(brought.PolicyHead()):
 		return known, nil
 	default:
-		return policy.Approved{}, wire.Refuse(wire.Behind, "receipt: head of the policy history", brought.Head(), "one of the history that was seen here, "+known.Head().String()+", or of one that follows it")
+		return policy.Approved{}, wire.Refuse(wire.Behind, "receipt: head of the policy history", brought.PolicyHead(), "one of the history that was seen here, "+known.PolicyHead().String()+", or of one that follows it")
 	}
 }
 

@@ -23,7 +23,7 @@ func FuzzReadReceipt(f *testing.F) {
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		_, trust, err := readReceipt(content)
-		if err == nil && (!trust.Policy.OK() || trust.Root == nil) {
+		if err == nil && (!trust.Policy.Genuine() || trust.Root == nil) {
 			t.Error("a receipt without history and root was accepted")
 		}
 	})
@@ -38,7 +38,7 @@ func remembered(t *testing.T, p policy.Approved) string {
 		Head     wire.Digest        `json:"head"`
 		Sequence uint64             `json:"sequence"`
 		Steps    []api.HistoryEntry `json:"steps"`
-	}{client.StateSchema, p.Genesis(), p.Head(), p.Document().Sequence, nil}
+	}{client.StateSchema, p.Genesis(), p.PolicyHead(), p.Document().Sequence, nil}
 	for _, step := range p.Steps() {
 		state.Steps = append(state.Steps, api.HistoryEntry{Policy: step.Policy, Signatures: step.Signatures})
 	}
@@ -72,7 +72,7 @@ func TestReceiptByTheNewestPolicy(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			pins := authorityclient.Pins{State: filepath.Join(t.TempDir(), "none")}
-			if row.seen.OK() {
+			if row.seen.Genuine() {
 				pins.State = remembered(t, row.seen)
 			}
 			got, err := newestPolicy((&frame.App{}), pins, unitauth.Pin{Genesis: first.Genesis()}, row.brought)
@@ -82,8 +82,8 @@ func TestReceiptByTheNewestPolicy(t *testing.T) {
 				}
 				return
 			}
-			if err != nil || got.Head() != row.want.Head() {
-				t.Errorf("got head %v, %v, want %v", got.Head(), err, row.want.Head())
+			if err != nil || got.PolicyHead() != row.want.PolicyHead() {
+				t.Errorf("got head %v, %v, want %v", got.PolicyHead(), err, row.want.PolicyHead())
 			}
 		})
 	}

@@ -65,8 +65,8 @@ func Request(a *frame.App) *cobra.Command {
 	return cmd
 }
 
-// check returns the first fault of the flags.
-func (f *requestFlags) check() error {
+// validate returns the first fault of the flags.
+func (f *requestFlags) validate() error {
 	f.receipt = f.receipt || f.receiptOut != ""
 	switch {
 	case f.session.wanted && len(f.addresses) > 0:
@@ -87,7 +87,7 @@ type requestView struct {
 func request(ctx context.Context, a *frame.App, f requestFlags, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	if err := f.check(); err != nil {
+	if err := f.validate(); err != nil {
 		return err
 	}
 	r, err := newRequest(ctx, a, f, address)

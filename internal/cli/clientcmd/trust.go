@@ -62,7 +62,7 @@ type identityView struct {
 func viewTrust(t *client.Trust) trustView {
 	doc := t.Policy().Document()
 	v := trustView{
-		TrustDomain: doc.TrustDomain, Development: doc.Development, Sequence: doc.Sequence, Head: t.Policy().Head().String(),
+		TrustDomain: doc.TrustDomain, Development: doc.Development, Sequence: doc.Sequence, Head: t.Policy().PolicyHead().String(),
 		Root: doc.Authority.Root.String(), Platform: string(t.Evidence().Measurement().Platform), Measured: t.Evidence().Measurement().String(),
 	}
 	for _, i := range t.Identities() {
@@ -106,7 +106,7 @@ func Trust(a *frame.App) *cobra.Command {
 			"requests of plain Oblivious HTTP clients, which a unit signed, as well.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := oneOff.check(); err != nil {
+			if err := oneOff.validate(); err != nil {
 				return err
 			}
 			t, err := authorityclient.Trust(cmd.Context(), a, p)
@@ -126,10 +126,10 @@ func Trust(a *frame.App) *cobra.Command {
 				out = name + "-root.pem"
 			}
 			if out == "-" || out == "" {
-				v.PEM = string(t.PEM())
+				v.PEM = string(t.RootPEM())
 				return a.PrintResult("trust", v, v.PEM)
 			}
-			if err := frame.ReplaceFile(out, t.PEM()); err != nil {
+			if err := frame.ReplaceFile(out, t.RootPEM()); err != nil {
 				return err
 			}
 			v.File = out
@@ -151,7 +151,7 @@ type oneOffFlags struct {
 	gateway authorityclient.Gateway
 }
 
-func (f oneOffFlags) check() error {
+func (f oneOffFlags) validate() error {
 	if (f.file == "") != (f.gateway.URL == "") || f.file == "" && f.gateway.CA != "" {
 		return frame.Usage("--ohttp and --gateway go together, --manager-ca with them")
 	}
@@ -175,7 +175,7 @@ func (f oneOffFlags) write(ctx context.Context, t *client.Trust) (*oneOffView, e
 		return nil, err
 	}
 	defer o.Close()
-	keys, unit, expires := o.Keys()
-	v := &oneOffView{File: f.file, URL: o.URL().String(), Unit: unit.UnitID().String(), ID: unit.ID().String(), Expires: frame.RFC3339(expires)}
+	keys, unit, expires := o.SignedKeys()
+	v := &oneOffView{File: f.file, URL: o.GatewayURL().String(), Unit: unit.UnitID().String(), ID: unit.ID().String(), Expires: frame.RFC3339(expires)}
 	return v, frame.ReplaceFile(f.file, keys)
 }

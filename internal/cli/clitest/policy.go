@@ -117,12 +117,12 @@ func ApprovedForks(t *testing.T) (first, second, fork policy.Approved) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw := draft.Document().Raw()
+	raw := draft.Document().Source()
 	if first, err = policy.Genesis(wire.Sum(raw), step(raw)); err != nil {
 		t.Fatal(err)
 	}
 	next := func(created time.Time) policy.Approved {
-		raw, err := drafttext.Successor(first.Document().Raw(), created)
+		raw, err := drafttext.Successor(first.Document().Source(), created)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -185,7 +185,7 @@ func Placed(text string, sequence uint64, before wire.Digest, created time.Time)
 	if err != nil {
 		return nil, fmt.Errorf("checking the next policy: %w", err)
 	}
-	return next.Raw(), nil
+	return next.Source(), nil
 }
 
 // Owners reads NAME=FILE pairs.

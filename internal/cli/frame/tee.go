@@ -61,7 +61,7 @@ func (a *App) Within(ctx context.Context, t TEEFlags, run func(context.Context) 
 // this process's streams, and waits for its end. With a program, this cohort is
 // its agent.
 func (a *App) enter(ctx context.Context, tee TEEFlags, program ...string) error {
-	if err := tee.check(); err != nil {
+	if err := tee.validate(); err != nil {
 		return err
 	}
 	self, err := os.Executable()
@@ -82,7 +82,7 @@ func (a *App) enter(ctx context.Context, tee TEEFlags, program ...string) error 
 	return a.RunInside(ctx, tee.socket, l)
 }
 
-func (t TEEFlags) check() error {
+func (t TEEFlags) validate() error {
 	switch {
 	case t.platform == "":
 		return &Fault{codeNoTEE, errors.New("this process was not started inside a TEE"), ""}

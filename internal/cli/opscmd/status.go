@@ -91,7 +91,7 @@ func Status(a *frame.App) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			v := statusView{Renewals: renewals(units, c.Approved.Head()), Backup: kept, Policy: policycmd.Describe(c.Approved.Document()), Head: c.Approved.Head().String(), Proposals: all.Proposals, Recent: log.Entries, Health: healthOf(ctx, c), Filling: authorityclient.FillingOf(c.Approved)}
+			v := statusView{Renewals: renewals(units, c.Approved.PolicyHead()), Backup: kept, Policy: policycmd.Describe(c.Approved.Document()), Head: c.Approved.PolicyHead().String(), Proposals: all.Proposals, Recent: log.Entries, Health: healthOf(ctx, c), Filling: authorityclient.FillingOf(c.Approved)}
 			if v.Manager, err = lookGateway(ctx, g); err != nil && !errors.Is(err, errSkipped) {
 				v.Manager = "does not respond: " + frame.OneLine(err.Error())
 			}

@@ -75,7 +75,7 @@ holder = { members = [ { party = "north", task = "scoring", release = "1" } ] }
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw := parsed.Document().Raw()
+	raw := parsed.Document().Source()
 	signature, err := sshsig.Sign(ana, sshsig.ForPolicy, raw)
 	if err != nil {
 		t.Fatal(err)

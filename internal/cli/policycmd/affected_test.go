@@ -108,11 +108,11 @@ func TestAffectedGroup(t *testing.T) {
 // founded is a first policy, signed.
 func founded(t *testing.T, owner ssh.Signer, doc *policyfile.Document) policy.Approved {
 	t.Helper()
-	signature, err := sshsig.Sign(owner, sshsig.ForPolicy, doc.Raw())
+	signature, err := sshsig.Sign(owner, sshsig.ForPolicy, doc.Source())
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := policy.Genesis(doc.Digest(), policy.Step{Policy: doc.Raw(), Signatures: []string{signature}})
+	a, err := policy.Genesis(doc.Digest(), policy.Step{Policy: doc.Source(), Signatures: []string{signature}})
 	if err != nil {
 		t.Fatal(err)
 	}

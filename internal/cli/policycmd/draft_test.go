@@ -38,7 +38,7 @@ func TestSuccessor(t *testing.T) {
 		t.Fatal(err)
 	}
 	doc := draft.Document()
-	b, err := drafttext.Successor(doc.Raw(), doc.Created.Add(time.Hour))
+	b, err := drafttext.Successor(doc.Source(), doc.Created.Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func TestSuccessor(t *testing.T) {
 	if next.Sequence != 2 || next.Previous != doc.Digest() || !next.Created.Equal(doc.Created.Add(time.Hour)) {
 		t.Errorf("got %d %s %s, want the next step", next.Sequence, next.Previous, next.Created)
 	}
-	if changes := policyfile.Diff(doc, next); len(changes) != 0 {
+	if changes := policyfile.Compare(doc, next); len(changes) != 0 {
 		t.Errorf("got changes %v, want none", changes)
 	}
 }
@@ -84,7 +84,7 @@ func TestSuccessorRefusesWhatItCannotEdit(t *testing.T) {
 			t.Fatal(err)
 		}
 		doc := draft.Document()
-		if _, err := drafttext.Successor(doc.Raw(), doc.Created); frame.Classify(err).Code != frame.CodeUsage {
+		if _, err := drafttext.Successor(doc.Source(), doc.Created); frame.Classify(err).Code != frame.CodeUsage {
 			t.Errorf("%q: got %v, want a usage fault", change[1], err)
 		}
 	}

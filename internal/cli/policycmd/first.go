@@ -43,7 +43,7 @@ func signFirst(ctx context.Context, a *frame.App, f signFlags, draft policydraft
 	if err != nil {
 		return err
 	}
-	if draft.Root().IsZero() {
+	if draft.NamedRoot().IsZero() {
 		if err := frame.ReplaceFile(f.policy, genesis); err != nil {
 			return err
 		}

@@ -59,7 +59,7 @@ func readView(path string) (PolicyView, error) {
 	if err == nil {
 		v := Describe(draft.Document())
 		v.Draft = draft.Digest().String()
-		if draft.Root().IsZero() {
+		if draft.NamedRoot().IsZero() {
 			v.Root, v.Digest = "", ""
 		}
 		return v, nil
@@ -267,7 +267,7 @@ func signPolicyFile(ctx context.Context, a *frame.App, f signFlags) error {
 	if f.init != "" || f.proof != "" {
 		return frame.Usage("--init and --proof are for the first policy, and %s is policy %d", f.policy, doc.Sequence)
 	}
-	sig, err := sshkey.SignPolicy(a, f.key, doc.Raw())
+	sig, err := sshkey.SignPolicy(a, f.key, doc.Source())
 	if err != nil {
 		return err
 	}

@@ -29,11 +29,11 @@ func policyProposeCommand(a *frame.App) *cobra.Command {
 				return err
 			}
 			a.Notef("%s%s", diffText(c.Approved.Document(), doc), affectedText(cut))
-			sigs, err := signatures(a, f.Signatures, f.Key, doc.Raw())
+			sigs, err := signatures(a, f.Signatures, f.Key, doc.Source())
 			if err != nil {
 				return err
 			}
-			p, err := c.Propose(ctx, api.ProposeRequest{Policy: doc.Raw(), Signatures: sigs})
+			p, err := c.Propose(ctx, api.ProposeRequest{Policy: doc.Source(), Signatures: sigs})
 			if err != nil {
 				return err
 			}
@@ -131,7 +131,7 @@ func policyStatusCommand(a *frame.App) *cobra.Command {
 				Proposals []api.Proposal `json:"proposals"`
 				Damaged   []string       `json:"damaged,omitempty"`
 				authorityclient.Filling
-			}{doc.Sequence, doc.Digest().String(), c.Approved.Head().String(), all.Proposals, all.Damaged, authorityclient.FillingOf(c.Approved)}
+			}{doc.Sequence, doc.Digest().String(), c.Approved.PolicyHead().String(), all.Proposals, all.Damaged, authorityclient.FillingOf(c.Approved)}
 			var b strings.Builder
 			fmt.Fprintf(&b, "policy %d in force, digest %s\n", doc.Sequence, doc.Digest())
 			for _, p := range all.Proposals {
@@ -172,10 +172,10 @@ func inForce(ctx context.Context, c authorityclient.Client) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if head := c.Approved.Head(); now.Head != head {
+	if head := c.Approved.PolicyHead(); now.Head != head {
 		return nil, wire.Refuse(wire.Behind, "policy in force: head", now.Head, head)
 	}
-	return c.Approved.Document().Raw(), nil
+	return c.Approved.Document().Source(), nil
 }
 
 // ProposalText is a proposal for people: how far it is and who is missing.
@@ -195,7 +195,7 @@ func ProposalText(p api.Proposal) string {
 // diffText lists what a policy changes and when that takes effect.
 func diffText(before, after *policyfile.Document) string {
 	var b strings.Builder
-	for _, c := range policyfile.Diff(before, after) {
+	for _, c := range policyfile.Compare(before, after) {
 		fmt.Fprintln(&b, c)
 	}
 	if b.Len() == 0 {
@@ -226,7 +226,7 @@ func emitDiff(a *frame.App, before, after *policyfile.Document, cut []affectedUn
 		Affected []affectedUnit `json:"affected,omitempty"`
 		Ended    []string       `json:"groups_ended,omitempty"` // by the present table [authority]
 	}{Changes: []change{}, Loosens: policyfile.Loosens(before, after), Delay: before.Owners.Delay.String(), Affected: cut}
-	for _, c := range policyfile.Diff(before, after) {
+	for _, c := range policyfile.Compare(before, after) {
 		v.Changes = append(v.Changes, change{Path: c.Path, Old: c.Old, New: c.New, Loosens: c.Loosens})
 	}
 	text := diffText(before, after)

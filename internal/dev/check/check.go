@@ -36,8 +36,8 @@ type Checker struct {
 // ForCluster checks a cluster that this process runs.
 func ForCluster(d *dev.Cluster) Checker { return Checker{d.App, d.Describe(), d.Describe} }
 
-// PID is the process of a unit now.
-func (c Checker) PID(u dev.Unit) int {
+// UnitPID is the process of a unit now.
+func (c Checker) UnitPID(u dev.Unit) int {
 	for _, now := range c.Live().Units {
 		if now.Health == u.Health {
 			return now.PID

@@ -26,7 +26,7 @@ func (c Checker) KillUnit(ctx context.Context, u dev.Unit) (back func() (string,
 	if err != nil {
 		return nil, err
 	}
-	if pid := c.PID(u); pid <= 1 {
+	if pid := c.UnitPID(u); pid <= 1 {
 		err = errors.New("no process id")
 	} else {
 		err = syscall.Kill(pid, syscall.SIGKILL)

@@ -43,7 +43,7 @@ func (c Checker) PolicyText(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer a.Close()
-	return string(a.Approved.Document().Raw()), nil
+	return string(a.Approved.Document().Source()), nil
 }
 
 // Adopt has the owners adopt a text as the next policy, with the place of that in the
@@ -85,7 +85,7 @@ func Approve(ctx context.Context, d *dev.Cluster, release int, m localtee.Measur
 		return err
 	}
 	defer a.Close()
-	text, err := drafttext.Successor(a.Approved.Document().Raw(), d.App.Now())
+	text, err := drafttext.Successor(a.Approved.Document().Source(), d.App.Now())
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func OneOff(ctx context.Context, c check.Checker) (string, error) {
 			return "", err
 		}
 		defer o.Close()
-		_, unit, _ := o.Keys()
+		_, unit, _ := o.SignedKeys()
 		signer = unit.UnitID().String()[:8]
 		if status, err := c.SendOneOff(ctx, o, http.MethodGet); err != nil || status == http.StatusForbidden {
 			return "", fmt.Errorf("GET: status %d, %w", status, err)

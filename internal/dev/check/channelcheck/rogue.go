@@ -62,7 +62,7 @@ func RogueCommand(a *frame.App) *cobra.Command {
 		Use: "rogue-unit", Short: "Misbehave as a unit, for the checks of a development cluster", Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r.pins.Authorities = []string{authority}
-			return r.run(cmd.Context())
+			return r.runRogue(cmd.Context())
 		},
 	}
 	flags := cmd.Flags()
@@ -78,8 +78,8 @@ func RogueCommand(a *frame.App) *cobra.Command {
 	return cmd
 }
 
-// run enrols, misbehaves and reports what it got.
-func (r *rogue) run(ctx context.Context) error {
+// runRogue enrols, misbehaves and reports what it got.
+func (r *rogue) runRogue(ctx context.Context) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -155,7 +155,7 @@ func (r *rogue) enrol(ctx context.Context, key *ecdsa.PrivateKey) (report api.Re
 	}
 	request := api.CertificateRequest{
 		Task: r.pins.Task, Nonce: challenge.Nonce, HPKEKey: sealing.PublicKey().Bytes(), SigningKey: spki,
-		Root: authority.Approved.Document().Authority.Root, Head: authority.Approved.Head(),
+		Root: authority.Approved.Document().Authority.Root, Head: authority.Approved.PolicyHead(),
 	}
 	evidence, err := r.app.TEE.Device.Attest(ctx, attest.BindReportData(wire.LabelIssue, request.Bound()...))
 	if err != nil {

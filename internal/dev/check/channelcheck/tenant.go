@@ -157,5 +157,5 @@ func approveRogue(ctx context.Context, c check.Checker, program string) (task st
 	}
 	var b strings.Builder
 	t.Write(func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) })
-	return t.Name, c.Adopt(ctx, string(a.Approved.Document().Raw())+b.String())
+	return t.Name, c.Adopt(ctx, string(a.Approved.Document().Source())+b.String())
 }

@@ -62,7 +62,7 @@ func EveryNumber(ctx context.Context, c check.Checker) (string, error) {
 // checkServed stops a unit's process for a while, and wants it to be the same after.
 func checkServed(ctx context.Context, c check.Checker, s *stranger) error {
 	u := s.at[len(s.at)-1]
-	pid := c.PID(u)
+	pid := c.UnitPID(u)
 	if pid <= 1 {
 		return fmt.Errorf("unit %s has no process id", u.Address)
 	}

@@ -113,7 +113,7 @@ func (d cluster) upgrade(ctx context.Context, release int) error {
 func (d cluster) replace(ctx context.Context, u dev.Unit) error {
 	ctx, cancel := context.WithTimeout(ctx, dev.StartTime)
 	defer cancel()
-	old := check.ForCluster(d.Cluster).PID(u)
+	old := check.ForCluster(d.Cluster).UnitPID(u)
 	if err := syscall.Kill(old, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("ending unit %s: %w", u.Address, err)
 	}
@@ -121,7 +121,7 @@ func (d cluster) replace(ctx context.Context, u dev.Unit) error {
 		response, err := http.Get(u.Health + api.PathReady)
 		if err == nil {
 			response.Body.Close()
-			if response.StatusCode == http.StatusOK && check.ForCluster(d.Cluster).PID(u) != old {
+			if response.StatusCode == http.StatusOK && check.ForCluster(d.Cluster).UnitPID(u) != old {
 				return nil
 			}
 		}

@@ -35,7 +35,7 @@ func KillAndRestart(ctx context.Context, c check.Checker) (string, error) {
 	defer through.Close()
 	load := startLoad(ctx, through, "https://"+c.Cluster.ServerName+"/")
 	detail, err := killOne(ctx, c)
-	if failed := load.stop(); err == nil && failed != nil {
+	if failed := load.stopLoad(); err == nil && failed != nil {
 		err = failed
 	}
 	return fmt.Sprintf("%d requests, 0 failed; %s", load.sent.Load(), detail), err
@@ -83,8 +83,8 @@ func startLoad(ctx context.Context, through http.RoundTripper, url string) *load
 	return l
 }
 
-// stop ends the load and returns what failed of it.
-func (l *load) stop() error {
+// stopBoth ends the load and returns what failed of it.
+func (l *load) stopLoad() error {
 	l.end()
 	l.callers.Wait()
 	if first := l.first.Load(); first != nil {

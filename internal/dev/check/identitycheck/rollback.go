@@ -43,7 +43,7 @@ func RolledBackStore(ctx context.Context, c check.Checker) (_ string, err error)
 		return "", err
 	}
 	r := &rollback{cluster: other, checker: c}
-	defer func() { err = errors.Join(err, r.stop()) }()
+	defer func() { err = errors.Join(err, r.stopBoth()) }()
 	if err := errors.Join(r.InitAuthority(ctx), r.SignGenesis(ctx)); err != nil {
 		return "", err
 	}
@@ -99,7 +99,7 @@ func (r *rollback) endAuthority() {
 	}
 }
 
-func (r *rollback) stop() error {
+func (r *rollback) stopBoth() error {
 	r.endAuthority()
 	return r.cluster.Stop()
 }
@@ -281,8 +281,8 @@ func (r *rollback) wholeStore(ctx context.Context, newest api.History) error {
 	}
 	for range 2 { // the alarm outlives the process
 		h, err := forked.Ready(ctx)
-		if err != nil || len(h.Contradictions) != 1 || h.Contradictions[0].Kept != forked.Approved.Head() || h.Contradictions[0].Other != newest.Head {
-			return fmt.Errorf("its probe: got %+v, %v, want ready, and the heads %s and %s", h, err, forked.Approved.Head(), newest.Head)
+		if err != nil || len(h.Contradictions) != 1 || h.Contradictions[0].Kept != forked.Approved.PolicyHead() || h.Contradictions[0].Other != newest.Head {
+			return fmt.Errorf("its probe: got %+v, %v, want ready, and the heads %s and %s", h, err, forked.Approved.PolicyHead(), newest.Head)
 		}
 		r.endAuthority()
 		if a, err = r.startAuthority(ctx); err != nil {
