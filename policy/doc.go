@@ -17,6 +17,6 @@
 // other keys, kinds or namespaces, and programs that no release names. It reads no
 // clock, no file and no network.
 //
-// Files, each using those before it: roster.go, statement.go, groupstate.go, records.go, approved.go,
-// proposal.go, backup.go, cutoff.go, screen.go, cutsteps.go, admit.go, concern.go.
+// Files, each using those before it: roster.go, statement.go, groupstate.go, cutoff.go, approved.go, backup.go,
+// admit.go, screen.go, concern.go, proposal.go, records.go.
 package policy
