@@ -251,7 +251,7 @@ func TestFlood(t *testing.T) {
 	}
 	a := newApart(t, time.Hour)
 	u := a.start(buildUnit(t, ""))
-	found := regexp.MustCompile(`"unit found" unit=\S+ task=scoring address=(\S+)`).FindSubmatch(testworld.Must(os.ReadFile(filepath.Join(a.manager.dir, "log"))))
+	found := regexp.MustCompile(`"unit added" unit=\S+ task=scoring address=(\S+)`).FindSubmatch(testworld.Must(os.ReadFile(filepath.Join(a.manager.dir, "log"))))
 	authority := strings.TrimPrefix(a.place.URL, "https://")
 	f.Gateway = a.gateway.Gateway
 	f.Targets = []target{

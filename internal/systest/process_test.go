@@ -302,7 +302,7 @@ func (a *apart) start(bin string) *unitProcess {
 		"manager": "tls://" + a.gateway.Bus, "manager_ca": a.gateway.CA, "host_clock": a.hostClock,
 	}))
 	u.process = startProcess(a.t, exec.Command(bin, string(config)), u)
-	line := []byte("\"unit found\" unit=" + u.Unit.String())
+	line := []byte("\"unit added\" unit=" + u.Unit.String())
 	testworld.Eventually(a.t, "the manager knows the unit", func() bool {
 		return bytes.Contains(testworld.Must(os.ReadFile(filepath.Join(a.manager.dir, "log"))), line)
 	})
