@@ -33,7 +33,7 @@
 //	unit.Start → (*Unit).renew → api.Authority.Challenge ⇒ authority.challenge
 //	  → attest.BindReportData → Attester.Attest → api.Authority.Certify ⇒ authority.certify
 //	      → collateral.Endorse → attest.Verifier.Appraise → policy.Approved.Admit → identity.Issuer
-//	      → store.Record → (*enrolment).seal, which signs the report, then encrypts it
+//	      → store.Record → (*enrolment).sealReport, which signs the report, then encrypts it
 //	  → identity.Check → serve
 //
 // A client trusts a task, and connects over TLS to any replica:
@@ -47,7 +47,8 @@
 //
 //	client.Open → channelhttp.Transport ⇒ manager's gateway ⇒ channel.Host.Accept (unit A)
 //	  → channelhttp.Relay.Push → bus ⇒ manager's relay ⇒ channel.Host.ImportSession (unit B)
-//	(*client.Channel).RoundTrip → channel.Session.NewRequest ⇒ gateway.forward → registry.selectUnit
+//	(*client.Channel).RoundTrip → channel.Session.NewRequest ⇒ gateway.forward
+//	  → registry.waitForUnit → registry.selectUnit
 //	  ⇒ channel.Host.Open (unit B), which refuses a request that is bound to another unit
 //	  → ServerRequest.Authenticate, which takes its number: at most once → http.Handler → Responder
 //	  (and again: channelhttp's decide says whether, call.target to which unit)
@@ -55,7 +56,8 @@
 // A client that knows nothing of us sends one-off requests (Oblivious HTTP):
 //
 //	cohort trust --ohttp → client.NewOneOff → unitauth.VerifyOHTTPKeys (signed by a unit)
-//	any OHTTP client ⇒ manager's gateway ⇒ channel.Host.OpenOHTTP (any unit) → http.Handler
+//	any OHTTP client ⇒ manager's gateway ⇒ channel.Host.OpenOHTTP (any unit)
+//	  → OHTTPServerRequest.OpenHead, which decrypts → http.Handler
 //
 // Founders make a domain:
 //
@@ -66,7 +68,8 @@
 // Owners change policy:
 //
 //	cohort policy sign → policyfile.Parse ⇒ history.Propose → policy.Propose
-//	  → policy.Approved.Next → policyfile.Owners.CheckQuorum, which counts k of n
+//	  → policy.Approved.Next → signers, who are distinct and verified
+//	  → policyfile.Owners.CheckQuorum, which counts k of n
 //	  → store (compare and swap) → snapshot
 //
 // The parties of a group approve its root, which owners do not have:
@@ -75,7 +78,7 @@
 //	cohort group approve ⇒ authority.groupRoot → attest.Verifier.Appraise, Roster.AdmitAuthority
 //	  → sign ⇒ history.AddStatement → policy.Approved.Next → policy.GroupState
 //	policy.Approved.AdmitMember → GroupState.Consents, which refuses a party that withdrew
-//	  → identity.Issuer, which asks again → identity.Check
+//	  → identity.Issuer.checkGrant, which asks again → identity.Check
 //
 // Owners keep a backup of the root, and bring it back on another machine:
 //

@@ -144,7 +144,7 @@ func (f *trustFetch) pushHistory(ctx context.Context, cause error) error {
 	return nil
 }
 
-// validate verifies a response and returns its trust.
+// verifyTrust verifies a response and returns its trust.
 func (f *trustFetch) verifyTrust(query api.TrustQuery, unverified trustResponse, pinned []Identity) (*Trust, error) {
 	t := &Trust{config: f.config, state: f.state, fetchedAt: f.config.Clock()}
 	var err error

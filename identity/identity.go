@@ -37,7 +37,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// LeafKind is the purpose of a certificate. Every verifier requires a fixed set of kinds.
+// Kind is the purpose of a certificate. Every verifier requires a fixed set of kinds.
 type Kind string
 
 // The kinds of leaf certificates.

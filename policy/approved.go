@@ -13,7 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// NextStep is one step of the history: a policy file and the armored SSH signatures of owners
+// Step is one step of the history: a policy file and the armored SSH signatures of owners
 // over it, or a [Statement] and the one signature of its party.
 type Step struct {
 	Policy     []byte // or a statement

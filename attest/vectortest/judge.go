@@ -50,7 +50,7 @@ type reporter interface {
 	Fatalf(format string, args ...any)
 }
 
-// appraise appraises one piece of evidence. What a vector's policy and reasons mean it
+// judge appraises one piece of evidence. What a vector's policy and reasons mean it
 // knows from vector.json alone.
 type judge struct {
 	Subject

@@ -98,7 +98,7 @@ func (x *ServerRequest) checkClosed() (bool, error) {
 }
 
 // Authenticate authenticates the request by its first chunk and takes its number. The
-// clock is the unit's. News is the newest proved policy head, which is sent with the
+// clock is the unit's. The parameter newest is the newest proved policy head, which is sent with the
 // response if it was not sent in the session: see [ServerRequest.HeadToSend].
 //
 // It refuses with "not-allowed" a request that is not safe and bound to no unit, with

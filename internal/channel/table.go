@@ -77,7 +77,8 @@ type record struct {
 	byExpiry, byYield int // places in queues
 }
 
-// table has the sessions, and the records of closed ones. No session has both.
+// table has the sessions, and the records of closed ones. No session has both. It is
+// guarded by Host.mu: only methods of Host and ServerRequest that hold it touch a table.
 type table struct {
 	self     wire.UnitID
 	limits   Limits

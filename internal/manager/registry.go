@@ -187,9 +187,10 @@ type unitFilter struct {
 	exclude   []*backend // units already tried
 }
 
-// selectUnit returns the ready unit with the fewest requests in progress that is not resting after a
-// failure. If all are resting it returns one of them: the last unit is never ejected. It
-// returns nil if no unit matches.
+// selectUnit returns the unit that the filter names, ready or not. Without one it returns the
+// ready unit with the fewest requests in progress that is not resting after a failure. If all
+// are resting it returns one of them: the last unit is never ejected. It returns nil if no unit
+// matches.
 func (r *registry) selectUnit(filter unitFilter, now time.Time) *backend {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

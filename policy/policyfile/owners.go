@@ -45,7 +45,8 @@ func (o Owners) Signer(armored string, ns sshsig.Namespace, message []byte) (str
 	return "", wire.Refuse(wire.NotOwner, "signature: key", key.Type(), "a key of "+strings.Join(o.Missing(nil), ", "))
 }
 
-// CheckQuorum refuses fewer distinct owners than the quorum and names the missing ones.
+// CheckQuorum refuses fewer owners than the quorum, with "quorum", and names the missing ones. The
+// caller passes distinct names, whose signatures it has verified.
 func (o Owners) CheckQuorum(signed []string) error {
 	if o.Quorum > 0 && len(signed) >= o.Quorum {
 		return nil

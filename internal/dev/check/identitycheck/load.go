@@ -83,7 +83,7 @@ func startLoad(ctx context.Context, through http.RoundTripper, url string) *load
 	return l
 }
 
-// stopBoth ends the load and returns what failed of it.
+// stopLoad ends the load and returns what failed of it.
 func (l *load) stopLoad() error {
 	l.end()
 	l.callers.Wait()
