@@ -26,9 +26,6 @@ const (
 	keysPause     = 100 * time.Millisecond
 )
 
-// maxSignedKeys bounds a signed key configuration in bytes.
-const maxSignedKeys = 32 << 10
-
 // OneOffConfig selects the units of one-off requests. Trust and Gateway are required.
 type OneOffConfig struct {
 	// Trust is that of [FetchTrust], of a task or an identity.
@@ -198,7 +195,7 @@ func (o *OneOff) fetchSigned(ctx context.Context) ([]byte, error) {
 	default:
 		return nil, wire.Refuse(wire.Unavailable, "one-off keys: status", response.StatusCode, http.StatusOK)
 	}
-	return io.ReadAll(io.LimitReader(response.Body, maxSignedKeys+1))
+	return io.ReadAll(io.LimitReader(response.Body, unitauth.MaxSignedKeys+1))
 }
 
 // RoundTrip sends a request and returns the response of a unit. No carrier can read or

@@ -16,7 +16,7 @@ type Backoff struct {
 }
 
 // Longest returns the wait after so many failures in a row, at least 1: First, doubled for
-// each further failure, and at most Most.
+// each further failure, and at most Max.
 func (b Backoff) Longest(failures int) time.Duration {
 	doublings := min(max(failures, 1)-1, 62)
 	if b.First > b.Max>>doublings {

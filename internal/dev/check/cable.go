@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/cohort-tee/cohort/internal/retry"
 )
 
 // Times of a cut.
@@ -143,7 +145,7 @@ func LastAccepted(ctx context.Context, uses []Use, cut func(context.Context) err
 		if time.Since(newest) > QuietTime && time.Since(began) > QuietTime {
 			return strings.Join(parts, ", "), nil
 		}
-		if !Pause(ctx, 20*time.Millisecond) {
+		if retry.Sleep(ctx, 20*time.Millisecond) != nil {
 			return "", ctx.Err()
 		}
 	}
@@ -160,6 +162,6 @@ func (w *watched) keepUsing(ctx context.Context, u Use) {
 			w.last = time.Now()
 			w.mu.Unlock()
 		}
-		Pause(ctx, 10*time.Millisecond)
+		_ = retry.Sleep(ctx, 10*time.Millisecond)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authorityclient"
 	"github.com/cohort-tee/cohort/internal/dev"
+	"github.com/cohort-tee/cohort/internal/retry"
 )
 
 const (
@@ -53,7 +54,7 @@ func (c Checker) comesBack(ctx context.Context, address string, before map[strin
 				return id, nil
 			}
 		}
-		if !Pause(ctx, 50*time.Millisecond) {
+		if retry.Sleep(ctx, 50*time.Millisecond) != nil {
 			return "", fmt.Errorf("unit %s was killed and is not back within %v: %w", address, RestartTime, err)
 		}
 	}
@@ -91,16 +92,6 @@ func (c Checker) Issued(ctx context.Context) (map[string]bool, error) {
 		}
 	}
 	return ids, nil
-}
-
-// Pause waits, and reports whether ctx still holds.
-func Pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
 }
 
 // RequestOnce sends one request and reads the whole response.

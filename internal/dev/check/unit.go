@@ -16,6 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/localtee"
 	"github.com/cohort-tee/cohort/internal/dev"
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -29,7 +30,7 @@ func ComesUp(ctx context.Context, n Newcomer) error {
 		if err == nil {
 			return nil
 		}
-		if !Pause(ctx, 50*time.Millisecond) {
+		if retry.Sleep(ctx, 50*time.Millisecond) != nil {
 			return fmt.Errorf("unit %s: not ready within %v: %w: %s", n.Listen, dev.StartTime, err, dev.LogTail(n.Log.Name()))
 		}
 	}

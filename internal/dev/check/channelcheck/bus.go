@@ -29,6 +29,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
 	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/retry"
 )
 
 // mostMemory bounds what a unit may ever have in memory, in MiB, whatever its
@@ -166,7 +167,7 @@ func (h *hostile) attacked(ctx context.Context, u check.Newcomer, ended chan sof
 			return fmt.Errorf("after %d attacks the unit ended, %v: %s", h.sent.Load(), exit, dev.LogTail(u.Log.Name()))
 		default:
 		}
-		if !check.Pause(ctx, 20*time.Millisecond) {
+		if retry.Sleep(ctx, 20*time.Millisecond) != nil {
 			return fmt.Errorf("got %d attacks on the unit, want %d: %s", h.sent.Load(), want, dev.LogTail(u.Log.Name()))
 		}
 	}
@@ -198,7 +199,7 @@ func unharmed(ctx context.Context, c check.Checker, u check.Newcomer, pid, befor
 		if err == nil && units > before {
 			return memory, nil
 		}
-		if !check.Pause(ctx, 100*time.Millisecond) {
+		if retry.Sleep(ctx, 100*time.Millisecond) != nil {
 			return memory, errors.Join(fmt.Errorf("units at the other manager: got %d, want more than %d", units, before), err)
 		}
 	}

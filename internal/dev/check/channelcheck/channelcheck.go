@@ -21,6 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/authorityclient"
 	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -206,7 +207,7 @@ func managerBack(ctx context.Context, c check.Checker) error {
 		if err == nil && units > 0 {
 			return nil
 		}
-		if !check.Pause(ctx, 20*time.Millisecond) {
+		if retry.Sleep(ctx, 20*time.Millisecond) != nil {
 			return fmt.Errorf("manager not back within %v with its units: %w", check.RestartTime, err)
 		}
 	}

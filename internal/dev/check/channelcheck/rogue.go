@@ -18,14 +18,16 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authorityclient"
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/spf13/cobra"
 )
 
 // rogueTime is how long a rogue unit goes on.
@@ -107,7 +109,7 @@ func (r *rogue) runRogue(ctx context.Context) error {
 		if err := r.attack(ctx, config, own.Addr().String(), got, end); err != nil {
 			return err
 		}
-		check.Pause(ctx, 50*time.Millisecond)
+		_ = retry.Sleep(ctx, 50*time.Millisecond)
 	}
 	got.Requests = requests.Load()
 	return r.app.PrintResult("rogue", got, fmt.Sprintf("%+v\n", *got))
@@ -211,7 +213,7 @@ func (r *rogue) attack(ctx context.Context, config *tls.Config, own string, got 
 			break
 		}
 		got.Heartbeats++
-		check.Pause(ctx, time.Millisecond)
+		_ = retry.Sleep(ctx, time.Millisecond)
 	}
 	conn.Close()
 	<-reading

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -69,11 +70,11 @@ func checkServed(ctx context.Context, c check.Checker, s *stranger) error {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		return fmt.Errorf("stopping unit %s: %w", u.Address, err)
 	}
-	check.Pause(ctx, stopTime)
+	_ = retry.Sleep(ctx, stopTime)
 	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 		return fmt.Errorf("continuing unit %s: %w", u.Address, err)
 	}
-	check.Pause(ctx, check.SettleTime)
+	_ = retry.Sleep(ctx, check.SettleTime)
 	id, err := check.UnitAt(ctx, u)
 	if err != nil || id != s.units[u.Address] {
 		return fmt.Errorf("unit %s was stopped for %v: got unit %s, %w, want %s still", u.Address, stopTime, id, err, s.units[u.Address])

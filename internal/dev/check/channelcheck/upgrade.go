@@ -16,6 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/localtee"
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/retry"
 )
 
 // firstRelease is the release that a development policy begins with.
@@ -125,7 +126,7 @@ func (d cluster) replace(ctx context.Context, u dev.Unit) error {
 				return nil
 			}
 		}
-		if !check.Pause(ctx, 50*time.Millisecond) {
+		if retry.Sleep(ctx, 50*time.Millisecond) != nil {
 			return fmt.Errorf("unit %s: not back within %v: %w", u.Address, dev.StartTime, err)
 		}
 	}

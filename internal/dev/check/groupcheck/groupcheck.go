@@ -32,6 +32,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
@@ -117,7 +118,7 @@ func (d cluster) waits(ctx context.Context, after int64, roles ...string) (int, 
 		if missing < 0 {
 			return len(entries), nil
 		}
-		if !check.Pause(ctx, 50*time.Millisecond) {
+		if retry.Sleep(ctx, 50*time.Millisecond) != nil {
 			return 0, fmt.Errorf("no unit of role %s was refused [%s]", roles[missing], wire.NoQuorum)
 		}
 	}
@@ -391,7 +392,7 @@ func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 	// The others renew, because a withdrawal is a cut: until then no pair of a role is accepted.
 	waiting, cancel := context.WithTimeout(ctx, dev.StartTime)
 	defer cancel()
-	for _, err = d.statistic(ctx); err != nil && check.Pause(waiting, 50*time.Millisecond); {
+	for _, err = d.statistic(ctx); err != nil && retry.Sleep(waiting, 50*time.Millisecond) == nil; {
 		_, err = d.statistic(ctx)
 	}
 	if err == nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
@@ -187,7 +188,7 @@ func (d cluster) goesOn(ctx context.Context) (time.Duration, error) {
 		if err == nil {
 			return since(d, began), nil
 		}
-		if !check.Pause(ctx, 100*time.Millisecond) {
+		if retry.Sleep(ctx, 100*time.Millisecond) != nil {
 			return 0, fmt.Errorf("the group once the owners gave up: %w", err)
 		}
 	}
@@ -257,7 +258,7 @@ func staysOut(ctx context.Context, socket string, n check.Newcomer) (reason stri
 		if dev.Ready(ctx, n.Health) == nil {
 			return "", errors.New("the owners' unit is ready, want it refused")
 		}
-		check.Pause(ctx, 50*time.Millisecond)
+		_ = retry.Sleep(ctx, 50*time.Millisecond)
 	}
 	logged := dev.LogTail(n.Log.Name())
 	found := reasonsLogged.FindStringSubmatch(logged)

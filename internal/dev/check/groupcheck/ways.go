@@ -12,6 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/localtee"
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/retry"
 )
 
 // bySuccessor: owners adopt a successor of the group with a party of their own, whose
@@ -135,7 +136,7 @@ func (r *rivals) authority(ctx context.Context, program string) (url string, sto
 			c.Close()
 			return url, stop, nil
 		}
-		if !check.Pause(ctx, check.StepTime/100) {
+		if retry.Sleep(ctx, check.StepTime/100) != nil {
 			return "", nil, errors.Join(fmt.Errorf("the owners' authority: %w: %s", err, dev.LogTail(log.Name())), stop())
 		}
 	}

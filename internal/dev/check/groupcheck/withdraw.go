@@ -16,6 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
@@ -77,7 +78,7 @@ func (d cluster) unitIgnoresWithdrawal(ctx context.Context) (_ string, err error
 	if _, err := d.GroupTrust(ctx); !errors.Is(err, wire.NoQuorum) {
 		return "", fmt.Errorf("a client that begins now: got %v, want a refusal [%s]", err, wire.NoQuorum)
 	}
-	check.Pause(ctx, check.QuietTime)
+	_ = retry.Sleep(ctx, check.QuietTime)
 	if now, err := d.handedBy(twin); err != nil || now != left || left == 0 {
 		return "", fmt.Errorf("the unit that goes on handed records out %d times, then %d, %w; want some before the withdrawal and none after", left, now, err)
 	}

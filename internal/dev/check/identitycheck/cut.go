@@ -13,6 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/localtee"
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -187,7 +188,7 @@ func resumeTime(ctx context.Context, c check.Checker) (time.Duration, error) {
 		if err == nil {
 			return time.Since(began).Round(10 * time.Millisecond), nil
 		}
-		if !check.Pause(ctx, 50*time.Millisecond) {
+		if retry.Sleep(ctx, 50*time.Millisecond) != nil {
 			return 0, fmt.Errorf("the other units after the cut: %w", err)
 		}
 	}

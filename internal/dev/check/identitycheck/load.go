@@ -10,6 +10,7 @@ import (
 
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/dev/check"
+	"github.com/cohort-tee/cohort/internal/retry"
 )
 
 const (
@@ -44,7 +45,7 @@ func KillAndRestart(ctx context.Context, c check.Checker) (string, error) {
 // killOne kills the last unit and waits until it is back.
 func killOne(ctx context.Context, c check.Checker) (string, error) {
 	victim := c.Cluster.Units[len(c.Cluster.Units)-1]
-	check.Pause(ctx, check.SettleTime)
+	_ = retry.Sleep(ctx, check.SettleTime)
 	killed := c.App.Now()
 	back, err := c.KillUnit(ctx, victim)
 	if err != nil {
@@ -52,7 +53,7 @@ func killOne(ctx context.Context, c check.Checker) (string, error) {
 	}
 	id, err := back()
 	took := c.App.Now().Sub(killed).Round(time.Millisecond)
-	check.Pause(ctx, check.SettleTime)
+	_ = retry.Sleep(ctx, check.SettleTime)
 	return fmt.Sprintf("%s back after %v as unit %s", victim.Address, took, id), err
 }
 
@@ -71,7 +72,7 @@ func startLoad(ctx context.Context, through http.RoundTripper, url string) *load
 	l.end = end
 	for range callers {
 		l.callers.Go(func() {
-			for check.Pause(running, callPause) {
+			for retry.Sleep(running, callPause) == nil {
 				l.sent.Add(1)
 				if err := check.RequestOnce(ctx, through, url); err != nil {
 					l.failed.Add(1)
