@@ -64,7 +64,7 @@ type Claims struct {
 	// Issued is when the newest of the vendor's signed documents that were checked, a
 	// revocation list or a statement of levels, was issued. Zero without any.
 	Issued time.Time
-	// NotVerified is what the vendor would have compared and nobody did, a phrase
+	// NotVerified lists comparisons that a vendor would make and Cohort does not make, a phrase
 	// each. It is wherever a verdict on the evidence is shown.
 	NotVerified []string
 	// Details is everything else that was read, by the names of

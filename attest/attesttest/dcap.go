@@ -43,7 +43,7 @@ type DCAPVendor struct {
 	// Edit changes a certificate before it is signed, selected by its common
 	// name.
 	Edit func(c *x509.Certificate)
-	// Text changes the text of certificates in PEM, which nobody signs.
+	// Text changes the text of certificates in PEM, which no signature covers.
 	Text func(chain []byte) []byte
 	// ListEdit changes a revocation list before it is signed, selected by the
 	// serial number of its issuer's certificate.

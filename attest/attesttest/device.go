@@ -11,12 +11,12 @@ import (
 // Faults are what is wrong with a device's evidence. The zero Faults are none.
 type Faults struct {
 	BadSignature    bool  // the last bit of the signature is flipped
-	OtherRoot       bool  // signed by a vendor nobody knows
+	OtherRoot       bool  // signed by an unknown vendor
 	OtherReportData bool  // bound to something else
 	Truncated       bool  // the last byte is missing
 	Debug           bool  // the host can read the TEE
 	Dynamic         bool  // the program loads what is not measured
-	Error           error // the device answers nothing but this
+	Error           error // the device returns this error alone
 }
 
 // Device is a chip seen from inside one program. It implements

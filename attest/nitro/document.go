@@ -63,7 +63,7 @@ var strict = cbor.DecOptions{
 	MaxArrayElements:  64,
 }
 
-// parse reads a document. What nobody signs (the frame around the payload) is
+// parse reads a document. What no signature covers (the frame around the payload) is
 // accepted in one encoding only: encoding it again must give the same bytes.
 func parse(raw []byte) (document, error) {
 	var d document

@@ -165,7 +165,7 @@ func (c Config) validate() error {
 	return errors.Join(faults...)
 }
 
-// freeAddress is a loopback address that nobody listens on just now.
+// freeAddress is a loopback address without a listener at present.
 func freeAddress() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 
 // certDir keeps a directory with the unit's certificate and key for programs
 // that read files. Its files are links through one directory link, "current",
-// which is renamed over: whoever opens the files by way of "current" resolved
+// which is renamed over: a program that opens the files by way of "current" resolved
 // once sees one pair. The zero certDir keeps nothing.
 type certDir struct {
 	path   string
@@ -154,7 +154,7 @@ func replaceLink(target, link string) error {
 }
 
 // clean removes what an agent that was killed left, and all pairs but those
-// kept: the newest, and the one before, which somebody may be reading.
+// kept: the newest, and the one before, which a program may be reading.
 func (d *certDir) clean(kept ...string) error {
 	stale, err := filepath.Glob(filepath.Join(d.path, freshPrefix+"*"))
 	if err != nil {

@@ -109,7 +109,7 @@ func (p *program) awaitEnd() {
 }
 
 func (p *program) signalGroup(s syscall.Signal) {
-	_ = syscall.Kill(-p.cmd.Process.Pid, s) // only fails when nobody is left
+	_ = syscall.Kill(-p.cmd.Process.Pid, s) // only fails when no process is left
 }
 
 // terminate asks the program and what it started to end, insists after a while, and

@@ -56,10 +56,10 @@ func newProxy(address string, log *slog.Logger) (http.Handler, func()) {
 	return handler, transport.CloseIdleConnections
 }
 
-// fullDuplex lets the answer begin before the request has ended, for which HTTP/1.1
-// has to be told. It fails only for writers that are not the server's own. An answer
-// that does begin before is the last on its connection: the server of net/http panics
-// at the next request when nobody read this one to its end (go.dev/issue/68560), and
+// fullDuplex lets the response begin before the request has ended, which HTTP/1.1 must
+// enable. It fails only for writers that are not the server's own. A response that does
+// begin before is the last on its connection: the server of net/http panics at the next
+// request when this one was not read to its end (go.dev/issue/68560), and
 // the client would not know the outcome of that.
 func fullDuplex(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request) {
 	_ = http.NewResponseController(w).EnableFullDuplex()
@@ -83,7 +83,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// lastOn is an answer that closes its connection when it begins before its request
+// lastOn is a response that closes its connection when it begins before its request
 // was read to its end.
 type lastOn struct {
 	http.ResponseWriter

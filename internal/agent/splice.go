@@ -56,7 +56,7 @@ func serveTCP(ctx context.Context, u *unit.Unit, l net.Listener, address string)
 		}
 		if ctx.Err() != nil {
 			if endedBy(ctx) != nil {
-				cutAll() // nobody is left to drain
+				cutAll() // no connection is left to drain
 			}
 			cutting := time.AfterFunc(forwardTime, cutAll)
 			defer cutting.Stop()

@@ -8,7 +8,7 @@ const (
 	// Report data of evidence (SHA-512 of the framing).
 	LabelInit    Label = "cohort init v2"    // authority init: authority root, draft
 	LabelIssue   Label = "cohort issue v1"   // enrolment of a unit
-	LabelTrust   Label = "cohort trust v1"   // the authority's own evidence in a trust answer
+	LabelTrust   Label = "cohort trust v1"   // the authority's own evidence in a trust response
 	LabelRestore Label = "cohort restore v1" // a restore request: the key that shares are sealed to
 
 	LabelGroupRoot Label = "cohort group root v1" // the authority's own evidence for the root of a roster

@@ -107,7 +107,7 @@ type Authority struct {
 	moved    chan struct{} // closed by set, which polls wait for
 }
 
-// Faults change what a fake answers, from inside to outside.
+// Faults change the responses of a fake, from inside to outside.
 type Faults struct {
 	History func(*api.History)
 	Party   []attest.Digest               // whose program a unit in a group is, whatever it asks for
