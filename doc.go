@@ -116,6 +116,7 @@
 //	   internal/queue            a heap whose items can be removed from wherever they are
 //	   internal/der              writes ASN.1 elements, of which certificates are made
 //	   internal/loopback         addresses for the servers that tests start; tests only
+//	   internal/testworld/bubble runs tests on a made-up clock; tests only
 //	   attest/internal/closed    keeps the set of appraisers closed
 //	1  attest                    Evidence in, Attestation Result out
 //	   attest/…/…rules           what policy files may say of a platform: registers, keys,

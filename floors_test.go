@@ -72,6 +72,7 @@ var house = []room{
 	{path: "policy", floor: 2, beside: []string{"policy/policyfile"}, third: []string{"golang.org/x/crypto"}},
 	{path: "policy/policytest", floor: 2, third: []string{"golang.org/x/crypto"}, testsOnly: true},
 	{path: "identity", floor: 3},
+	{path: "internal/testworld/bubble", floor: 0, testsOnly: true},
 	{path: "internal/testworld", floor: 4, third: []string{"golang.org/x/crypto"}, testsOnly: true},
 	{path: "internal/relay", floor: 4, below: []string{"internal/bus", "internal/envelope", "internal/wire"}},
 	{path: "internal/history", floor: 4},

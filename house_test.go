@@ -126,6 +126,44 @@ func wantCount(t *testing.T, what string, list []string, most int) {
 	}
 }
 
+// oneHome lists facts that once had several places, with what a place of it looks like
+// and the files that may have it.
+var oneHome = []struct {
+	fact, like string
+	homes      []string // files, or packages with a trailing "/"
+}{
+	{"a link of a vendor's chain", `\.CheckSignatureFrom\(`, []string{"attest/internal/pki/"}},
+	{"a vendor's revocation list", `x509\.ParseRevocationList\(`, []string{"attest/internal/pki/", "internal/collateral/collateral.go" /* reads when it ends */}},
+	{"a certificate in PEM", `pem\.Decode\(`, []string{"attest/internal/pki/", "attest/nitro/eif.go" /* of an image */, "attest/soft/keys.go" /* a key */, "internal/cli/frame/files.go" /* what operators bring */, "attest/attesttest/", "attest/vectortest/"}},
+	{"what a carrier may read", `LabelSealed\b|LabelSealedSession\b|LabelTombstone\b|LabelTombstoneBound\b|LabelPin\b`, []string{"internal/wire/label.go", "internal/envelope/", "internal/dev/check/channelcheck/" /* stories build bad ones */}},
+	{"a bucket for each address", `map\[netip\.Addr\]\*rate\.Limiter`, []string{"internal/limit/buckets.go"}},
+	{"the connections of a server", `case http\.StateActive`, []string{"internal/limit/connections.go"}},
+	{"the HTTP status of a reason", `wire\.\w+: .*http\.Status`, []string{"internal/api/status.go"}},
+	{"a wait that doubles", `\*= 2$|<< (doublings|failures|tries|attempts?)\b|rand\.Float64\(`, []string{"internal/retry/retry.go", "client/" /* draws, so that tests can give the jitter */}},
+}
+
+// TestOneHome looks for a second place of each fact.
+func TestOneHome(t *testing.T) {
+	for _, fact := range oneHome {
+		like, found := regexp.MustCompile("(?m)"+fact.like), 0
+		for _, p := range shipped(t).packages {
+			for _, f := range p.files {
+				path := filepath.Join(p.path, shipped(t).fileOf(f.Pos()))
+				if !like.Match(read(t, path)) {
+					continue
+				}
+				found++
+				if !slices.ContainsFunc(fact.homes, func(home string) bool { return strings.HasPrefix(path, home) }) {
+					t.Errorf("%s: %s is a second place of it, want only %v", fact.fact, path, fact.homes)
+				}
+			}
+		}
+		if found == 0 {
+			t.Errorf("%s: stands nowhere; has it another look now?", fact.fact)
+		}
+	}
+}
+
 // mostLines bounds the lines of a shipped package. A package in longer keeps one
 // protocol or one type whole.
 const mostLines = 2500

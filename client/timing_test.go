@@ -9,11 +9,13 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+
 	"time"
 
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 )
 
 // memory is a cluster inside a synctest bubble: connections are pipes, and time
@@ -82,7 +84,7 @@ func inBubble(t *testing.T, handler func(address string) http.HandlerFunc, f fun
 	leaf := w.shared("scoring", "scoring 1", m.clock)
 	w.stop() // nothing comes from outside the bubble
 	addresses := []string{"192.0.2.1:1", "192.0.2.2:1"}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m.begun = time.Now()
 		var servers sync.WaitGroup
 		config := identity.ServerTLS(func() (*tls.Certificate, error) { return leaf, nil })

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/x509"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -14,6 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/hostclock"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/unit/unittest"
@@ -147,7 +147,7 @@ func TestKeep(t *testing.T) {
 // TestRenewSoon: a missed ring key makes a unit renew within a second, and no
 // second one does for the next half minute.
 func TestRenewSoon(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		u := idle(hostclock.New(bubbleClock))
 		u.cluster.renewNow = make(chan struct{}, 1)
 		after := time.Now().Add(time.Hour)

@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -16,6 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/history"
 	"github.com/cohort-tee/cohort/internal/hostclock"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
@@ -23,7 +23,7 @@ import (
 // TestBackOff: an authority that does not answer costs one warning for each
 // step, and steps double from 50 ms to 5 s.
 func TestBackOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		u, err := prepare(Config{
 			Authorities: []string{"https://127.0.0.1:1"}, Genesis: attest.Digest{1}, Task: "scoring",
@@ -100,7 +100,7 @@ func TestAwaitRenewal(t *testing.T) {
 		{"long overdue", -time.Hour, 150 * time.Second, 150 * time.Second},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				u := idle(hostclock.New(bubbleClock))
 				after := time.Now().Add(row.due)
 				u.enrolled.Store(&enrolment{renewAfter: after, renewBefore: after.Add(5 * time.Minute)})
@@ -117,7 +117,7 @@ func TestAwaitRenewal(t *testing.T) {
 // TestAwaitRenewalAfterSleep: a clock that went on while timers stood still is
 // noticed within a minute.
 func TestAwaitRenewalAfterSleep(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var slept atomic.Int64
 		u := idle(hostclock.New(func() (time.Time, time.Duration) {
 			wall, elapsed := bubbleClock()

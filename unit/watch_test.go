@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -14,6 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/history"
 	"github.com/cohort-tee/cohort/internal/hostclock"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -89,7 +89,7 @@ func TestRenewalSpread(t *testing.T) {
 	defer peer.Close()
 	seen, err := peer.Follow(t.Context(), history.History{}, w.Genesis())
 	testworld.NoError(t, err)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		earliest, latest := time.Duration(math.MaxInt64), time.Duration(0)
 		for range 200 {
 			u := idle(hostclock.New(bubbleClock))

@@ -12,10 +12,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/loopback"
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 )
 
 const good = `{"prompt":"The keeper","max_tokens":12,"seed":7}`
@@ -145,7 +145,7 @@ func (f *flushed) Flush() { f.at = append(f.at, time.Since(f.began)) }
 // TestTokensComeOneByOne looks at when each token leaves, with a client that goes
 // away meanwhile.
 func TestTokensComeOneByOne(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 160*time.Millisecond)
 		defer cancel()
 		w := &flushed{ResponseRecorder: httptest.NewRecorder(), began: time.Now()}

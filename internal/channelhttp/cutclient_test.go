@@ -8,11 +8,13 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/ohttp"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -30,7 +32,7 @@ var unitName = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 func TestTwinServesNobodyWhoHeard(t *testing.T) {
 	for _, by := range []string{"task", "id"} {
 		t.Run(by, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				c := newCluster(t, 3, unitName)
 				pin := map[string]unitauth.Pin{"task": c.byTask(), "id": c.byID()}[by]
 				twin, others, rt := c.units[0], c.units[1:], c.client(pin, 0)
@@ -71,7 +73,7 @@ func TestTwinServesNobodyWhoHeard(t *testing.T) {
 // comes after the client has heard is not taken, whatever unit it names, and a request
 // that may be repeated is answered in another session.
 func TestAnswerAfterTheCut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var slow atomic.Bool
 		gate := make(chan struct{})
 		c := newCluster(t, 2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -135,7 +137,7 @@ func TestAnswerAfterTheCut(t *testing.T) {
 // a client goes on in a session that one of them holds alone, with requests of every
 // kind, and in one that all share once they have renewed.
 func TestAuthorityAway(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3, unitName)
 		twin, others := c.units[0], c.units[1:]
 		rt := c.client(c.byTask(), 0)
@@ -188,7 +190,7 @@ func TestAuthorityAway(t *testing.T) {
 // TestOpenerOfAloneEnds ends the unit that holds a session alone: the next request is
 // answered in another session.
 func TestOpenerOfAloneEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3, unitName)
 		c.cutOff(c.host(channel.Limits{}).ID())
 		for _, u := range c.units {
@@ -215,7 +217,7 @@ func TestOpenerOfAloneEnds(t *testing.T) {
 // TestClientWaitsForUnits opens a session while no unit has heard of a cut: the client
 // waits until one has, by the head that comes with its requests.
 func TestClientWaitsForUnits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := newCluster(t, 2, unitName)
 		c.cutOff(c.host(channel.Limits{}).ID())
 		rt := c.client(c.byTask(), 0)
@@ -236,7 +238,7 @@ func TestClientWaitsForUnits(t *testing.T) {
 // TestUnheardUnitsKeepClientOut: without any head that travels the units stay as they
 // are, and the client opens no session with them.
 func TestUnheardUnitsKeepClientOut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := newCluster(t, 2, unitName)
 		c.cutOff(c.host(channel.Limits{}).ID())
 		began := time.Now()

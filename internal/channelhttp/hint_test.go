@@ -7,11 +7,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -73,7 +73,7 @@ func TestChoose(t *testing.T) {
 func TestTurns(t *testing.T) {
 	for name, slow := range map[string]time.Duration{"answers at once": 0, "answers slowly": 5 * time.Second} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				const calls, away = 200, 2 * time.Second
 				c := newCluster(t, 2, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(slow) }))
 				rt := c.client(c.byTask(), 0)

@@ -6,7 +6,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
+
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 )
 
 // TestHostileManager lets a manager do what it likes to two users and three
@@ -20,7 +21,7 @@ func TestHostileManager(t *testing.T) {
 	}
 	for _, does := range table {
 		t.Run(does.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				m := newHostile(t, does, 3)
 				m.story()
 			})

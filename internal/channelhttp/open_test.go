@@ -8,10 +8,10 @@ import (
 	"net/url"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -50,7 +50,7 @@ func TestOpenedByAnother(t *testing.T) {
 // refused.
 func TestOpeningThatExpired(t *testing.T) {
 	for _, late := range []int64{2, 1 << 30} { // looks at the clock: an answer takes two
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			c := newCluster(t, 1, echo)
 			var looks atomic.Int64
 			rt := testworld.Must(NewTransport(TransportConfig{

@@ -8,11 +8,11 @@ import (
 	"io"
 	"net/http"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -113,7 +113,7 @@ func TestSkewedClients(t *testing.T) {
 	for _, off := range []time.Duration{0, 20 * time.Second, 35 * time.Second, time.Minute, 4 * time.Minute, 4*time.Minute + 50*time.Second, 6 * time.Minute, time.Hour} {
 		for _, sign := range []time.Duration{1, -1} {
 			t.Run(fmt.Sprint(sign*off), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					c := newCluster(t, 3, echo)
 					for i, u := range c.units {
 						apart := time.Duration(i) * 5 * time.Second
@@ -153,7 +153,7 @@ func TestTimeHints(t *testing.T) {
 		"an hour ahead": fmt.Sprint(noon.Add(time.Hour).UnixMilli()), "right": fmt.Sprint(noon.UnixMilli()),
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				c := newCluster(t, 1, echo)
 				rt := c.client(c.byTask(), 0)
 				testworld.Must(say(t, rt, "GET", "/", ""))

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"testing/fstest"
 	"testing/synctest"
+
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -22,6 +23,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/nvidia"
 	"github.com/cohort-tee/cohort/attest/platforms"
 	"github.com/cohort-tee/cohort/attest/snp"
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -124,7 +126,7 @@ func TestChecked(t *testing.T) {
 // soon after the vendor is back. No time passes but virtual time.
 func TestDownForADay(t *testing.T) {
 	service := serve(t)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		vendor := attesttest.NewSNPVendor("Genoa", time.Now())
 		vendor.ListUntil = time.Now().Add(30 * time.Hour)
 		s := &scene{service: service, vendor: vendor, chip: vendor.Chip(firmware)}
@@ -167,7 +169,7 @@ func TestDownForADay(t *testing.T) {
 // their life, and each once.
 func TestRenewedBeforeTheEnd(t *testing.T) {
 	service := serve(t)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		vendor := attesttest.NewSNPVendor("Milan", time.Now())
 		s := &scene{service: service, vendor: vendor, chip: vendor.Chip(firmware)}
 		s.knows = s.chip.Service()

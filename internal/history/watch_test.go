@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -19,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/history"
 	"github.com/cohort-tee/cohort/internal/systest"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -177,7 +179,7 @@ func away(context.Context, history.History, time.Duration) (history.History, err
 
 // watch runs a watcher of sources in a bubble for a time.
 func watch(t *testing.T, current history.History, d time.Duration, hints func(*history.Watcher), sources ...*scripted) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := history.Watcher{Current: func() history.History { return current }, Adopt: func(history.History) {}, Wait: func() time.Duration { return api.MaxPoll }}
 		for _, s := range sources {
 			w.AddSource(s)

@@ -3,10 +3,10 @@ package hostclock
 import (
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -96,7 +96,7 @@ func TestClockEnds(t *testing.T) {
 		{name: "asleep for a night", asleep: 8 * time.Hour},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				var off, asleep atomic.Int64 // nanoseconds
 				c := New(func() (time.Time, time.Duration) {
 					wall, elapsed := bubbleClock()

@@ -11,8 +11,10 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -20,7 +22,7 @@ import (
 // is taken, then lets each go on after the one before, and gives who went on in
 // which order and who was refused.
 func queued(t *testing.T, most int, calls ...string) (order, refused []string) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		turns := NewTurns("test: calls that wait", 1, most)
 		if err := turns.Acquire(t.Context(), netip.Addr{}, ""); err != nil {
 			t.Fatal(err)
@@ -76,7 +78,7 @@ func TestTurns(t *testing.T) {
 
 // TestCancelledTurns: a call that is cancelled leaves at once and holds up nobody.
 func TestCancelledTurns(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		turns, at := NewTurns("test: calls that wait", 1, 64), netip.MustParseAddr("192.0.2.1")
 		if err := turns.Acquire(t.Context(), at, ""); err != nil {
 			t.Fatal(err)

@@ -9,10 +9,12 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -31,7 +33,7 @@ func sealed(i bus.Item, text string, of ...wire.Digest) bus.Item {
 
 // TestBatches is about the relay's clock, so it has a made one.
 func TestBatches(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := NewCopies(1 << 30)
 		j, err := OpenJournal(t.TempDir(), c, time.Now())
 		if err != nil {

@@ -5,8 +5,9 @@ import (
 	"errors"
 	"math"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 )
 
 func TestBackoff(t *testing.T) {
@@ -34,7 +35,7 @@ func TestBackoff(t *testing.T) {
 }
 
 func TestSleep(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		begin := time.Now()
 		if err := Sleep(t.Context(), time.Minute); err != nil || time.Since(begin) != time.Minute {
 			t.Errorf("got %v after %v", err, time.Since(begin))

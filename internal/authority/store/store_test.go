@@ -16,6 +16,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -289,7 +290,7 @@ func testGroupCommit(t *testing.T, dsn string) {
 
 // TestGather takes along every writer that waits, and waits for none.
 func TestGather(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := &Store{writes: make(chan pendingWrite)}
 		for range 5 {
 			go func() { s.writes <- pendingWrite{} }()
