@@ -12,7 +12,8 @@ TOOLS    = openssl:openssl ssh-keygen:openssh-client curl:curl nmap:nmap \
            nginx:nginx \
            spin:spin \
            ip:iproute2 gcc:build-essential
-# What takes longest goes first, so that it does not run alone at the end.
+# What takes longest goes first, so that it does not run alone at the end. Tests that are
+# parallel wait for most of their time, so more of them run than there are processors.
 ALL      = ./internal/systest ./cmd/... ./internal/cli/devcmd ./...
 # nitro and nvidia keep nothing between calls, so the race detector has nothing to see there.
 RACE     = ./internal/systest ./internal/... ./attest ./attest/soft ./attest/dcap ./attest/snp ./attest/tpm ./identity ./policy/... ./unit ./client
@@ -27,7 +28,7 @@ build:
 test:
 	@$(call part,tools,$(MAKE) --no-print-directory tools)
 	@$(call part,lint,$(MAKE) --no-print-directory lint)
-	@$(call part,tests,go test -timeout 14m $(ALL))
+	@$(call part,tests,go test -parallel 4 -timeout 14m $(ALL))
 	@$(call part,oracles,$(MAKE) --no-print-directory oracles)
 	@$(call part,race,$(MAKE) --no-print-directory race)
 
@@ -47,7 +48,7 @@ oracles:
 
 # The race detector needs cgo and a C compiler; the product does not.
 race:
-	CGO_ENABLED=1 go test -race -short -timeout 14m $(RACE)
+	CGO_ENABLED=1 go test -race -short -parallel 4 -timeout 14m $(RACE)
 
 lint:
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }

@@ -80,6 +80,7 @@ func (f *fleet) channels(n int) []*client.Channel {
 // TestKilledProcesses is what SIGKILL does to a cluster of processes: to units,
 // without load and with it, and to the manager.
 func TestKilledProcesses(t *testing.T) {
+	waits(t)
 	f := newFleet(t, time.Hour, 3)
 	f.killUnits()
 	f.outlive()
@@ -201,6 +202,7 @@ func (f *fleet) killManager() {
 // TestAuthorityKilledUnderLoad: the authority is killed with SIGKILL under load
 // and comes back with new rings, a unit joins, and the rings roll twice.
 func TestAuthorityKilledUnderLoad(t *testing.T) {
+	waits(t)
 	rate, length, life := 100, 28*time.Second, 5*time.Second // a ring rolls every ten
 	if full() {
 		length, life = 150*time.Second, 30*time.Second

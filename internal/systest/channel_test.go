@@ -246,6 +246,7 @@ func TestCloseSession(t *testing.T) {
 // TestPins: a channel that is pinned to code, and ones that are pinned to what
 // no unit of the cluster is.
 func TestPins(t *testing.T) {
+	waits(t)
 	c, _ := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
 	pins := c.TrustConfig("")
 	pins.ID = trust(t, c).Identities()[0].ID

@@ -27,6 +27,15 @@ import (
 // full reports whether the long forms were asked for.
 func full() bool { return os.Getenv("COHORT_FULL") != "" }
 
+// waits lets a test that waits for most of its time run beside others. Its long form
+// measures, and runs alone.
+func waits(t *testing.T) {
+	t.Helper()
+	if !full() {
+		t.Parallel()
+	}
+}
+
 // hello answers every request with its name, and says when.
 func hello(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -61,6 +70,7 @@ func get(t *testing.T, rt http.RoundTripper, url string) (string, error) {
 // is answered on a certificate past its end. A renewal may take a quarter of the
 // lifetime, so that is longer where the machine is shared.
 func TestShortLife(t *testing.T) {
+	waits(t)
 	life := 12 * time.Second
 	if full() {
 		life = 5 * time.Second

@@ -239,9 +239,7 @@ func TestTimeToCut(t *testing.T) {
 	}{{"with a manager", true, false}, {"without a manager", false, false}, {"the authority killed", true, true}} {
 		for _, mode := range []policyfile.KeyMode{policyfile.Shared, policyfile.PerUnit} {
 			t.Run(scene.name+"/"+string(mode), func(t *testing.T) {
-				if !full() {
-					t.Parallel() // it waits for most of its time; figures are those of the long form
-				}
+				waits(t)
 				s := newCutScene(t, mode, scene.managed)
 				figures, ignorant := map[string][]time.Duration{}, map[string]int{}
 				for range rounds {

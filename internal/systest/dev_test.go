@@ -11,6 +11,7 @@ const applicants = `{"applicants":[{"id":"a-1","features":{"income":31,"debt_rat
 // one of three units killed with SIGKILL every few seconds. Nothing that may be
 // retried fails. A control run without faults goes before, in the same test.
 func TestKillUnderLoad(t *testing.T) {
+	waits(t)
 	length, every := 4*time.Second, 1500*time.Millisecond
 	if full() {
 		length, every = time.Minute, 5*time.Second

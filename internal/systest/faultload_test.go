@@ -101,6 +101,7 @@ func spin(t *testing.T, wait time.Duration) {
 // then all of them, then the machine is kept busy. That nothing fails while all
 // units are late shows that the last is never given up.
 func TestFaultsUnderLoad(t *testing.T) {
+	waits(t)
 	length := time.Second
 	if full() {
 		length = 5 * time.Second

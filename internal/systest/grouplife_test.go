@@ -91,6 +91,7 @@ func TestApprovalsAtTheAuthority(t *testing.T) {
 // go on under the old one until the parties approve the new one, get that
 // without a restart, and the member that left is cut off.
 func TestRosterChanges(t *testing.T) {
+	waits(t)
 	if testing.Short() {
 		t.Skip("SKIPPED: a change of the roster is not shown; run without -short")
 	}

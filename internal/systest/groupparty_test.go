@@ -103,6 +103,7 @@ func TestReceiptOfAGroup(t *testing.T) {
 // follows it, though the parties agree on that and the session is the group's. One that
 // follows the group by name goes on.
 func TestPinnedRoster(t *testing.T) {
+	waits(t)
 	c := newFour(t, policyfile.Shared)
 	parties := c.FormGroup(four)
 	c.ApproveGroup("trial", parties)

@@ -14,6 +14,7 @@ import (
 // TestApprovalReachesAll: 40 units wait for their party's approval, and enrol as it comes,
 // whatever their back-off has become.
 func TestApprovalReachesAll(t *testing.T) {
+	waits(t)
 	if testing.Short() {
 		t.Skip("SKIPPED: waits until units back off by seconds")
 	}

@@ -19,6 +19,7 @@ import (
 // a moment by an hour, and the unit serves nothing meanwhile and goes on as itself;
 // for good by a day, and it ends. What was executed before is not executed again.
 func TestHostMovesClock(t *testing.T) {
+	waits(t)
 	a := newApart(t, time.Hour)
 	a.hostClock = true
 	u := a.start(buildUnit(t, ""))

@@ -309,6 +309,7 @@ func (s *scaled) opens(when string) {
 // full form the network is also cut: a manager from everybody, a manager from
 // NATS alone, a NATS server. Open sessions go on, new ones open, it heals alone.
 func TestManyManagers(t *testing.T) {
+	waits(t)
 	apart, step := false, time.Second
 	app := &service{seen: map[string]int{}}
 	st := &storm{executed: app.executed, rate: 60, length: 8 * step}

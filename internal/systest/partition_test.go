@@ -71,6 +71,7 @@ func (l *link) pass(to io.Writer, from io.Reader) {
 // units for a while. What may be retried succeeds at the others, sessions open,
 // and when the network is whole again the unit serves by itself.
 func TestManagerPartedFromAUnit(t *testing.T) {
+	waits(t)
 	app := &service{seen: map[string]int{}}
 	s := &storm{executed: app.executed, rate: 30, length: 8 * time.Second}
 	parted := 5 * time.Second

@@ -31,6 +31,7 @@ type ringStory struct {
 // a key that was derived from it stands in the memory of a unit that is built as
 // released binaries are. Built without that, some of them still do.
 func TestErasedRings(t *testing.T) {
+	waits(t)
 	rolls := 1
 	if full() {
 		rolls = 20

@@ -18,6 +18,7 @@ import (
 // request fails, and the removed release serves nobody after its certificate's
 // life.
 func TestRollout(t *testing.T) {
+	waits(t)
 	task := scoring(4 * time.Second)
 	task.Programs = []string{"scoring 1", "scoring 2"}
 	c := New(t, task)
@@ -48,6 +49,7 @@ func TestRollout(t *testing.T) {
 // then one is removed. The retired one goes on until its certificate ends, an hour
 // later, and no request fails; the removed one ends within 5 seconds.
 func TestRetiredBesideRemoved(t *testing.T) {
+	waits(t)
 	if testing.Short() {
 		t.Skip("SKIPPED: a retired release beside a removed one is not shown; run without -short")
 	}

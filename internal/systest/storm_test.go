@@ -125,6 +125,7 @@ func handshakes(channels []*client.Channel) (n uint64) {
 // TestUnitsComeAndGo: units of three end and others take their place under load,
 // in one process, where the race detector sees all of it.
 func TestUnitsComeAndGo(t *testing.T) {
+	waits(t)
 	app := &service{seen: map[string]int{}}
 	c, units := shared(t, 3, time.Hour, app)
 	s := &storm{executed: app.executed, rate: 100, length: 4 * time.Second, channels: channels(c, 40)}

@@ -234,6 +234,7 @@ func (r *cleanRoom) loseRoot() (dsn string) {
 // group. A group goes on where its row is kept and the machine that sealed it is there;
 // else it ends, and in a new store it has another root, which its parties approve.
 func TestGroupOverRestore(t *testing.T) {
+	waits(t)
 	t.Run("the store is kept", func(t *testing.T) {
 		r := newCleanRoom(t)
 		root, k := r.root(), r.backUp()
@@ -263,6 +264,7 @@ func authorities(vendor *attesttest.Vendor, programs ...string) string {
 // roster names it too goes on there; another goes on until the last program of its roster
 // stops, and again under a roster that names the new one, once its parties approve that.
 func TestGroupAuthorityChanges(t *testing.T) {
+	waits(t)
 	const second = "authority build 2"
 	rebuild := func(r *cleanRoom) {
 		const of = "machines = \"any\"\nreference = [ "

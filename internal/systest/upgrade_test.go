@@ -86,6 +86,7 @@ func (u *upgrades) gone(ch *client.Channel) {
 // again, one of them although nothing is asked in it all the time; a session that
 // was pinned to code never moves.
 func TestRollingUpgrades(t *testing.T) {
+	waits(t)
 	app := &service{seen: map[string]int{}}
 	s := &storm{executed: app.executed, rate: 60, length: 10 * time.Second}
 	count, sessions := 2, 10
