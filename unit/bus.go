@@ -3,28 +3,14 @@ package unit
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"log/slog"
-	"net"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/retry"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
-
-// Manager is the cluster manager that a unit connects to. It is untrusted:
-// without it, or with a bad one, the sessions of a unit are shared with the
-// others by the clients' tickets alone. The unit reads a protocol of Cohort's own
-// from it and nothing that a library parses (docs/spec/bus.md).
-type Manager struct {
-	// URL is tls://host:port of the bus, or those of several managers, with
-	// commas between: the unit connects to each of them. Empty is no manager.
-	URL string
-	// CA is what the managers' certificates chain to. Nil is the system's.
-	CA *x509.CertPool
-}
 
 // Times of a unit at the bus.
 const (
@@ -152,10 +138,4 @@ func (u *Unit) heartbeat(e *enrolment) bus.Heartbeat {
 		b.Address = *address
 	}
 	return b
-}
-
-// addressOK reports whether an advertised address is empty or host:port.
-func addressOK(address string) bool {
-	host, port, err := net.SplitHostPort(address)
-	return address == "" || err == nil && host != "" && port != ""
 }

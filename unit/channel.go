@@ -9,12 +9,10 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
-	"github.com/cohort-tee/cohort/internal/busrelay"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/channelhttp"
 	"github.com/cohort-tee/cohort/internal/envelope"
@@ -33,20 +31,6 @@ const (
 
 // maxReseal bounds the sessions that are sealed again at a time.
 const maxReseal = 256
-
-// clusterState is the unit's part in its cluster: the sessions it shares with the
-// other units, and what it reports to the manager. No fault in it makes a
-// unit unready.
-type clusterState struct {
-	host         *channel.Host
-	relay        *busrelay.Relay
-	renewNow     chan struct{} // a value in it asks for a renewal ahead of time
-	lastHastened atomic.Int64  // when that was last asked for, Unix nanoseconds
-	inFlight     atomic.Int64  // requests being served
-	serving      atomic.Int64  // calls of Serve that do not end yet
-	address      atomic.Pointer[string]
-	tasks        sync.WaitGroup // the goroutines below
-}
 
 // startCluster begins the unit's part in its cluster, until ctx is done.
 func (u *Unit) startCluster(ctx context.Context) {
@@ -201,29 +185,6 @@ func (u *Unit) announceAddress(listening net.Addr) (leave func()) {
 	u.cluster.address.Store(&address)
 	u.cluster.serving.Add(1)
 	return sync.OnceFunc(func() { u.cluster.serving.Add(-1) })
-}
-
-// serialAttester is an attester that one goroutine at a time calls: a renewal and a
-// session may want evidence together.
-type serialAttester struct {
-	turn chan struct{} // contains a value during a call
-	attest.Attester
-}
-
-// Attest waits for its turn, but not for longer than ctx.
-func (o serialAttester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
-	return o.attest(ctx, data, nil)
-}
-
-// attest is Attest with the secret of a credential; nil is none.
-func (o serialAttester) attest(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
-	select {
-	case o.turn <- struct{}{}:
-		defer func() { <-o.turn }()
-		return attest.AttestWithCredential(ctx, o.Attester, data, credential)
-	case <-ctx.Done():
-		return attest.Evidence{}, errors.Join(wire.Refuse(wire.Unavailable, "unit: TEE", "busy with other evidence until the deadline", "free"), context.Cause(ctx))
-	}
 }
 
 // forClients returns the unit's attester for clients, who can challenge it if its

@@ -24,27 +24,6 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// enrolment is the verified content of one certificate report. It is immutable.
-type enrolment struct {
-	policy      policy.Approved
-	lifetime    time.Duration     // of certificates, as policy has it
-	root        *x509.Certificate // authority root
-	identity    identity.Identity
-	party       attest.Digest    // whose program the unit runs, in a group: key
-	unit        []byte           // certificate of the signing key, DER
-	leaf        *tls.Certificate // leaf and cross-certificate, with the key
-	ring        identity.Ring    // keys under which units seal sessions
-	env         map[string]string
-	facts       policy.Facts          // that the unit certificate says of the unit
-	proved      identity.ProvedHead   // that came with the report
-	offset      time.Duration         // how far the unit's clock was ahead of the authority's then, and how long the report travelled
-	endorsed    []attest.Endorsements // of our evidence, the TEE's and then each device's: the vendor's words, and when the authority had them
-	renewAfter  time.Time
-	renewBefore time.Time
-	notAfter    time.Time
-	replaced    chan struct{} // closed when a newer enrolment is current
-}
-
 // secrets are the private keys of one request.
 type secrets struct {
 	hpke hpke.PrivateKey

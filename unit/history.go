@@ -14,12 +14,6 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// peer is one address of the authority.
-type peer struct {
-	*history.Peer
-	address string
-}
-
 func (u *Unit) newPeer(address string) (*peer, error) {
 	p, err := history.NewPeer(history.Config{Address: address, LeafPolicy: u.leafPolicy, Clock: u.currentTime, Certificate: u.signingCertificate})
 	if err != nil {

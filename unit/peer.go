@@ -1,21 +1,16 @@
 package unit
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
-	"time"
 
-	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
-	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // Peer is a unit of another role, or of another task, whose certificate was
@@ -33,50 +28,6 @@ func PeerOf(ctx context.Context) (p Peer, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.peer, c.peer.Verified()
-}
-
-// terms are the policy's rules for a unit's certificates.
-type terms struct {
-	keyMode  policyfile.KeyMode
-	lifetime time.Duration
-}
-
-// certificateTerms finds them, or refuses with "not-found".
-func (c Config) certificateTerms(p policy.Approved) (terms, error) {
-	if c.Group == "" {
-		task, err := findTask(p, c.Task)
-		if err != nil {
-			return terms{}, err
-		}
-		return terms{task.KeyMode, task.Lifetime}, nil
-	}
-	pact := p.GroupByName(c.Group)
-	if pact == nil || pact.Group.Roles[c.Role] == nil {
-		return terms{}, wire.Refuse(wire.NotFound, "policy: role of group "+c.Group, c.Role, "a role of the policy")
-	}
-	return terms{pact.Group.KeyMode, pact.Group.Lifetime}, nil
-}
-
-// identity is what the report must be about: a release of the task, or the
-// group, under the roster that its parties approve, with the unit's program in
-// its role.
-func (c Config) identity(p policy.Approved, report api.Report) (attest.Digest, error) {
-	if report.Group != c.Group || report.Role != c.Role || c.Group == "" && report.Task != c.Task {
-		return attest.Digest{}, wire.Refuse(wire.WrongIdentity, "report: task, group, role",
-			report.Task+" "+report.Group+" "+report.Role, c.Task+" "+c.Group+" "+c.Role)
-	}
-	if c.Group == "" {
-		return identity.ReleaseID(p, report.Task, report.Release)
-	}
-	pact := p.GroupByID(report.Identity)
-	if pact == nil || pact.Group.Name != c.Group || !bytes.Equal(report.Roster, pact.Roster.Bytes()) {
-		return attest.Digest{}, wire.Refuse(wire.StaleRoster, "report: roster", report.Identity, p.GroupByName(c.Group).ID())
-	}
-	of := func(m policyfile.Member) bool { return m.Task == report.Task && m.Release == report.Release }
-	if role := pact.Group.Roles[c.Role]; role == nil || !slices.ContainsFunc(role.Members, of) {
-		return attest.Digest{}, wire.Refuse(wire.WrongRole, "report: member of role "+c.Role, report.Task+" "+report.Release, "a member of the roster")
-	}
-	return pact.ID(), nil
 }
 
 // PeerTLS is a live TLS 1.3 configuration for units of a role in the unit's own
@@ -204,44 +155,4 @@ func (u *Unit) membersOnly(h http.Handler) http.Handler {
 		}
 		h.ServeHTTP(w, r)
 	})
-}
-
-// checkParties reports the faults of what a configuration says of parties.
-func (c Config) checkParties(fault func(rule string, got, want any)) {
-	if c.Group == "" {
-		if len(c.PartyKeys)+len(c.PeerParties) > 0 || !c.Roster.IsZero() {
-			fault("party keys, roster, peer parties", "set without a group", "no such pin, or a group")
-		}
-		return
-	}
-	if !keysOK(c.PartyKeys) || len(c.PartyKeys) > wire.MaxPartyKeys {
-		fault("party keys", c.PartyKeys, fmt.Sprintf("1 to %d keys of the unit's own party, each once", wire.MaxPartyKeys))
-	}
-	for role, keys := range c.PeerParties {
-		if !wire.ValidName(role) || !keysOK(keys) {
-			fault("peer parties of role "+role, keys, "at least 1 key, each once")
-		}
-	}
-}
-
-// keysOK reports whether there are keys, each once.
-func keysOK(keys []attest.Digest) bool {
-	for i, key := range keys {
-		if key.IsZero() || slices.Contains(keys[:i], key) {
-			return false
-		}
-	}
-	return len(keys) > 0
-}
-
-// ownParty is the key of the unit's own party, where the roster of a report names exactly
-// that party for the unit's program in its role. That it approves the roster was checked of
-// the report's signer: a quorum of others, and the authority's word, count for neither.
-func (c Config) ownParty(p policy.Approved, report api.Report) (attest.Digest, error) {
-	id, err := identity.ReleaseID(p, report.Task, report.Release)
-	if err != nil {
-		return attest.Digest{}, err
-	}
-	_, key, err := p.GroupByID(report.Identity).Roster.Pinned(c.Role, id, policy.Pins{Parties: c.PartyKeys, Roster: c.Roster})
-	return key, err
 }

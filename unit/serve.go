@@ -5,11 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
@@ -149,107 +147,5 @@ func (u *Unit) Admit(address string) (release func(), err error) {
 // [Unit.Serve] does it by itself.
 func (u *Unit) Listen(l net.Listener) net.Listener { return listener{l, u} }
 
-// listener makes each connection a [conn] of the unit.
-type listener struct {
-	net.Listener
-	unit *Unit
-}
-
-func (l listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	made := &conn{Conn: c, unit: l.unit}
-	l.unit.conns.insert(made)
-	return made, nil
-}
-
-// conn is a connection below TLS that ends with its certificate, and with what policy
-// cuts off.
-type conn struct {
-	net.Conn
-	unit *Unit
-
-	mu     sync.Mutex  // guards the fields below
-	served *enrolment  // what the handshake was served from
-	end    *time.Timer // cuts the connection at the certificate's end
-	peer   Peer        // who presented a certificate; OK only in a group
-}
-
-// setEnrolment ends the connection with an enrolment, after the time that is left.
-func (c *conn) setEnrolment(e *enrolment, left time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.served, c.end = e, time.AfterFunc(left, func() { c.Conn.Close() })
-}
-
-// setPeer records the verified peer of the connection. The connection ends with the first of
-// both certificates.
-func (c *conn) setPeer(p Peer, now time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.peer = p
-	if c.end != nil && c.end.Stop() {
-		left := min(p.NotAfter().Sub(now), c.served.notAfter.Sub(now))
-		c.end = time.AfterFunc(left, func() { c.Conn.Close() })
-	}
-}
-
-// checkStillAllowed refuses a peer that the newest policy cuts off.
-func (c *conn) checkStillAllowed() error {
-	c.mu.Lock()
-	peer := c.peer
-	c.mu.Unlock()
-	if !peer.Verified() {
-		return nil
-	}
-	return c.unit.newest().CutOff(peer.Facts(), c.unit.currentTime())
-}
-
-func (c *conn) closeNow() { c.Conn.Close() }
-
-// SetLinger is that of the TCP connection: with 0, Close resets it.
-func (c *conn) SetLinger(sec int) error {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
-		return tcp.SetLinger(sec)
-	}
-	return nil
-}
-
-func (c *conn) enrolment() *enrolment {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.served
-}
-
 // errTruncated is the end of a connection that TLS did not announce.
 var errTruncated = errors.New("connection ended without the closing alert of TLS")
-
-// Read makes an end that comes from below TLS an error. crypto/tls takes it for
-// a regular end, so any host on the path could truncate a message.
-func (c *conn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if err == io.EOF {
-		err = &net.OpError{Op: "read", Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: errTruncated}
-	}
-	return n, err
-}
-
-// Close ends the connection and its timer.
-func (c *conn) Close() error {
-	c.unit.conns.remove(c)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.end != nil {
-		c.end.Stop()
-	}
-	return c.Conn.Close()
-}
-
-// connKey is the context key of a request's [conn].
-type connKey struct{}
-
-func withConn(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, c.(*tls.Conn).NetConn())
-}

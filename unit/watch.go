@@ -2,28 +2,11 @@ package unit
 
 import (
 	"context"
-	"sync"
 	"time"
 
-	"github.com/cohort-tee/cohort/attest"
-	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/history"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/cohort-tee/cohort/policy"
 )
-
-// stepNotifier announces steps that a unit adopts.
-type stepNotifier struct {
-	mu    sync.Mutex
-	moved chan struct{} // guarded by mu: closed when a step is adopted
-}
-
-// nextStep returns a channel that is closed when the next step is adopted.
-func (s *stepNotifier) nextStep() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.moved
-}
 
 // adopt makes a history the newest that is seen, unless another goroutine has adopted a
 // newer one meanwhile. All checks of peers count by it from then on, and connections end
@@ -61,19 +44,6 @@ func (u *Unit) hintHead(unverified []byte) {
 	u.watcher.HintHead(unverified, u.authorityRoot(), u.currentTime())
 }
 
-// provedHead is the newest proved head, to be shown to clients.
-func (u *Unit) provedHead() []byte { return u.seen.Load().Proved().Bytes() }
-
-// pollTime is how long one poll waits: in a group a third of the time that it goes on
-// without a proved head, at most.
-func (u *Unit) pollTime() time.Duration {
-	p := u.newest()
-	if pact := p.GroupByName(u.config.Group); u.config.Group != "" && pact != nil {
-		return min(api.MaxPoll, p.Document().Silence(pact.Group)/3)
-	}
-	return api.MaxPoll
-}
-
 // watchedAt reports whether the history is kept current by a poll at an authority, so that
 // a renewal there need not ask for it.
 func (u *Unit) watchedAt(p *peer) bool {
@@ -87,18 +57,6 @@ func (u *Unit) watchedAt(p *peer) bool {
 func (u *Unit) mustRenew(e *enrolment) bool {
 	newest := u.newest()
 	return e != nil && newest.Genuine() && newest.Concerns(e.facts.Head, e.facts)
-}
-
-// spread is how long renewals that one step makes necessary are spread, as the authority
-// has it.
-func (u *Unit) spread() time.Duration { return u.seen.Load().Proved().Spread() }
-
-// cutOffResult is what the newest policy says of an enrolment. It is kept until one of the two
-// changes, because it is asked for at every request.
-type cutOffResult struct {
-	of   *enrolment
-	head attest.Digest
-	err  error
 }
 
 // checkNotCutOff refuses what the newest policy cuts off, with the reason that any peer has for it,
@@ -138,5 +96,47 @@ func (u *Unit) checkSilence(e *enrolment, at time.Time) error {
 	return nil
 }
 
-// newest is the newest policy that the unit has seen.
-func (u *Unit) newest() policy.Approved { return u.seen.Load().Policy() }
+// currentEnrolment returns the enrolment that handshakes are served from.
+func (u *Unit) currentEnrolment() (*enrolment, error) {
+	e := u.enrolled.Load()
+	if e == nil {
+		return nil, wire.Refuse(wire.NotEnrolled, "unit: certificate", "no certificate", "an enrolled unit")
+	}
+	now, err := u.clock.CheckedTime()
+	if err != nil {
+		return nil, err
+	}
+	if !now.Before(e.notAfter) {
+		return nil, wire.Refuse(wire.CertExpired, "unit: time", now.UTC().Format(time.RFC3339), "before "+e.notAfter.UTC().Format(time.RFC3339))
+	}
+	if err := u.checkNotCutOff(e, now); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Ready reports whether the unit can serve: nil, or a refusal with the reason
+// "certificate-expired" when no authority renewed in time, "clock" while the wall
+// clock is more than 2 minutes from the unit's time, "cut-off" or "withdrawn" when the
+// newest policy cuts the unit off, or "not-enrolled" after Close.
+func (u *Unit) Ready() error {
+	_, err := u.currentEnrolment()
+	return err
+}
+
+// closeRevoked ends the connections that the newest policy does not let the unit have: those
+// with a peer that it cuts off, and all of a unit that it cuts off. A unit that needs no
+// more than a newer certificate keeps its own.
+func (u *Unit) closeRevoked() {
+	own := false
+	if e := u.enrolled.Load(); e != nil {
+		renewed := e.facts
+		renewed.Head = u.newest().PolicyHead()
+		own = u.newest().CutOff(renewed, u.currentTime()) != nil
+	}
+	for _, c := range u.conns.snapshot() {
+		if own || c.checkStillAllowed() != nil {
+			c.closeNow()
+		}
+	}
+}

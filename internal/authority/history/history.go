@@ -19,10 +19,13 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
+	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/records"
 	"github.com/cohort-tee/cohort/internal/authority/store"
@@ -100,6 +103,13 @@ type History struct {
 	opened     opened
 	doubt      doubt
 	current    atomic.Pointer[Snapshot]
+}
+
+// statementRates are the token buckets of the parties' keys. There are as many as
+// keys have signed a statement of a group of theirs.
+type statementRates struct {
+	mu   sync.Mutex
+	keys map[attest.Digest]*rate.Limiter // guarded by mu
 }
 
 // New returns a history that [History.Begin] has to read before anything else.

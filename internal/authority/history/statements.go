@@ -3,15 +3,15 @@ package history
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/policy/sshsig"
-	"golang.org/x/time/rate"
 )
 
 // AddStatement adds a party's statement to the history. When it returns, the statement
@@ -54,13 +54,6 @@ const (
 	StatementBurst = 16
 	StatementEvery = time.Minute
 )
-
-// statementRates are the token buckets of the parties' keys. There are as many as
-// keys have signed a statement of a group of theirs.
-type statementRates struct {
-	mu   sync.Mutex
-	keys map[attest.Digest]*rate.Limiter // guarded by mu
-}
 
 // allowStatement counts a statement of a party's key. It refuses as the history would do what
 // that key has not signed, so that no other key uses its bucket up, and with "rate"

@@ -1,0 +1,32 @@
+package unit
+
+import (
+	"context"
+	"errors"
+
+	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// serialAttester is an attester that one goroutine at a time calls: a renewal and a
+// session may want evidence together.
+type serialAttester struct {
+	turn chan struct{} // contains a value during a call
+	attest.Attester
+}
+
+// Attest waits for its turn, but not for longer than ctx.
+func (o serialAttester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
+	return o.attest(ctx, data, nil)
+}
+
+// attest is Attest with the secret of a credential; nil is none.
+func (o serialAttester) attest(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
+	select {
+	case o.turn <- struct{}{}:
+		defer func() { <-o.turn }()
+		return attest.AttestWithCredential(ctx, o.Attester, data, credential)
+	case <-ctx.Done():
+		return attest.Evidence{}, errors.Join(wire.Refuse(wire.Unavailable, "unit: TEE", "busy with other evidence until the deadline", "free"), context.Cause(ctx))
+	}
+}
