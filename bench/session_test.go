@@ -40,9 +40,9 @@ func BenchmarkJoin(b *testing.B) {
 func (p *peer) sealed(b *testing.B, n int) [][]byte {
 	b.Helper()
 	h := p.estate.host(b)
-	o := testworld.Must(channel.NewClientHandshake(unitauth.Pin{Genesis: p.Genesis, Task: "scoring"}, 0))
 	var all [][]byte
 	for i := range n {
+		o := testworld.Must(channel.NewClientHandshake(unitauth.Pin{Genesis: p.Genesis, Task: "scoring"}, 0)) // its KEM key is used once
 		a := testworld.Must(h.Accept(channel.OpenRequest{Body: o.Request(), Number: uint64(i)}, time.Now()))
 		_, sealed, err := a.Finish(attest.Evidence{}, time.Now())
 		if err != nil {

@@ -24,16 +24,12 @@ type known struct {
 
 func (b bundle) known() known {
 	return known{
-		of: b.of, chain: sumPEM(b.pckChain()),
-		tcb: wire.Sum(b.endorsed[roleTCBInfo]), tcbChain: sumPEM(b.endorsed[roleTCBInfoChain]),
-		qe: wire.Sum(b.endorsed[roleQEIdentity]), qeChain: sumPEM(b.endorsed[roleQEIdentityChain]),
+		of: b.of, chain: wire.SumPEM(b.pckChain()),
+		tcb: wire.Sum(b.endorsed[roleTCBInfo]), tcbChain: wire.SumPEM(b.endorsed[roleTCBInfoChain]),
+		qe: wire.Sum(b.endorsed[roleQEIdentity]), qeChain: wire.SumPEM(b.endorsed[roleQEIdentityChain]),
 		pckList: wire.Sum(b.endorsed[rolePCKCRL]), rootList: wire.Sum(b.endorsed[roleRootCRL]),
 	}
 }
-
-// sumPEM is one digest for all spellings of certificates, of which there are as many as
-// a sender likes.
-func sumPEM(text []byte) attest.Digest { return wire.Sum(wire.NormalizePEM(text)) }
 
 // platform checks a bundle, or remembers that it did.
 func (m *memory) platform(b bundle, roots []attest.Digest) (*platform, error) {

@@ -24,7 +24,7 @@ type known struct {
 
 // chain checks a bundle, or remembers that it did.
 func (m *memory) chain(b bundle, roots []attest.Digest) (*chain, error) {
-	id := known{b.kind, wire.Sum(b.leaf), wire.Sum(wire.NormalizePEM(b.askARK)), wire.Sum(b.crl), b.crl != nil}
+	id := known{b.kind, wire.Sum(b.leaf), wire.SumPEM(b.askARK), wire.Sum(b.crl), b.crl != nil}
 	c, known := m.chains.Load(id)
 	if !known {
 		var err error

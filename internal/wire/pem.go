@@ -2,8 +2,8 @@ package wire
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
-	"encoding/pem"
 	"slices"
 )
 
@@ -42,17 +42,30 @@ func ParseCertificates(of string, text []byte, most int) ([][]byte, error) {
 
 func isPEMSpace(b byte) bool { return bytes.IndexByte([]byte(pemSpace), b) >= 0 }
 
-// NormalizePEM returns a text of certificates in one normal form, and any other text
-// unchanged. Caches by a digest of the text use it, so that texts with the same certificates
-// share an entry.
-func NormalizePEM(text []byte) []byte {
-	ders, err := ParseCertificates("", text, len(text))
-	if err != nil || len(ders) == 0 {
-		return text
+// SumPEM returns the SHA-256 of certificates in PEM without the white space that
+// [ParseCertificates] allows, and of any other text as it is. Caches by the digest of a text
+// use it, so that texts with the same certificates share an entry, and no text that is refused
+// shares one with them. It decodes nothing.
+func SumPEM(text []byte) Digest {
+	h := sha256.New()
+	for rest := text; len(rest) > 0; {
+		n := bytes.IndexAny(rest, pemSpace+"-")
+		switch {
+		case n < 0:
+			n = len(rest)
+		case n > 0: // the run before it
+		case rest[0] != '-':
+			rest = rest[1:]
+			continue
+		case bytes.HasPrefix(rest, []byte(pemBegin)):
+			n = len(pemBegin)
+		case bytes.HasPrefix(rest, []byte(pemEnd)):
+			n = len(pemEnd)
+		default:
+			return Sum(text)
+		}
+		h.Write(rest[:n])
+		rest = rest[n:]
 	}
-	var same []byte
-	for _, der := range ders {
-		same = append(same, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	}
-	return same
+	return Digest(h.Sum(nil))
 }
