@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// onAzure makes the machine of a TPM one of Azure's, and gives its attester and
-// what its own evidence says of it, unchecked.
+// onAzure turns the TPM's machine into an Azure machine, and returns its attester and the
+// measurement that its evidence claims, unverified.
 func (v *vendors) onAzure() (attest.Attester, attest.Measurement) {
 	v.host.Helper()
 	if v.paravisor == nil {
@@ -34,9 +34,9 @@ func (v *vendors) onAzure() (attest.Attester, attest.Measurement) {
 	return v.paravisor, claims.Measurement
 }
 
-// TestAzure: a unit on a machine of Azure's, played by a software TPM and a chip of
-// AMD's, gets a certificate, with the chip's certificate and list out of the
-// authority's collateral. The next kernel gets none.
+// TestAzure: a unit on an Azure machine, played by a software TPM and an AMD chip, gets a
+// certificate. The chip's certificate and revocation list come from the authority's
+// collateral. A unit on a kernel that the policy does not name gets no certificate.
 func TestAzure(t *testing.T) {
 	v := newMachine(t)
 	e := settle(t, v, attest.Nitro, attest.AzureSNP)

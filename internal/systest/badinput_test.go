@@ -30,10 +30,10 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// Bad input to a running cluster: each gets a typed answer, and loses nothing.
-// The forms of requests that a handler sees are tested in internal/authority.
+// Bad input to a running cluster: each input gets a typed error, and the cluster keeps
+// serving. Malformed requests to single handlers are tested in internal/authority.
 
-// lying is a TEE whose evidence names a platform of its own.
+// lying is a TEE that puts a false platform name into its evidence.
 type lying struct {
 	attest.Attester
 	platform attest.Platform
@@ -45,7 +45,8 @@ func (l lying) Attest(ctx context.Context, data attest.ReportData) (attest.Evide
 	return e, err
 }
 
-// TestBadUnits starts units with one thing wrong against a real authority.
+// TestBadUnits: a unit with one fault enrols at a real authority, which refuses it with
+// that fault's reason. An honest unit enrols afterwards.
 func TestBadUnits(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	faulty := func(f attesttest.Faults) func(*unit.Config) {
@@ -89,7 +90,8 @@ func TestBadUnits(t *testing.T) {
 	c.Start("scoring", "scoring 1", hello("ok"))
 }
 
-// TestClientClock: a client whose clock is far off trusts nobody.
+// TestClientClock: a client whose clock is a day off gets no trust: FetchTrust fails with
+// clock-skew.
 func TestClientClock(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	for _, off := range []time.Duration{-24 * time.Hour, 24 * time.Hour} {
@@ -101,7 +103,8 @@ func TestClientClock(t *testing.T) {
 	trust(t, c)
 }
 
-// TestCSRWithNames sends CSRs that carry more than a key: refused, not trimmed.
+// TestCSRWithNames: a CSR that contains more than a key is refused; the authority does not
+// strip the extra fields.
 func TestCSRWithNames(t *testing.T) {
 	c := New(t, Task{Name: "scoring", KeyMode: policyfile.PerUnit, Life: time.Hour, Programs: []string{"scoring 1"}})
 	a := authorityOf(t, c)
@@ -125,8 +128,8 @@ func TestCSRWithNames(t *testing.T) {
 	c.Start("scoring", "scoring 1", hello("ok"))
 }
 
-// TestBadConnections talks to the authority's port as no client of ours does.
-// It answers or hangs up, and goes on serving.
+// TestBadConnections: malformed HTTP and TLS at the authority's port. The authority
+// responds with an error or closes the connection, and keeps serving other clients.
 func TestBadConnections(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	secured := func() net.Conn {
@@ -142,7 +145,7 @@ func TestBadConnections(t *testing.T) {
 		name string
 		dial func() net.Conn
 		send string
-		want string // in the answer; "" is that the connection ends
+		want string // in the response; "" means that the connection ends
 	}{
 		{"plain HTTP", plain, post + "\r\n", "400 Bad Request"},
 		{"garbage", plain, strings.Repeat("\x00garbage", 100), ""},
@@ -175,7 +178,7 @@ func TestBadConnections(t *testing.T) {
 	}
 }
 
-// TestEndlessBody streams a body without end: refused at the limit.
+// TestEndlessBody: a request whose body never ends is refused at the size limit.
 func TestEndlessBody(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	rt := &http.Transport{TLSClientConfig: insecure()}
@@ -186,7 +189,7 @@ func TestEndlessBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Header.Set("Content-Type", "application/json")
-	// The transport may see the connection end before it reads the answer.
+	// The transport may see the connection end before it reads the response.
 	if answer, err := rt.RoundTrip(r); err == nil {
 		defer answer.Body.Close()
 		var p api.Problem
@@ -201,8 +204,8 @@ func TestEndlessBody(t *testing.T) {
 	trust(t, c)
 }
 
-// endless is a body of spaces that counts what was read of it. The transport
-// may still be reading when its answer is already here.
+// endless is a body of spaces that counts the bytes read. The count is atomic, since the
+// transport may still read after the response has arrived.
 type endless struct{ n atomic.Int64 }
 
 func (e *endless) Read(b []byte) (int, error) {
@@ -210,9 +213,9 @@ func (e *endless) Read(b []byte) (int, error) {
 	return copy(b, bytes.Repeat([]byte(" "), len(b))), nil
 }
 
-// TestFullDisk lets the authority's disk run full under a running cluster: no
-// certificate without record, everything that only reads goes on, and space
-// heals it without a restart.
+// TestFullDisk: the authority's disk fills up under a running cluster. The authority issues
+// no certificate that it cannot record, everything that only reads continues, and free
+// space restores issuing without a restart.
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
@@ -226,7 +229,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	c.dsn = "sqlite:" + filepath.Join(dir, "authority.db")
 	c.StartAuthority()
-	t.Cleanup(c.StopAuthority) // before the disk goes
+	t.Cleanup(c.StopAuthority) // before the disk is unmounted
 	r := c.Start("scoring", "scoring 1", hello("ok"))
 	a := authorityOf(t, c)
 	before := logged(t, a, "issued")
@@ -236,7 +239,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatalf("got %v, want the disk full", err)
 	}
 	var err error
-	for range 50 { // pages that are free inside the file may still take some
+	for range 50 { // free pages inside the file may still hold some records
 		request, _ := apply(t, c, a, scorer(c))
 		if _, err = a.Certify(t.Context(), request); err != nil {
 			break
@@ -257,7 +260,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestUnreadablePolicy gives files to the command line that are no policies.
+// TestUnreadablePolicy: `cohort policy check` refuses files that are not policies, each
+// with an error code, a cause and a hint.
 func TestUnreadablePolicy(t *testing.T) {
 	s := shell{bin: filepath.Join(Build(t, "./cmd/cohort"), "cohort"), dir: t.TempDir()}
 	files := map[string]string{

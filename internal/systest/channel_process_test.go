@@ -18,15 +18,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// fleet are units in processes of their own.
+// fleet is a set of units, each in its own process.
 type fleet struct {
 	*apart
 	bin   string
 	units []*unitProcess
-	dirs  []string // of all units that ever ran
+	dirs  []string // of every unit started so far
 }
 
-// newFleet starts a cluster whose certificates live so long, with n units.
+// newFleet starts a cluster with n units, whose certificates have the given lifetime.
 func newFleet(t *testing.T, life time.Duration, n int) *fleet {
 	t.Helper()
 	f := &fleet{apart: newApart(t, life), units: make([]*unitProcess, n)}
@@ -37,14 +37,14 @@ func newFleet(t *testing.T, life time.Duration, n int) *fleet {
 	return f
 }
 
-// fill starts a unit in the i-th place.
+// fill starts a unit at index i.
 func (f *fleet) fill(i int) {
 	f.t.Helper()
 	f.units[i] = f.start(f.bin)
 	f.dirs = append(f.dirs, f.units[i].dir)
 }
 
-// kill ends the unit of an id with SIGKILL and gives its place.
+// kill ends the unit with the given id by SIGKILL, and returns its index.
 func (f *fleet) kill(id string) (i int) {
 	f.t.Helper()
 	i = slices.IndexFunc(f.units, func(u *unitProcess) bool { return u.Unit.String() == id })
@@ -55,7 +55,7 @@ func (f *fleet) kill(id string) (i int) {
 	return i
 }
 
-// executed is how often each request was executed, as the units wrote down.
+// executed counts the executions of each request, from the files that the units write.
 func (f *fleet) executed() map[string]int {
 	f.t.Helper()
 	seen := map[string]int{}
@@ -77,8 +77,8 @@ func (f *fleet) channels(n int) []*client.Channel {
 	return list
 }
 
-// TestKilledProcesses is what SIGKILL does to a cluster of processes: to units,
-// without load and with it, and to the manager.
+// TestKilledProcesses: units and the manager, each in its own process, are killed with
+// SIGKILL; units with and without load.
 func TestKilledProcesses(t *testing.T) {
 	waits(t)
 	f := newFleet(t, time.Hour, 3)
@@ -87,9 +87,9 @@ func TestKilledProcesses(t *testing.T) {
 	f.killManager()
 }
 
-// outlive kills the unit that opened a session, which goes on at another without
-// a handshake more, and then one that streams: that ends in a typed error within
-// a second, and the next request succeeds.
+// outlive kills the unit that opened a session: another unit continues the session without
+// a second handshake. Then it kills a unit that is streaming: the stream ends in a typed
+// error within a second, and the next request succeeds.
 func (f *fleet) outlive() {
 	t := f.t
 	t.Helper()
@@ -116,7 +116,7 @@ func (f *fleet) outlive() {
 	}
 }
 
-// cutStream kills the unit that streams 2,000 tokens and gives its place.
+// cutStream kills the unit that streams 2,000 tokens, and returns its index.
 func (f *fleet) cutStream(ch *client.Channel) (i int) {
 	f.t.Helper()
 	r := testworld.Must(http.NewRequestWithContext(f.t.Context(), http.MethodGet, scoringURL+"/tokens", nil))
@@ -142,8 +142,8 @@ func (f *fleet) cutStream(ch *client.Channel) (i int) {
 	return i
 }
 
-// killUnits kills one of three units after the other under load. A run without
-// faults goes before it.
+// killUnits kills the three units in turn under load. A control run without faults precedes
+// it.
 func (f *fleet) killUnits() {
 	t := f.t
 	t.Helper()
@@ -166,9 +166,8 @@ func (f *fleet) killUnits() {
 	s.judge(t, out)
 }
 
-// killManager kills the manager under load and starts it again, then once more
-// with its data gone. Open sessions go on, without a handshake more, and new ones
-// open.
+// killManager kills the manager under load and restarts it, then kills it again and deletes
+// its data. Open sessions continue without another handshake, and new sessions open.
 func (f *fleet) killManager() {
 	t := f.t
 	t.Helper()
@@ -199,11 +198,12 @@ func (f *fleet) killManager() {
 	}
 }
 
-// TestAuthorityKilledUnderLoad: the authority is killed with SIGKILL under load
-// and comes back with new rings, a unit joins, and the rings roll twice.
+// TestAuthorityKilledUnderLoad: the authority is killed with SIGKILL under load and
+// restarts with new ring keys, a unit joins, and the ring keys roll twice. No request that
+// may be retried fails.
 func TestAuthorityKilledUnderLoad(t *testing.T) {
 	waits(t)
-	rate, length, life := 100, 28*time.Second, 5*time.Second // a ring rolls every ten
+	rate, length, life := 100, 28*time.Second, 5*time.Second // a ring key rolls every 10 s
 	if full() {
 		length, life = 150*time.Second, 30*time.Second
 	}
@@ -217,7 +217,8 @@ func TestAuthorityKilledUnderLoad(t *testing.T) {
 		f.startAuthority()
 		f.units = append(f.units, nil)
 		f.fill(len(f.units) - 1)
-		// Marked, since it may be bound to a unit of the other ring.
+		// With an Idempotency-Key, since the session may be bound to a unit with the other
+		// ring key.
 		if _, err := call(t.Context(), f.open(), http.MethodPost, "new session", "new session"); err != nil {
 			t.Errorf("new session: %v", err)
 		}

@@ -21,13 +21,13 @@ import (
 
 const scoringURL = "https://scoring." + Domain
 
-// service is a handler that counts what it executes, for all units together.
+// service is a handler that counts executions over all units together.
 type service struct {
 	mu   sync.Mutex
 	seen map[string]int // guarded by mu: executions, by the request's mark
 }
 
-// ServeHTTP answers with the mark of the request and the unit's id.
+// ServeHTTP responds with the request's mark and the unit's id.
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	mark := r.Header.Get("Mark")
 	s.mu.Lock()
@@ -43,14 +43,14 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "%s %s", caller.Unit, mark)
 }
 
-// executed is how often each request was executed, by its mark.
+// executed returns the number of executions by mark.
 func (s *service) executed() map[string]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.seen)
 }
 
-// shared is a cluster of n units with a manager.
+// shared starts a cluster of n units with a manager.
 func shared(t *testing.T, n int, life time.Duration, h http.Handler) (*Cluster, []*Replica) {
 	t.Helper()
 	c := New(t, scoring(life))
@@ -63,7 +63,7 @@ func shared(t *testing.T, n int, life time.Duration, h http.Handler) (*Cluster, 
 	return c, units
 }
 
-// attended waits until units met the manager, and a beat more.
+// attended waits until each unit is connected to the manager, and for one more heartbeat.
 func attended(t *testing.T, units ...*Replica) {
 	t.Helper()
 	for _, u := range units {
@@ -72,9 +72,9 @@ func attended(t *testing.T, units ...*Replica) {
 	time.Sleep(300 * time.Millisecond)
 }
 
-// call sends a request with a mark, and gives the unit that answered it.
+// call sends a request with a mark, and returns the id of the unit that responded.
 func call(ctx context.Context, ch *client.Channel, method, mark, key string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout) // a gateway may take 8 s to see that a unit is gone
+	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout) // a gateway takes up to 8 s to notice that a unit is gone
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, scoringURL+"/count", nil)
 	if err != nil {
@@ -100,7 +100,7 @@ func call(ctx context.Context, ch *client.Channel, method, mark, key string) (st
 	return id, nil
 }
 
-// opener is the unit that opened the channel's session.
+// opener returns the unit that opened the channel's session.
 func opener(t *testing.T, ch *client.Channel, units []*Replica) *Replica {
 	t.Helper()
 	s, err := ch.Session(t.Context())
@@ -114,8 +114,8 @@ func opener(t *testing.T, ch *client.Channel, units []*Replica) *Replica {
 	return units[i]
 }
 
-// TestTicketsAlone: units whose manager cannot be reached share sessions by
-// the clients' tickets.
+// TestTicketsAlone: units whose manager is unreachable share sessions through the clients'
+// tickets.
 func TestTicketsAlone(t *testing.T) {
 	t.Parallel()
 	c, units := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
@@ -138,8 +138,8 @@ func TestTicketsAlone(t *testing.T) {
 	}
 }
 
-// TestManagerLost: a manager is stopped, started again, and wiped. Open sessions
-// go on, new ones open, and units share them again.
+// TestManagerLost: the manager is stopped and restarted, then stopped again and its data
+// deleted. Open sessions continue, new sessions open, and units share them again.
 func TestManagerLost(t *testing.T) {
 	c, units := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
 	ch := c.OpenChannel(c.OpenConfig("scoring"))
@@ -171,8 +171,8 @@ func TestManagerLost(t *testing.T) {
 	}
 }
 
-// TestReceipt: a receipt verifies offline and names the unit that answered; a
-// changed answer, request or unit fails it, and so does another pin.
+// TestReceipt: a receipt verifies offline and names the unit that responded. Verification
+// fails after a change to the request, the response or the signature.
 func TestReceipt(t *testing.T) {
 	c, units := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
 	config := c.OpenConfig("scoring")
@@ -221,8 +221,7 @@ func TestReceipt(t *testing.T) {
 	}
 }
 
-// TestCloseSession: all units confirm that a session ended, and no ticket
-// brings it back.
+// TestCloseSession: all units confirm that a session is closed, and no ticket reopens it.
 func TestCloseSession(t *testing.T) {
 	c, units := shared(t, 3, time.Hour, &service{seen: map[string]int{}})
 	ch := c.OpenChannel(c.OpenConfig("scoring"))
@@ -243,8 +242,8 @@ func TestCloseSession(t *testing.T) {
 	}
 }
 
-// TestPins: a channel that is pinned to code, and ones that are pinned to what
-// no unit of the cluster is.
+// TestPins: a channel pinned to an identity of the cluster works; a channel pinned to the
+// same code under another authority does not open.
 func TestPins(t *testing.T) {
 	waits(t)
 	c, _ := shared(t, 2, time.Hour, &service{seen: map[string]int{}})
@@ -275,8 +274,8 @@ func TestPins(t *testing.T) {
 	}
 }
 
-// TestPolicyMovesOn: a client that knows an older policy than the unit fetches
-// the newer one before it accepts a session, and refuses it if it cannot.
+// TestPolicyMovesOn: a client with an older policy than the unit fetches the newer policy
+// before it accepts a session. If it cannot fetch it, it refuses the session.
 func TestPolicyMovesOn(t *testing.T) {
 	t.Parallel()
 	c, units := shared(t, 1, 3*time.Second, &service{seen: map[string]int{}})
@@ -292,8 +291,8 @@ func TestPolicyMovesOn(t *testing.T) {
 	testworld.Refused(t, err, wire.Behind)
 }
 
-// TestPolicyJustMovedOn: a client that fetched trust a moment ago meets a unit of
-// policy that is newer still, and opens a session with it.
+// TestPolicyJustMovedOn: a client that fetched trust a moment ago gets a unit with a newer
+// policy, and still opens a session with it.
 func TestPolicyJustMovedOn(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	config := client.OpenConfig{Trust: trust(t, c)}

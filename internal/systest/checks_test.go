@@ -24,11 +24,11 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// full reports whether the long forms were asked for.
+// full reports whether COHORT_FULL asks for the long form of the tests.
 func full() bool { return os.Getenv("COHORT_FULL") != "" }
 
-// waits lets a test that waits for most of its time run beside others. Its long form
-// measures, and runs alone.
+// waits runs a test that mostly waits in parallel with others. The long form measures, so
+// it runs alone.
 func waits(t *testing.T) {
 	t.Helper()
 	if !full() {
@@ -36,7 +36,8 @@ func waits(t *testing.T) {
 	}
 }
 
-// hello answers every request with its name, and says when.
+// hello responds to every request with its name, and with the time of the response in a
+// header.
 func hello(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(servedAtHeader, strconv.FormatInt(time.Now().UnixNano(), 10))
@@ -48,7 +49,8 @@ func scoring(life time.Duration) Task {
 	return Task{Name: "scoring", KeyMode: policyfile.Shared, Life: life, Programs: []string{"scoring 1"}}
 }
 
-// get asks one replica over a task's client TLS, and gives its answer.
+// get sends a GET request to one replica over a task's client TLS, and returns the
+// response's content.
 func get(t *testing.T, rt http.RoundTripper, url string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -66,9 +68,9 @@ func get(t *testing.T, rt http.RoundTripper, url string) (string, error) {
 	return string(body), err
 }
 
-// TestShortLife: certificates of some seconds under load. No request fails, and none
-// is answered on a certificate past its end. A renewal may take a quarter of the
-// lifetime, so that is longer where the machine is shared.
+// TestShortLife: certificates that live some seconds, under load. No request fails, and no
+// response comes under an expired certificate. A renewal may take a quarter of the
+// lifetime, so the lifetime is longer where the machine is shared.
 func TestShortLife(t *testing.T) {
 	waits(t)
 	life := 12 * time.Second
@@ -84,7 +86,7 @@ func TestShortLife(t *testing.T) {
 	switch {
 	case full():
 		load.Rate, load.For = 500, time.Minute
-	case testing.Short(): // under the race detector, whose handshakes take ten times as long
+	case testing.Short(): // under the race detector, where a handshake takes ten times as long
 		load.Rate = 10
 	}
 	out := load.Run(t.Context())
@@ -104,9 +106,9 @@ func first(errs []error) error {
 	return errs[0]
 }
 
-// TestAuthorityDown: an outage of a quarter of a certificate's life, begun
-// anywhere, is not noticed; a longer one ends readiness with the reason
-// certificate-expired, and the authority's return mends it within 10 seconds.
+// TestAuthorityDown: an outage of a quarter of a certificate's lifetime has no effect. A
+// longer outage ends readiness with the reason certificate-expired, and readiness returns
+// within 10 seconds after the authority does.
 func TestAuthorityDown(t *testing.T) {
 	t.Parallel()
 	life := 8 * time.Second
@@ -136,7 +138,7 @@ func TestAuthorityDown(t *testing.T) {
 	t.Logf("ready %v after the authority's return", time.Since(begin))
 }
 
-// wantProbe asks a unit's /readyz.
+// wantProbe requires the given status and reason at a unit's /readyz.
 func wantProbe(t *testing.T, r *Replica, status int, reason wire.Reason) {
 	t.Helper()
 	rec := httptest.NewRecorder()
@@ -146,8 +148,8 @@ func wantProbe(t *testing.T, r *Replica, status int, reason wire.Reason) {
 	}
 }
 
-// TestChangedProgram: a program that policy does not name is refused with what
-// was measured and what is wanted, and the others go on.
+// TestChangedProgram: a program that the policy does not name is refused, with the measured
+// and the wanted value in the error. The other units continue.
 func TestChangedProgram(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	r := c.Start("scoring", "scoring 1", hello("ok"))
@@ -163,8 +165,9 @@ func TestChangedProgram(t *testing.T) {
 	}
 }
 
-// TestRebuiltAuthority: another build is refused until policy names it, and has
-// the same root then; the old build is refused once policy drops it.
+// TestRebuiltAuthority: another build of the authority is refused until the policy names
+// it; it then has the same root. The old build is refused once the policy no longer names
+// it.
 func TestRebuiltAuthority(t *testing.T) {
 	const next = "authority build 2"
 	c := New(t, scoring(time.Hour))
@@ -210,9 +213,9 @@ func push(t *testing.T, c *Cluster, step policy.Step) {
 	})
 }
 
-// TestOtherRoot: the same program, genesis and policy files under another root
-// secret. The authority refuses to start, and one that is made to serve its own
-// clients is refused by units and clients of the first.
+// TestOtherRoot: the same program, genesis and policy files under a different root secret.
+// The authority refuses to start with it. An authority that serves under it is refused by
+// units and clients of the original cluster.
 func TestOtherRoot(t *testing.T) {
 	vendor := attesttest.NewVendor()
 	mine, theirs := NewOnVendor(t, vendor, scoring(time.Hour)), NewOnVendor(t, vendor, scoring(time.Hour))
@@ -235,9 +238,9 @@ func TestOtherRoot(t *testing.T) {
 	testworld.Refused(t, theirs.TryAuthority(), wire.WrongRoot)
 }
 
-// TestCalls: a unit calls the task that policy names and is answered. It
-// refuses a server of another task, one of the right code under another
-// authority, and a task that policy does not let it call.
+// TestCalls: a unit calls a task that the policy allows, and gets a response. It refuses a
+// server of another task, a server of the right code under another authority, and a task
+// that the policy does not allow it to call.
 func TestCalls(t *testing.T) {
 	tasks := []Task{
 		{Name: "a", KeyMode: policyfile.PerUnit, Life: time.Hour, Calls: []string{"b"}, Programs: []string{"program a"}},
@@ -277,9 +280,9 @@ func TestCalls(t *testing.T) {
 	testworld.Refused(t, err, wire.NotAllowed)
 }
 
-// TestHistoryCut: an authority whose database was restored to an older policy
-// is refused by who has seen newer, issues nothing to them, and adopts what they
-// show it.
+// TestHistoryCut: an authority whose database was restored to an older policy gets the
+// newer history from a client that knows it. The authority adopts that history, and the
+// client then trusts it.
 func TestHistoryCut(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	old := c.copyStore()
@@ -305,8 +308,8 @@ func TestHistoryCut(t *testing.T) {
 	}
 }
 
-// TestKeyModes: units of a shared task serve one leaf; units of a task in key
-// mode unit serve a leaf each, under one root.
+// TestKeyModes: units of a task in key mode shared serve the same leaf; units of a task in
+// key mode unit serve one leaf each, under one root.
 func TestKeyModes(t *testing.T) {
 	for _, mode := range []policyfile.KeyMode{policyfile.Shared, policyfile.PerUnit} {
 		t.Run(string(mode), func(t *testing.T) {
@@ -331,8 +334,8 @@ func TestKeyModes(t *testing.T) {
 	}
 }
 
-// TestDebugRefused: evidence of a TEE that its host can read is refused; where
-// policy allows it by its own flag, every certificate says so.
+// TestDebugRefused: evidence of a TEE that its host can read is refused. Where the policy
+// allows it by an explicit flag, every certificate carries a mark that says so.
 func TestDebugRefused(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	config := c.UnitConfig("scoring", "scoring 1")
@@ -354,8 +357,8 @@ func TestDebugRefused(t *testing.T) {
 	}
 }
 
-// markOf reads the marks of whoever serves at an address, out of the extension as
-// docs/spec/identity.md has it.
+// markOf reads the marks of the unit at an address, from the certificate extension that
+// docs/spec/identity.md defines.
 func markOf(t *testing.T, address string) string {
 	t.Helper()
 	conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})

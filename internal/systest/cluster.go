@@ -1,7 +1,7 @@
-// Package systest runs whole clusters for tests: owners with SSH keys, a TEE
-// vendor that [attesttest] plays, a real authority on a real store behind
-// real TLS on loopback, units and clients, all in one process. Nothing in it
-// plays a verifier.
+// Package systest runs whole clusters for tests: owners with SSH keys, a TEE vendor that
+// [attesttest] plays, a real authority on a real store behind real TLS on loopback, units
+// and clients, all in one process. It never replaces the verifier: the real one appraises
+// all evidence.
 //
 // It is for tests only: no package of the product imports it.
 package systest
@@ -48,31 +48,31 @@ type Task struct {
 	Programs []string
 }
 
-// Cluster is one authority with its owners. Its fields are set by [New].
+// Cluster is one authority with its owners. [New] sets its fields.
 type Cluster struct {
 	Chip    *attesttest.Chip
 	Genesis attest.Digest
-	Root    attest.Digest // authority root
-	Steps   []policy.Step // history as the owners signed it
+	Root    attest.Digest // public key digest of the authority's root
+	Steps   []policy.Step // history as signed by the owners
 	Log     *slog.Logger
-	Host    string // that units listen on; 127.0.0.1
+	Host    string // address that units listen on: 127.0.0.1
 
 	t     testing.TB
 	owner testworld.Key
 	dsn   string
-	addr  string // of the authority, the same after a restart
-	build string // the authority's program
-	tee   tee    // of the authority; nil: the chip's
+	addr  string // host:port of the authority, the same after a restart
+	build string // program of the authority
+	tee   tee    // of the authority; nil means the chip's
 
-	stop    func()   // of the running authority; nil when it is down
-	reset   func()   // ends its connections as a killed process does
-	manager *gateway // nil: none
+	stop    func()   // stops the running authority; nil when it is down
+	reset   func()   // resets its connections, as the death of a process does
+	manager *gateway // nil without a manager
 }
 
 // FirstBuild is the program of every cluster's first authority.
 const FirstBuild = "authority build 1"
 
-// New starts a cluster of the given tasks, which ends with the test.
+// New starts a cluster with the given tasks, which ends with the test.
 func New(t testing.TB, tasks ...Task) *Cluster {
 	t.Helper()
 	return NewOnVendor(t, attesttest.NewVendor(), tasks...)
@@ -99,7 +99,7 @@ type tee interface {
 	attest.Sealer
 }
 
-// device is the TEE as the authority's program sees it.
+// device returns the TEE that the authority's program uses.
 func (c *Cluster) device() tee {
 	if c.tee != nil {
 		return c.tee
@@ -107,7 +107,7 @@ func (c *Cluster) device() tee {
 	return c.Chip.Attester(attesttest.Measure(c.build))
 }
 
-// initialise makes a root for a draft.
+// initialise creates an authority root for a draft.
 func (c *Cluster) initialise(draft policydraft.Draft) attest.Digest {
 	c.t.Helper()
 	s, err := store.Create(c.t.Context(), c.dsn)
@@ -122,7 +122,7 @@ func (c *Cluster) initialise(draft policydraft.Draft) attest.Digest {
 	return result.Root
 }
 
-// draftOf reads a first policy without its root.
+// draftOf parses a first policy that has no root yet.
 func draftOf(t testing.TB, text string) policydraft.Draft {
 	t.Helper()
 	d, err := policydraft.Parse([]byte(text))
@@ -132,7 +132,7 @@ func draftOf(t testing.TB, text string) policydraft.Draft {
 	return d
 }
 
-// filled is the genesis that a draft becomes.
+// filled returns the draft as a genesis policy with the given root.
 func filled(t testing.TB, draft policydraft.Draft, root attest.Digest) string {
 	t.Helper()
 	text, err := draft.WithRoot(root)
@@ -142,7 +142,7 @@ func filled(t testing.TB, draft policydraft.Draft, root attest.Digest) string {
 	return string(text)
 }
 
-// draft writes the first policy, without a root.
+// draft returns the first policy without a root.
 func (c *Cluster) draft(vendor *attesttest.Vendor, tasks []Task) policydraft.Draft {
 	var b strings.Builder
 	fmt.Fprintf(&b, "schema = %q\ntrust_domain = %q\nsequence = 1\nprevious = \"\"\n", policyfile.Schema, Domain)
@@ -161,13 +161,13 @@ func (c *Cluster) draft(vendor *attesttest.Vendor, tasks []Task) policydraft.Dra
 	return draftOf(c.t, b.String())
 }
 
-// Reference is the reference value of a program that exists only as a name, as
-// a policy writes it.
+// Reference returns the reference value, in policy syntax, of a program that exists only as
+// a name.
 func Reference(program string) string {
 	return fmt.Sprintf("{ platform = \"soft\", program = %q }", wire.Sum([]byte(program)))
 }
 
-// ServerName is the DNS name of a task.
+// ServerName returns the DNS name of a task.
 func ServerName(task string) string { return task + "." + Domain }
 
 func quoted(names []string) string {
@@ -178,7 +178,7 @@ func quoted(names []string) string {
 	return strings.Join(out, ", ")
 }
 
-// SignPolicy is a policy text with the owner's signature.
+// SignPolicy returns a policy text with the owner's signature.
 func (c *Cluster) SignPolicy(text string) policy.Step {
 	c.t.Helper()
 	sig, err := sshsig.Sign(c.owner, sshsig.ForPolicy, []byte(text))
@@ -188,8 +188,8 @@ func (c *Cluster) SignPolicy(text string) policy.Step {
 	return policy.Step{Policy: []byte(text), Signatures: []string{sig}}
 }
 
-// NextPolicy writes and signs the policy that follows the newest, after edits "old",
-// "new"; it is part of Steps from then on, but is not sent to the authority.
+// NextPolicy edits the newest policy into its successor and signs it; edits are pairs of
+// old and new text. The result is appended to Steps, but not sent to the authority.
 func (c *Cluster) NextPolicy(edits ...string) policy.Step {
 	c.t.Helper()
 	approved, err := policy.Replay(c.Genesis, c.Steps)
@@ -220,11 +220,11 @@ func (c *Cluster) NextPolicy(edits ...string) policy.Step {
 	return step
 }
 
-// URL is where the authority listens.
+// URL returns the authority's base URL.
 func (c *Cluster) URL() string { return "https://" + c.addr }
 
-// StartAuthority starts the authority on its store and address, and fails the
-// test when it refuses.
+// StartAuthority starts the authority on its store and address, and fails the test when the
+// authority refuses to start.
 func (c *Cluster) StartAuthority() {
 	c.t.Helper()
 	if err := c.TryAuthority(); err != nil {
@@ -232,14 +232,14 @@ func (c *Cluster) StartAuthority() {
 	}
 }
 
-// TryAuthority starts the authority, or returns why it refuses to start.
+// TryAuthority starts the authority, and returns the error when it refuses to start.
 func (c *Cluster) TryAuthority() (err error) {
 	c.stop, c.reset, err = c.serve(c.addr)
 	return err
 }
 
-// StartReplica starts another authority on the same store, until the test ends or it
-// is stopped.
+// StartReplica starts a second authority on the same store, until stop is called or the
+// test ends.
 func (c *Cluster) StartReplica() (url string, stop func()) {
 	c.t.Helper()
 	addr := loopback.FreeAddress(c.t)
@@ -283,7 +283,7 @@ func (c *Cluster) serve(addr string) (stop, reset func(), err error) {
 	}), l.cutAll, nil
 }
 
-// StopAuthority stops the authority, if it runs.
+// StopAuthority stops the authority if it is running.
 func (c *Cluster) StopAuthority() {
 	if c.stop != nil {
 		c.stop()
@@ -291,17 +291,17 @@ func (c *Cluster) StopAuthority() {
 	}
 }
 
-// KillAuthority ends the authority in the midst of everything, as far as that goes in
-// one process.
+// KillAuthority ends the authority without a shutdown, as nearly as one process can imitate
+// a kill.
 func (c *Cluster) KillAuthority() {
 	c.reset()
 	c.StopAuthority()
 }
 
-// Rebuild makes the authority another program from its next start on.
+// Rebuild changes the authority's program, from its next start on.
 func (c *Cluster) Rebuild(program string) { c.build = program }
 
-// UnitConfig is the configuration of a unit that runs a program.
+// UnitConfig returns the configuration of a unit that runs a program.
 func (c *Cluster) UnitConfig(task, program string) unit.Config {
 	return unit.Config{
 		Authorities: []string{c.URL()}, Genesis: c.Genesis, Task: task, Log: c.Log, Manager: c.managerConfig(),
@@ -313,8 +313,8 @@ func (c *Cluster) UnitConfig(task, program string) unit.Config {
 type Replica struct {
 	Unit    *unit.Unit
 	Address string
-	Stop    func() // ends it; the test's end does too
-	Kill    func() // ends it in the midst of everything, as far as that goes in one process
+	Stop    func() // stops it; the test's end does so too
+	Kill    func() // ends it without a shutdown, as nearly as one process can imitate a kill
 }
 
 // Start starts a unit that runs a program and serves the handler.
@@ -323,13 +323,13 @@ func (c *Cluster) Start(task, program string, h http.Handler) *Replica {
 	return c.StartWith(c.UnitConfig(task, program), h)
 }
 
-// StartWith is Start with a configuration.
+// StartWith is Start with a given configuration.
 func (c *Cluster) StartWith(config unit.Config, h http.Handler) *Replica {
 	c.t.Helper()
 	return c.replica(config, c.listen(), h)
 }
 
-// replica is Start with a configuration and a listener.
+// replica is StartWith with a given listener.
 func (c *Cluster) replica(config unit.Config, inner net.Listener, h http.Handler) *Replica {
 	c.t.Helper()
 	u, err := unit.Start(c.t.Context(), config)
@@ -339,7 +339,7 @@ func (c *Cluster) replica(config unit.Config, inner net.Listener, h http.Handler
 	return c.serveUnit(u, inner, h)
 }
 
-// listen is a listener for a unit.
+// listen returns a listener for a unit.
 func (c *Cluster) listen() net.Listener {
 	c.t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(c.Host, "0"))
@@ -349,7 +349,7 @@ func (c *Cluster) listen() net.Listener {
 	return l
 }
 
-// serveUnit lets a unit serve until the test's end.
+// serveUnit serves a unit until the test ends.
 func (c *Cluster) serveUnit(u *unit.Unit, inner net.Listener, h http.Handler) *Replica {
 	c.t.Helper()
 	l := &cutter{Listener: inner}
@@ -369,14 +369,14 @@ func (c *Cluster) serveUnit(u *unit.Unit, inner net.Listener, h http.Handler) *R
 	return r
 }
 
-// TrustConfig is what a client of a task believes.
+// TrustConfig returns the pins of a client of a task.
 func (c *Cluster) TrustConfig(task string) client.TrustConfig {
 	return client.TrustConfig{
 		Authorities: []string{c.URL()}, Genesis: c.Genesis, Task: task, Verifier: attesttest.Verifier(),
 	}
 }
 
-// Client is a client of a task's replicas, closed with the test.
+// Client returns a client of a task's replicas, closed with the test.
 func (c *Cluster) Client(task string, addresses ...string) *client.Client {
 	c.t.Helper()
 	trust, err := client.FetchTrust(c.t.Context(), c.TrustConfig(task))

@@ -9,18 +9,18 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// flowingOn responds until its client is gone.
+// flowingOn writes its response until the client is gone.
 var flowingOn = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	flow := http.NewResponseController(w)
 	for r.Context().Err() == nil {
-		_, _ = io.WriteString(w, "more") // fails once the client is gone, as the context says
+		_, _ = io.WriteString(w, "more") // fails once the client is gone; the context ends the loop
 		_ = flow.Flush()
 		time.Sleep(10 * time.Millisecond)
 	}
 })
 
-// TestCutEndsConnections: what is under way with a peer ends as soon as a policy is
-// adopted that cuts the peer off, on both sides, and calls of others go on.
+// TestCutEndsConnections: a policy cuts a peer off. Once it is adopted, the calls in
+// progress with that peer end on both sides; calls with other peers continue.
 func TestCutEndsConnections(t *testing.T) {
 	t.Parallel()
 	s := newCutScene(t, policyfile.PerUnit, false)
@@ -48,7 +48,7 @@ func TestCutEndsConnections(t *testing.T) {
 	}
 }
 
-// flowing is the end of a response that has begun.
+// flowing starts a request and returns a channel with the error that ends the response.
 func flowing(t *testing.T, from, to *Replica) <-chan error {
 	t.Helper()
 	transport := calls(t, from)

@@ -13,20 +13,20 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// twinName is what the program of a unit says that is cut off and goes on.
+// twinName is the response of a unit that is cut off and continues to run.
 const twinName = "twin"
 
-// cutScene is where units are cut off, one after the other.
+// cutScene is a cluster whose tests cut units off, one after the other.
 type cutScene struct {
 	*Cluster
 	t       *testing.T
 	managed bool
-	adder   *Replica // calls holders of a group
-	holder  *Replica // is called by adders
+	adder   *Replica // calls units with the role holder
+	holder  *Replica // is called by units with the role adder
 	cut     map[string]string
 }
 
-// newCutScene is a cluster of a task and a group, with an honest unit or two of each.
+// newCutScene starts a cluster of a task and a group, with one or two honest units of each.
 func newCutScene(t *testing.T, mode policyfile.KeyMode, managed bool) *cutScene {
 	t.Helper()
 	task := func(name string) Task {
@@ -47,9 +47,9 @@ func newCutScene(t *testing.T, mode policyfile.KeyMode, managed bool) *cutScene 
 	return s
 }
 
-// twins are the units that are cut off, by their tasks: one of a task, one of each role
-// of a group. Nothing comes to them from the authority once the link is parted, so that
-// they go on as if no policy had changed, until their certificates end.
+// twins are the units that a test cuts off: one of the task scoring, and one of each role
+// of the group. Once the link is parted, nothing reaches them from the authority, so they
+// continue under the old policy until their certificates end.
 type twins struct {
 	scoring, adder, holder *Replica
 	link                   *link
@@ -57,7 +57,7 @@ type twins struct {
 
 func (s *cutScene) twins() twins { return s.twinsOf(hello(twinName)) }
 
-// twinsOf are twins that serve the handler.
+// twinsOf starts twins that serve the handler.
 func (s *cutScene) twinsOf(h http.Handler) twins {
 	s.t.Helper()
 	t := twins{link: newLink(s.t, s.addr)}
@@ -79,7 +79,7 @@ func (t twins) kill() {
 	}
 }
 
-// calls is how an adder calls holders.
+// calls returns a transport by which an adder calls holders.
 func calls(t *testing.T, adder *Replica) *http.Transport {
 	t.Helper()
 	config := testworld.Must(adder.Unit.PeerTLS("trial", "holder"))
@@ -88,8 +88,8 @@ func calls(t *testing.T, adder *Replica) *http.Transport {
 	}}
 }
 
-// adoptCut makes the policy that cuts the twins off the one in force. The ones before
-// are taken back, which changes nothing for them: they have ended.
+// adoptCut puts a policy in force that cuts the twins off. It drops earlier cuts, which no
+// longer matter: those units have ended.
 func (s *cutScene) adoptCut(t twins) {
 	s.t.Helper()
 	var edits []string

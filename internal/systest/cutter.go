@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// cutter is a listener whose connections can all be cut at once.
+// cutter is a listener that can reset all its connections at once.
 type cutter struct {
 	net.Listener
 
@@ -14,7 +14,7 @@ type cutter struct {
 	isOff bool
 }
 
-// Accept keeps the connection in mind.
+// Accept records the connection for cutAll.
 func (c *cutter) Accept() (net.Conn, error) {
 	conn, err := c.Listener.Accept()
 	if err != nil {
@@ -29,14 +29,14 @@ func (c *cutter) Accept() (net.Conn, error) {
 	return conn, nil
 }
 
-// cutAll resets all connections and takes no further one.
+// cutAll resets all connections and accepts no further one.
 func (c *cutter) cutAll() {
 	c.Listener.Close()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.isOff = true
 	for _, conn := range c.conns {
-		_ = conn.(*net.TCPConn).SetLinger(0) // fails when it is closed already
+		_ = conn.(*net.TCPConn).SetLinger(0) // fails if the connection is already closed
 		conn.Close()
 	}
 }

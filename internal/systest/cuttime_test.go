@@ -20,22 +20,22 @@ import (
 // cutWay is one way in which a client or a peer uses a unit.
 type cutWay struct {
 	name string
-	ask  func(context.Context) (unit string, err error) // which unit's response was accepted
-	head func() wire.Digest                             // newest policy that the asking side knows
+	ask  func(context.Context) (unit string, err error) // name of the unit whose response was accepted
+	head func() wire.Digest                             // newest policy head that the caller knows
 	end  func()
 }
 
-// observed is what a way accepted of the unit that is cut off.
+// observed counts the responses of the cut unit that a way accepted.
 type observed struct {
 	cutWay
 
 	mu     sync.Mutex // guards all below
-	count  int        // responses of the unit
-	last   time.Time  // when the newest was accepted
-	broken int        // accepted although the cut was known when the request began
+	count  int        // responses of the cut unit
+	last   time.Time  // time of the newest accepted response
+	broken int        // accepted although the caller knew the cut when the request began
 }
 
-// watch asks until ctx is done.
+// watch sends requests until ctx is done.
 func (o *observed) watch(ctx context.Context, cut func(wire.Digest) bool) {
 	for ctx.Err() == nil {
 		knew := cut(o.head())
@@ -60,12 +60,12 @@ func (o *observed) accepted() (count, broken int, last time.Time) {
 	return o.count, o.broken, o.last
 }
 
-// ways are all ways in which the twins are used.
+// ways returns every way in which clients and peers use the twins.
 func (s *cutScene) ways(t twins) []*observed {
 	s.t.Helper()
 	scoring := t.scoring
 	trusted := trust(s.t, s.Cluster)
-	config := client.OpenConfig{Trust: trusted, Gateway: astray(s.t, scoring, scoring)} // no manager is as hostile
+	config := client.OpenConfig{Trust: trusted, Gateway: astray(s.t, scoring, scoring)} // sends everything to the twin
 	if s.managed {
 		config = s.OpenConfig("scoring")
 		config.Trust = trusted
@@ -82,7 +82,7 @@ func (s *cutScene) ways(t twins) []*observed {
 			if _, err := fetched(ctx, transport, "https://"+to.Address); err != nil {
 				return "", err
 			}
-			return twinName, nil // which is one of the two
+			return twinName, nil // either of the twins
 		}
 	}
 	var all []*observed
@@ -106,7 +106,7 @@ func (s *cutScene) ways(t twins) []*observed {
 	return all
 }
 
-// fetched sends a request and gives the body of the response.
+// fetched sends a request and returns the content of the response.
 func fetched(ctx context.Context, rt http.RoundTripper, url string) (string, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -124,7 +124,8 @@ func fetched(ctx context.Context, rt http.RoundTripper, url string) (string, err
 	return string(body), err
 }
 
-// certified is fetched with a receipt, which counts where the newest trust accepts it.
+// certified is fetched with a receipt: a response counts if the newest trust accepts its
+// receipt.
 func certified(ctx context.Context, ch *client.Channel, twin *Replica) (string, error) {
 	var record client.Record
 	if _, err := fetched(client.WithRecord(ctx, &record), ch, scoringURL); err != nil {
@@ -137,8 +138,8 @@ func certified(ctx context.Context, ch *client.Channel, twin *Replica) (string, 
 	return "", err
 }
 
-// cutRound is what one cut showed: of each way, how long after the adoption the last
-// response of the cut unit was accepted, and whether the cut was known at the end.
+// cutRound is the result of one cut for each way: how long after the adoption the last
+// response of the cut unit was accepted, and whether the caller knew the cut at the end.
 type cutRound map[string]cutFigure
 
 type cutFigure struct {
@@ -146,8 +147,8 @@ type cutFigure struct {
 	knew bool
 }
 
-// round cuts twins off and watches. The authority is killed as soon as it has adopted
-// the cut where that is wanted, and back at the end.
+// round cuts twins off and watches every way. With kill it kills the authority once the cut
+// is adopted, and restarts it at the end.
 func (s *cutScene) round(kill bool) cutRound {
 	s.t.Helper()
 	t := s.twins()
@@ -190,10 +191,10 @@ func (s *cutScene) round(kill bool) cutRound {
 	return settled(s.t, all, at, knows)
 }
 
-// quietTime is how long nothing of a twin was accepted before it counts as over.
+// quietTime is how long a way must accept nothing from a twin before it counts as ended.
 const quietTime = 1500 * time.Millisecond
 
-// settled waits until no way that knows of the cut accepts anything more.
+// settled waits until every way that knows the cut accepts nothing more.
 func settled(t *testing.T, all []*observed, at time.Time, knows func(wire.Digest) bool) cutRound {
 	t.Helper()
 	limit := at.Add(30 * time.Second)
@@ -213,7 +214,7 @@ func settled(t *testing.T, all []*observed, at time.Time, knows func(wire.Digest
 				ignorant++
 			}
 		}
-		settling := 2 * quietTime // for what travels from one unit to another
+		settling := 2 * quietTime // for news that travels from one unit to another
 		if over && time.Since(at) > quietTime && (ignorant == 0 || time.Since(at) > settling) || time.Now().After(limit) {
 			return out
 		}
@@ -221,10 +222,10 @@ func settled(t *testing.T, all []*observed, at time.Time, knows func(wire.Digest
 	}
 }
 
-// TestTimeToCut: units are cut off that go on as if nothing had happened. It prints how
-// long after the adoption the last response of one was accepted, by each way of using it,
-// and wants that none is accepted by who knows of the cut. In the long form there are
-// 200 cuts of each kind, and the 99th percentile is at most 5 s.
+// TestTimeToCut: units that are cut off continue to serve as before. For each way of using
+// them, the test prints how long after the adoption their last response was accepted. No
+// caller that knows the cut accepts a response. The long form makes 200 cuts of each kind,
+// and requires a 99th percentile of at most 5 s.
 func TestTimeToCut(t *testing.T) {
 	if testing.Short() {
 		t.Skip("cuts units off for half a minute")
@@ -260,8 +261,8 @@ func TestTimeToCut(t *testing.T) {
 	}
 }
 
-// report prints the figures of each way, and wants every way to have known of every cut
-// while the authority serves.
+// report prints the figures of each way. While the authority serves, every way must have
+// learned of every cut.
 func report(t *testing.T, figures map[string][]time.Duration, ignorant map[string]int, rounds int, killed bool) {
 	t.Helper()
 	var lines []string

@@ -17,8 +17,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Build compiles packages of this module, as it is released, into a directory
-// that ends with the test, and returns the directory.
+// Build compiles packages of this module with the release flags into a directory that ends
+// with the test, and returns the directory.
 func Build(t testing.TB, packages ...string) string {
 	t.Helper()
 	if testing.Short() {
@@ -46,7 +46,7 @@ type Dev struct {
 	t testing.TB
 }
 
-// DevInfo is what `cohort dev` writes into dev.json.
+// DevInfo is the content of the file dev.json that `cohort dev` writes.
 type DevInfo struct {
 	Schema     string    `json:"schema"`
 	Genesis    string    `json:"genesis"`
@@ -63,8 +63,8 @@ type DevUnit struct {
 	Pid     int    `json:"pid"`
 }
 
-// StartDev builds the binaries and runs `cohort dev` with the arguments until
-// the test ends. It returns when dev.json says that the cluster is up.
+// StartDev builds the binaries and runs `cohort dev` with the arguments until the test
+// ends. It returns once dev.json says that the cluster is up.
 func StartDev(t testing.TB, args ...string) *Dev {
 	t.Helper()
 	d := &Dev{t: t, Bin: Build(t, "./cmd/cohort", "./examples/scoring"), Dir: t.TempDir()}
@@ -104,7 +104,7 @@ func (d *Dev) readInfo() (DevInfo, error) {
 	return info, json.Unmarshal(b, &info)
 }
 
-// WaitInfo is dev.json as it is now.
+// WaitInfo returns the current content of dev.json.
 func (d *Dev) WaitInfo() DevInfo {
 	d.t.Helper()
 	info, err := d.readInfo()
@@ -114,10 +114,10 @@ func (d *Dev) WaitInfo() DevInfo {
 	return info
 }
 
-// URL is the base of every request to the task.
+// URL returns the base URL of the task.
 func (i DevInfo) URL() string { return "https://" + i.ServerName }
 
-// Addresses are the units' addresses.
+// Addresses returns the units' addresses.
 func (i DevInfo) Addresses() []string {
 	var list []string
 	for _, u := range i.Units {
@@ -126,7 +126,7 @@ func (i DevInfo) Addresses() []string {
 	return list
 }
 
-// Client is a client of the cluster's task, closed with the test.
+// Client returns a client of the cluster's task, closed with the test.
 func (d *Dev) Client() *client.Client {
 	d.t.Helper()
 	info := d.WaitInfo()

@@ -7,9 +7,9 @@ import (
 
 const applicants = `{"applicants":[{"id":"a-1","features":{"income":31,"debt_ratio":0.52,"utilisation":0.9,"late_payments":3,"history":20,"inquiries":4}}]}`
 
-// TestKillUnderLoad: a real cluster of processes under 500 requests a second,
-// one of three units killed with SIGKILL every few seconds. Nothing that may be
-// retried fails. A control run without faults goes before, in the same test.
+// TestKillUnderLoad: a cluster of processes under 500 requests a second, and one of three
+// units killed with SIGKILL every few seconds. No request that may be retried fails. The
+// same test makes a control run without faults first.
 func TestKillUnderLoad(t *testing.T) {
 	waits(t)
 	length, every := 4*time.Second, 1500*time.Millisecond
@@ -39,7 +39,8 @@ func TestKillUnderLoad(t *testing.T) {
 	}
 }
 
-// killInTurn kills one unit after another until told to stop, and counts.
+// killInTurn kills one unit after another until stop closes, and returns the number of
+// kills.
 func (d *Dev) killInTurn(every time.Duration, stop <-chan struct{}) int {
 	tick := time.NewTicker(every)
 	defer tick.Stop()

@@ -15,12 +15,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// distant is the URL of a program's TEE in another process: a machine goes on
-// when what runs on it is killed.
+// distant is the URL of a program's TEE that is played by another process. The TEE, like a
+// machine, outlives a killed program.
 type distant string
 
-// lend serves the TEE of the cluster's chip to processes until the test ends,
-// and gives its address by program.
+// lend serves the TEE of the cluster's chip to other processes until the test ends, and
+// returns its URL by program.
 func (c *Cluster) lend() (of func(program string) distant) {
 	serve := func(f func(ctx context.Context, of *attesttest.Device, body []byte) ([]byte, error)) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
@@ -55,12 +55,12 @@ func (c *Cluster) lend() (of func(program string) distant) {
 	return func(program string) distant { return distant(server.URL + "/" + url.PathEscape(program)) }
 }
 
-// place is where the cluster's authority is.
+// place returns the address, pins and TEE of the cluster's authority.
 func (c *Cluster) place() authorityPlace {
 	return authorityPlace{c.URL(), c.Genesis, c.Root, c.lend()("scoring 1")}
 }
 
-// sealOrder is what a TEE is asked to seal.
+// sealOrder is the request to a TEE to seal a secret.
 type sealOrder struct {
 	Secret []byte
 	To     []attest.ReferenceValue

@@ -11,9 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/client"
 )
 
-// during runs a load that a fault befalls in its midst, and tells its figures
-// beside those of a control without one. Nothing that may be retried may fail,
-// and few requests are sent twice.
+// during runs a load with a fault in the middle, and logs its figures beside those of a
+// control run. No request that may be retried may fail, and few requests may be sent twice.
 func (l Load) during(t *testing.T, control *Outcome, fault func()) {
 	t.Helper()
 	before := l.Client.Stats()
@@ -39,7 +38,7 @@ func (l Load) during(t *testing.T, control *Outcome, fault func()) {
 	}
 }
 
-// unharmed wants all requests sent, and none failed.
+// unharmed requires that all requests were sent and none failed.
 func (l Load) unharmed(t *testing.T, out *Outcome) {
 	t.Helper()
 	if len(out.Failed) > 0 || out.Sent < l.Rate*int(l.For/time.Millisecond)/2000 {
@@ -47,7 +46,7 @@ func (l Load) unharmed(t *testing.T, out *Outcome) {
 	}
 }
 
-// fewestReady looks at a client's replicas until ctx ends.
+// fewestReady returns the least number of ready replicas that it sees until ctx ends.
 func fewestReady(ctx context.Context, c *client.Client) int {
 	fewest := 1 << 10
 	for ctx.Err() == nil {
@@ -63,8 +62,8 @@ func fewestReady(ctx context.Context, c *client.Client) int {
 	return fewest
 }
 
-// freeze stops units for a while, as a paused machine does: their sockets stay
-// open, and the system goes on accepting connections.
+// freeze stops units for a while, as a paused machine does: their sockets stay open, and
+// the kernel still accepts connections.
 func (d *Dev) freeze(t *testing.T, wait time.Duration, units ...int) {
 	all := d.WaitInfo().Units
 	for _, s := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT} {
@@ -97,9 +96,9 @@ func spin(t *testing.T, wait time.Duration) {
 	}
 }
 
-// TestFaultsUnderLoad: under 500 requests a second one of three units is frozen,
-// then all of them, then the machine is kept busy. That nothing fails while all
-// units are late shows that the last is never given up.
+// TestFaultsUnderLoad: under 500 requests a second one of three units is frozen, then all
+// units, then the machine is kept busy. No request fails while all units are late, which
+// shows that a client never gives up its last replica.
 func TestFaultsUnderLoad(t *testing.T) {
 	waits(t)
 	length := time.Second

@@ -29,24 +29,24 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// flood is what strangers on several addresses do to listeners.
+// flood is the load that attackers on several addresses put on listeners.
 type flood struct {
 	Targets []target
-	Garbage int    // connections a second that send noise
+	Garbage int    // connections per second that send noise
 	Gateway string // host:port
-	MadeUp  int    // requests a second to it in sessions that nobody opened
+	MadeUp  int    // requests per second to the gateway, in sessions that do not exist
 
 	tried, failed, held atomic.Int64
 }
 
 // target is a listener.
 type target struct {
-	Address, Begin string // Begin is how what it waits for begins
-	Half           int    // handshakes or requests that begin and go no further, at once
-	TLS            bool   // Begin comes after a handshake
+	Address, Begin string // Begin is the start of the input that the listener waits for
+	Half           int    // concurrent handshakes or requests that stop after Begin
+	TLS            bool   // Begin follows a TLS handshake
 }
 
-// half is how many begin and go no further at all targets together.
+// half returns the number of unfinished handshakes and requests over all targets.
 func (f *flood) half() (n int) {
 	for _, at := range f.Targets {
 		n += at.Half
@@ -54,7 +54,7 @@ func (f *flood) half() (n int) {
 	return n
 }
 
-// Beginnings that are not gone on with.
+// Beginnings of input that is never completed.
 const (
 	recordHead  = "\x16\x03\x01\x02\x00" // of a TLS handshake
 	requestHead = "POST /.well-known/cohort/session HTTP/1.1\r\nHost: "
@@ -74,14 +74,14 @@ func (f *flood) dial(ctx context.Context, n int, to target) (net.Conn, error) {
 	return c, err
 }
 
-// run floods until ctx ends.
+// run floods the targets until ctx ends.
 func (f *flood) run(ctx context.Context) {
 	var all sync.WaitGroup
 	for _, to := range f.Targets {
 		for n := range to.Half {
 			all.Go(func() {
 				for ctx.Err() == nil {
-					select { // a second on average, and not all at once
+					select { // one second on average, spread over two
 					case <-time.After(mathrand.N(2 * time.Second)):
 						f.hold(ctx, n, to)
 					case <-ctx.Done():
@@ -103,8 +103,7 @@ func (f *flood) run(ctx context.Context) {
 	all.Wait()
 }
 
-// hold begins a handshake or a request and waits until the other side has enough of
-// it.
+// hold begins a handshake or a request, and waits until the server closes the connection.
 func (f *flood) hold(ctx context.Context, n int, to target) {
 	c, err := f.dial(ctx, n, to)
 	if err != nil {
@@ -122,7 +121,7 @@ func (f *flood) hold(ctx context.Context, n int, to target) {
 	_, _ = c.Read(make([]byte, 1))
 }
 
-// askInVain sends whole requests in sessions that nobody opened, from all addresses.
+// askInVain sends complete requests in sessions that do not exist, from all addresses.
 func (f *flood) askInVain(ctx context.Context) {
 	ticker := time.NewTicker(time.Second / time.Duration(f.MadeUp))
 	defer ticker.Stop()
@@ -164,13 +163,13 @@ func (f *flood) noise(ctx context.Context, n int, to target) {
 	_, _ = io.Copy(io.Discard, c)
 }
 
-// flooded is what strangers did.
+// flooded is the result of a flood.
 type flooded struct {
-	Tried, Failed int64 // connections: all, and those in vain
-	Held          int64 // connections at the end
+	Tried, Failed int64 // connections: all, and those that failed
+	Held          int64 // open connections at the end
 }
 
-// floodedFile is where they write it at their end.
+// floodedFile is the file to which the flooding process writes its result.
 const floodedFile = "flooded"
 
 func beStrangers(t *testing.T) any {
@@ -189,9 +188,8 @@ func beStrangers(t *testing.T) any {
 	return struct{}{}
 }
 
-// begin floods from a process of its own, which has what nobody else wants of the
-// cores, as strangers have their own machines. It ends them when their result is asked
-// for.
+// begin floods from a process of its own at the lowest priority, since real attackers use
+// their own machines. The returned function ends the flood and returns its result.
 func (f *flood) begin(t *testing.T) (end func() flooded) {
 	t.Helper()
 	var none struct{}
@@ -205,7 +203,8 @@ func (f *flood) begin(t *testing.T) (end func() flooded) {
 	}
 }
 
-// measured is how an honest client fared for a while: one call after the other.
+// measured returns the latency and number of an honest client's calls, made one after the
+// other.
 func measured(t *testing.T, ch *client.Channel, length time.Duration) (p99 time.Duration, calls int) {
 	t.Helper()
 	var took []time.Duration
@@ -227,7 +226,7 @@ func measured(t *testing.T, ch *client.Channel, length time.Duration) (p99 time.
 	return took[len(took)*99/100], len(took)
 }
 
-// memory is what a process holds, in MiB, and descriptors how many files.
+// memory returns the resident memory of a process in MiB.
 func (p *process) memory(t *testing.T) (mib int) {
 	t.Helper()
 	m := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(testworld.Must(os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))))
@@ -239,13 +238,13 @@ func (p *process) descriptors() int {
 	return len(testworld.Must(os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.pid))))
 }
 
-// TestFlood: half-open handshakes, requests that stall in their bodies, noise and
-// requests of made-up sessions from many addresses, at a unit, the authority and the
-// gateway. Honest requests are answered all the while, memory
-// stays within the bound on connections, and what was opened is closed again.
+// TestFlood: half-open handshakes, requests that stall in their bodies, noise and requests
+// in made-up sessions from many addresses, at a unit, the authority and the gateway. Honest
+// requests are served throughout, memory stays within the bound on connections, and all
+// connections of the attackers are closed again.
 func TestFlood(t *testing.T) {
 	f, tenth := &flood{Garbage: 100, MadeUp: 100}, 30
-	length, bound := 3*time.Second, 64 // MiB above what it was
+	length, bound := 3*time.Second, 64 // MiB above the memory before the flood
 	if full() {
 		f.Garbage, f.MadeUp, tenth, length, bound = 1_000, 2_000, 1_000, time.Minute, 400
 	}
@@ -258,7 +257,7 @@ func TestFlood(t *testing.T) {
 		{Address: string(found[1]), Begin: recordHead, Half: 2 * tenth},
 		{Address: string(found[1]), Begin: appBody, Half: tenth / 5, TLS: true},
 		{Address: string(found[1]), Begin: oneOffBody, Half: tenth, TLS: true},
-		{Address: authority, Begin: recordHead, Half: tenth / 2}, // that noise fills up to its 1,024 connections
+		{Address: authority, Begin: recordHead, Half: tenth / 2}, // noise fills up to the authority's 1,024 connections
 		{Address: authority, Begin: appBody, Half: tenth / 5, TLS: true},
 		{Address: f.Gateway, Begin: requestHead, Half: tenth},
 		{Address: f.Gateway, Begin: openBody, Half: 2 * tenth},
@@ -294,7 +293,7 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// counting is a TEE that counts what it is asked for.
+// counting is a TEE that counts its evidence requests.
 type counting struct {
 	attest.Attester
 	calls atomic.Int64
@@ -305,8 +304,8 @@ func (c *counting) Attest(ctx context.Context, data attest.ReportData) (attest.E
 	return c.Attester.Attest(ctx, data)
 }
 
-// TestCookieBeforeEvidence: however many ask for fresh evidence, a unit's TEE
-// makes none for who has not come back with the cookie.
+// TestCookieBeforeEvidence: however many clients ask for fresh evidence, a unit asks its
+// TEE only for clients that return the cookie.
 func TestCookieBeforeEvidence(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	c.StartManager()

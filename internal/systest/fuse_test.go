@@ -13,18 +13,17 @@ import (
 	"time"
 )
 
-// A file system in user space, as small as devices need it: the kernel's FUSE
-// protocol 7.31 over /dev/fuse, one request at a time, nothing cached.
+// A minimal file system in user space for devices: the kernel's FUSE protocol 7.31 over
+// /dev/fuse, one request at a time, without caching.
 
 // fsNode is one file or folder.
 type fsNode struct {
 	dir   bool
 	read  func() ([]byte, error)
 	write func([]byte) error
-	// ioctl answers a command with the bytes that go back in place of its
-	// argument; pid is the thread that asks.
+	// ioctl returns the bytes that replace a command's argument; pid is the calling thread.
 	ioctl func(pid uint32, command uint32, argument []byte) ([]byte, error)
-	// mkdir fills a folder that the other side makes in this one.
+	// mkdir returns the content of a folder that the caller creates in this one.
 	mkdir func() map[string]*fsNode
 
 	id       uint64
@@ -35,12 +34,12 @@ type fsNode struct {
 type userFS struct {
 	device int
 	nodes  map[uint64]*fsNode
-	opened map[uint64][]byte // what an open file reads
+	opened map[uint64][]byte // content of each open file
 	handle uint64
 }
 
-// serveFS serves a tree on a new FUSE connection, from its first mount to the end
-// of its last. The file is for mounting.
+// serveFS serves a tree on a new FUSE connection, from its first mount to the end of its
+// last. The returned file is used for mounting.
 func serveFS(t *testing.T, tree map[string]*fsNode) *os.File {
 	t.Helper()
 	device, err := syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
@@ -82,8 +81,8 @@ func (s *userFS) add(n *fsNode) *fsNode {
 	return n
 }
 
-// serve answers until the last mount is gone, or it is over before the first.
-// The file is no use to Go's poller, which sees an error until it is mounted.
+// serve responds until the last mount is gone, or until over is set before the first mount.
+// It does not use Go's poller, which gets an error from the file until it is mounted.
 func (s *userFS) serve(over *atomic.Bool) {
 	b := make([]byte, 1<<20)
 	for {
@@ -113,7 +112,7 @@ func (s *userFS) serve(over *atomic.Bool) {
 
 const errNoAnswer = syscall.Errno(1 << 20)
 
-// answer does one request: header of 40 bytes, body.
+// answer processes one request: a header of 40 bytes, then the body.
 func (s *userFS) answer(b []byte) ([]byte, error) {
 	le := binary.LittleEndian
 	n, pid, body := s.nodes[le.Uint64(b[16:])], le.Uint32(b[32:]), b[40:]
@@ -131,7 +130,7 @@ func (s *userFS) answer(b []byte) ([]byte, error) {
 	}
 }
 
-// entry does what is about names.
+// entry processes the operations on names.
 func (s *userFS) entry(n *fsNode, code uint32, body []byte) ([]byte, error) {
 	name, _, _ := strings.Cut(string(body), "\x00")
 	switch code {
@@ -158,7 +157,7 @@ func (s *userFS) entry(n *fsNode, code uint32, body []byte) ([]byte, error) {
 	return nil, syscall.ENOSYS
 }
 
-// file does what is about content. A file is read once, when it is opened.
+// file processes the operations on content. It reads a file's content once, at open.
 func (s *userFS) file(n *fsNode, code, pid uint32, body []byte) ([]byte, error) {
 	le := binary.LittleEndian
 	switch code {
@@ -201,7 +200,7 @@ func words(values ...uint32) []byte {
 	return b
 }
 
-// found is the answer to a look-up, valid for no time.
+// found is the response to a look-up, with a validity of zero.
 func (n *fsNode) found() []byte {
 	return append(append(binary.LittleEndian.AppendUint64(nil, n.id), make([]byte, 32)...), n.attributes()...)
 }

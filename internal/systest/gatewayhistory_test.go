@@ -17,10 +17,10 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// TestCutHeardAtGateway: a client begins with the policy of before a cut, and no authority
-// runs any more. It has the history from the gateway, refuses the unit that was cut off and
-// goes on as before, and is served by another. Without trust from an authority no client
-// begins.
+// TestCutHeardAtGateway: a client starts with the policy from before a cut, while no
+// authority is running. It gets the history from the gateway, refuses the unit that is cut
+// off although that unit still serves, and uses the other unit. A client without an earlier
+// trust response cannot start.
 func TestCutHeardAtGateway(t *testing.T) {
 	c := New(t, Task{Name: "scoring", KeyMode: policyfile.PerUnit, Life: time.Hour, Programs: []string{"scoring 1"}})
 	c.StartManager()
@@ -35,7 +35,7 @@ func TestCutHeardAtGateway(t *testing.T) {
 		t.Fatalf("before the cut: got responses of %v, want both units", seen)
 	}
 
-	link.parted.Lock() // the twin hears of nothing from here on
+	link.parted.Lock() // from here on no policy reaches the twin
 	defer link.parted.Unlock()
 	before := c.Approved().PolicyHead()
 	c.Adopt("[task.scoring]\n", fmt.Sprintf("[task.scoring]\ncut_units = [%q]\n", twin.Unit.ID()))
@@ -61,7 +61,7 @@ func TestCutHeardAtGateway(t *testing.T) {
 	}
 }
 
-// fetchedAt are the units that respond to clients of a configuration.
+// fetchedAt returns the names of the units that respond to clients with a configuration.
 func fetchedAt(t *testing.T, c *Cluster, config client.OpenConfig) map[string]bool {
 	t.Helper()
 	seen := map[string]bool{}
@@ -75,7 +75,8 @@ func fetchedAt(t *testing.T, c *Cluster, config client.OpenConfig) map[string]bo
 	return seen
 }
 
-// gatewayHead is the newest head of the gateway's history after another.
+// gatewayHead returns the newest head of the gateway's history, which it requests from the
+// given head on.
 func (c *Cluster) gatewayHead(after wire.Digest) wire.Digest {
 	c.t.Helper()
 	transport := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: c.manager.ca}}

@@ -19,7 +19,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// withGPU are vendors of whose machines one has a GPU.
+// withGPU returns vendors with a GPU in one machine.
 func withGPU(t *testing.T) *vendors {
 	t.Helper()
 	v := newVendors(t)
@@ -28,13 +28,13 @@ func withGPU(t *testing.T) *vendors {
 	return v
 }
 
-// gpuRules are the rules of the vendor's GPUs as policy writes them.
+// gpuRules returns the rules of the vendor's GPUs in policy syntax.
 func (v *vendors) gpuRules() string {
 	return fmt.Sprintf("[platform.nvidia-gpu]\nroots = [%q]\nmodels = [\"GH100\"]\nchips = \"any\"\ndrivers = [%q]\nvbios = [\"96.00.9F.00.01\"]\nmodes = [\"SPT\"]\nmeasurements = \"any\"\nmode = \"development\"\n",
 		v.nvidia.Root(), attesttest.NVIDIADriver)
 }
 
-// elsewhere is a device that answers another question than it is asked.
+// elsewhere is a device whose evidence is for a different nonce.
 type elsewhere struct{ attest.Attester }
 
 func (e elsewhere) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
@@ -42,9 +42,9 @@ func (e elsewhere) Attest(ctx context.Context, data attest.ReportData) (attest.E
 	return e.Attester.Attest(ctx, data)
 }
 
-// TestGPU: a release that demands a GPU beside its TEE. A unit that has one is
-// enrolled, served and logged with it; one without, with a GPU that answered another
-// question, with a stranger's, or with one GPU for two, is not.
+// TestGPU: a release requires a GPU beside its TEE. A unit with a GPU is enrolled, serves,
+// and is logged with its GPU. A unit is refused without a GPU, with evidence for a
+// different nonce, with a GPU of an unknown vendor, and with one GPU counted twice.
 func TestGPU(t *testing.T) {
 	v := withGPU(t)
 	e := settle(t, v, attest.SNP)
@@ -101,9 +101,9 @@ func TestGPU(t *testing.T) {
 	}
 }
 
-// TestGPUByTheBinary: cohort as it is shipped asks the machine's GPUs by a command,
-// as NVIDIA's own prints their evidence. Without it, and when it fails, the unit is
-// told why.
+// TestGPUByTheBinary: the released binary gets the evidence of the machine's GPUs from a
+// command whose output has the form of NVIDIA's tool. Without the command, and when the
+// command fails, the error says why the unit is refused.
 func TestGPUByTheBinary(t *testing.T) {
 	bin := Build(t, "./cmd/cohort", "./examples/scoring")
 	b := settleBinaries(t, bin, withGPU(t), attest.SNP)

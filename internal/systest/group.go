@@ -19,22 +19,22 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// Group is a group of a cluster's policy. Each role has one member: the first
-// release of the task of the role's name, which the party of that name brings.
+// Group is a group of a cluster's policy. Each role has one member: the first release of
+// the task with the role's name, from the party with that name.
 type Group struct {
 	Name    string
 	KeyMode policyfile.KeyMode
 	Life    time.Duration
 	Quorum  int
-	Calls   map[string][]string // of each role, in the order of their names
+	Calls   map[string][]string // roles that each role may call, in the order of their names
 	Roles   []string            // in the order of their names
-	More    string              // lines of the group's table
+	More    string              // more lines of the group's table
 }
 
-// Parties are the keys of a group's parties, by name.
+// Parties maps the names of a group's parties to their keys.
 type Parties map[string]testworld.Key
 
-// policyText is the group as a policy writes it.
+// policyText returns the group in policy syntax.
 func (g Group) policyText(parties Parties) string {
 	var b, names strings.Builder
 	for i, role := range g.Roles {
@@ -52,8 +52,8 @@ func (g Group) policyText(parties Parties) string {
 	return b.String()
 }
 
-// FormGroup adds a group to the policy and returns the keys of its parties, which have made no
-// statement yet.
+// FormGroup adds a group to the policy and returns the keys of its parties, which have
+// signed no statement yet.
 func (c *Cluster) FormGroup(g Group) Parties {
 	c.t.Helper()
 	parties := Parties{}
@@ -64,7 +64,7 @@ func (c *Cluster) FormGroup(g Group) Parties {
 	return parties
 }
 
-// Adopt makes the policy after edits the one in force.
+// Adopt edits the newest policy and puts the result in force.
 func (c *Cluster) Adopt(edits ...string) {
 	c.t.Helper()
 	step := c.NextPolicy(edits...)
@@ -74,7 +74,7 @@ func (c *Cluster) Adopt(edits ...string) {
 	}
 }
 
-// Approved is the history as the authority has it, replayed.
+// Approved replays the authority's history.
 func (c *Cluster) Approved() policy.Approved {
 	c.t.Helper()
 	h, err := authorityOf(c.t, c).History(c.t.Context(), 0)
@@ -110,8 +110,8 @@ func (c *Cluster) Statement(group, party string, key testworld.Key, change func(
 	return api.SignedStatement{Statement: s.Bytes(), Signature: signature}
 }
 
-// groupRoot is the root of a group as the authority has it. No party of these tests
-// appraises it.
+// groupRoot returns the public key digest of a group's root, as the authority reports it.
+// The parties of these tests do not appraise it.
 func (c *Cluster) groupRoot(p *policy.GroupState) attest.Digest {
 	c.t.Helper()
 	r, err := authorityOf(c.t, c).GroupRoot(c.t.Context(), p.Group.Name, api.GroupRootRequest{Nonce: make([]byte, 32), Roster: p.ID()})
@@ -125,7 +125,7 @@ func (c *Cluster) groupRoot(p *policy.GroupState) attest.Digest {
 	return wire.Sum(root.RawSubjectPublicKeyInfo)
 }
 
-// partyKey is the key of a party, by name.
+// partyKey returns the digest of a party's key, by name.
 func partyKey(p *policy.GroupState, party string) attest.Digest {
 	for _, x := range p.Roster.Parties {
 		if x.Name == party {
@@ -135,7 +135,7 @@ func partyKey(p *policy.GroupState, party string) attest.Digest {
 	return attest.Digest{}
 }
 
-// Withdraw makes a statement a withdrawal.
+// Withdraw turns a statement into a withdrawal.
 func Withdraw(s *policy.Statement) { s.Withdraws = true }
 
 // SubmitStatement sends a party's statement to the authority.
@@ -144,7 +144,7 @@ func (c *Cluster) SubmitStatement(group, party string, key testworld.Key, change
 	return authorityOf(c.t, c).SubmitStatement(c.t.Context(), group, c.Statement(group, party, key, change))
 }
 
-// ApproveGroup lets all parties approve a group.
+// ApproveGroup submits the approval of every party of a group.
 func (c *Cluster) ApproveGroup(group string, parties Parties) {
 	c.t.Helper()
 	for party, key := range parties {
@@ -154,8 +154,8 @@ func (c *Cluster) ApproveGroup(group string, parties Parties) {
 	}
 }
 
-// MemberConfig is the configuration of a unit in a group that runs a program, with
-// the party of its role's name as its own.
+// MemberConfig returns the configuration of a unit in a group that runs a program. The
+// unit's party is the party with the role's name.
 func (c *Cluster) MemberConfig(group, role, program string) unit.Config {
 	config := c.UnitConfig("", program)
 	config.Group, config.Role, config.Attester = group, role, c.Chip.Attester(attesttest.Measure(program))
@@ -177,7 +177,7 @@ func (c *Cluster) StartMember(group, role, program string, h http.Handler) *Repl
 	return c.serveUnit(u, c.listen(), h)
 }
 
-// GroupTrust is what a client of a group trusts.
+// GroupTrust returns the trust of a client of a group.
 func (c *Cluster) GroupTrust(group string) *client.Trust {
 	c.t.Helper()
 	trust, err := client.FetchTrust(c.t.Context(), client.TrustConfig{

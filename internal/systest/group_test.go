@@ -15,13 +15,13 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// four is a group of four roles in which each calls some of the others.
+// four is a group of four roles, each of which may call some of the others.
 var four = Group{
 	Name: "trial", KeyMode: policyfile.Shared, Life: time.Minute, Quorum: 3, Roles: []string{"adder", "broker", "holder", "scorer"},
 	Calls: map[string][]string{"adder": {"broker", "holder"}, "broker": {"broker"}, "scorer": {"adder", "broker", "holder"}},
 }
 
-// newFour is a cluster with a task for each role of four.
+// newFour starts a cluster with a task for each role of four.
 func newFour(t *testing.T, mode policyfile.KeyMode) *Cluster {
 	t.Helper()
 	var tasks []Task
@@ -31,13 +31,13 @@ func newFour(t *testing.T, mode policyfile.KeyMode) *Cluster {
 	return New(t, tasks...)
 }
 
-// whoCalled answers with the role of the peer.
+// whoCalled responds with the role of the peer.
 var whoCalled = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	p, _ := unit.PeerOf(r.Context())
 	fmt.Fprint(w, p.RoleName())
 })
 
-// callPeer asks a unit of a role, as another.
+// callPeer sends a request from one unit to a unit of a role.
 func callPeer(from *Replica, group, role string, to *Replica) (string, error) {
 	config, err := from.Unit.PeerTLS(group, role)
 	if err != nil {
@@ -54,12 +54,12 @@ func callPeer(from *Replica, group, role string, to *Replica) (string, error) {
 	return string(body), err
 }
 
-// callBlindly asks a unit with the certificate of another, as a program does that
-// checks nothing itself.
+// callBlindly sends a request with the caller's certificate but without checking the
+// server, as a program without peer checks does.
 func callBlindly(t *testing.T, from, to *Replica) (string, error) {
 	t.Helper()
 	var config *tls.Config
-	for _, role := range four.Roles { // whichever it may meet, for the certificate
+	for _, role := range four.Roles { // any role, for its certificate
 		if may, err := from.Unit.PeerTLS("trial", role); err == nil {
 			config = &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, GetClientCertificate: may.GetClientCertificate}
 		}
@@ -67,8 +67,8 @@ func callBlindly(t *testing.T, from, to *Replica) (string, error) {
 	return get(t, &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}, "https://"+to.Address)
 }
 
-// TestCallMatrix: of 4 callers and 4 roles exactly those cells connect that the
-// parties approved, and the one who is called sees to it as well as the caller.
+// TestCallMatrix: of 4 callers and 4 servers, exactly those pairs connect that the parties
+// approved. Both the caller and the server enforce it.
 func TestCallMatrix(t *testing.T) {
 	for _, mode := range []policyfile.KeyMode{policyfile.Shared, policyfile.PerUnit} {
 		t.Run(string(mode), func(t *testing.T) {
@@ -97,8 +97,8 @@ func TestCallMatrix(t *testing.T) {
 	}
 }
 
-// TestQuorumOfParties: no certificate before enough parties approve, and none
-// after one withdrew.
+// TestQuorumOfParties: the authority issues no certificate before a quorum of parties
+// approves, and none after a withdrawal breaks the quorum.
 func TestQuorumOfParties(t *testing.T) {
 	c := newFour(t, policyfile.Shared)
 	parties := c.FormGroup(four)
@@ -111,8 +111,8 @@ func TestQuorumOfParties(t *testing.T) {
 		}
 		return err
 	}
-	// A unit waits for its parties, so it is given little time, and more where
-	// that was over before it heard anything.
+	// A unit waits for its parties, so the test gives it little time, and more if that time
+	// ends before the unit gets any response.
 	start := func() (err error) {
 		for patience := 300 * time.Millisecond; patience < 20*time.Second; patience *= 2 {
 			if err = try(patience); err == nil || errors.Is(err, wire.NoQuorum) {

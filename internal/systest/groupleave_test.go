@@ -20,10 +20,11 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// trialURL is where sessions with the group send requests.
+// trialURL is the URL of requests in sessions with the group.
 const trialURL = "https://trial." + Domain
 
-// astray is a gateway that brings openings to one unit and all else to another.
+// astray is a gateway that forwards session openings to one unit and everything else to
+// another.
 func astray(t *testing.T, opens, requests *Replica) (gateway string) {
 	t.Helper()
 	bring := func(to *Replica) http.Handler {
@@ -40,13 +41,13 @@ func astray(t *testing.T, opens, requests *Replica) (gateway string) {
 	return server.URL
 }
 
-// whole is a channel to the whole group, which ends with the test.
+// whole opens a channel to the whole group, closed with the test.
 func whole(t *testing.T, config client.OpenConfig) *client.Channel {
 	t.Helper()
 	return inRole(t, client.Whole, config)
 }
 
-// inRole is a channel to a role.
+// inRole opens a channel to a role, closed with the test.
 func inRole(t *testing.T, role string, config client.OpenConfig) *client.Channel {
 	t.Helper()
 	config.Role = role
@@ -58,7 +59,7 @@ func inRole(t *testing.T, role string, config client.OpenConfig) *client.Channel
 	return ch
 }
 
-// answerer is who answered a request, "" when nobody did.
+// answerer returns the name of the unit that responds, or "" without a response.
 func answerer(t *testing.T, ch *client.Channel) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
@@ -70,7 +71,7 @@ func answerer(t *testing.T, ch *client.Channel) string {
 	return answer
 }
 
-// send sends a request and gives the body of the answer.
+// send sends a request and returns the content of the response.
 func send(ctx context.Context, ch *client.Channel, method, key string) (string, error) {
 	r, err := http.NewRequestWithContext(ctx, method, trialURL, nil)
 	if err != nil {
@@ -88,11 +89,11 @@ func send(ctx context.Context, ch *client.Channel, method, key string) (string, 
 	return string(body), err
 }
 
-// sending sends requests that may be repeated until the function it gives is
-// called, which tells how many were sent and what failed of them.
+// sending sends requests that may be retried until end is called. end returns the number of
+// requests and the errors.
 func sending(t *testing.T, ch *client.Channel) (end func() (sent int, failed []error)) {
 	var done sync.WaitGroup
-	var mu sync.Mutex // guards the two below
+	var mu sync.Mutex // guards sent and failed
 	var sent int
 	var failed []error
 	over := make(chan struct{})
@@ -118,12 +119,11 @@ func sending(t *testing.T, ch *client.Channel) (end func() (sent int, failed []e
 	return func() (int, []error) { close(over); done.Wait(); return sent, failed }
 }
 
-// TestMemberLeaves: the roster changes and the scorer leaves, while sessions with
-// the whole group and with a role are open. Clients go on by themselves, and
-// requests that may be repeated succeed.
-// Units of the new roster answer nothing in sessions that the scorer opened, the
-// scorer nothing in those that they open, and at its certificate's end nothing at
-// all.
+// TestMemberLeaves: the roster changes and the scorer leaves, while sessions with the whole
+// group and with a role are open. Clients continue without intervention, and requests that
+// may be retried succeed. Units of the new roster serve nothing in sessions that the scorer
+// opened. The scorer serves nothing in sessions that they open, and nothing at all once its
+// certificate ends.
 func TestMemberLeaves(t *testing.T) {
 	t.Parallel()
 	c := newFour(t, policyfile.Shared)
@@ -180,7 +180,7 @@ func TestMemberLeaves(t *testing.T) {
 		for _, err := range failed {
 			if !errors.Is(err, wire.Rekey) {
 				t.Errorf("one of %d requests failed: %v", sent, err)
-			} else if twice++; twice > 1+sent/100 { // a call opens one session anew, and that unit may change too
+			} else if twice++; twice > 1+sent/100 { // a call reopens one session; that unit may change too
 				t.Errorf("%d of %d requests met two units that changed, the last: %v", twice, sent, err)
 			}
 		}
@@ -191,8 +191,8 @@ func TestMemberLeaves(t *testing.T) {
 	}
 }
 
-// TestCutMember: owners cut one unit of a role off by its id. It stops at once; its
-// group, that role's other unit and who calls it go on.
+// TestCutMember: owners cut one unit of a role off by its id. That unit stops; the group,
+// the role's other unit and its callers continue.
 func TestCutMember(t *testing.T) {
 	t.Parallel()
 	c := newFour(t, policyfile.Shared)

@@ -25,15 +25,15 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// refusedMember demands that a unit with this program, role and group is refused
-// with a reason, once and for all.
+// refusedMember requires that a unit with this program, role and group is refused
+// permanently, with the given reason.
 func refusedMember(t *testing.T, c *Cluster, group, role, program string, want wire.Reason) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	config := c.MemberConfig(group, role, program)
 	if config.PartyKeys == nil {
-		config.PartyKeys = []attest.Digest{{1}} // of nobody
+		config.PartyKeys = []attest.Digest{{1}} // of no party
 	}
 	u, err := unit.Start(ctx, config)
 	if err == nil {
@@ -44,7 +44,8 @@ func refusedMember(t *testing.T, c *Cluster, group, role, program string, want w
 	}
 }
 
-// TestStrangersInAGroup: code that is no member, and a member in another's role.
+// TestStrangersInAGroup: code that is not a member of the group is refused, and so is a
+// member in another member's role.
 func TestStrangersInAGroup(t *testing.T) {
 	c := newFour(t, policyfile.Shared)
 	c.ApproveGroup("trial", c.FormGroup(four))
@@ -54,8 +55,8 @@ func TestStrangersInAGroup(t *testing.T) {
 	refusedMember(t, c, "tribe", "holder", "holder 1", wire.NotFound)
 }
 
-// TestApprovalsAtTheAuthority: what parties may not say is refused where it is
-// said, and changes nothing.
+// TestApprovalsAtTheAuthority: the authority refuses invalid statements of parties on
+// submission, and they change nothing.
 func TestApprovalsAtTheAuthority(t *testing.T) {
 	c := newFour(t, policyfile.Shared)
 	parties := c.FormGroup(four)
@@ -87,9 +88,9 @@ func TestApprovalsAtTheAuthority(t *testing.T) {
 	}
 }
 
-// TestRosterChanges: the group gets another roster while its units run. They
-// go on under the old one until the parties approve the new one, get that
-// without a restart, and the member that left is cut off.
+// TestRosterChanges: the group's roster changes while its units run. They continue under
+// the old roster until the parties approve the new one, then get it without a restart; the
+// member that left is cut off.
 func TestRosterChanges(t *testing.T) {
 	waits(t)
 	if testing.Short() {
@@ -112,21 +113,21 @@ func TestRosterChanges(t *testing.T) {
 	if err := meets("adder", "holder"); err != nil {
 		t.Errorf("while nobody approved the new roster: %v", err)
 	}
-	time.Sleep(g.Life) // every unit has seen the policy
+	time.Sleep(g.Life) // until every unit knows the policy
 	if err := meets("adder", "broker"); err != nil {
 		t.Errorf("a call of the old roster, while nobody approved the new one: %v", err)
 	}
 	for party, key := range parties {
 		if party == "scorer" {
-			continue // whose member leaves
+			continue // its member leaves
 		}
 		if _, err := c.SubmitStatement("trial", party, key, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	next := c.Approved().GroupByName("trial").ID()
-	// The old roster is succeeded, so a unit that still has its certificate is refused
-	// until it has renewed, which is at once.
+	// The new roster supersedes the old one, so a unit with a certificate for the old
+	// roster is refused until it renews, which it does at once.
 	begin, changed := time.Now(), time.Duration(0)
 	for ; time.Since(begin) < 2*g.Life; time.Sleep(50 * time.Millisecond) {
 		if err := meets("adder", "holder"); err != nil {
@@ -152,8 +153,8 @@ func TestRosterChanges(t *testing.T) {
 	}
 }
 
-// TestWithdrawalAfterARollback: the store is put back to before a withdrawal.
-// Once anybody shows the newer statement, nothing is issued.
+// TestWithdrawalAfterARollback: the store is restored to a state before a withdrawal. Once
+// the newer statement is presented, the authority issues nothing.
 func TestWithdrawalAfterARollback(t *testing.T) {
 	c := newFour(t, policyfile.Shared)
 	parties := c.FormGroup(four)
@@ -205,8 +206,8 @@ func TestWithdrawalAfterARollback(t *testing.T) {
 	}
 }
 
-// TestRoleSessions: a session with a role is read by units of that role alone,
-// one with the whole group by all, and plain requests by nobody.
+// TestRoleSessions: in a session with a role, only units of that role respond; in a session
+// with the whole group, units of all roles do. A request outside a session is refused.
 func TestRoleSessions(t *testing.T) {
 	c := newFour(t, policyfile.Shared)
 	c.ApproveGroup("trial", c.FormGroup(four))
@@ -238,7 +239,7 @@ func TestRoleSessions(t *testing.T) {
 			answer.Body.Close()
 			seen[string(b[:n])]++
 		}
-		t.Logf("session with %q: %d handshakes", role, ch.Opens()) // more than one only where a unit waited for the manager too long
+		t.Logf("session with %q: %d handshakes", role, ch.Opens()) // over one only if a unit waited too long for the manager
 		return seen
 	}
 	if got := answers("holder"); len(got) != 1 || got["holder"] == 0 {
@@ -259,8 +260,8 @@ func TestRoleSessions(t *testing.T) {
 	}
 }
 
-// TestGroupByOtherTools: with the roots that are written for other programs,
-// openssl accepts and refuses what we do at the level of X.509.
+// TestGroupByOtherTools: openssl, given the exported roots, accepts and refuses the same
+// certificates as we do, as far as X.509 can express it.
 func TestGroupByOtherTools(t *testing.T) {
 	c := newFour(t, policyfile.Shared)
 	c.ApproveGroup("trial", c.FormGroup(four))

@@ -16,8 +16,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// TestTrustedParty: a client that trusts a party follows a group only while that party
-// approves it, though others do, who are a quorum.
+// TestTrustedParty: a client that trusts one party follows a group only while that party
+// approves it, even when a quorum of other parties approves.
 func TestTrustedParty(t *testing.T) {
 	c := newFour(t, policyfile.Shared)
 	group := four
@@ -59,8 +59,8 @@ func TestTrustedParty(t *testing.T) {
 	}
 }
 
-// TestReceiptOfAGroup: a receipt of a unit in a group counts for who trusts a party only
-// where that party approves the group.
+// TestReceiptOfAGroup: a client that trusts one party accepts a receipt of a group's unit
+// only where that party approves the group.
 func TestReceiptOfAGroup(t *testing.T) {
 	c := newFour(t, policyfile.Shared)
 	parties := c.FormGroup(four)
@@ -99,9 +99,9 @@ func TestReceiptOfAGroup(t *testing.T) {
 	}
 }
 
-// TestPinnedRoster: a client that pinned one roster accepts no unit of the roster that
-// follows it, though the parties agree on that and the session is the group's. One that
-// follows the group by name goes on.
+// TestPinnedRoster: a client that pins one roster accepts no unit of the next roster,
+// although the parties approve it and the session belongs to the group. A client that
+// follows the group by name continues.
 func TestPinnedRoster(t *testing.T) {
 	waits(t)
 	c := newFour(t, policyfile.Shared)
