@@ -239,7 +239,7 @@ func TestRoleSessions(t *testing.T) {
 			answer.Body.Close()
 			seen[string(b[:n])]++
 		}
-		t.Logf("session with %q: %d handshakes", role, ch.Opens()) // over one only if a unit waited too long for the manager
+		t.Logf("session with %q: %d handshakes", role, ch.Opens()) // over 1 only if a unit waited too long
 		return seen
 	}
 	if got := answers("holder"); len(got) != 1 || got["holder"] == 0 {

@@ -42,8 +42,8 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// vendors plays the makers of all hardware, with their services on the local
-// network, and a clock that tests move.
+// vendors plays all hardware vendors with their services on the local network, and a clock
+// that tests set.
 type vendors struct {
 	group string // tables of a group in the first policy
 	amd   *attesttest.SNPVendor
@@ -52,22 +52,22 @@ type vendors struct {
 	dev   *attesttest.Vendor
 	chip  *attesttest.SNPChip
 	cpu   *attesttest.DCAPChip
-	host  *testing.T // with what follows, where a test asks for a TPM
+	host  *testing.T // this and the next two are set where a test uses a TPM
 	maker *attesttest.TPMMaker
 	tpm   *attesttest.TPM
 
-	paravisor *snp.AzureAttester // of its machine, where a test asks for one
+	paravisor *snp.AzureAttester // of the TPM's machine, where a test uses one
 
-	nvidia *attesttest.NVIDIAVendor // with what follows, where a test asks for a GPU
+	nvidia *attesttest.NVIDIAVendor // this and the next are set where a test uses a GPU
 	gpu    *attesttest.NVIDIAGPU
 
-	service string // URL of AMD's and Intel's
+	service string // URL of AMD's and Intel's collateral services
 
 	mu     sync.Mutex
 	now    time.Time
 	passed time.Duration
 	down   bool
-	asked  int // how often the services of AMD and Intel were
+	asked  int // number of requests to the services of AMD and Intel
 }
 
 const milanRow = "[platform.snp.generation.Milan]\ncommitted = { bootloader = 3, tee = 0, snp = 22, microcode = 115 }\n"
@@ -150,8 +150,8 @@ func (v *vendors) root(p attest.Platform) attest.Digest {
 	return v.intel.Root()
 }
 
-// device is a TEE of a platform that runs a program, and the reference value of
-// that program.
+// device returns a TEE of a platform that runs a program, and the program's reference
+// value.
 func (v *vendors) device(p attest.Platform, program string) (attest.Attester, attest.Measurement) {
 	var m attest.Measurement
 	switch p {
@@ -178,12 +178,12 @@ func (v *vendors) device(p attest.Platform, program string) (attest.Attester, at
 	return v.dev.Chip().Attester(m), m
 }
 
-// verifier knows every platform: what is refused, policy refuses.
+// verifier supports every platform, so that only the policy refuses any.
 func verifier() *attest.Verifier {
 	return attest.NewVerifier(soft.Platform().Appraiser(), snp.Platform().Appraiser(), snp.AzurePlatform().Appraiser(), dcap.TDXPlatform().Appraiser(), dcap.SGXPlatform().Appraiser(), nitro.Platform().Appraiser(), tpm.Platform().Appraiser(), nvidia.Platform().Appraiser())
 }
 
-// reference is a measurement as policy writes it.
+// reference returns a measurement in policy syntax.
 func reference(m attest.Measurement) string {
 	fields := []string{fmt.Sprintf("platform = %q", m.Platform)}
 	if m.Platform == attest.TPM {
@@ -216,8 +216,8 @@ func reference(m attest.Measurement) string {
 	return "{ " + strings.Join(fields, ", ") + " }"
 }
 
-// estate is an authority on one platform for a task of others. Its Cluster has
-// no authority of its own, but owners, history and an address.
+// estate is an authority on one platform and a task on several platforms. The embedded
+// Cluster provides owners, history and address, but no authority.
 type estate struct {
 	*Cluster
 	*vendors
@@ -225,8 +225,8 @@ type estate struct {
 	db         *store.Store
 }
 
-// settle starts an estate. Its authority runs on the first platform, its task
-// "scoring" on all of them.
+// settle starts an estate: the authority runs on the first platform, and the policy allows
+// the task "scoring" on all platforms.
 func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 	t.Helper()
 	c := &Cluster{t: t, owner: testworld.NewKey(), Log: slog.New(slog.DiscardHandler), dsn: "sqlite:" + filepath.Join(t.TempDir(), "a.db"), addr: loopback.FreeAddress(t)}
@@ -237,7 +237,7 @@ func settle(t *testing.T, v *vendors, platforms ...attest.Platform) *estate {
 	tee, own := v.device(platforms[0], "authority")
 	sealer, ok := tee.(attest.Sealer)
 	if !ok {
-		sealer = v.dev.Chip().Attester(own) // seals for the measurement; that hardware's sealing is not played
+		sealer = v.dev.Chip().Attester(own) // seals for the measurement; sealing of that hardware is not played
 	}
 	db, err := store.Create(t.Context(), c.dsn)
 	if err != nil {
@@ -286,7 +286,7 @@ func (e *estate) open(c *Cluster, tee attest.Attester, sealer attest.Sealer) {
 	})
 }
 
-// policy is the draft of the first policy of an authority with a measurement.
+// policy returns the draft of the first policy for an authority with the given measurement.
 func (e *estate) policy(own attest.Measurement, platforms ...attest.Platform) string {
 	v := e.vendors
 	text := fmt.Sprintf("schema = %q\ntrust_domain = %q\nsequence = 1\nprevious = \"\"\ncreated = %s\ndevelopment = %t\n",
@@ -311,8 +311,8 @@ func (e *estate) policy(own attest.Measurement, platforms ...attest.Platform) st
 	return text
 }
 
-// enrol starts a unit that runs a program on a platform, or says why it was
-// refused.
+// enrol starts a unit that runs a program on a platform, or returns the reason of its
+// refusal.
 func (e *estate) enrol(p attest.Platform, program string) (*unit.Unit, error) {
 	device, _ := e.vendors.device(p, program)
 	if e.vendors.gpu != nil {
@@ -335,7 +335,7 @@ func start(t testing.TB, config unit.Config) (*unit.Unit, error) {
 	return u, err
 }
 
-// serve serves a unit and gives its address.
+// serve serves a unit and returns its address.
 func serve(t *testing.T, u *unit.Unit, body string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -349,7 +349,7 @@ func serve(t *testing.T, u *unit.Unit, body string) string {
 	return l.Addr().String()
 }
 
-// trust is what a client trusts of the estate's task.
+// trust fetches trust for the estate's task.
 func (e *estate) trust() *client.Trust {
 	e.t.Helper()
 	pins := e.TrustConfig("scoring")
@@ -361,7 +361,7 @@ func (e *estate) trust() *client.Trust {
 	return trust
 }
 
-// dial is a client that trusts the estate's task, at one address.
+// dial returns a client that trusts the estate's task, at one address.
 func (e *estate) dial(address string) *client.Client {
 	e.t.Helper()
 	c, err := client.New(client.Config{Trust: e.trust(), Addresses: []string{address}})
@@ -374,9 +374,9 @@ func (e *estate) dial(address string) *client.Client {
 
 var hardware = []attest.Platform{attest.SNP, attest.TDX, attest.SGX, attest.Nitro}
 
-// TestHardware: an authority on each platform that issues to units on all of
-// them, with nothing but what the vendors' services and the devices say. Another
-// program on the same hardware is refused.
+// TestHardware: an authority on each platform in turn issues to units on all platforms. All
+// its inputs come from the devices and the vendors' services. Another program on the same
+// hardware is refused.
 func TestHardware(t *testing.T) {
 	for i, first := range hardware {
 		t.Run(string(first), func(t *testing.T) {
@@ -398,9 +398,9 @@ func TestHardware(t *testing.T) {
 	}
 }
 
-// TestDevelopmentApart: soft evidence at an authority on hardware, and hardware
-// at a development one, are refused both ways; and what the one root certifies a
-// client of the other does not believe, though program, task and names agree.
+// TestDevelopmentApart: an authority on hardware refuses soft evidence, and a development
+// authority refuses hardware evidence. A client of one root refuses what the other root
+// certifies, although program, task and names agree.
 func TestDevelopmentApart(t *testing.T) {
 	v := newVendors(t)
 	iron, dev := settle(t, v, attest.SNP, attest.Nitro), settle(t, v, attest.Soft)
@@ -438,8 +438,8 @@ func TestDevelopmentApart(t *testing.T) {
 	}
 }
 
-// handshake is what any TLS client makes of an address with the roots of the
-// estate's task.
+// handshake makes a TLS handshake with an address, as any TLS client with the roots of the
+// estate's task does.
 func (e *estate) handshake(address string) error {
 	e.t.Helper()
 	roots := x509.NewCertPool()
@@ -453,9 +453,9 @@ func (e *estate) handshake(address string) error {
 	return err
 }
 
-// TestOwnersSwitches: each cut that owners make is in force at once, though what
-// loosens would wait an hour. It refuses the next enrolment with its reason, and
-// touches nobody else.
+// TestOwnersSwitches: each cut by the owners takes effect at once, although a loosening
+// change would wait an hour. The platform's next enrolment is refused with the cut's
+// reason; enrolment on other platforms continues.
 func TestOwnersSwitches(t *testing.T) {
 	v := newVendors(t)
 	guests := map[attest.Platform]string{}
@@ -466,7 +466,7 @@ func TestOwnersSwitches(t *testing.T) {
 	without := func(p attest.Platform) []string {
 		return []string{fmt.Sprintf(platformRules[p], v.root(p)), "", ", " + guests[p], ""}
 	}
-	// in writes a line into the table of a platform.
+	// in returns the edit that adds a line to a platform's table.
 	in := func(p attest.Platform, line string) []string {
 		table := fmt.Sprintf("[platform.%s]\n", p)
 		return []string{table, table + line + "\n"}
@@ -517,7 +517,7 @@ func TestOwnersSwitches(t *testing.T) {
 	}
 }
 
-// wantCut demands that `policy diff` shows something, all of it as a cut.
+// wantCut requires that `policy diff` shows at least one change, and only cuts.
 func wantCut(t *testing.T, old, next policy.Step) {
 	t.Helper()
 	var docs [2]*policyfile.Document
@@ -533,8 +533,8 @@ func wantCut(t *testing.T, old, next policy.Step) {
 	}
 }
 
-// TestVendorDownForADay: issuing goes on while the collateral at hand is valid,
-// then stops with its reason, and goes on when the vendor is back.
+// TestVendorDownForADay: while the vendor is down, issuing continues as long as the cached
+// collateral is valid, then stops with its reason. It resumes when the vendor is back.
 func TestVendorDownForADay(t *testing.T) {
 	v := newVendors(t)
 	v.amd.ListUntil = v.now.Add(30 * time.Hour)
@@ -561,10 +561,10 @@ func TestVendorDownForADay(t *testing.T) {
 	enrol(10*time.Minute, "")
 }
 
-// TestCollateralStapled: the vendors' documents, and when the authority had them,
-// come to clients along with evidence: the authority's own and that of units. They
-// ask no vendor, see how old it all is, and refuse what policy calls too old, as
-// the authority does.
+// TestCollateralStapled: evidence of the authority and of units reaches clients with the
+// vendors' documents, and with the time at which the authority fetched them. Clients
+// contact no vendor, see the age of the documents, and refuse the ages that the policy
+// refuses, as the authority does.
 func TestCollateralStapled(t *testing.T) {
 	for name, p := range map[string]attest.Platform{"snp": attest.SNP, "tdx": attest.TDX, "sgx": attest.SGX, "snp with a GPU": attest.SNP} {
 		t.Run(name, func(t *testing.T) {
@@ -640,8 +640,7 @@ func TestCollateralStapled(t *testing.T) {
 	}
 }
 
-// gatewayTo passes requests on to one unit, as the manager's gateway would, and
-// looks at nothing.
+// gatewayTo forwards requests to one unit unchanged, like the manager's gateway.
 func gatewayTo(t *testing.T, address string) string {
 	t.Helper()
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "https", Host: address})

@@ -25,12 +25,11 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// TestHardwareByTheBinaries: cohort as it is shipped, on machines that have the
-// devices of the four platforms, with synthetic vendors behind them. The
-// authority's root is sealed by SNP and by SGX, and serves no history but its own; it
-// issues to units on all four;
-// restarted it has its root again, and on a machine that measures another program
-// it has not. TDX and Nitro run units, and say that they keep no root.
+// TestHardwareByTheBinaries: the released binaries run on machines with the devices of the
+// four platforms and synthetic vendors. An authority that seals its root with SNP or SGX
+// issues to units on all four platforms. It refuses a forged history, and unseals its root
+// after a restart; a different program on the same chip cannot unseal it. TDX and Nitro run
+// units, and report that they cannot seal a root.
 func TestHardwareByTheBinaries(t *testing.T) {
 	bin := Build(t, "./cmd/cohort", "./examples/scoring")
 	for _, first := range []attest.Platform{attest.SNP, attest.SGX} {
@@ -48,7 +47,7 @@ func TestHardwareByTheBinaries(t *testing.T) {
 			b.stealRoot(b.authority)
 			b.bringBack(b.vendors.newMachine(t, first, "authority"))
 			b.mu.Lock()
-			b.down = true // the vendors: what they said is in the store
+			b.down = true // the vendors: their documents are in the store
 			b.mu.Unlock()
 			stop = b.run(b.authority, b.authorityArgs(), b.URL()+"/readyz")
 			b.serveUnit(t, first)
@@ -81,8 +80,8 @@ type binaries struct {
 	authority   *teeMachine
 }
 
-// settleBinaries founds an authority with the shipped binary, as its operator and an
-// owner would.
+// settleBinaries creates an authority with the released binary, with the commands of its
+// operator and an owner.
 func settleBinaries(t *testing.T, bin string, v *vendors, first attest.Platform) *binaries {
 	t.Helper()
 	c := &Cluster{t: t, owner: testworld.NewKey(), Log: slog.New(slog.DiscardHandler), addr: loopback.FreeAddress(t)}
@@ -94,8 +93,8 @@ func settleBinaries(t *testing.T, bin string, v *vendors, first attest.Platform)
 	return b
 }
 
-// found makes a root for the draft genesis.toml on a machine, and signs the genesis
-// that the draft becomes.
+// found creates a root for the draft genesis.toml on a machine, and signs the resulting
+// genesis policy.
 func (b *binaries) found(m commander) {
 	b.t.Helper()
 	b.writeKey("owner.key", b.owner.Private)
@@ -104,7 +103,7 @@ func (b *binaries) found(m commander) {
 	b.founded()
 }
 
-// initArgs are those of `authority init` on the estate's platform.
+// initArgs returns the arguments of `authority init` on the estate's platform.
 func (b *binaries) initArgs(more ...string) []string {
 	return append(append([]string{"authority", "init", "--platform", string(b.platform)}, b.fromVendors()...), more...)
 }
@@ -113,7 +112,7 @@ func (b *binaries) fromVendors() []string {
 	return []string{"--collateral-amd", b.service, "--collateral-intel", b.service, "--collateral-intel-root", b.service, "--collateral-nvidia", b.service}
 }
 
-// signing is the owner's `policy sign` of the first policy.
+// signing returns the owner's `policy sign` command for the first policy.
 func (b *binaries) signing(more ...string) *exec.Cmd {
 	args := append([]string{"policy", "sign", "genesis.toml", "--ssh-key", "owner.key", "--init", "init.json", "--out", "genesis.sig"}, b.fromVendors()...)
 	cmd := exec.CommandContext(b.t.Context(), b.cohort, append(args, more...)...)
@@ -121,7 +120,7 @@ func (b *binaries) signing(more ...string) *exec.Cmd {
 	return cmd
 }
 
-// founded reads what was signed.
+// founded reads the signed genesis policy and its root.
 func (b *binaries) founded() {
 	b.t.Helper()
 	step := policy.Step{Policy: b.read("genesis.toml"), Signatures: []string{string(b.read("genesis.sig"))}}
@@ -145,15 +144,15 @@ func (b *binaries) authorityArgs(more ...string) []string {
 	return append(append([]string{"authority", "run", "--platform", string(b.platform), "--listen", b.addr}, b.fromVendors()...), more...)
 }
 
-// unitArgs run the scoring service as a unit.
+// unitArgs returns the arguments that run the scoring service as a unit.
 func (b *binaries) unitArgs(p attest.Platform, address, health string, more ...string) []string {
 	args := append([]string{"unit", "--platform", string(p), "--task", "scoring", "--authority", b.URL(),
 		"--genesis", b.Genesis.Hex(), "--listen", address, "--health", health}, more...)
 	return append(args, "--", filepath.Join(filepath.Dir(b.cohort), "scoring"))
 }
 
-// serveUnit runs the scoring service as a unit, and asks it something as a client
-// that trusts the task.
+// serveUnit runs the scoring service as a unit, and sends it a request as a client that
+// trusts the task.
 func (b *binaries) serveUnit(t *testing.T, p attest.Platform, more ...string) {
 	t.Helper()
 	address, health := loopback.FreeAddress(t), loopback.FreeAddress(t)
@@ -164,7 +163,8 @@ func (b *binaries) serveUnit(t *testing.T, p attest.Platform, more ...string) {
 	}
 }
 
-// run runs cohort on a machine until stop, and waits until a page answers.
+// run runs cohort on a machine until stop is called, and waits until the given page
+// responds.
 func (b *binaries) run(m commander, args []string, page string) (stop func()) {
 	b.t.Helper()
 	cmd := m.command(b.cohort, args...)
@@ -195,8 +195,8 @@ func (b *binaries) run(m commander, args []string, page string) (stop func()) {
 	}
 }
 
-// fetch is the body of a page, or empty. Trust is not asked for: it is about
-// being up.
+// fetch returns the content of a page, or "" on an error. It checks no certificate: the
+// test only needs to know that the server is up.
 func (b *binaries) fetch(page string) string {
 	ctx, cancel := context.WithTimeout(b.t.Context(), time.Second)
 	defer cancel()
@@ -207,8 +207,8 @@ func (b *binaries) fetch(page string) string {
 	return string(out)
 }
 
-// refused runs cohort on a machine, where it must be refused, and gives what it
-// said.
+// refused runs cohort on a machine where it must fail with a refusal, and returns its
+// output.
 func (b *binaries) refused(m *teeMachine, args ...string) string {
 	b.t.Helper()
 	cmd := m.command(b.cohort, args...)
@@ -220,8 +220,8 @@ func (b *binaries) refused(m *teeMachine, args ...string) string {
 	return string(out)
 }
 
-// judgeByTheBinary: what `cohort evidence` says of evidence of each platform, with
-// the vendor's documents in one collection, and by which exit code.
+// judgeByTheBinary checks the output and exit code of `cohort evidence` for evidence of
+// each platform, with the vendor's documents in one collection.
 func judgeByTheBinary(t *testing.T, cohort string) {
 	v := newVendors(t)
 	e := &estate{Cluster: &Cluster{t: t, owner: testworld.NewKey()}, vendors: v, collateral: collateral.New(collateral.Config{
@@ -257,7 +257,7 @@ func judgeByTheBinary(t *testing.T, cohort string) {
 			}
 			inspect := exec.CommandContext(t.Context(), cohort, append([]string{"evidence", "inspect", "-o", "json"}, args...)...)
 			out, err := inspect.Output()
-			if row.at != now { // of all that is wrong, inspect shows what vendors' documents tell
+			if row.at != now { // inspect shows only faults that the vendors' documents reveal
 				if inspect.ProcessState.ExitCode() != 1 {
 					t.Errorf("%s, want %s: inspect says %s", p, row.says, out)
 				}
@@ -282,7 +282,7 @@ func judgeByTheBinary(t *testing.T, cohort string) {
 	}
 }
 
-// evidenceFile is a file of evidence of a program with what its vendor says.
+// evidenceFile writes a program's evidence and the vendor's documents to a file.
 func (e *estate) evidenceFile(t *testing.T, p attest.Platform, program string, data attest.ReportData) string {
 	t.Helper()
 	device, _ := e.vendors.device(p, program)
@@ -305,7 +305,7 @@ func (e *estate) evidenceFile(t *testing.T, p attest.Platform, program string, d
 	return path
 }
 
-// registers counts those of a platform.
+// registers returns the number of a platform's registers.
 func registers(name attest.Platform) int {
 	p, _ := allPlatforms.Supported().Lookup(name)
 	return len(p.Registers)

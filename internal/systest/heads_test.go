@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// TestApprovalReachesAll: 40 units wait for their party's approval, and enrol as it comes,
-// whatever their back-off has become.
+// TestApprovalReachesAll: 40 units wait for their party's approval. All enrol as soon as it
+// arrives, however long their back-off is by then.
 func TestApprovalReachesAll(t *testing.T) {
 	waits(t)
 	if testing.Short() {
@@ -34,7 +34,7 @@ func TestApprovalReachesAll(t *testing.T) {
 	for i := range units {
 		starting.Go(func() { all[i], faults[i] = unit.Start(t.Context(), config) })
 	}
-	time.Sleep(7 * time.Second) // for a back-off of 2.5 to 5 seconds
+	time.Sleep(7 * time.Second) // long enough for a back-off of 2.5 to 5 s
 	begin := time.Now()
 	if _, err := authorityOf(t, c).SubmitStatement(t.Context(), "trial", last); err != nil {
 		t.Fatal(err)
@@ -53,9 +53,9 @@ func TestApprovalReachesAll(t *testing.T) {
 	}
 }
 
-// TestCutReachesClient: a client hears of a step within seconds, and ends what is under way
-// with what it takes away, though the life of certificates is an hour and trust is fetched
-// anew each minute.
+// TestCutReachesClient: a client learns of a cut within seconds and ends its requests to
+// the cut unit, although certificates live an hour and trust is fetched again only every
+// minute.
 func TestCutReachesClient(t *testing.T) {
 	c := New(t, Task{Name: "scoring", KeyMode: policyfile.PerUnit, Life: time.Hour, Programs: []string{"scoring 1"}})
 	hold := func(w http.ResponseWriter, r *http.Request) {
@@ -75,7 +75,7 @@ func TestCutReachesClient(t *testing.T) {
 		defer close(ended)
 		_, _ = answer.Body.Read(make([]byte, 1))
 	}()
-	time.Sleep(500 * time.Millisecond) // until trust is watched
+	time.Sleep(500 * time.Millisecond) // until the client watches for new trust
 	begin := time.Now()
 	c.Adopt("[task.scoring]\n", "[task.scoring]\ncut_units = [\""+r.Unit.ID().String()+"\"]\n")
 	select {

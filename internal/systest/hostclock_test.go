@@ -15,9 +15,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// TestHostMovesClock sets the clock of a unit's host, in a process of its own: for
-// a moment by an hour, and the unit serves nothing meanwhile and goes on as itself;
-// for good by a day, and it ends. What was executed before is not executed again.
+// TestHostMovesClock: the host of a unit in its own process sets its clock. While the clock
+// is off by an hour or more, the unit serves nothing; once it is right again, the unit
+// continues. If the clock stays a day ahead, the unit ends. No request is executed twice.
 func TestHostMovesClock(t *testing.T) {
 	waits(t)
 	a := newApart(t, time.Hour)
@@ -83,7 +83,7 @@ func TestHostMovesClock(t *testing.T) {
 	u.end(syscall.SIGKILL)
 }
 
-// zombie reports whether a process has ended and nobody has waited for it.
+// zombie reports whether a process has ended without its parent having waited for it.
 func zombie(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	i := bytes.LastIndexByte(b, ')')

@@ -10,15 +10,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// issuedAt enrols a unit on a platform and gives the authority's time of that.
+// issuedAt enrols a unit on a platform and returns the authority's time of issue.
 func (e *estate) issuedAt(p attest.Platform) time.Time {
 	e.t.Helper()
 	u := testworld.Must(e.enrol(p, "scoring 1"))
 	return testworld.Must(authorityOf(e.t, e.Cluster).IssuanceLog(e.t.Context(), api.LogQuery{Unit: u.ID().String()})).Entries[0].Time
 }
 
-// TestDocumentsRaiseTheTime: what a vendor signed a little ahead of the authority's
-// clock, and a unit was admitted by, raises the authority's time. What was signed far
+// TestDocumentsRaiseTheTime: a vendor document whose date is slightly ahead of the
+// authority's clock raises the authority's time when it admits a unit. A document dated far
 // ahead is refused and raises nothing.
 func TestDocumentsRaiseTheTime(t *testing.T) {
 	t.Parallel()
@@ -43,8 +43,9 @@ func TestDocumentsRaiseTheTime(t *testing.T) {
 	}
 }
 
-// TestDocumentsClimb: documents do not lead the authority's time away from its clock, each
-// a little ahead of the one before.
+// TestDocumentsClimb: a document raises the authority's time, and a second one is slightly
+// ahead of that. The second is refused, so that a chain of documents cannot lead the
+// authority's time away from its clock.
 func TestDocumentsClimb(t *testing.T) {
 	t.Parallel()
 	v := newVendors(t)

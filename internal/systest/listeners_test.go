@@ -17,18 +17,18 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// listener is one of the TLS servers of a cluster, as openssl meets it.
+// listener is one of a cluster's TLS servers, as openssl connects to it.
 type listener struct {
 	address string
-	say     string   // makes it answer and close
+	say     string   // input after which the server responds and closes
 	with    []string // more arguments of openssl
 }
 
 const request = "GET / HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n"
 
-// TestListeners: openssl and nmap see TLS 1.3 and nothing older on every
-// listener of a cluster, and are given no ticket, so that nobody resumes and
-// nobody sends early data. crypto/tls as it is would show them the opposite.
+// TestListeners: openssl and nmap find TLS 1.3 and nothing older on every listener of a
+// cluster, and get no session ticket, so no client resumes a session or sends early data.
+// The defaults of crypto/tls would allow all of these.
 func TestListeners(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: openssl and nmap look at nothing that races; run without -short")
@@ -59,7 +59,7 @@ func TestListeners(t *testing.T) {
 	}
 }
 
-// openssl speaks to the listener, and gives what it prints.
+// openssl connects to the listener with openssl, and returns its output.
 func (l listener) openssl(args ...string) (string, error) {
 	cmd := exec.Command("openssl", append(append([]string{"s_client", "-connect", l.address, "-ign_eof"}, l.with...), args...)...)
 	cmd.Stdin = strings.NewReader(l.say)
@@ -67,8 +67,8 @@ func (l listener) openssl(args ...string) (string, error) {
 	return string(out), err
 }
 
-// ticket reports whether openssl, which completes a handshake and reads an
-// answer, is given a session that it could resume or send early data in.
+// ticket reports whether openssl, after a complete handshake and response, has a session
+// that it could resume or send early data in.
 func (l listener) ticket(t *testing.T) bool {
 	t.Helper()
 	session := filepath.Join(t.TempDir(), "session")
@@ -80,14 +80,14 @@ func (l listener) ticket(t *testing.T) bool {
 	return err == nil
 }
 
-// speaks12 reports whether the listener takes TLS 1.2.
+// speaks12 reports whether the listener accepts TLS 1.2.
 func (l listener) speaks12() bool {
 	out, err := l.openssl("-tls1_2")
 	return err == nil && strings.Contains(out, "New, TLSv1.2")
 }
 
-// busListener is the bus, where TLS comes first, for a client with a unit's
-// certificate.
+// busListener is the bus, on which TLS comes before the NATS protocol, for a client with a
+// unit's certificate.
 func (c *Cluster) busListener(t *testing.T) listener {
 	t.Helper()
 	s := newSpy(t, &apart{place: c.place()})

@@ -15,31 +15,31 @@ import (
 	"github.com/cohort-tee/cohort/client"
 )
 
-// Load is an open-loop load on one client: requests leave at their rate
-// whether answers come or not, in turn a GET and a POST with an
-// Idempotency-Key, and beside them now and then a POST without one.
+// Load is an open-loop load on one client: requests leave at a fixed rate, whether or not
+// responses arrive. They alternate between GET and POST with an Idempotency-Key, with a
+// separate rate of POST requests without a key.
 type Load struct {
 	Client *client.Client
-	URL    string // of the answering handler
+	URL    string // of the handler under load
 	Body   string // of POST requests
 	Post   string // path of POST requests
-	Rate   int    // GET and marked POST requests a second, together
-	Bare   int    // POST requests without a key a second, counted apart
+	Rate   int    // GET and POST requests with a key per second, together
+	Bare   int    // POST requests without a key per second, counted separately
 	For    time.Duration
 }
 
-// Outcome is what a load saw.
+// Outcome is the result of a load.
 type Outcome struct {
 	Sent      int
-	Failed    []error // of what may be retried
+	Failed    []error // requests that may be retried
 	Bare      int
-	Maybe     int             // bare ones that ended in ErrMaybeExecuted
-	BareOther []error         // bare ones that ended in any other error
-	Stale     int             // responses with an expired certificate
-	Latency   []time.Duration // of responses to requests that may be retried, sorted
+	Maybe     int             // POST requests without a key that ended in ErrMaybeExecuted
+	BareOther []error         // POST requests without a key that ended in any other error
+	Stale     int             // responses under an expired certificate
+	Latency   []time.Duration // sorted, of responses to requests that may be retried
 }
 
-// Quantile is the latency that the share q of requests did not exceed.
+// Quantile returns the latency that a share q of the requests did not exceed.
 func (o *Outcome) Quantile(q float64) time.Duration {
 	if len(o.Latency) == 0 {
 		return 0
@@ -47,13 +47,13 @@ func (o *Outcome) Quantile(q float64) time.Duration {
 	return o.Latency[min(int(q*float64(len(o.Latency))), len(o.Latency)-1)]
 }
 
-// String is one line of figures.
+// String returns the figures in one line.
 func (o *Outcome) String() string {
 	return fmt.Sprintf("sent %d, failed %d, p50 %v, p99 %v, p99.9 %v, max %v; without a key %d, cut off %d, other errors %d; on an expired certificate %d",
 		o.Sent, len(o.Failed), o.Quantile(.5), o.Quantile(.99), o.Quantile(.999), o.Quantile(1), o.Bare, o.Maybe, len(o.BareOther), o.Stale)
 }
 
-// requestTimeout bounds one request: what takes longer counts as failed.
+// requestTimeout bounds one request; a longer request counts as failed.
 const requestTimeout = 10 * time.Second
 
 // Run sends the load and waits for every response.
@@ -126,9 +126,9 @@ func (l Load) doRequest(ctx context.Context, n int, bare bool) (stale bool, err 
 	return stale, nil
 }
 
-// servedAtHeader is when a handler was called, in nanoseconds since 1970: an
-// answer may reach a client that was not scheduled for a while after its
-// certificate's end, though it was given before.
+// servedAtHeader names the field with the time at which the handler was called, in
+// nanoseconds since 1970. The client's own time does not show staleness: a response sent in
+// time may reach a slowly scheduled client after the certificate's end.
 const servedAtHeader = "X-Served-At"
 
 func servedAt(resp *http.Response) time.Time {

@@ -17,9 +17,8 @@ import (
 	"github.com/fxamacker/cbor/v2"
 )
 
-// teeMachine is a machine whose kernel has the devices of a TEE: the real paths
-// of the real drivers, served from user space. What runs on it is the program as
-// it is shipped.
+// teeMachine is a machine with the devices of a TEE, at the paths of the real drivers and
+// served from user space. It runs the released program.
 type teeMachine struct {
 	t        *testing.T
 	platform attest.Platform
@@ -27,8 +26,8 @@ type teeMachine struct {
 	devices  func() map[string]*fsNode
 }
 
-// newMachine makes a machine of a platform, or skips the test where the kernel
-// lets us not.
+// newMachine starts a machine of a platform, or skips the test where the kernel does not
+// permit it.
 func (v *vendors) newMachine(t *testing.T, p attest.Platform, program string) *teeMachine {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -42,7 +41,7 @@ func (v *vendors) newMachine(t *testing.T, p attest.Platform, program string) *t
 	return m
 }
 
-// evidence asks the chip.
+// evidence requests evidence from the chip.
 func (m *teeMachine) evidence(data []byte) ([]byte, error) {
 	if len(data) != 64 {
 		return nil, syscall.EINVAL
@@ -59,8 +58,8 @@ func (m *teeMachine) snp() map[string]*fsNode {
 
 func (m *teeMachine) tdx() map[string]*fsNode { return m.tsm("tdx_guest") }
 
-// tsm is configfs-tsm: each folder is one request, whose generation counts what
-// was written.
+// tsm plays configfs-tsm: each folder is one request, and its generation counts the writes
+// to it.
 func (m *teeMachine) tsm(provider string) map[string]*fsNode {
 	return map[string]*fsNode{"kernel/config/tsm/report": {dir: true, mkdir: func() map[string]*fsNode {
 		generation, in := 0, []byte(nil)
@@ -74,8 +73,8 @@ func (m *teeMachine) tsm(provider string) map[string]*fsNode {
 	}}}
 }
 
-// deriveKey plays SNP_GET_DERIVED_KEY (Linux uapi sev-guest.h): the argument is
-// version, addresses of request and response, and the firmware's error.
+// deriveKey plays SNP_GET_DERIVED_KEY (Linux uapi sev-guest.h). The argument has the
+// version, the addresses of request and response, and the firmware's error.
 func (m *teeMachine) deriveKey(pid, command uint32, argument []byte) ([]byte, error) {
 	le := binary.LittleEndian
 	asker, err := os.OpenFile("/proc/"+strconv.Itoa(int(pid))+"/mem", os.O_RDWR, 0)
@@ -100,7 +99,7 @@ func (m *teeMachine) deriveKey(pid, command uint32, argument []byte) ([]byte, er
 	return argument, err
 }
 
-// sgx is Gramine's /dev/attestation.
+// sgx plays Gramine's /dev/attestation.
 func (m *teeMachine) sgx() map[string]*fsNode {
 	var in []byte
 	measured := m.tee.(*attesttest.DCAPDevice).Measurement()
@@ -112,8 +111,8 @@ func (m *teeMachine) sgx() map[string]*fsNode {
 	}
 }
 
-// nitro is the Nitro security module: the argument is the addresses and sizes of
-// request and response, both CBOR.
+// nitro plays the Nitro security module: the argument has the addresses and sizes of
+// request and response, both in CBOR.
 func (m *teeMachine) nitro() map[string]*fsNode {
 	return map[string]*fsNode{"dev/nsm": {ioctl: func(pid, _ uint32, argument []byte) ([]byte, error) {
 		le := binary.LittleEndian
@@ -160,8 +159,9 @@ func (m *teeMachine) command(program string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// TestInMachine mounts the devices of a machine, in a mount namespace that ends
-// with it, and becomes the program. In a run of tests it has nothing to do.
+// TestInMachine is the entry point of a machine's process: it mounts the machine's devices
+// in a mount namespace that ends with it, and executes the program. In an ordinary test run
+// it does nothing.
 func TestInMachine(t *testing.T) {
 	if os.Getenv(roleVariable) != "machine" {
 		return
@@ -190,8 +190,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// overDev puts a /dev over the machine's that has the given devices and what every
-// program needs.
+// overDev mounts over /dev a folder with the given devices and the files that every program
+// needs.
 func overDev(devices string) []error {
 	const fresh = "/mnt"
 	steps := []error{syscall.Mount("dev", fresh, "tmpfs", 0, "")}

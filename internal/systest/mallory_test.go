@@ -24,9 +24,9 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// mallory is everything an attacker can make by herself of a cluster: a root
-// secret, an owner, and a policy that differs from the genuine one in these two
-// only. The code, the names and even the TEE vendor are the same.
+// mallory is everything that an attacker can create herself in order to imitate a cluster:
+// a root secret, an owner, and a policy that differs from the genuine one in these two
+// only. Code, names and even the TEE vendor are the same.
 type mallory struct {
 	c        *Cluster
 	approved policy.Approved
@@ -43,13 +43,13 @@ func newMallory(t *testing.T, c *Cluster) *mallory {
 	return &mallory{c: c, approved: approved, issuer: testworld.Must(keys.Issuer(approved))}
 }
 
-// authority is a certificate of kind authority under her root.
+// authority returns an authority certificate under her root.
 func (m *mallory) authority() *tls.Certificate {
 	leaf := testworld.Must(m.issuer.AuthorityLeaf(time.Now()))
 	return &tls.Certificate{Certificate: [][]byte{leaf.DER, m.issuer.AuthorityRoot()}, PrivateKey: leaf.Key}
 }
 
-// shared is the certificate of a task's units under her root.
+// shared returns the shared certificate of a task's units under her root.
 func (m *mallory) shared(t *testing.T, task, program string) *tls.Certificate {
 	t.Helper()
 	data := attest.BindReportData(wire.LabelIssue, []byte("mallory"))
@@ -61,21 +61,21 @@ func (m *mallory) shared(t *testing.T, task, program string) *tls.Certificate {
 	return &tls.Certificate{Certificate: [][]byte{leaf.DER, cross}, PrivateKey: leaf.Key}
 }
 
-// pem is her authority root, for whoever can be made to trust a file.
+// pem returns her authority root, for programs that trust roots from a file.
 func (m *mallory) pem() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: m.issuer.AuthorityRoot()})
 }
 
-// relay is a man in the middle: it ends TLS with a certificate, and passes what
-// it then reads on to the genuine server.
+// relay is a man in the middle: it terminates TLS with a certificate, and forwards what it
+// decrypts to the genuine server.
 type relay struct {
 	address string
 	close   func()
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	asked   []string   // method and path of each request
 	answers bytes.Buffer
-	edit    func(path string, body []byte) []byte // what it makes of a request, nil for nothing
+	edit    func(path string, body []byte) []byte // changes each request's body; nil: unchanged
 }
 
 func newRelay(t *testing.T, listen string, certificate *tls.Certificate, target string) *relay {
@@ -95,7 +95,7 @@ func newRelay(t *testing.T, listen string, certificate *tls.Certificate, target 
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = server.ServeTLS(l, "", "") // ends by close
+		_ = server.ServeTLS(l, "", "") // ended by close
 	}()
 	r.close = sync.OnceFunc(func() {
 		server.Close()
@@ -121,7 +121,7 @@ func (r *relay) pass(out *http.Request, target string) {
 	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 }
 
-// keep remembers what the genuine server answered.
+// keep records the genuine server's responses.
 func (r *relay) keep(answer *http.Response) error {
 	body, err := io.ReadAll(answer.Body)
 	if err != nil {
@@ -134,14 +134,14 @@ func (r *relay) keep(answer *http.Response) error {
 	return nil
 }
 
-// set says what it makes of requests from now on.
+// set replaces edit.
 func (r *relay) set(edit func(path string, body []byte) []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.edit = edit
 }
 
-// carried is all that the genuine server has answered.
+// carried returns the content of all responses so far.
 func (r *relay) carried() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -150,7 +150,7 @@ func (r *relay) carried() string {
 
 func (r *relay) url() string { return "https://" + r.address }
 
-// saw lists the requests that were other than these.
+// saw returns all requests except the given ones.
 func (r *relay) saw(but ...string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -16,8 +16,8 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// gateway is the cluster's manager: its addresses, data and certificate stay the
-// same when it is started again.
+// gateway is the cluster's manager. Its addresses, data and certificate stay the same after
+// a restart.
 type gateway struct {
 	listen, bus string
 	dir         string
@@ -28,7 +28,7 @@ type gateway struct {
 	stop func() // of the running manager; nil when it is down
 }
 
-// StartManager starts the cluster's manager. Units that start later meet it.
+// StartManager starts the cluster's manager. Units that start later connect to it.
 func (c *Cluster) StartManager() {
 	c.t.Helper()
 	if c.manager == nil {
@@ -58,8 +58,8 @@ func (c *Cluster) StartManager() {
 	})
 }
 
-// newGateway gives a manager addresses and an operator's certificate, and the
-// root of the authority, which must run.
+// newGateway returns a manager with addresses, an operator's certificate and the root of
+// the authority, which must be running.
 func (c *Cluster) newGateway() *gateway {
 	c.t.Helper()
 	trust, err := client.FetchTrust(c.t.Context(), c.TrustConfig(c.anyTask()))
@@ -77,7 +77,7 @@ func (c *Cluster) newGateway() *gateway {
 	return g
 }
 
-// anyTask is a task of the genesis policy.
+// anyTask returns some task of the genesis policy.
 func (c *Cluster) anyTask() string {
 	c.t.Helper()
 	approved, err := policy.Replay(c.Genesis, c.Steps)
@@ -87,7 +87,7 @@ func (c *Cluster) anyTask() string {
 	return approved.Document().TaskNames()[0]
 }
 
-// StopManager stops the manager, if it runs.
+// StopManager stops the manager if it is running.
 func (c *Cluster) StopManager() {
 	if c.manager != nil && c.manager.stop != nil {
 		c.manager.stop()
@@ -95,7 +95,7 @@ func (c *Cluster) StopManager() {
 	}
 }
 
-// WipeManager takes all data from a manager that is down.
+// WipeManager deletes all data of a manager that is down.
 func (c *Cluster) WipeManager() {
 	c.t.Helper()
 	if err := os.RemoveAll(c.manager.dir); err != nil {
@@ -103,7 +103,7 @@ func (c *Cluster) WipeManager() {
 	}
 }
 
-// managerConfig is how units find the manager, if there is one.
+// managerConfig returns a unit's configuration of the manager, empty without a manager.
 func (c *Cluster) managerConfig() unit.Manager {
 	if c.manager == nil {
 		return unit.Manager{}
@@ -111,7 +111,8 @@ func (c *Cluster) managerConfig() unit.Manager {
 	return unit.Manager{URL: "tls://" + c.manager.bus, CA: c.manager.ca}
 }
 
-// OpenConfig is that of a channel to a task through the manager's gateway.
+// OpenConfig returns the configuration of a channel to a task through the manager's
+// gateway.
 func (c *Cluster) OpenConfig(task string) client.OpenConfig {
 	c.t.Helper()
 	trust, err := client.FetchTrust(c.t.Context(), c.TrustConfig(task))
@@ -121,7 +122,7 @@ func (c *Cluster) OpenConfig(task string) client.OpenConfig {
 	return client.OpenConfig{Trust: trust, Gateway: "https://" + c.manager.listen, CA: c.manager.ca}
 }
 
-// OpenChannel opens a channel, which ends with the test.
+// OpenChannel opens a channel, closed with the test.
 func (c *Cluster) OpenChannel(config client.OpenConfig) *client.Channel {
 	c.t.Helper()
 	ch, err := client.Open(c.t.Context(), config)

@@ -30,14 +30,14 @@ func (f fixedTrust) Trust() unitauth.Trust {
 
 func (f fixedTrust) Renew(context.Context) unitauth.Trust { return f.Trust() }
 
-// crowd are sessions that share their connections to the gateway, as those of
-// one client would not.
+// crowd is a set of sessions that share their connections to the gateway, as the sessions
+// of separate clients would not.
 type crowd struct {
 	*fleet
 	inner    *http.Transport
 	opened   int
-	every    int                      // the client of one session of so many stays, the others leave theirs open
-	sessions []*channelhttp.Transport // those whose client stays
+	every    int                      // one session in so many keeps its client
+	sessions []*channelhttp.Transport // the sessions that keep their client
 }
 
 // grow opens sessions until there are n.
@@ -59,7 +59,7 @@ func (c *crowd) grow(n int) {
 	c.opened = n
 }
 
-// each does something with all sessions from one to another, a few at a time.
+// each calls f for the sessions in [from, to), a few at a time.
 func (c *crowd) each(from, to int, f func(i int) error) {
 	c.t.Helper()
 	next := make(chan int)
@@ -90,10 +90,10 @@ func resident(t *testing.T, pid int) int {
 	return held * os.Getpagesize()
 }
 
-// TestManySessions opens very many sessions with units in processes. What one
-// more takes, in a unit and in the manager, is the slope between two counts. Then
-// all units are replaced by one that comes late: it answers for sessions that it
-// knows from the manager's copies alone, without a handshake more.
+// TestManySessions: very many sessions with units in processes. The memory for one more
+// session, in a unit and in the manager, is the slope between two counts. Then a new unit
+// replaces all units; it serves sessions that it knows only from the manager's copies,
+// without another handshake.
 func TestManySessions(t *testing.T) {
 	counts, every := []int{500, 1000}, 20
 	if full() {

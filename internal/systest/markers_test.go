@@ -23,7 +23,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// wiretap is a TCP proxy that keeps all that goes through it, both ways.
+// wiretap is a TCP proxy that records all traffic in both directions.
 type wiretap struct {
 	address string
 
@@ -38,7 +38,7 @@ func newWiretap(t *testing.T, to string) *wiretap {
 	return w
 }
 
-// Write keeps what is read.
+// Write records the bytes.
 func (w *wiretap) Write(b []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -52,7 +52,8 @@ func (w *wiretap) captured() []byte {
 	return w.capture
 }
 
-// ask sends a marker in body, query and header, and demands the answer's marker.
+// ask sends a marker in body, query and header, and requires the matching marker in the
+// response.
 func ask(ctx context.Context, ch *client.Channel, marker []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -73,13 +74,13 @@ func ask(ctx context.Context, ch *client.Channel, marker []byte) error {
 	return err
 }
 
-// answerMarker is what a unit answers to a marker.
+// answerMarker returns a unit's response to a marker.
 func answerMarker(marker []byte) []byte {
 	d := sha256.Sum256(append([]byte("answer"), marker...))
 	return d[:]
 }
 
-// page reads a page of a server, over TLS or not.
+// page fetches a page of a server, over TLS or not.
 func page(t *testing.T, url string) []byte {
 	t.Helper()
 	hc := &http.Client{Transport: &http.Transport{TLSClientConfig: insecure()}}
@@ -92,7 +93,7 @@ func page(t *testing.T, url string) []byte {
 	return testworld.Must(io.ReadAll(answer.Body))
 }
 
-// markerStory is a cluster of processes and all that is secret in it.
+// markerStory is a cluster of processes with all its secrets.
 type markerStory struct {
 	*apart
 	units  []*unitProcess
@@ -100,9 +101,9 @@ type markerStory struct {
 	report api.Report
 	tap    *wiretap
 
-	public *search // session ids and unit ids, which show that a search works
-	secret *search // what units and clients alone may know
-	given  *search // what the authority gives to units
+	public *search // session and unit ids, which must be found to show that a search works
+	secret *search // secrets of units and clients alone
+	given  *search // secrets that the authority provides to units
 }
 
 func newMarkerStory(t *testing.T) *markerStory {
@@ -118,11 +119,11 @@ func newMarkerStory(t *testing.T) *markerStory {
 	return s
 }
 
-// TestMarkers is case 20: what users say, what units answer and the keys that
-// protect it stand in the memory of units, and in nothing that manager, authority,
-// bus, disk or network ever hold. Ring keys and the shared key are the authority's
-// to give, so they stand in its memory as well. Ids, which are no secret, are found
-// in each of these places: the search works there.
+// TestMarkers is case 20: the content of requests and responses, and the keys that protect
+// it, are found in the memory of units, and never at the manager, the authority, the bus,
+// the disk or the network. The authority provides ring keys and the shared key, so its
+// memory contains those too. Ids, which are not secret, are found in each of these places,
+// which shows that the search works there.
 func TestMarkers(t *testing.T) {
 	sessions, requests := 3, 4
 	if full() {
@@ -139,7 +140,7 @@ func TestMarkers(t *testing.T) {
 	s.wantNotInDumps()
 }
 
-// speak opens a session and sends requests through it.
+// speak opens a session and sends requests in it.
 func (s *markerStory) speak(requests int) {
 	s.t.Helper()
 	ch, err := client.Open(s.t.Context(), client.OpenConfig{Trust: s.trust, Gateway: "http://" + s.tap.address, FreshEvidence: true})
@@ -163,7 +164,7 @@ func (s *markerStory) speak(requests int) {
 	}
 }
 
-// learnKeys looks for all keys that a unit is given, and for those it derives.
+// learnKeys adds all keys that a unit receives or derives to the searches.
 func (s *markerStory) learnKeys() {
 	s.t.Helper()
 	for _, key := range ringKeys(s.report.Rings) {
@@ -181,8 +182,8 @@ func (s *markerStory) learnKeys() {
 	s.given.add("shared key", testworld.Must(leaf.Bytes()))
 }
 
-// learnSecrets looks for the secrets of all sessions, which it takes out of the
-// sealed ones: those that came over the bus, with the ring keys.
+// learnSecrets adds the secrets of all sessions to the search. It decrypts them with the
+// ring keys from the sealed sessions on the bus.
 func (s *markerStory) learnSecrets(sessions int) {
 	s.t.Helper()
 	keys, opened := ringKeys(s.report.Rings), map[string]bool{}
@@ -200,7 +201,7 @@ func (s *markerStory) learnSecrets(sessions int) {
 	}
 }
 
-// wantInUnits demands that each secret is found in some unit.
+// wantInUnits requires that each secret is found in some unit.
 func (s *markerStory) wantInUnits(names ...string) {
 	s.t.Helper()
 	all := found{}
@@ -219,7 +220,7 @@ func (s *markerStory) wantInUnits(names ...string) {
 	s.t.Logf("memory of the units: found %v", all)
 }
 
-// wantNowhereElse demands that no secret is found in any other place.
+// wantNowhereElse requires that no secret is found in any other place.
 func (s *markerStory) wantNowhereElse() {
 	s.t.Helper()
 	data := filepath.Dir(s.gateway.CA) // the manager's
@@ -258,7 +259,8 @@ func (s *markerStory) wantNothing(where string, f found) {
 	}
 }
 
-// wantNotInDumps ends manager and authority as a crash does.
+// wantNotInDumps ends manager and authority as a crash does, and requires that their crash
+// dumps contain no secret.
 func (s *markerStory) wantNotInDumps() {
 	s.t.Helper()
 	for name, p := range map[string]*process{"manager": s.manager, "authority": s.authority} {

@@ -22,8 +22,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// TestCallsThroughAManInTheMiddle is case 25 for both SDKs. She has a root of
-// her own, the genuine policy history, and stands before authority and unit.
+// TestCallsThroughAManInTheMiddle is case 25 for both SDKs. An attacker with a root of her
+// own and the genuine policy history sits between client, authority and unit.
 func TestCallsThroughAManInTheMiddle(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	r := c.Start("scoring", "scoring 1", hello("ok"))
@@ -31,8 +31,8 @@ func TestCallsThroughAManInTheMiddle(t *testing.T) {
 	m := newMallory(t, c)
 	authority := newRelay(t, "127.0.0.1:0", m.authority(), c.addr)
 	service := newRelay(t, "127.0.0.1:0", m.shared(t, "scoring", "scoring 1"), r.Address)
-	// The genuine root is public. In the place of her own it proves the head of the history
-	// that she passes on, and nothing about her.
+	// The genuine root is public. In place of her own root it proves the head of the
+	// history that she forwards, but does not authenticate her.
 	borrowed := m.authority()
 	borrowed.Certificate[1] = good.AuthorityRoot().Raw
 	borrower := newRelay(t, "127.0.0.1:0", borrowed, c.addr)
@@ -108,9 +108,9 @@ func TestCallsThroughAManInTheMiddle(t *testing.T) {
 	}
 }
 
-// TestCommandsThroughAManInTheMiddle is case 25 for the command line. The files
-// and variables by which other programs are made to trust somebody are set to
-// her root, and change nothing.
+// TestCommandsThroughAManInTheMiddle is case 25 for the command line. The files and
+// variables from which other programs take trusted roots name her root, which changes
+// nothing.
 func TestCommandsThroughAManInTheMiddle(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	r := c.Start("scoring", "scoring 1", hello("ok"))
@@ -174,8 +174,8 @@ func TestCommandsThroughAManInTheMiddle(t *testing.T) {
 	}
 }
 
-// shell runs the cohort binary in a folder, in an environment that would make
-// other programs trust hers.pem.
+// shell runs the cohort binary in a folder, in an environment that would make other
+// programs trust hers.pem.
 type shell struct{ bin, dir string }
 
 func (s shell) run(t *testing.T, args ...string) (exit int, told string) {

@@ -34,14 +34,13 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// natsWish is what a NATS server, an ordinary one that knows nothing of us, is
-// given: the host it listens on, its ports for leaf nodes and for the others of
-// its cluster, and where those are.
+// natsWish is the configuration of an ordinary NATS server: its host, its ports for leaf
+// nodes and for cluster routes, and the routes to the other servers.
 type natsWish struct {
 	Name, Host  string
 	Leaf, Route int
 	Routes      []string
-	Certificate string // file of certificate and key
+	Certificate string // file with certificate and key
 	Store       string // directory of its JetStream
 }
 
@@ -74,11 +73,11 @@ func beNATS(t *testing.T) any {
 	return struct{}{}
 }
 
-// joinedWish is what a manager of several is given.
+// joinedWish is the configuration of one of several managers.
 type joinedWish struct {
 	Root                      []byte // of the authority, DER
 	Dir, Gateway, Bus         string
-	Certificate, Certificates string // files: its own with the key, and those of all
+	Certificate, Certificates string // files: its own with the key, and the certificates of all
 	NATS                      []string
 }
 
@@ -109,9 +108,9 @@ func beJoinedManager(t *testing.T) any {
 	return struct{}{}
 }
 
-// member is a process of an estate at a place in the network.
+// member is a process of the cluster at a place in the network.
 type member struct {
-	place   string // network namespace; empty: none, and no network can be cut
+	place   string // network namespace; if empty, its network cannot be cut
 	host    string
 	role    string
 	wish    any
@@ -138,7 +137,7 @@ func ip(args ...string) error {
 	return nil
 }
 
-// mustIP ends a test at an error of ip(8).
+// mustIP runs ip(8) and fails the test on an error.
 func mustIP(t *testing.T, args ...string) {
 	t.Helper()
 	if err := ip(args...); err != nil {
@@ -156,21 +155,20 @@ type scaled struct {
 	web            *http.Client // of the managers' probes
 }
 
-// Hosts of the nodes in network namespaces, and of everybody else.
+// Hosts of the nodes in network namespaces, and of everything else.
 const (
 	bridge     = "cohort-test-br"
 	bridgeHost = "10.203.88.1"
 )
 
-// newScaled starts NATS servers and managers: in namespaces of the network, or
-// all on loopback.
+// newScaled starts NATS servers and managers, in network namespaces or all on loopback.
 func newScaled(t *testing.T, apart bool) *scaled {
 	t.Helper()
 	s := &scaled{Cluster: New(t, scoring(time.Hour)), t: t, pool: x509.NewCertPool()}
 	places := make([]member, 5)
 	if apart {
 		s.Host = bridgeHost
-		_ = ip("link", "del", bridge) // of a run that was killed
+		_ = ip("link", "del", bridge) // left by a run that was killed
 		mustIP(t, "link", "add", bridge, "type", "bridge")
 		t.Cleanup(func() { _ = ip("link", "del", bridge) })
 		mustIP(t, "addr", "add", bridgeHost+"/24", "dev", bridge)
@@ -212,7 +210,7 @@ func newScaled(t *testing.T, apart bool) *scaled {
 	return s
 }
 
-// plug makes a namespace and connects it to the bridge.
+// plug creates a namespace and connects it to the bridge.
 func (s *scaled) plug(n member) {
 	s.t.Helper()
 	_ = ip("netns", "del", n.place) // as above
@@ -225,8 +223,7 @@ func (s *scaled) plug(n member) {
 	mustIP(s.t, "-n", n.place, "link", "set", "lo", "up")
 }
 
-// certificate writes one of the operator's, for all nodes, into a file with its
-// key.
+// certificate writes an operator's certificate for all nodes, with its key, to a file.
 func (s *scaled) certificate(dir string) string {
 	key := testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	template := &x509.Certificate{
@@ -247,20 +244,20 @@ func (s *scaled) certificate(dir string) string {
 	return path
 }
 
-// port is one that is free on loopback, and in a fresh namespace as well.
+// port returns a port that is free on loopback, and so in a fresh namespace as well.
 func port(t *testing.T) string {
 	t.Helper()
 	_, p, _ := net.SplitHostPort(loopback.FreeAddress(t))
 	return p
 }
 
-// number is the port of an address.
+// number returns the port of an address.
 func number(address string) (n int) {
 	fmt.Sscan(address[strings.LastIndex(address, ":")+1:], &n)
 	return n
 }
 
-// units is how many a manager says are ready; -1 when it does not answer.
+// units returns how many units a manager reports as ready, or -1 without a response.
 func (s *scaled) units(m *member) int {
 	answer, err := s.web.Get("https://" + m.wish.(joinedWish).Gateway + "/readyz")
 	if err != nil {
@@ -274,7 +271,7 @@ func (s *scaled) units(m *member) int {
 	return said.Units
 }
 
-// whole waits until both managers know all six units.
+// whole waits until both managers report all six units.
 func (s *scaled) whole(when string) {
 	s.t.Helper()
 	begin := time.Now()
@@ -284,8 +281,8 @@ func (s *scaled) whole(when string) {
 	s.t.Logf("%s: whole after %v", when, time.Since(begin).Round(10*time.Millisecond))
 }
 
-// opens demands that a new session opens and answers, whichever gateway its
-// client begins with.
+// opens requires that a new session opens and serves a request, whichever gateway the
+// client tries first.
 func (s *scaled) opens(when string) {
 	s.t.Helper()
 	config := s.OpenConfig("scoring")
@@ -304,10 +301,10 @@ func (s *scaled) opens(when string) {
 	}
 }
 
-// TestManyManagers: three NATS servers, two managers, six units, under load: one
-// NATS server is killed, then another, then a manager; they come back; in the
-// full form the network is also cut: a manager from everybody, a manager from
-// NATS alone, a NATS server. Open sessions go on, new ones open, it heals alone.
+// TestManyManagers: three NATS servers, two managers and six units under load. One NATS
+// server is killed, then another, then a manager, and all restart. The long form also cuts
+// the network: of a manager, between a manager and NATS, and of a NATS server. Open
+// sessions continue, new ones open, and the cluster recovers without intervention.
 func TestManyManagers(t *testing.T) {
 	waits(t)
 	apart, step := false, time.Second
@@ -344,8 +341,7 @@ func TestManyManagers(t *testing.T) {
 	s.forget(len(st.channels))
 }
 
-// forget replaces both managers by new ones, which have what was pushed before from
-// NATS.
+// forget replaces both managers by new ones, which get the earlier copies from NATS.
 func (s *scaled) forget(sessions int) {
 	for _, m := range s.managers {
 		m.kill()
@@ -359,7 +355,7 @@ func (s *scaled) forget(sessions int) {
 	}
 }
 
-// metric is one number of a manager; 0 when it does not answer.
+// metric returns one metric of a manager, or 0 without a response.
 func (s *scaled) metric(m *member, name string) (n int) {
 	answer, err := s.web.Get("https://" + m.wish.(joinedWish).Gateway + "/metrics")
 	if err != nil {
@@ -373,7 +369,7 @@ func (s *scaled) metric(m *member, name string) (n int) {
 	return n
 }
 
-// lose kills servers one after the other and starts them again.
+// lose kills servers one after another and restarts them.
 func (s *scaled) lose(step time.Duration) {
 	for _, victim := range []struct {
 		name string
@@ -392,7 +388,7 @@ func (s *scaled) lose(step time.Duration) {
 	s.opens("all started again")
 }
 
-// cutAll cuts the network in one place after the other.
+// cutAll cuts the network in one place after another.
 func (s *scaled) cutAll(length time.Duration) {
 	first := s.managers[0]
 	if first.place == "" {

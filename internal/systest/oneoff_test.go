@@ -25,7 +25,7 @@ func oneOff(t *testing.T, c *Cluster, trust *client.Trust, whole bool) *client.O
 	return o
 }
 
-// once sends one request and gives status and body.
+// once sends one request and returns status and content.
 func once(t *testing.T, o *client.OneOff, method, key string) (int, string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, scoringURL+"/", strings.NewReader("x"))
@@ -47,9 +47,9 @@ func once(t *testing.T, o *client.OneOff, method, key string) (int, string) {
 	return answer.StatusCode, string(b)
 }
 
-// TestOneOffs: without a session any unit answers what is safe. Who follows the
-// task goes on over an upgrade, with the keys it has; who is pinned to code does
-// not. Requests that are marked instead of safe wait for policy.
+// TestOneOffs: without a session, any unit serves safe requests. A client that follows the
+// task continues over an upgrade with the keys it has; a client that is pinned to code does
+// not. POST requests with an Idempotency-Key are served only if the policy allows them.
 func TestOneOffs(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex

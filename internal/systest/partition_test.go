@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// forwarded is the address of a TCP proxy to an address, which is dialled for
-// each connection. It copies each direction by pass until the test ends.
+// forwarded returns the address of a TCP proxy, which dials its target for each connection.
+// It copies each direction by pass until the test ends.
 func forwarded(t *testing.T, to string, pass func(to io.Writer, from io.Reader)) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -38,11 +38,11 @@ func forwarded(t *testing.T, to string, pass func(to io.Writer, from io.Reader))
 	return l.Addr().String()
 }
 
-// link is a TCP proxy that can swallow what is sent, as a parted network does:
-// nothing is refused and nothing ends.
+// link is a TCP proxy that can swallow traffic, as a partitioned network does: it refuses
+// and ends no connection.
 type link struct {
 	address string
-	parted  sync.RWMutex // held for writing while it swallows
+	parted  sync.RWMutex // locked while it swallows traffic
 }
 
 func newLink(t *testing.T, to string) *link {
@@ -67,9 +67,9 @@ func (l *link) pass(to io.Writer, from io.Reader) {
 	}
 }
 
-// TestManagerPartedFromAUnit: nothing goes between the manager and one of three
-// units for a while. What may be retried succeeds at the others, sessions open,
-// and when the network is whole again the unit serves by itself.
+// TestManagerPartedFromAUnit: the network between the manager and one of three units is cut
+// for a while. Requests that may be retried succeed at the other units and sessions open.
+// When the network is back, the unit serves again without intervention.
 func TestManagerPartedFromAUnit(t *testing.T) {
 	waits(t)
 	app := &service{seen: map[string]int{}}

@@ -28,14 +28,14 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Clusters of processes: the authority and the manager are this test binary in
-// another role, units are the program in testdata/unit. The test itself is the
-// client.
+// Clusters of processes: this test binary also plays the authority and the manager, each in
+// another role; units run the program in testdata/unit. The test itself is the client.
 
-// roleVariable says, in a process's environment, what the test binary is.
+// roleVariable is the environment variable that names the test binary's role.
 const roleVariable = "SYSTEST_ROLE"
 
-// TestProcess is the other roles. In a run of tests it has none.
+// TestProcess is the entry point of the other roles. In an ordinary test run it does
+// nothing.
 func TestProcess(t *testing.T) {
 	role := map[string]func(*testing.T) any{"authority": beAuthority, "manager": beManager, "nats": beNATS, "joined-manager": beJoinedManager, "strangers": beStrangers}[os.Getenv(roleVariable)]
 	if role == nil {
@@ -47,7 +47,7 @@ func TestProcess(t *testing.T) {
 	io.Copy(io.Discard, os.Stdin)
 }
 
-// asked is what a process was told to be like.
+// asked returns the process's configuration from its environment.
 func asked[T any](t *testing.T) (config T) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(os.Getenv("SYSTEST_CONFIG")), &config); err != nil {
@@ -61,7 +61,7 @@ func toStderr() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// authorityPlace is where an authority is, and what units need to know of it.
+// authorityPlace is the address of an authority, and the pins that units need.
 type authorityPlace struct {
 	URL     string
 	Genesis attest.Digest
@@ -69,8 +69,8 @@ type authorityPlace struct {
 	Device  distant // of the program "scoring 1"
 }
 
-// authorityWish is what an authority is given. Its store, address and TEE
-// outlive it.
+// authorityWish is the configuration of an authority. Store, address and TEE outlive the
+// process.
 type authorityWish struct {
 	Store, Address string
 	Genesis        policy.Step
@@ -85,14 +85,14 @@ func beAuthority(t *testing.T) any {
 	return "serving"
 }
 
-// managerPlace is where a manager is.
+// managerPlace is the address of a manager.
 type managerPlace struct {
 	Gateway string `json:"gateway"` // host:port
 	Bus     string `json:"bus"`
 	CA      string `json:"ca"` // file
 }
 
-// managerWish is what a manager is given.
+// managerWish is the configuration of a manager.
 type managerWish struct {
 	Root         []byte // of the authority, DER
 	Dir          string
@@ -129,16 +129,16 @@ func beManager(t *testing.T) any {
 	return place
 }
 
-// process is a running process. All it writes is below its directory, what it
-// logs in the file "log".
+// process is a running process. All its files are below its directory; its log is the file
+// "log".
 type process struct {
 	pid int
 	dir string
-	end func(os.Signal) // it, and waits; nil closes its standard input
+	end func(os.Signal) // signals and waits; nil closes its standard input instead
 }
 
-// startProcess runs a command until the test ends, and reads from its standard
-// output where it is.
+// startProcess runs a command until the test ends, and reads its address from its standard
+// output.
 func startProcess(t *testing.T, cmd *exec.Cmd, place any) *process {
 	t.Helper()
 	p := &process{dir: t.TempDir()}
@@ -163,7 +163,7 @@ func startProcess(t *testing.T, cmd *exec.Cmd, place any) *process {
 	var once sync.Once
 	p.end = func(s os.Signal) {
 		once.Do(func() {
-			if s != nil { // first: without its input it ends well
+			if s != nil { // first: without its input it shuts down normally
 				cmd.Process.Signal(s)
 			}
 			in.Close()
@@ -185,14 +185,14 @@ func startProcess(t *testing.T, cmd *exec.Cmd, place any) *process {
 	return p
 }
 
-// startRole runs this test binary as something else.
+// startRole starts this test binary in another role.
 func startRole(t *testing.T, role string, config, place any) *process {
 	t.Helper()
 	return startProcess(t, roleCommand(role, config), place)
 }
 
-// roleCommand is this test binary as something else, as it is or by way of another
-// command.
+// roleCommand returns the command of this test binary in another role, directly or through
+// another command.
 func roleCommand(role string, config any, by ...string) *exec.Cmd {
 	args := append(by, testworld.Must(os.Executable()), "-test.run=^TestProcess$", "-test.timeout=1h")
 	cmd := exec.Command(args[0], args[1:]...)
@@ -200,7 +200,7 @@ func roleCommand(role string, config any, by ...string) *exec.Cmd {
 	return cmd
 }
 
-// apart is a cluster of processes.
+// apart is a cluster whose authority, manager and units are processes.
 type apart struct {
 	t         *testing.T
 	authority *process
@@ -210,10 +210,11 @@ type apart struct {
 	wish      managerWish
 	gateway   managerPlace
 	trust     *client.Trust
-	hostClock bool // units' hosts set their clocks as the file "clock" says
+	hostClock bool // the hosts of units set their clocks from the file "clock"
 }
 
-// newApart starts an authority with a task of a certificate life, and a manager.
+// newApart starts an authority with one task of the given certificate lifetime, and a
+// manager.
 func newApart(t *testing.T, life time.Duration) *apart {
 	t.Helper()
 	if testing.Short() {
@@ -235,21 +236,21 @@ func newApart(t *testing.T, life time.Duration) *apart {
 	return a
 }
 
-// startAuthority starts the authority, where it was before.
+// startAuthority starts the authority at its former address.
 func (a *apart) startAuthority() {
 	a.t.Helper()
 	var serving string
 	a.authority = startRole(a.t, "authority", a.asked, &serving)
 }
 
-// startManager starts the manager, where it was before.
+// startManager starts the manager at its former address.
 func (a *apart) startManager() {
 	a.t.Helper()
 	a.manager = startRole(a.t, "manager", a.wish, &a.gateway)
 	testworld.Eventually(a.t, "the manager has a certificate", func() bool { return a.managerCA() != nil })
 }
 
-// open opens a channel through the gateway, which ends with the test.
+// open opens a channel through the gateway, closed with the test.
 func (a *apart) open() *client.Channel {
 	a.t.Helper()
 	ch, err := client.Open(a.t.Context(), client.OpenConfig{Trust: a.trust, Gateway: "http://" + a.gateway.Gateway})
@@ -260,7 +261,7 @@ func (a *apart) open() *client.Channel {
 	return ch
 }
 
-// managerCA is what the manager's certificate chains to; nil while there is none.
+// managerCA returns the roots of the manager's certificate; nil without one.
 func (a *apart) managerCA() *x509.CertPool {
 	pool := x509.NewCertPool()
 	if b, err := os.ReadFile(a.gateway.CA); err != nil || !pool.AppendCertsFromPEM(b) {
@@ -269,12 +270,12 @@ func (a *apart) managerCA() *x509.CertPool {
 	return pool
 }
 
-// busTLS is for a connection to the bus with a unit's certificate.
+// busTLS returns the configuration of a connection to the bus with a unit's certificate.
 func (a *apart) busTLS(certificate tls.Certificate) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: a.managerCA(), ServerName: "127.0.0.1", Certificates: []tls.Certificate{certificate}}
 }
 
-// buildUnit builds the unit program with a Go experiment, or with none.
+// buildUnit builds the unit program, with a Go experiment unless it is "".
 func buildUnit(t *testing.T, experiment string) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "unit")
@@ -286,11 +287,11 @@ func buildUnit(t *testing.T, experiment string) string {
 	return bin
 }
 
-// unitProcess is a unit in a process.
+// unitProcess is a unit in a process of its own.
 type unitProcess struct {
 	*process
 	Unit    wire.UnitID `json:"unit"`
-	Collect string      `json:"collect"` // URL that lets its garbage collector run
+	Collect string      `json:"collect"` // URL that runs its garbage collector
 }
 
 // start starts a unit, and waits until the manager knows it.
@@ -309,7 +310,7 @@ func (a *apart) start(bin string) *unitProcess {
 	return u
 }
 
-// collect lets the unit's garbage collector run.
+// collect runs the unit's garbage collector.
 func (u *unitProcess) collect(t *testing.T) {
 	t.Helper()
 	answer, err := http.Get(u.Collect)

@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// TestAuthorityReplicas runs two authorities on one store, and ends the one that
-// gives ring keys: units go to the other by themselves, clients to either.
+// TestAuthorityReplicas: two authorities run on one store, and the one that issues ring
+// keys ends. Units switch to the other without intervention; clients use either.
 func TestAuthorityReplicas(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	first := c.Start("scoring", "scoring 1", http.NotFoundHandler())

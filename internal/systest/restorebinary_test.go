@@ -22,7 +22,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// said runs a command in the estate's directory and gives what it printed.
+// said runs a command in the estate's directory and returns its standard output.
 func (b *binaries) said(cmd *exec.Cmd) []byte {
 	b.t.Helper()
 	var log bytes.Buffer
@@ -51,15 +51,15 @@ func (b *binaries) writeKey(name string, key ed25519.PrivateKey) {
 	b.write(name, pem.EncodeToMemory(block))
 }
 
-// backUp is the owner's `authority backup`, of an authority that runs.
+// backUp runs the owner's `authority backup` with a running authority.
 func (b *binaries) backUp() {
 	b.t.Helper()
 	b.said(exec.CommandContext(b.t.Context(), b.cohort, "authority", "backup", "--authority", b.URL(), "--genesis", b.Genesis.Hex(),
 		"--ssh-key", "owner.key", "--out", "shares", "--state", "state.json"))
 }
 
-// bringBack restores the root on a machine from the owner's share, in two starts
-// of the authority's program.
+// bringBack restores the root on a machine from the owner's share, in two starts of the
+// authority's program.
 func (b *binaries) bringBack(m commander) {
 	b.t.Helper()
 	vendors := b.fromVendors()
@@ -89,11 +89,11 @@ func (h tpmHost) command(program string, args ...string) *exec.Cmd {
 	return exec.CommandContext(h.t.Context(), program, append(args, h.flags...)...)
 }
 
-// TestTPMByTheBinary: cohort as it is shipped, beside a TPM. Its root is made there,
-// serves, is backed up, and is brought back.
+// TestTPMByTheBinary: the released cohort beside a TPM creates a root, serves, backs the
+// root up and restores it.
 func TestTPMByTheBinary(t *testing.T) {
 	v := newMachine(t)
-	v.pass(-time.Minute) // cohort reads the clock of this machine
+	v.pass(-time.Minute) // cohort uses the system clock
 	c := &Cluster{t: t, owner: testworld.NewKey(), Log: slog.New(slog.DiscardHandler), addr: loopback.FreeAddress(t)}
 	b := &binaries{&estate{Cluster: c, vendors: v}, filepath.Join(Build(t, "./cmd/cohort"), "cohort"), t.TempDir(), attest.TPM, nil}
 	b.write("ca.pem", v.maker.CA(t))
@@ -108,8 +108,8 @@ func TestTPMByTheBinary(t *testing.T) {
 	b.run(host, b.authorityArgs("--store", "sqlite:restored.db"), b.URL()+"/readyz")()
 }
 
-// foundChallenged is found beside a TPM: the founder's first try writes a challenge,
-// and only its answer, from that machine, lets them sign.
+// foundChallenged is found for a TPM: the founder's first attempt writes a challenge, and
+// only the response of that machine permits the signature.
 func (b *binaries) foundChallenged(m commander) {
 	b.t.Helper()
 	b.writeKey("owner.key", b.owner.Private)
@@ -127,7 +127,7 @@ func (b *binaries) foundChallenged(m commander) {
 	b.mustRefuse(another, wire.WrongChip)
 }
 
-// mustRefuse runs a command that must be refused for a reason.
+// mustRefuse runs a command that must be refused with the given reason.
 func (b *binaries) mustRefuse(cmd *exec.Cmd, want wire.Reason) string {
 	b.t.Helper()
 	cmd.Dir = b.dir
@@ -138,7 +138,7 @@ func (b *binaries) mustRefuse(cmd *exec.Cmd, want wire.Reason) string {
 	return string(out)
 }
 
-// asMeasured is a program on the machine as it runs.
+// asMeasured returns the measurement of a program as the machine launches it.
 func asMeasured(t *testing.T, v *vendors, path string) attest.Measurement {
 	t.Helper()
 	file, err := os.Open(path)

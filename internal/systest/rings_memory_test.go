@@ -10,12 +10,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 )
 
-// sealers is how many units seal under each ring key, so that much is to be
-// erased and chance cannot have overwritten all of it.
+// sealers is the number of units that seal under each ring key. It is large, so that chance
+// cannot have overwritten everything that must be erased.
 const sealers = 200
 
-// ringStory follows the ring keys of a cluster to their end, in the memory of a
-// unit that erases and of one that cannot.
+// ringStory searches for a cluster's ring keys until after their end, in the memory of a
+// unit that erases them and of a unit that cannot.
 type ringStory struct {
 	*apart
 	spy     *spy
@@ -23,13 +23,13 @@ type ringStory struct {
 	plain   *unitProcess // built without runtimesecret
 	erasing *unitProcess
 
-	used   [][]byte // ring keys that sessions were sealed under
-	secret *search  // for these keys and what was derived from them
+	used   [][]byte // ring keys that sealed sessions
+	secret *search  // finds these keys, and all derived from them
 }
 
-// TestErasedRings is the end of case 17: once a ring key is erased, neither it nor
-// a key that was derived from it stands in the memory of a unit that is built as
-// released binaries are. Built without that, some of them still do.
+// TestErasedRings is the end of case 17: once a ring key is erased, the memory of a unit
+// built like the released binaries contains neither it nor a key derived from it. A unit
+// built without runtimesecret still contains some of them.
 func TestErasedRings(t *testing.T) {
 	waits(t)
 	rolls := 1
@@ -59,12 +59,12 @@ func TestErasedRings(t *testing.T) {
 	s.judge()
 }
 
-// use seals sessions under the current ring key, and demands that both units
-// know it then, and the keys derived from it: the search finds them.
+// use seals sessions under the current ring key, and requires that the search then finds it
+// and the keys derived from it in both units.
 func (s *ringStory) use() {
 	s.t.Helper()
 	report := s.spy.report()
-	conn := s.spy.listen(report) // the certificate of the time before is over
+	conn := s.spy.listen(report) // the previous certificate has expired
 	defer conn.Close()
 	key := report.Rings.Follow.Current
 	s.used = append(s.used, key.Key)
@@ -86,7 +86,7 @@ func (s *ringStory) use() {
 	}
 }
 
-// wantInUse demands that a unit comes to know what a search is for.
+// wantInUse waits until a search finds the keys in a unit's memory.
 func (s *ringStory) wantInUse(name string, u *unitProcess, now *search) {
 	s.t.Helper()
 	for end := time.Now().Add(4 * time.Second); ; time.Sleep(100 * time.Millisecond) {
@@ -115,8 +115,8 @@ func (s *ringStory) holds(key *api.RingKey) bool {
 	return false
 }
 
-// ask keeps a session busy until a certificate report is as wanted, and then for
-// a certificate life, after which every unit has renewed.
+// ask keeps a session busy until a certificate report meets the condition, and then for one
+// certificate lifetime, after which every unit has renewed.
 func (s *ringStory) ask(what string, wanted func(api.Report) bool) {
 	s.t.Helper()
 	begun, since := time.Now(), time.Time{}
@@ -134,7 +134,7 @@ func (s *ringStory) ask(what string, wanted func(api.Report) bool) {
 	}
 }
 
-// judge searches both units for what should be erased.
+// judge searches both units for the keys that should be erased.
 func (s *ringStory) judge() {
 	s.t.Helper()
 	for name, u := range s.units() {

@@ -13,10 +13,9 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// TestRollout is case 18 with everything real: release 2 runs beside release 1,
-// owners remove release 1 under load, and both units stay up. Clients follow, no
-// request fails, and the removed release serves nobody after its certificate's
-// life.
+// TestRollout is case 18 without fakes: release 2 runs beside release 1, and owners remove
+// release 1 under load while both units stay up. Clients follow, no request fails, and the
+// removed release serves nothing once its certificate ends.
 func TestRollout(t *testing.T) {
 	waits(t)
 	task := scoring(4 * time.Second)
@@ -45,9 +44,9 @@ func TestRollout(t *testing.T) {
 	}
 }
 
-// TestRetiredBesideRemoved: of three releases that run under load one is retired and
-// then one is removed. The retired one goes on until its certificate ends, an hour
-// later, and no request fails; the removed one ends within 5 seconds.
+// TestRetiredBesideRemoved: three releases run under load; one is retired, then one is
+// removed. The retired release continues until its certificate ends, an hour later, and no
+// request fails; the removed release serves nothing after 5 seconds.
 func TestRetiredBesideRemoved(t *testing.T) {
 	waits(t)
 	if testing.Short() {
@@ -56,7 +55,7 @@ func TestRetiredBesideRemoved(t *testing.T) {
 	task := scoring(time.Hour)
 	task.Programs = []string{"scoring 1", "scoring 2", "scoring 3"}
 	c := New(t, task)
-	var last atomic.Int64 // response of the release to be removed, in nanoseconds
+	var last atomic.Int64 // time of the removed release's last response, in ns since 1970
 	three := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		last.Store(time.Now().UnixNano())
 		hello("three").ServeHTTP(w, r)
@@ -90,12 +89,13 @@ func TestRetiredBesideRemoved(t *testing.T) {
 	}
 }
 
-// anyone trusts whoever answers.
+// anyone returns a transport that trusts any server.
 func anyone() *http.Transport {
 	return &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}
 }
 
-// answers asks once at each call, and reports whether all of want have come.
+// answers returns a function that sends one request at each call, and reports whether every
+// response of want has arrived.
 func answers(t *testing.T, rt http.RoundTripper, want ...string) func() bool {
 	var seen []string
 	return func() bool {

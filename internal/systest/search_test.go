@@ -19,16 +19,16 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// search looks for secrets of at least 16 bytes in whatever is shown to it: as
-// they are, in hexadecimal, in base64 at each of the three places in a group where
-// a secret may begin, and as logs print bytes: quoted, or number by number.
+// search finds secrets of at least 16 bytes: raw, in hexadecimal, in base64 at each of the
+// three offsets in a group, and in the forms in which logs print bytes, quoted or number by
+// number.
 type search struct {
-	first   [1 << 16]bool // by the first two bytes of a pattern
+	first   [1 << 16]bool // index by the first two bytes of a pattern
 	pattern map[[8]byte][]pattern
 	longest int
 }
 
-// pattern is one way to write a secret.
+// pattern is one encoding of a secret.
 type pattern struct {
 	text []byte
 	name string
@@ -36,7 +36,7 @@ type pattern struct {
 
 func newSearch() *search { return &search{pattern: map[[8]byte][]pattern{}} }
 
-// add looks for a secret under a name.
+// add searches for a secret, whose findings it counts under a name.
 func (s *search) add(name string, secret []byte) {
 	s.text(name, "raw", bytes.Clone(secret))
 	digits := hex.EncodeToString(secret)
@@ -52,15 +52,15 @@ func (s *search) add(name string, secret []byte) {
 	s.text(name, "JSON numbers", []byte(strings.ReplaceAll(numbers, " ", ",")))
 }
 
-// within is what of an encoding depends on the secret alone, when the secret
-// begins at a place of a group of three bytes.
+// within returns the part of an encoding that depends on the secret alone, when the secret
+// begins at offset at of a group of three bytes.
 func within(e *base64.Encoding, at int, secret []byte) []byte {
 	padded := append(make([]byte, at), secret...)
 	encoded := e.EncodeToString(padded)
 	return []byte(encoded[(8*at+5)/6 : 8*len(padded)/6])
 }
 
-// policyText looks for one way to write a secret, unless another is the same.
+// text searches for one encoding of a secret, unless another encoding has the same bytes.
 func (s *search) text(name, form string, text []byte) {
 	key := [8]byte(text)
 	if slices.ContainsFunc(s.pattern[key], func(p pattern) bool { return bytes.Equal(p.text, text) }) {
@@ -71,10 +71,10 @@ func (s *search) text(name, form string, text []byte) {
 	s.longest = max(s.longest, len(text))
 }
 
-// found counts what was found, by name and form.
+// found counts findings by name and form.
 type found map[string]int
 
-// of says how often a secret was found, whatever its form.
+// of returns the number of findings of a secret in any form.
 func (f found) of(name string) (n int) {
 	for what, times := range f {
 		if strings.HasPrefix(what, name+" (") {
@@ -84,7 +84,7 @@ func (f found) of(name string) (n int) {
 	return n
 }
 
-// in adds what stands in b.
+// in adds the findings in b.
 func (s *search) in(b []byte, f found) {
 	for i := 0; i+8 <= len(b); i++ {
 		if !s.first[uint16(b[i])|uint16(b[i+1])<<8] {
@@ -98,14 +98,14 @@ func (s *search) in(b []byte, f found) {
 	}
 }
 
-// bytes is what stands in b.
+// bytes returns the findings in b.
 func (s *search) bytes(b []byte) found {
 	f := found{}
 	s.in(b, f)
 	return f
 }
 
-// files is what stands in the files below directories.
+// files returns the findings in all files below the directories.
 func (s *search) files(t *testing.T, dirs ...string) found {
 	t.Helper()
 	f := found{}
@@ -126,7 +126,7 @@ func (s *search) files(t *testing.T, dirs ...string) found {
 	return f
 }
 
-// memory is what stands in the memory of a process, all of it that can be read.
+// memory returns the findings in all readable memory of a process.
 func (s *search) memory(t *testing.T, pid int) found {
 	t.Helper()
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
@@ -153,8 +153,8 @@ func (s *search) memory(t *testing.T, pid int) found {
 	return f
 }
 
-// region adds what stands in r, up to where it cannot be read, and says how much
-// that was. A secret may lie across two reads, and is then counted once.
+// region adds the findings in r up to the first read error, and returns the number of bytes
+// read. A secret that spans two reads is counted once.
 func (s *search) region(r io.Reader, f found) (total int64) {
 	b := make([]byte, 1<<20)
 	kept := 0
@@ -167,13 +167,13 @@ func (s *search) region(r io.Reader, f found) (total int64) {
 		}
 		tail := b[max(0, kept+n-s.longest+1) : kept+n]
 		for name, times := range s.bytes(tail) {
-			f[name] -= times // they will be seen again
+			f[name] -= times // the next read finds them again
 		}
 		kept = copy(b, tail)
 	}
 }
 
-// TestSearch finds a secret in each form and place, and no other secret.
+// TestSearch: a search finds a secret in each form and place, and no other secret.
 func TestSearch(t *testing.T) {
 	secret := []byte("0123456789abcdef\xf0\xfb\xff~~~>>>???????")
 	s := newSearch()

@@ -6,15 +6,15 @@ import (
 	"testing"
 )
 
-// Checks of groups that run on PostgreSQL too: those that depend on what
-// the store keeps, and with COHORT_FULL=1 all.
+// Checks of groups that run on PostgreSQL too: those that depend on stored data, and all of
+// them with COHORT_FULL=1.
 const (
 	groupStories    = "^Test(QuorumOfParties|WithdrawalAfterARollback)$"
 	allGroupStories = "^Test(CallMatrix|QuorumOfParties|StrangersInAGroup|ApprovalsAtTheAuthority|RosterChanges|" +
 		"WithdrawalAfterARollback|RoleSessions|MemberLeaves|CutMember)$"
 )
 
-// TestGroupsOnServer runs checks of groups once more, on PostgreSQL.
+// TestGroupsOnServer: the checks of groups also pass on PostgreSQL.
 func TestGroupsOnServer(t *testing.T) {
 	if os.Getenv(onServer) != "" || testing.Short() {
 		return

@@ -14,10 +14,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// held is what this process holds, in which all of a cluster runs.
+// held is the resource use of this process, which runs the whole cluster.
 type held struct {
 	goroutines, files int
-	heap              uint64 // bytes that are reachable
+	heap              uint64 // reachable bytes
 }
 
 func holds(t *testing.T) held {
@@ -36,17 +36,17 @@ func (h held) String() string {
 	return fmt.Sprintf("%d goroutines, %d files, %.1f MiB", h.goroutines, h.files, float64(h.heap)/(1<<20))
 }
 
-// soak is a cluster under load that faults befall in turn.
+// soak is a cluster under load, with one fault after another.
 type soak struct {
 	*Cluster
 	app    *service
 	units  []*Replica
 	config client.OpenConfig
-	kinds  int          // of faults
-	faults atomic.Int64 // so far
+	kinds  int          // number of kinds of faults
+	faults atomic.Int64 // faults so far
 }
 
-// fault breaks one thing and mends it.
+// fault breaks one thing and repairs it.
 func (s *soak) fault(n int) {
 	defer s.faults.Add(1)
 	replace := func(end func()) {
@@ -67,8 +67,8 @@ func (s *soak) fault(n int) {
 	}
 }
 
-// phase runs a load on channels of its own while faults come, and then gives
-// what is held when units are fresh and nobody asks anything.
+// phase runs a load on new channels with faults, and then returns the resource use with
+// fresh units and without requests.
 func (s *soak) phase(t *testing.T, rate int, length, pause time.Duration) held {
 	t.Helper()
 	load := &storm{executed: s.app.executed, rate: rate, length: length}
@@ -85,7 +85,7 @@ func (s *soak) phase(t *testing.T, rate int, length, pause time.Duration) held {
 	}
 	all.Wait()
 	s.app.mu.Lock()
-	s.app.seen = map[string]int{} // a cleared one keeps its memory
+	s.app.seen = map[string]int{} // clear would keep the map's memory
 	s.app.mu.Unlock()
 	for i, u := range s.units {
 		u.Stop()
@@ -95,9 +95,9 @@ func (s *soak) phase(t *testing.T, rate int, length, pause time.Duration) held {
 	return holds(t)
 }
 
-// topRate is the highest rate in steps of a quarter at which nothing fails and 99 %
-// of what may be retried is answered within 100 ms. Above it requests that come at
-// their own pace, as those of users do, only wait for one another.
+// topRate returns the highest rate, in steps of a quarter, at which no request fails and 99
+// % of the requests that may be retried get a response within 100 ms. At higher rates the
+// requests of an open-loop load only queue.
 func (s *soak) topRate(t *testing.T) (top int) {
 	t.Helper()
 	load := &storm{executed: s.app.executed, rate: 500, length: 5 * time.Second}
@@ -118,11 +118,11 @@ func (s *soak) topRate(t *testing.T) (top int) {
 	return top
 }
 
-// TestSoak: units are killed and replaced, and the authority restarted, one after
-// the other under load: nothing that may be retried fails, and what the process
-// holds stays flat. The long form takes ten minutes at three fifths of the rate
-// that the machine carries, and restarts the manager too, after which the gateway
-// waits five seconds for units that are gone.
+// TestSoak: units are killed and replaced and the authority is restarted, one after another
+// under load. No request that may be retried fails, and the process's resource use stays
+// flat. The long form runs ten minutes at three fifths of the rate that the machine
+// sustains, and also restarts the manager, after which the gateway waits five seconds for
+// units that are gone.
 func TestSoak(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: nothing stays behind is not shown; run without -short")
@@ -135,7 +135,7 @@ func TestSoak(t *testing.T) {
 		rate, length, pause, s.kinds = s.topRate(t)*3/5, 10*time.Minute, 10*time.Second, 4
 	}
 	begin := s.phase(t, rate, length/4, pause)
-	for range 40 { // the connections on which units wait for the next policy come a moment later
+	for range 40 { // units open their connections that wait for the next policy a little later
 		time.Sleep(200 * time.Millisecond)
 		now := holds(t)
 		begin.goroutines, begin.files = max(begin.goroutines, now.goroutines), max(begin.files, now.files)
@@ -143,7 +143,7 @@ func TestSoak(t *testing.T) {
 	before := s.faults.Load()
 	end := s.phase(t, rate, length, pause)
 	faults := int(s.faults.Load() - before)
-	few := faults / 2 // so that what stays behind at each fault shows
+	few := faults / 2 // fewer than the faults, so that a leak per fault shows
 	testworld.Within(t, 30*time.Second, fmt.Sprintf("what is held to be flat: %v, was %v", end, begin), func() bool {
 		end = holds(t)
 		return end.goroutines <= begin.goroutines+few && end.files <= begin.files+few

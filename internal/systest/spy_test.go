@@ -22,8 +22,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// spy is a genuine unit that tells the test all it is given: ring keys, the
-// shared key, and what goes over the bus.
+// spy is a genuine unit that gives the test everything it receives: ring keys, the shared
+// key, and the traffic of the bus.
 type spy struct {
 	t   *testing.T
 	a   *apart
@@ -36,7 +36,7 @@ type spy struct {
 
 func newSpy(t *testing.T, a *apart) *spy { return &spy{t: t, a: a, key: newKey(t)} }
 
-// report enrols, and gives the certificate report.
+// report enrols, and returns the certificate report.
 func (s *spy) report() api.Report {
 	s.t.Helper()
 	authority := testworld.Must(api.NewAuthority(s.a.place.URL, insecure()))
@@ -66,7 +66,7 @@ func (s *spy) report() api.Report {
 	return report
 }
 
-// listen begins to record the bus.
+// listen starts recording the bus.
 func (s *spy) listen(report api.Report) *bus.Conn {
 	s.t.Helper()
 	conn := testworld.Must(bus.Connect(bus.Config{
@@ -85,14 +85,14 @@ func (s *spy) listen(report api.Report) *bus.Conn {
 	return conn
 }
 
-// items are what was pushed so far, and the same as it travelled.
+// items returns the items pushed so far, and the raw messages that carried them.
 func (s *spy) items() ([]bus.Item, []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.pushed, s.messages
 }
 
-// ringKeys are the keys of a report, by name.
+// ringKeys returns the keys of a report by name.
 func ringKeys(r api.Rings) map[string]*api.RingKey {
 	named := map[string]*api.RingKey{}
 	for kind, keys := range map[string]api.RingKeys{"strict": r.Strict, "follow": r.Follow} {
@@ -105,8 +105,8 @@ func ringKeys(r api.Rings) map[string]*api.RingKey {
 	return named
 }
 
-// sealKeys are the AES-256 key and the nonce key that a unit seals with under a
-// ring key.
+// sealKeys returns the AES-256 key and the nonce key with which a unit seals under a ring
+// key.
 func sealKeys(key *api.RingKey, unit wire.UnitID) (aesKey, nonceKey []byte) {
 	ring := testworld.Must(identity.OpenRingKey(key.Key, key.End))
 	id := ring.ID()
@@ -114,7 +114,7 @@ func sealKeys(key *api.RingKey, unit wire.UnitID) (aesKey, nonceKey []byte) {
 	return b[:32], b[32:]
 }
 
-// openSealed is the secret of a sealed session, for whoever holds its ring key.
+// openSealed decrypts a sealed session with its ring key, and returns the session's secret.
 func openSealed(item bus.Item, keys map[string]*api.RingKey) (secret []byte, ok bool) {
 	var whole [3][]byte // associated data, nonce, ciphertext
 	var bound [6][]byte // suite, identity, ring, session, expiry, sealing unit
@@ -135,8 +135,8 @@ func openSealed(item bus.Item, keys map[string]*api.RingKey) (secret []byte, ok 
 	return nil, false
 }
 
-// seal publishes a session that some unit, which only the spy knows, sealed under
-// the follow key of a report, and gives that unit's id and the session's secret.
+// seal publishes a session that a unit known only to the spy sealed under the follow key of
+// a report. It returns that unit's id and the session's secret.
 func (s *spy) seal(conn *bus.Conn, report api.Report) (sealer wire.UnitID, secret []byte) {
 	s.t.Helper()
 	var session wire.SessionID

@@ -19,9 +19,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// stranger is a client of the gateway at one of the addresses 127.0.0.2 to
-// 127.0.0.61, over one connection of HTTP/2: without a limit net/http would make one more
-// for each request that finds all streams taken, which is a flood of handshakes (TestFlood).
+// stranger is a client of the gateway at one of the addresses 127.0.0.2 to 127.0.0.61, over
+// one HTTP/2 connection. Without that limit net/http would open another connection for each
+// request that finds all streams taken, which is a flood of handshakes (TestFlood).
 func (c *Cluster) stranger(n int) *http.Client {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+n%60))}}
 	transport := &http.Transport{DialContext: d.DialContext, TLSClientConfig: insecure(), ForceAttemptHTTP2: true, MaxConnsPerHost: 1, HTTP2: &http.HTTP2Config{StrictMaxConcurrentRequests: true}}
@@ -29,8 +29,8 @@ func (c *Cluster) stranger(n int) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// stall begins requests of so many strangers, each with so many streams, and goes on
-// with none of them. Those that are refused begin again a second later.
+// stall starts requests from the given number of clients, with streams requests each, and
+// finishes none of them. A refused request starts again a second later.
 func (c *Cluster) stall(ctx context.Context, strangers, streams int, path, kind string) (begun *atomic.Int64, wait func()) {
 	begun = &atomic.Int64{}
 	var all sync.WaitGroup
@@ -59,7 +59,7 @@ func (c *Cluster) stall(ctx context.Context, strangers, streams int, path, kind 
 	return begun, all.Wait
 }
 
-// madeUp asks in sessions that nobody opened, from sixty addresses, until ctx ends.
+// madeUp sends requests in sessions that do not exist, from many addresses, until ctx ends.
 func (c *Cluster) madeUp(ctx context.Context) (sent *atomic.Int64, wait func()) {
 	sent = &atomic.Int64{}
 	var all sync.WaitGroup
@@ -83,9 +83,9 @@ func (c *Cluster) madeUp(ctx context.Context) (sent *atomic.Int64, wait func()) 
 	return sent, all.Wait
 }
 
-// TestStalledStrangers: strangers begin open requests and one-off requests over
-// HTTP/2 and go on with none, and ask in sessions that nobody opened. A client with a
-// session is served, one that comes opens another, and one-off requests are answered.
+// TestStalledStrangers: clients start session openings and one-off requests over HTTP/2 and
+// finish none, and send requests in sessions that do not exist. Meanwhile a client with a
+// session is served, a new client opens a session, and one-off requests get responses.
 func TestStalledStrangers(t *testing.T) {
 	strangers, streams, length := 10, 60, 4*time.Second
 	if full() {
@@ -107,7 +107,7 @@ func TestStalledStrangers(t *testing.T) {
 	loud, calls := measured(t, ch, length)
 	for range 5 {
 		c.OpenChannel(c.OpenConfig("scoring"))
-		if status, _ := once(t, one, http.MethodGet, ""); status != http.StatusForbidden { // by the service, which wants a session
+		if status, _ := once(t, one, http.MethodGet, ""); status != http.StatusForbidden { // from the service: no session
 			t.Errorf("a one-off request: got %d", status)
 		}
 	}
@@ -118,8 +118,8 @@ func TestStalledStrangers(t *testing.T) {
 	done()
 }
 
-// TestAbortedStreams: requests that their clients leave in the middle leave nothing
-// behind, in client, gateway and unit.
+// TestAbortedStreams: requests that their clients abandon midway leave no goroutine behind
+// in client, gateway and unit. No unit refuses anything, and the session stays usable.
 func TestAbortedStreams(t *testing.T) {
 	rounds := 2
 	if full() {
@@ -138,7 +138,7 @@ func TestAbortedStreams(t *testing.T) {
 		abort(t, ch, 150)
 	}
 	testworld.Within(t, time.Minute, "what was aborted to end", func() bool {
-		return runtime.NumGoroutine() < before+60 // connections that are kept alive have some
+		return runtime.NumGoroutine() < before+60 // kept-alive connections use some
 	})
 	for _, u := range units {
 		if refused := u.Unit.Stats().Refused; len(refused) > 0 {
@@ -153,7 +153,7 @@ func TestAbortedStreams(t *testing.T) {
 	answer.Body.Close()
 }
 
-// abort begins n requests at once and leaves each of them after a while.
+// abort starts n requests at once, and abandons each after a while.
 func abort(t *testing.T, ch *client.Channel, n int) {
 	var all sync.WaitGroup
 	for i := range n {

@@ -13,11 +13,11 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// stealRoot is what the operator of an authority tries with a copy of its store,
-// the shipped program and the machine that sealed the root: to start it under a
-// history of their own, which makes them the owner of backups, or names a program of
-// theirs. It ends in "draft" each time, and nothing is sealed anew. The authority is
-// not running.
+// stealRoot plays the operator of an authority, who has a copy of its store, the released
+// program and the machine that sealed the root. The operator starts it under a forged
+// history, which would make them the owner of backups or allow a program of theirs. Each
+// attempt is refused with the reason draft, and the root is not sealed again. The authority
+// must not be running.
 func (b *binaries) stealRoot(m commander) {
 	b.t.Helper()
 	mallory := testworld.NewKey()
@@ -51,8 +51,8 @@ func (b *binaries) stealRoot(m commander) {
 	}
 }
 
-// emptiedStore is a copy of the store with nothing but its sealed root, which it
-// returns.
+// emptiedStore copies the store, deletes everything but its sealed root, and returns that
+// root.
 func (b *binaries) emptiedStore(name string) []byte {
 	b.t.Helper()
 	for _, suffix := range []string{"", "-wal", "-shm"} {
@@ -105,8 +105,8 @@ func (b *binaries) sql(name string) *sql.DB {
 	return db
 }
 
-// besides is a policy whose authority may also be the program of its first task: what
-// the operator's would be is known to the policy alone.
+// besides returns a policy that allows the authority one more program, which stands for one
+// of the operator's: no such program exists.
 func besides(text string) string {
 	_, authority, _ := strings.Cut(text, "\n[authority]\n")
 	old, _, _ := strings.Cut(authority[strings.Index(authority, "reference = [ "):], "\n")

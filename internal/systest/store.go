@@ -11,11 +11,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/authority/store/testdb"
 )
 
-// onServer says, in the environment, that clusters have their stores in
-// PostgreSQL.
+// onServer is the environment variable that puts the stores of clusters into PostgreSQL.
 const onServer = "SYSTEST_ON_SERVER"
 
-// newDSN is the address of an empty store.
+// newDSN returns the data source name of an empty store.
 func newDSN(t testing.TB) string {
 	t.Helper()
 	if os.Getenv(onServer) != "" {
@@ -24,7 +23,7 @@ func newDSN(t testing.TB) string {
 	return "sqlite:" + filepath.Join(t.TempDir(), "authority.db")
 }
 
-// files is the store's SQLite database with what is kept beside it.
+// files returns the store's SQLite database and the files beside it.
 func (c *Cluster) files() []string {
 	c.t.Helper()
 	return filesOf(c.t, c.dsn)
@@ -39,8 +38,8 @@ func filesOf(t testing.TB, dsn string) []string {
 	return list
 }
 
-// copyStore is the address of a copy of the store as it is, for which the
-// authority is started again.
+// copyStore copies the store while the authority is stopped, starts the authority again,
+// and returns the copy's data source name.
 func (c *Cluster) copyStore() (dsn string) {
 	c.t.Helper()
 	c.StopAuthority()
@@ -48,14 +47,14 @@ func (c *Cluster) copyStore() (dsn string) {
 	return copyOf(c.t, c.dsn)
 }
 
-// restoreStore puts an old copy in the store's place; the authority is down. The
-// copy stays as it is.
+// restoreStore replaces the store by a copy, which stays unchanged. The authority must be
+// down.
 func (c *Cluster) restoreStore(old string) {
 	c.t.Helper()
 	c.dsn = copyOf(c.t, old)
 }
 
-// copyOf is the address of a copy of a store that nobody uses.
+// copyOf copies a store that is not in use, and returns the copy's data source name.
 func copyOf(t testing.TB, dsn string) string {
 	t.Helper()
 	if !strings.HasPrefix(dsn, "sqlite:") {
@@ -74,8 +73,8 @@ func copyOf(t testing.TB, dsn string) string {
 	return "sqlite:" + filepath.Join(dir, filepath.Base(dsn))
 }
 
-// Reinitialise stops the authority and gives it an empty store with a new root, made
-// for the draft of a genesis.
+// Reinitialise stops the authority and gives it an empty store with a new root, created for
+// a draft of the genesis policy.
 func (c *Cluster) Reinitialise(genesis []byte) {
 	c.t.Helper()
 	c.StopAuthority()
@@ -83,8 +82,8 @@ func (c *Cluster) Reinitialise(genesis []byte) {
 	c.Root = c.initialise(draftOf(c.t, string(genesis)))
 }
 
-// authorityOf is a client of the cluster's authority that checks nothing: what
-// tests ask with it authenticates itself or is not believed.
+// authorityOf returns a client of the cluster's authority that does not authenticate the
+// server: the responses that tests read authenticate themselves, or are not relied on.
 func authorityOf(t testing.TB, c *Cluster) *api.Authority {
 	t.Helper()
 	a, err := api.NewAuthority(c.URL(), &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true})

@@ -12,24 +12,24 @@ import (
 	"github.com/cohort-tee/cohort/client"
 )
 
-// storm is a load on many channels: in turn GET, POST with an Idempotency-Key,
-// and POST without one, each with a mark of its own.
+// storm is a load on many channels: in turn GET, POST with an Idempotency-Key, and POST
+// without one, each with a unique mark.
 type storm struct {
-	executed func() map[string]int // by mark, as counted inside the service
+	executed func() map[string]int // by mark, as counted by the service
 	channels []*client.Channel
-	rate     int // requests a second
+	rate     int // requests per second
 	length   time.Duration
 }
 
-// tally is what a storm saw.
+// tally is the result of a storm.
 type tally struct {
 	mu      sync.Mutex // guards the fields below
 	sent    int
-	failed  []error // of what may be retried, and of what may not in other ways than it may
-	unknown int     // bare ones whose outcome is unknown
+	failed  []error // requests that may be retried, and other requests with a disallowed error
+	unknown int     // POST requests without a key whose outcome is unknown
 	done    []string
 	bare    []string
-	latency []time.Duration // of what may be retried, from when it was due
+	latency []time.Duration // of requests that may be retried, from their due time
 }
 
 func (s *storm) run(t *testing.T) *tally {
@@ -77,14 +77,15 @@ func (y *tally) count(mark string, bare bool, err error, took time.Duration) {
 	}
 }
 
-// String is one line of figures.
+// String returns the figures in one line.
 func (y *tally) String() string {
 	o := Outcome{Latency: y.latency}
 	return fmt.Sprintf("%d sent, %d done, %d of unknown outcome, %d failed; what may be retried: p50 %v, p99 %v, p99.9 %v, max %v",
 		y.sent, len(y.done), y.unknown, len(y.failed), o.Quantile(.5), o.Quantile(.99), o.Quantile(.999), o.Quantile(1))
 }
 
-// judge demands that nothing is lost, and no bound attempt executed twice.
+// judge requires that every request with a response was executed, that none fails, and that
+// no POST request without a key is executed twice.
 func (s *storm) judge(t *testing.T, y *tally) {
 	t.Helper()
 	t.Log(y)
@@ -114,7 +115,7 @@ func channels(c *Cluster, n int) []*client.Channel {
 	return list
 }
 
-// handshakes are how many sessions channels have opened.
+// handshakes returns the number of sessions that the channels have opened.
 func handshakes(channels []*client.Channel) (n uint64) {
 	for _, ch := range channels {
 		n += ch.Opens()
@@ -122,8 +123,8 @@ func handshakes(channels []*client.Channel) (n uint64) {
 	return n
 }
 
-// TestUnitsComeAndGo: units of three end and others take their place under load,
-// in one process, where the race detector sees all of it.
+// TestUnitsComeAndGo: of three units some end and others replace them under load.
+// Everything runs in one process, so that the race detector sees it.
 func TestUnitsComeAndGo(t *testing.T) {
 	waits(t)
 	app := &service{seen: map[string]int{}}
@@ -138,7 +139,7 @@ func TestUnitsComeAndGo(t *testing.T) {
 	s.judge(t, out)
 }
 
-// every calls f with 0, 1, 2 and so on, once in a while, until stop is called.
+// every calls f with 0, 1, 2 and so on at an interval of d, until stop is called.
 func every(d time.Duration, f func(int)) (stop func()) {
 	end := make(chan struct{})
 	var calls sync.WaitGroup

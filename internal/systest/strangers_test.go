@@ -13,10 +13,10 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// TestStrangersAndTheVendor: units on chips that AMD never made. What can be refused
-// without AMD's documents is, at no request to AMD; of the others, which claim the
-// right program in evidence for their very request, AMD is asked about two. Units of
-// the machine that is known are served all the while.
+// TestStrangersAndTheVendor: units enrol on chips that AMD never made. Those that can be
+// refused without AMD's documents cause no request to AMD. The others, with evidence of the
+// right program for their own request, cause at most two requests to AMD. Units on the
+// known machine are served throughout.
 func TestStrangersAndTheVendor(t *testing.T) {
 	v := newVendors(t)
 	e := settle(t, v, attest.Nitro, attest.SNP)

@@ -32,8 +32,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// TestCohort is the command line, in a process of its own. In a run of tests it does
-// nothing.
+// TestCohort is the entry point of the command line in a process of its own. In an ordinary
+// test run it does nothing.
 func TestCohort(t *testing.T) {
 	if os.Getenv(roleVariable) != "cohort" {
 		return
@@ -42,7 +42,7 @@ func TestCohort(t *testing.T) {
 	os.Exit(cli.Main())
 }
 
-// shown is what a command prints of the cluster's authority, to stdout and stderr.
+// shown returns the standard output and error of a command about the cluster's authority.
 func (c *Cluster) shown(args ...string) string {
 	c.t.Helper()
 	args = append(args, "--authority", c.URL(), "--genesis", c.Genesis.Hex(), "--state", filepath.Join(c.t.TempDir(), "seen.json"))
@@ -55,7 +55,7 @@ func (c *Cluster) shown(args ...string) string {
 	return string(out)
 }
 
-// wantShown demands lines of what a command prints.
+// wantShown requires lines in a command's output.
 func (c *Cluster) wantShown(when, command string, lines ...string) {
 	c.t.Helper()
 	got := c.shown(strings.Fields(command)...)
@@ -68,8 +68,8 @@ func (c *Cluster) wantShown(when, command string, lines ...string) {
 
 const groupStatus = "group status trial"
 
-// cleanRoom is the group of docs/how-to/clean-room.md that things happen to, and a unit
-// of it that runs from the beginning.
+// cleanRoom is the group of docs/how-to/clean-room.md, with one unit that runs from the
+// beginning.
 type cleanRoom struct {
 	*Cluster
 	t       *testing.T
@@ -78,8 +78,8 @@ type cleanRoom struct {
 	bank    *Replica
 }
 
-// newCleanRoom is a room whose parties approve it, with the programs that may hold the
-// group's root; none are those of the trust domain.
+// newCleanRoom starts a clean room that its parties have approved. The given programs may
+// have the group's root; without any, those of the trust domain may.
 func newCleanRoom(t *testing.T, programs ...string) *cleanRoom {
 	t.Helper()
 	task := func(name string) Task {
@@ -104,8 +104,8 @@ func (r *cleanRoom) root() attest.Digest {
 	return r.groupRoot(r.Approved().GroupByName("trial"))
 }
 
-// goesOn demands that the group has a root: a unit of it starts, calls the one that has
-// run from the beginning, and the status of group and authority shows nothing amiss.
+// goesOn requires that the group has its root: a new unit of the group starts and calls the
+// unit that runs from the beginning, and the status of group and authority shows no fault.
 func (r *cleanRoom) goesOn(when string, root attest.Digest) {
 	r.t.Helper()
 	if got := r.root(); got != root {
@@ -123,8 +123,8 @@ func (r *cleanRoom) goesOn(when string, root attest.Digest) {
 	}
 }
 
-// noUnit demands that no unit of the group gets a certificate. A unit tries again until its
-// time is over, so it is given little, and more where it was not refused by then.
+// noUnit requires that no unit of the group gets a certificate. A unit retries until its
+// deadline, so the deadline is short, and longer where no refusal came by then.
 func (r *cleanRoom) noUnit(when string, want wire.Reason) {
 	r.t.Helper()
 	var err error
@@ -143,8 +143,8 @@ func (r *cleanRoom) noUnit(when string, want wire.Reason) {
 	}
 }
 
-// ended demands that this authority has no root of the group, and that its status and the
-// group's say so.
+// ended requires that this authority does not have the group's root, and that the status of
+// the authority and of the group report it.
 func (r *cleanRoom) ended(when string) {
 	r.t.Helper()
 	r.noUnit(when, wire.GroupElsewhere)
@@ -152,8 +152,8 @@ func (r *cleanRoom) ended(when string) {
 	r.wantShown(when, "status", "WARNING: no root of group trial")
 }
 
-// anotherRoot demands that the group has another root than its parties approved, which
-// counts from their next approvals on.
+// anotherRoot requires that the group has a different root than its parties approved, which
+// takes effect once they approve again.
 func (r *cleanRoom) anotherRoot(when string, approved attest.Digest) {
 	r.t.Helper()
 	if got := r.root(); got == approved {
@@ -165,8 +165,8 @@ func (r *cleanRoom) anotherRoot(when string, approved attest.Digest) {
 	r.goesOn(when+", approved again", r.root())
 }
 
-// TestGroupOverRestarts: a group goes on with its root over three restarts of the
-// authority, and with another authority of the store after the first.
+// TestGroupOverRestarts: a group keeps its root over three restarts of the authority, and
+// at a second authority on the store after the first ends.
 func TestGroupOverRestarts(t *testing.T) {
 	r := newCleanRoom(t)
 	root := r.root()
@@ -181,7 +181,7 @@ func TestGroupOverRestarts(t *testing.T) {
 	r.goesOn("another authority", root)
 }
 
-// kept is what the owners keep of the authority: a share of its root, and its history.
+// kept is the owners' copy of the authority: a share of its root, and its history.
 type kept struct {
 	share   backup.Share
 	history []api.HistoryEntry
@@ -195,7 +195,7 @@ func (r *cleanRoom) backUp() kept {
 	return kept{testworld.Must(backup.Parse(made.Shares[0])), testworld.Must(authorityOf(r.t, r.Cluster).History(r.t.Context(), 0)).Entries}
 }
 
-// restore brings the root of the trust domain back on a machine, into a store without one.
+// restore restores the root of the trust domain on a machine, into a store without one.
 func (r *cleanRoom) restore(k kept, on *attesttest.Chip, dsn string) {
 	r.t.Helper()
 	approved := r.Approved()
@@ -220,7 +220,7 @@ func (r *cleanRoom) restore(k kept, on *attesttest.Chip, dsn string) {
 	r.StartAuthority()
 }
 
-// loseRoot is a copy of the store without the root of the trust domain.
+// loseRoot returns a copy of the store without the root of the trust domain.
 func (r *cleanRoom) loseRoot() (dsn string) {
 	r.t.Helper()
 	dsn = r.copyStore()
@@ -230,9 +230,10 @@ func (r *cleanRoom) loseRoot() (dsn string) {
 	return dsn
 }
 
-// TestGroupOverRestore: the owners' backup has the root of the trust domain and of no
-// group. A group goes on where its row is kept and the machine that sealed it is there;
-// else it ends, and in a new store it has another root, which its parties approve.
+// TestGroupOverRestore: the owners' backup contains the root of the trust domain, but no
+// group's root. A group continues if its row in the store and the machine that sealed it
+// still exist. If the machine is different, the group ends; in a new store the group gets a
+// different root, which its parties must approve.
 func TestGroupOverRestore(t *testing.T) {
 	waits(t)
 	t.Run("the store is kept", func(t *testing.T) {
@@ -251,7 +252,7 @@ func TestGroupOverRestore(t *testing.T) {
 	})
 }
 
-// authorities is the line of a group that names programs as its authorities.
+// authorities returns the line of a group's table that names its authority programs.
 func authorities(vendor *attesttest.Vendor, programs ...string) string {
 	var references []string
 	for _, p := range programs {
@@ -260,9 +261,10 @@ func authorities(vendor *attesttest.Vendor, programs ...string) string {
 	return fmt.Sprintf("authority = { machines = \"any\", platform = { soft = { roots = [%q] } }, reference = [ %s ] }\n", vendor.Root(), strings.Join(references, ", "))
 }
 
-// TestGroupAuthorityChanges: owners name another program of the authority. A group whose
-// roster names it too goes on there; another goes on until the last program of its roster
-// stops, and again under a roster that names the new one, once its parties approve that.
+// TestGroupAuthorityChanges: owners name a second program for the authority. A group whose
+// roster names that program too continues there. A group whose roster does not ends with
+// the last program that it names, and continues under a new roster that names the second
+// program, once its parties approve it.
 func TestGroupAuthorityChanges(t *testing.T) {
 	waits(t)
 	const second = "authority build 2"
@@ -291,9 +293,9 @@ func TestGroupAuthorityChanges(t *testing.T) {
 	})
 }
 
-// TestGroupPartyKeyChanges: a party changes its key. That is another roster, which counts
-// with the approval of the former key beside all others; units that were given both keys
-// go on.
+// TestGroupPartyKeyChanges: a party changes its key, which makes a new roster. The new
+// roster takes effect once all parties approve it and the former key does too; units that
+// know both keys continue.
 func TestGroupPartyKeyChanges(t *testing.T) {
 	r := newCleanRoom(t)
 	former, next := r.parties["bank"], testworld.NewKey()

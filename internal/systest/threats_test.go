@@ -29,11 +29,11 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// The acceptance cases of docs/threat-cases.md that need a whole cluster. What
-// one package shows by itself is tested there.
+// The acceptance cases of docs/threat-cases.md that need a whole cluster. Cases that one
+// package shows by itself are tested there.
 
-// draft is a request of the program "scoring 1" that lacks its evidence, and
-// the key that opens its answer.
+// draft returns a request of the program "scoring 1" without its evidence, and the key that
+// opens the response.
 func draft(t *testing.T, c *Cluster, a *api.Authority) (api.CertificateRequest, hpke.PrivateKey) {
 	t.Helper()
 	challenge, err := a.Challenge(t.Context())
@@ -52,7 +52,7 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 	return testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 }
 
-// attested is a request with the evidence of a device over all of it.
+// attested returns a request with a device's evidence over all of it.
 func attested(t *testing.T, r api.CertificateRequest, device attest.Attester) api.CertificateRequest {
 	t.Helper()
 	evidence := testworld.Must(device.Attest(t.Context(), attest.BindReportData(wire.LabelIssue, r.Bound()...)))
@@ -60,17 +60,17 @@ func attested(t *testing.T, r api.CertificateRequest, device attest.Attester) ap
 	return r
 }
 
-// apply makes a good request, and the key that opens its answer.
+// apply returns a valid request, and the key that opens the response.
 func apply(t *testing.T, c *Cluster, a *api.Authority, device attest.Attester) (api.CertificateRequest, hpke.PrivateKey) {
 	t.Helper()
 	r, key := draft(t, c, a)
 	return attested(t, r, device), key
 }
 
-// scorer is a good device of the program "scoring 1".
+// scorer returns an honest device of the program "scoring 1".
 func scorer(c *Cluster) *attesttest.Device { return c.Chip.Attester(attesttest.Measure("scoring 1")) }
 
-// logged counts the log's entries of a kind.
+// logged counts the log entries of a kind.
 func logged(t *testing.T, a *api.Authority, kind string) (n int) {
 	t.Helper()
 	page, err := a.IssuanceLog(t.Context(), api.LogQuery{})
@@ -85,8 +85,8 @@ func logged(t *testing.T, a *api.Authority, kind string) (n int) {
 	return n
 }
 
-// TestRequestTwice is case 5: one request to the same authority, to another one
-// on the same store, and to one that was restarted.
+// TestRequestTwice is case 5: a request is sent a second time, to the same authority, to
+// another authority on the same store, and to a restarted authority.
 func TestRequestTwice(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	other := *c
@@ -102,7 +102,7 @@ func TestRequestTwice(t *testing.T) {
 	_, err := a.Certify(t.Context(), r)
 	testworld.Refused(t, err, wire.NonceUsed)
 	_, err = authorityOf(t, &other).Certify(t.Context(), r)
-	testworld.Refused(t, err, wire.RingElsewhere) // it issues nothing while the first does
+	testworld.Refused(t, err, wire.RingElsewhere) // it issues nothing while the first one does
 	c.StopAuthority()
 	_, err = authorityOf(t, &other).Certify(t.Context(), r)
 	testworld.Refused(t, err, wire.NonceUsed)
@@ -121,8 +121,8 @@ func TestRequestTwice(t *testing.T) {
 	}
 }
 
-// TestHPKEKeySwapped is case 6 where TLS protects nothing: she reads all that
-// goes between a unit and the authority, and puts her own key in.
+// TestHPKEKeySwapped is case 6 where TLS does not protect: the attacker reads all traffic
+// between a unit and the authority, and replaces the HPKE key with hers.
 func TestHPKEKeySwapped(t *testing.T) {
 	c := New(t, scoring(time.Hour))
 	hers := testworld.Must(hpke.MLKEM768X25519().GenerateKey())
@@ -146,8 +146,8 @@ func TestHPKEKeySwapped(t *testing.T) {
 		t.Errorf("got %d issued in the log, want none", n)
 	}
 
-	// Its challenge is spent. The next request as it was made is answered, to its
-	// own key and as the answer to itself alone.
+	// The nonce of that request is spent. The next request is forwarded unchanged: its
+	// response opens with the unit's key and for this request alone.
 	between.set(nil)
 	_, err = a.Certify(t.Context(), r)
 	testworld.Refused(t, err, wire.NonceUsed)
@@ -171,7 +171,7 @@ func TestHPKEKeySwapped(t *testing.T) {
 	}
 }
 
-// opens reports whether a key opens a report as the answer to a request.
+// opens reports whether a key opens a report as the response to a request.
 func opens(sealed api.SealedReport, key hpke.PrivateKey, as api.CertificateRequest) bool {
 	recipient, err := hpke.NewRecipient(sealed.Encapsulated, key, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(as, sealed.GroupRoot))
 	if err != nil {
@@ -181,15 +181,14 @@ func opens(sealed api.SealedReport, key hpke.PrivateKey, as api.CertificateReque
 	return err == nil
 }
 
-// TestFakeAuthority is case 9: an authority with a root of its own, which shows
-// the genuine history. A new unit is never enrolled and sends it nothing; an
-// enrolled one keeps its certificate to the end, and then serves nobody and says
-// why.
+// TestFakeAuthority is case 9: an authority with a root of its own presents the genuine
+// history. A new unit does not enrol and sends it nothing. An enrolled unit keeps its
+// certificate until it ends, and then serves nothing and reports why.
 func TestFakeAuthority(t *testing.T) {
 	c := New(t, scoring(4*time.Second))
 	enrolled := c.Start("scoring", "scoring 1", hello("ok"))
 	cl := c.Client("scoring", enrolled.Address)
-	other := *c // the genuine one moves; at its address stands hers
+	other := *c // the genuine authority moves; hers takes its address
 	c.StopAuthority()
 	other.addr = loopback.FreeAddress(t)
 	other.StartAuthority()
@@ -253,7 +252,7 @@ func TestOwnersTogether(t *testing.T) {
 	if p := testworld.Must(a.Policy(t.Context())); p.Sequence != 2 {
 		t.Errorf("got policy %d in force with one signature, want 2", p.Sequence)
 	}
-	time.Sleep(2 * time.Second) // approve_within is the authority's own clock
+	time.Sleep(2 * time.Second) // the authority measures approve_within by its own clock
 	_, err = sign(digest, "ben", text)
 	testworld.Refused(t, err, wire.ProposalOver)
 
@@ -266,8 +265,9 @@ func TestOwnersTogether(t *testing.T) {
 	}
 }
 
-// TestPeersNobodyNamed is case 10 for what a unit calls: a server that policy
-// does not name is left before a byte of the request.
+// TestPeersNobodyNamed is case 10 for outgoing calls: a unit that connects to a server
+// which the policy does not name closes the connection before it sends any byte of the
+// request.
 func TestPeersNobodyNamed(t *testing.T) {
 	tasks := []Task{
 		{Name: "a", KeyMode: policyfile.Shared, Life: time.Hour, Calls: []string{"b"}, Programs: []string{"program a"}},
@@ -285,7 +285,7 @@ func TestPeersNobodyNamed(t *testing.T) {
 	}
 }
 
-// insecure is for who believes nothing he reads.
+// insecure returns a TLS configuration that authenticates no server.
 func insecure() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}
 }

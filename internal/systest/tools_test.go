@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// run runs a command to its end and gives what it printed.
+// run runs a command to its end and returns its output.
 func run(t *testing.T, stdin, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), name, args...)
@@ -19,9 +19,9 @@ func run(t *testing.T, stdin, name string, args ...string) string {
 	return string(out)
 }
 
-// TestOtherTools: what curl, openssl and nmap say of a cluster, who know
-// nothing of Cohort: one root reaches every unit, one leaf in key mode shared
-// and one for each unit in key mode unit, TLS 1.3 alone, no session tickets.
+// TestOtherTools: curl, openssl and nmap, which know nothing of Cohort, examine a cluster.
+// One root verifies every unit; there is one leaf in key mode shared and one for each unit
+// in key mode unit, only TLS 1.3, and no session ticket.
 func TestOtherTools(t *testing.T) {
 	for mode, want := range map[string]int{"shared": 1, "unit": 3} {
 		t.Run(mode, func(t *testing.T) {
@@ -42,8 +42,8 @@ func TestOtherTools(t *testing.T) {
 	}
 }
 
-// leaf is the certificate that openssl is shown, after a whole request, so that
-// a session ticket would have been seen.
+// leaf returns the certificate that openssl receives, after a whole request, so that a
+// session ticket would show.
 func leaf(t *testing.T, info DevInfo, address string) string {
 	t.Helper()
 	out := run(t, "GET / HTTP/1.1\r\nHost: "+info.ServerName+"\r\nConnection: close\r\n\r\n", "openssl", "s_client",
@@ -63,7 +63,7 @@ func leaf(t *testing.T, info DevInfo, address string) string {
 	return pem
 }
 
-// scan wants TLS 1.3 and nothing older.
+// scan requires TLS 1.3 and nothing older.
 func scan(t *testing.T, address string) {
 	t.Helper()
 	host, port, err := net.SplitHostPort(address)

@@ -15,13 +15,13 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// newMachine has a software TPM, on a machine that has booted.
+// newMachine returns vendors with a software TPM, on a machine that has booted.
 func newMachine(t *testing.T) *vendors {
 	t.Helper()
 	v := newVendors(t)
 	v.host, v.maker = t, attesttest.NewTPMMaker(t)
 	v.tpm = v.maker.TPM(t)
-	v.pass(time.Minute) // its certificates begin after the clock did
+	v.pass(time.Minute) // its certificates begin later than the test's clock
 	v.boot("quiet")
 	return v
 }
@@ -40,7 +40,8 @@ func launchOf(program string) tpm.Launch {
 	return tpm.Launch{Program: wire.Sum([]byte(program)), Arguments: tpm.Arguments(nil)}
 }
 
-// launch launches a program beside the TPM, and gives what policy has to name.
+// launch launches a program beside the TPM, and returns the measurement that a policy must
+// name.
 func (v *vendors) launch(program string) (*tpm.Device, attest.Measurement) {
 	v.host.Helper()
 	m := v.measured(program)
@@ -51,7 +52,8 @@ func (v *vendors) launch(program string) (*tpm.Device, attest.Measurement) {
 	return d, m
 }
 
-// measured is what policy has to name for a program, which is not launched.
+// measured returns the measurement that a policy must name for a program, without launching
+// it.
 func (v *vendors) measured(program string) attest.Measurement {
 	v.host.Helper()
 	m, err := v.machine().BootMeasurement(launchOf(program))
@@ -61,7 +63,7 @@ func (v *vendors) measured(program string) attest.Measurement {
 	return m
 }
 
-// tpmReference is a measurement as policy writes it.
+// tpmReference returns a measurement in policy syntax.
 func tpmReference(m attest.Measurement) string {
 	var boot []string
 	for _, r := range m.Registers {
@@ -93,9 +95,10 @@ func TestTPMCutOff(t *testing.T) {
 	testworld.Refused(t, err, wire.NoPlatform)
 }
 
-// TestTPM: authority and units on one TPM. Restarts, a second task of the machine
-// and a client are served; each way to be something else is refused for its own
-// reason, and so is the root secret to a machine that booted otherwise.
+// TestTPM: authority and units on one TPM. Restarts, a second task on the machine and a
+// client are served. A program that the policy does not name and a changed kernel command
+// line are refused, each with its own reason. A machine that booted differently does not
+// get the root secret.
 func TestTPM(t *testing.T) {
 	v := newMachine(t)
 	e := settle(t, v, attest.TPM)
@@ -144,7 +147,7 @@ func TestTPM(t *testing.T) {
 	})
 }
 
-// unseal asks for the root secret as another start of a program.
+// unseal unseals the root secret as a new start of a program.
 func (e *estate) unseal(program string) ([]byte, error) {
 	e.t.Helper()
 	row, err := e.db.RootRow(e.t.Context())

@@ -15,13 +15,13 @@ import (
 )
 
 // TestTPMGroup: on a TPM the secret of a roster is sealed to the programs and the boot of
-// the authorities that the roster names. They have it, in later starts too, and return the
-// same root; another program of the policy, and a machine that booted otherwise, do not. A
-// party that challenges the TPM gets evidence for the root, from a machine where nothing
-// was launched since boot but authorities that the roster names.
+// the authorities that the roster names. Those programs unseal it, in later starts too, and
+// return the same root; another program of the policy, and a machine that booted
+// differently, do not. A party that challenges the TPM gets evidence for the root only if,
+// since boot, the machine has launched nothing but authorities that the roster names.
 func TestTPMGroup(t *testing.T) {
 	v := newMachine(t)
-	v.pass(time.Since(v.wall())) // cohort reads the clock of this machine
+	v.pass(time.Since(v.wall())) // cohort uses the system clock
 	north := testworld.NewKey()
 	v.group = fmt.Sprintf("[group.trial]\nkey_mode = \"shared\"\nquorum = 1\nuntil = %s\n"+
 		"authority = { machines = \"any\", platform = { tpm = { roots = [%q] } }, reference = [ %s, %s ] }\nparty = [ { name = \"north\", ssh = %q } ]\n[group.trial.role]\n%s",
@@ -30,7 +30,7 @@ func TestTPMGroup(t *testing.T) {
 	e := settle(t, v, attest.TPM)
 	roster := e.Approved().GroupByName("trial")
 	_, err := authorityOf(t, e.Cluster).GroupRoot(t.Context(), "trial", api.GroupRootRequest{Nonce: make([]byte, 32)})
-	wantRule(t, err, wire.GroupElsewhere, "launch 2 since boot") // the program of a unit was launched there too
+	wantRule(t, err, wire.GroupElsewhere, "launch 2 since boot") // a unit's program was launched on that machine too
 	e.wantShown("a unit's program launched", groupStatus, "note: the root of group trial: ", string(wire.GroupElsewhere))
 	e.wantShown("a unit's program launched", "status", "WARNING: no root of group trial")
 	v.boot("quiet")
@@ -59,8 +59,8 @@ func TestTPMGroup(t *testing.T) {
 	}
 }
 
-// groupRoot asks for the group's root as a party does, and appraises the response by the
-// roster's own values: an authority on a TPM introduces itself first.
+// groupRoot requests the group's root as a party does, and appraises the response with the
+// roster's reference values: an authority on a TPM sends its introduction first.
 func (e *estate) groupRoot(a *api.Authority) (api.GroupRoot, wire.Digest) {
 	e.t.Helper()
 	roster := e.Approved().GroupByName("trial").Roster
@@ -103,7 +103,7 @@ func (e *estate) groupRoot(a *api.Authority) (api.GroupRoot, wire.Digest) {
 	return r, digest
 }
 
-// openGroup opens the secret of the roster as another start of a program.
+// openGroup unseals the secret of the roster as a new start of a program.
 func (e *estate) openGroup(program string) (*identity.GroupKeys, error) {
 	e.t.Helper()
 	id := e.Approved().GroupByName("trial").ID()

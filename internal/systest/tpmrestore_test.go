@@ -17,14 +17,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// backedUp is an estate on a TPM, the shares of its root, and who opens them.
+// backedUp is an estate on a TPM, a share of its root, and the identity that opens the
+// share.
 type backedUp struct {
 	*estate
 	share backup.Share
 	owner age.Identity
 }
 
-// backUp splits the root as the authority does, to a quorum of one.
+// backUp splits the root as the authority does, with a quorum of one.
 func (e *estate) backUp() backedUp {
 	e.t.Helper()
 	raw, err := e.unseal("authority")
@@ -50,7 +51,7 @@ func (e *estate) backUp() backedUp {
 	return backedUp{e, shares[0], id}
 }
 
-// ask is the request of one start of a program, of which another goes on.
+// ask returns the restore request of one start of a program; a later start continues it.
 func (b backedUp) ask(program string) backup.Request {
 	b.t.Helper()
 	tee, _ := b.launch(program)
@@ -61,12 +62,12 @@ func (b backedUp) ask(program string) backup.Request {
 	return r
 }
 
-// unlock is what the owner makes of his share for a request.
+// unlock unlocks the owner's share for a request.
 func (b backedUp) unlock(r backup.Request) (backup.Share, error) {
 	return backup.Unlock(b.share, b.owner, backup.RestoringTEE{Request: r, Approved: b.trust().Policy(), Verifier: verifier(), At: b.wall()})
 }
 
-// restore is another start of the authority's program, which was given the share.
+// restore restores the root in a new start of the authority's program, from the share.
 func (b backedUp) restore(r backup.Request, s backup.Share) (wire.Digest, error) {
 	b.t.Helper()
 	db, err := store.Create(b.t.Context(), "sqlite:"+filepath.Join(b.t.TempDir(), "restored.db"))
@@ -85,8 +86,8 @@ func (b backedUp) restore(r backup.Request, s backup.Share) (wire.Digest, error)
 	})
 }
 
-// testTPMRestore brings the root of an authority on a TPM back there. What an owner
-// unlocks opens in the TPM whose certificate the request shows, and nowhere else.
+// testTPMRestore restores the root of an authority on its TPM. A share that an owner
+// unlocks opens in the TPM whose certificate the request contains, and nowhere else.
 func testTPMRestore(t *testing.T, e *estate) {
 	b := e.backUp()
 	request := b.ask("authority")
@@ -103,7 +104,7 @@ func testTPMRestore(t *testing.T, e *estate) {
 	_, err = b.restore(b.ask("authority"), share)
 	wantRule(t, err, wire.BadShare, "share of ana")
 
-	// A key that is not in the TPM of the certificate beside it.
+	// A key that is not in the TPM of the accompanying certificate.
 	of, err := b.unlock(b.withOther(request))
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +116,7 @@ func testTPMRestore(t *testing.T, e *estate) {
 	wantRule(t, err, wire.Malformed, "")
 }
 
-// withOther is a request whose evidence shows the certificate of another TPM of the
+// withOther returns a request whose evidence contains the certificate of another TPM of the
 // same maker.
 func (b backedUp) withOther(r backup.Request) backup.Request {
 	b.t.Helper()

@@ -16,14 +16,14 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// testTPMSession wants fresh evidence of a unit on a TPM in sessions. It holds for
-// a client that has challenged the TPM, and for nobody else.
+// testTPMSession opens sessions with fresh evidence of a unit on a TPM. A client accepts
+// that evidence only if it has challenged the TPM.
 func testTPMSession(t *testing.T, trust *client.Trust, unit string) {
 	rows := []struct {
 		name         string
 		request      func(*http.Request)
 		introduction func([]byte) []byte
-		want         wire.Reason // none: a session
+		want         wire.Reason // empty: a session opens
 	}{
 		{"as it is", nil, nil, ""},
 		{"without the introduction", nil, func([]byte) []byte { return nil }, wire.WrongChip},
@@ -50,8 +50,8 @@ func testTPMSession(t *testing.T, trust *client.Trust, unit string) {
 	}
 }
 
-// between is a gateway before one unit that changes requests, and introductions
-// of the unit.
+// between is a gateway in front of one unit that changes requests and the unit's
+// introductions.
 func between(t *testing.T, unit string, request func(*http.Request), introduction func([]byte) []byte) string {
 	t.Helper()
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "https", Host: unit})

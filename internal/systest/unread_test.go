@@ -10,8 +10,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// TestLargeContentRefused: an app refuses uploads by their head alone. Through gateway
-// and unit the client learns it, and what it asks next is answered.
+// TestLargeContentRefused: an application refuses an upload after reading only its header
+// fields. Through gateway and unit the client gets that response, and its next request is
+// served.
 func TestLargeContentRefused(t *testing.T) {
 	t.Parallel()
 	c := New(t, scoring(time.Hour))

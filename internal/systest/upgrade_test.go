@@ -13,8 +13,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// upgrades is a task that goes from release to release, each continuing the one
-// before, by rolling: a unit starts, one of the former release stops.
+// upgrades is a task that goes through releases, each of which continues the previous one,
+// by rolling upgrades: a unit starts, and one of the former release stops.
 type upgrades struct {
 	*Cluster
 	t       *testing.T
@@ -25,8 +25,8 @@ type upgrades struct {
 
 func (u *upgrades) program(release int) string { return fmt.Sprint("scoring ", release) }
 
-// approve puts the next release beside the one that runs, and retires the one before
-// that, in one policy. To take that away instead would end the sessions that it opened.
+// approve puts the next release beside the running one, and retires the release before
+// that, in one policy. Removing that release would end the sessions that it opened.
 func (u *upgrades) approve() {
 	u.t.Helper()
 	now, next := u.release, u.release+1
@@ -40,7 +40,7 @@ func (u *upgrades) approve() {
 	u.release = next
 }
 
-// roll replaces every unit by one of the approved release.
+// roll replaces every unit by a unit of the approved release.
 func (u *upgrades) roll() {
 	u.t.Helper()
 	for i, old := range u.units {
@@ -50,7 +50,7 @@ func (u *upgrades) roll() {
 	}
 }
 
-// pinned opens a channel to exactly the release that runs.
+// pinned opens a channel to exactly the running release.
 func (u *upgrades) pinned() *client.Channel {
 	u.t.Helper()
 	pins := u.TrustConfig("")
@@ -67,7 +67,7 @@ func (u *upgrades) pinned() *client.Channel {
 	return u.OpenChannel(config)
 }
 
-// gone demands that a channel to a former release is served by nobody.
+// gone requires that no unit serves a channel to a former release.
 func (u *upgrades) gone(ch *client.Channel) {
 	u.t.Helper()
 	mark := fmt.Sprint("pinned before ", u.release)
@@ -81,10 +81,9 @@ func (u *upgrades) gone(ch *client.Channel) {
 	}
 }
 
-// TestRollingUpgrades: under load, release after release replaces the one
-// before. Sessions that were opened by the task's name move without being opened
-// again, one of them although nothing is asked in it all the time; a session that
-// was pinned to code never moves.
+// TestRollingUpgrades: under load, each release replaces the previous one. Sessions opened
+// by the task's name move to the next release without another handshake, even a session
+// that is idle throughout; a session pinned to code never moves.
 func TestRollingUpgrades(t *testing.T) {
 	waits(t)
 	app := &service{seen: map[string]int{}}
@@ -123,8 +122,8 @@ func TestRollingUpgrades(t *testing.T) {
 	}
 }
 
-// TestUpgradeInHaste: units end as soon as they hold the sessions of the release
-// before. They seal these again as they end: else the release after theirs could
+// TestUpgradeInHaste: units end as soon as they have the sessions of the previous release.
+// They seal those sessions again while they end; otherwise the release after theirs could
 // open none.
 func TestUpgradeInHaste(t *testing.T) {
 	t.Parallel()
@@ -146,7 +145,7 @@ func TestUpgradeInHaste(t *testing.T) {
 	}
 }
 
-// lastDoor is a listener that knows when it was closed.
+// lastDoor is a listener that records when it was closed.
 type lastDoor struct {
 	net.Listener
 	once   sync.Once
@@ -158,8 +157,8 @@ func (l *lastDoor) Close() error {
 	return l.Listener.Close()
 }
 
-// TestUnitLingers: a unit that ends goes on accepting until the manager surely
-// could hear of it and tell users.
+// TestUnitLingers: a unit that ends keeps accepting connections until the manager has had
+// time to learn of it and inform clients.
 func TestUnitLingers(t *testing.T) {
 	t.Parallel()
 	c := New(t, scoring(time.Hour))

@@ -25,11 +25,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestRenewalWave: of many units of a task one is cut off, which makes all others renew
-// over the spread that the authority proves: none is refused, and the one that was cut off
-// is. The units are simulated, so that little but enrolments is measured; the authority is
-// a process of its own, for its CPU time. The long form has 1,000 units, and PostgreSQL
-// beside SQLite.
+// TestRenewalWave: of many units of a task one is cut off, so all others renew over the
+// spread that the authority's proved head states. No renewal is refused, except that of the
+// cut unit. The units are simulated, so that mostly enrolments are measured; the authority
+// is a process of its own, so that its CPU time can be read. The long form has 1,000 units,
+// and runs on PostgreSQL as well as SQLite.
 func TestRenewalWave(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: an authority of a race build is too slow for a wave; run without -short")
@@ -96,7 +96,7 @@ type wave struct {
 	*Cluster
 	t         *testing.T
 	authority *api.Authority
-	slots     chan struct{} // holds one for each enrolment under way: units share their connections
+	slots     chan struct{} // one slot for each enrolment in progress: units share their connections
 }
 
 // all calls f for 0 to n-1, all at once, and fails the test with their errors.
@@ -116,11 +116,11 @@ func (w *wave) all(n int, f func(int) error) {
 	}
 }
 
-// simulated is a unit that enrols with keys and evidence as any other, and does nothing else.
+// simulated is a unit that enrols with its own keys and evidence, and does nothing else.
 type simulated struct {
 	*wave
 	signing *ecdsa.PrivateKey
-	head    wire.Digest // of its newest report
+	head    wire.Digest // policy head of its newest report
 }
 
 func newSigner() *ecdsa.PrivateKey {
@@ -133,7 +133,7 @@ func (s *simulated) spki() []byte {
 
 func (s *simulated) id() wire.UnitID { return wire.UnitIDOf(s.spki()) }
 
-// enrol asks for a report and opens it.
+// enrol requests a report and opens it.
 func (s *simulated) enrol() error {
 	s.slots <- struct{}{}
 	defer func() { <-s.slots }()
@@ -164,11 +164,11 @@ func (s *simulated) enrol() error {
 	return err
 }
 
-// tick is the unit of times in /proc/PID/stat: Linux shows hundredths of a second.
+// tick is the unit of times in /proc/PID/stat: Linux reports hundredths of a second.
 const tick = time.Second / 100
 
-// cpu is the CPU time that a process has used, of which /proc/PID/stat has user and system
-// time as the 14th and 15th field. The second is a name in brackets.
+// cpu returns the CPU time that a process has used: the user and system time, fields 14 and
+// 15 of /proc/PID/stat. Field 2 is a name in parentheses.
 func cpu(t *testing.T, p *process) time.Duration {
 	t.Helper()
 	b := testworld.Must(os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid)))
