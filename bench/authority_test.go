@@ -30,7 +30,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/policydraft"
 )
 
-// platforms are those of the hardware that the benchmarks play.
+// platforms is the policy's tables of the hardware that the benchmarks play.
 const platforms = `[platform.snp]
 roots = ["AMD"]
 chips = "any"
@@ -57,12 +57,12 @@ names = ["scoring.clinic.example"]
 reference = [ REFERENCE-SCORING ]
 `
 
-// verifier knows the platforms of the policy.
+// verifier supports the platforms of the policy.
 func verifier() *attest.Verifier {
 	return attest.NewVerifier(snp.Platform().Appraiser(), dcap.TDXPlatform().Appraiser())
 }
 
-// vendors plays the makers of the hardware. Every unit runs on one chip of each.
+// vendors plays the hardware vendors. Every unit runs on one chip of each vendor.
 type vendors struct {
 	amd   *attesttest.SNPVendor
 	chip  *attesttest.SNPChip
@@ -84,7 +84,7 @@ func (v *vendors) device(p attest.Platform, program string) attest.Attester {
 	return v.chip.Attester(attesttest.MeasureSNP(program))
 }
 
-// collateral is the real cache, in front of the vendors' services.
+// collateral returns the real cache in front of the vendors' services.
 func (v *vendors) collateral(t testing.TB) *collateral.Collateral {
 	mux := http.NewServeMux()
 	mux.Handle("/vcek/", v.chip.Service())
@@ -94,7 +94,7 @@ func (v *vendors) collateral(t testing.TB) *collateral.Collateral {
 	return collateral.New(collateral.Config{Documents: allPlatforms.Supported().Documents, Sources: map[string]string{"amd": server.URL, "intel": server.URL, "intel-root": server.URL}})
 }
 
-// reference is a measurement as policy writes it.
+// reference returns a measurement in policy syntax.
 func reference(m attest.Measurement) string {
 	fields := []string{fmt.Sprintf("platform = %q", m.Platform)}
 	for _, r := range m.Registers {
@@ -107,12 +107,12 @@ func reference(m attest.Measurement) string {
 	return "{ " + strings.Join(fields, ", ") + " }"
 }
 
-// references are those of a program on both platforms.
+// references returns the reference values of a program on both platforms.
 func references(program string) string {
 	return reference(attesttest.MeasureSNP(program)) + ", " + reference(attesttest.MeasureTDX(program))
 }
 
-// founded is an authority with a real store on this disk, that has not started.
+// founded is an authority that has not started, with a real store on this disk.
 type founded struct {
 	vendors *vendors
 	dsn     string
@@ -121,7 +121,7 @@ type founded struct {
 	root    wire.Digest
 }
 
-// found founds an authority on SNP.
+// found creates an authority on SNP.
 func found(t testing.TB, v *vendors) founded {
 	t.Helper()
 	w := testworld.New(t)
@@ -129,7 +129,7 @@ func found(t testing.TB, v *vendors) founded {
 	db := testworld.Must(store.Create(t.Context(), f.dsn))
 	defer db.Close()
 	tee := v.device(attest.SNP, "authority")
-	// It seals for the measurement; hardware's sealing is not played.
+	// It seals for the measurement; sealing of real hardware is not played.
 	sealer := attesttest.NewVendor().Chip().Attester(attesttest.MeasureSNP("authority"))
 	draft := testworld.Must(policydraft.Parse([]byte(w.PolicyText("", tasks, "development  = true\n", "",
 		"[platform.soft]\nroots = [\"VENDOR\"]\n", platforms, `{ platform = "soft", program = "authority" }`, reference(attesttest.MeasureSNP("authority")),
@@ -170,8 +170,8 @@ func (f founded) start(t testing.TB) (e estate, stop func()) {
 	}
 }
 
-// newAuthority is a client whose TLS verifies no certificate: what it costs the authority
-// is the same, and nothing that it receives is trusted.
+// newAuthority returns a client that verifies no TLS certificate. The cost to the authority
+// is the same, and nothing that the client receives is trusted.
 func newAuthority(url string) *api.Authority {
 	return testworld.Must(api.NewAuthority(url, &tls.Config{InsecureSkipVerify: true}))
 }

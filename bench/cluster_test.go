@@ -15,7 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// stapled returns a chip's certificates along with its evidence.
+// stapled adds a chip's certificates to its evidence.
 type stapled struct {
 	attest.Attester
 	more attest.Endorsements
@@ -26,12 +26,12 @@ func (s stapled) Attest(ctx context.Context, data attest.ReportData) (attest.Evi
 	return e.WithEndorsements(s.more), err
 }
 
-// cluster enrols n units on SNP that share their sessions.
+// cluster returns n units on SNP that share their sessions.
 func (s *server) cluster(n int) []http.Handler {
 	return s.clusterOn(stapled{s.vendors.device(attest.SNP, "scoring"), s.vendors.chip.Endorsements()}, n)
 }
 
-// clusterOn is a cluster that sends its clients evidence of a device.
+// clusterOn returns a cluster that sends its clients evidence of a device.
 func (s *server) clusterOn(device attest.Attester, n int) []http.Handler {
 	r := &relay{units: make([]*channel.Host, n)}
 	var units []http.Handler
@@ -44,7 +44,7 @@ func (s *server) clusterOn(device attest.Attester, n int) []http.Handler {
 	return units
 }
 
-// relay is a manager that brings what it gets to every unit at once.
+// relay is a manager that forwards every push to all units at once.
 type relay struct {
 	number atomic.Uint64
 	units  []*channel.Host
@@ -64,8 +64,7 @@ func (r *relay) Push(kind envelope.Kind, sealed []byte) {
 	}
 }
 
-// gateway opens sessions with the first unit and brings requests to the others
-// in turn.
+// gateway opens sessions with the first unit and forwards requests to the others in turn.
 func gateway(units []http.Handler) http.Handler {
 	var turn atomic.Int64
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -9,10 +9,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// BenchmarkContact is G14: the first contact with a unit, a session with fresh
-// evidence of a chip that the client has seen, beside one hybrid TLS handshake, over
-// new connections each; the CPU time of both ends, without that of the played chip,
-// and bytes.
+// BenchmarkContact is G14: a client's first contact with a unit, which opens a session with
+// fresh evidence of a chip that the client has seen, against one hybrid TLS handshake. Each
+// uses a new connection. It measures bytes and the CPU time of both ends, without the CPU
+// time of the played chip.
 func BenchmarkContact(b *testing.B) {
 	r := newReaching(b)
 	hybrid := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: r.ca, CurvePreferences: []tls.CurveID{tls.X25519MLKEM768}}

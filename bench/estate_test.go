@@ -18,7 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// estate is an authority as its units know it.
+// estate is an authority with the pins and device that its units need.
 type estate struct {
 	url           string
 	authority     *api.Authority
@@ -26,14 +26,14 @@ type estate struct {
 	attester      func(p attest.Platform, task string) attest.Attester
 }
 
-// applicant is a unit that asks for a certificate report.
+// applicant is a unit that requests a certificate report.
 type applicant struct {
 	api.CertificateRequest
 	signing *ecdsa.PrivateKey
 	hpke    hpke.PrivateKey
 }
 
-// challenges asks for the nonces of n requests.
+// challenges requests the nonces of n requests.
 func (e estate) challenges(ctx context.Context, n int) [][]byte {
 	var nonces [][]byte
 	for range n {
@@ -42,7 +42,7 @@ func (e estate) challenges(ctx context.Context, n int) [][]byte {
 	return nonces
 }
 
-// applicant makes a good request. A task in key mode unit has the name "own".
+// applicant creates a valid request. The task in key mode unit has the name "own".
 func (e estate) applicant(ctx context.Context, p attest.Platform, task string, nonce []byte) applicant {
 	a := applicant{
 		signing: testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)),
@@ -65,7 +65,7 @@ func newCSR() []byte {
 	return testworld.Must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key))
 }
 
-// report asks for the report and opens it.
+// report requests the report and opens it.
 func (a applicant) report(ctx context.Context, e estate) (r api.Report) {
 	sealed := testworld.Must(e.authority.Certify(ctx, a.CertificateRequest))
 	recipient := testworld.Must(hpke.NewRecipient(sealed.Encapsulated, a.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(a.CertificateRequest, sealed.GroupRoot)))
@@ -79,7 +79,7 @@ func (a applicant) report(ctx context.Context, e estate) (r api.Report) {
 	return r
 }
 
-// host enrols a unit of task scoring and returns its side of the channel.
+// host enrols a unit of task scoring, and returns its side of the channel.
 func (e estate) host(t testing.TB) *channel.Host {
 	t.Helper()
 	a := e.applicant(t.Context(), attest.SNP, "scoring", e.challenges(t.Context(), 1)[0])

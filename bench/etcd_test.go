@@ -14,9 +14,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// etcdFanout is N watchers of one key of an etcd server, each over a connection of its
-// own, or nil where there is no etcd. A put is on etcd's disk before they receive it.
-// Of gRPC just the two calls are spoken: messages behind five bytes over HTTP/2.
+// etcdFanout returns N watchers of one etcd key, each over its own connection, or nil where
+// etcd is not installed. etcd writes a put to disk before the watchers receive it. Only two
+// gRPC calls are implemented: messages with a 5-byte prefix over HTTP/2.
 func etcdFanout(b *testing.B, n int) *fanout {
 	b.Helper()
 	path, err := exec.LookPath("etcd")
@@ -47,7 +47,7 @@ func etcdFanout(b *testing.B, n int) *fanout {
 		out := etcdCall(b, at+"/etcdserverpb.Watch/Watch", request, func() {
 			in.Write(grpcMessage(field(1, field(1, []byte("key")))))
 		})
-		if _, err := nextMessage(out); err != nil { // that the watch is there
+		if _, err := nextMessage(out); err != nil { // the watch exists
 			b.Fatal(err)
 		}
 		go func() {
@@ -72,7 +72,7 @@ func etcdFanout(b *testing.B, n int) *fanout {
 	return f
 }
 
-// etcdCall begins a stream, sends something on it, and returns the response.
+// etcdCall opens a stream, sends a message on it, and returns the response.
 func etcdCall(b *testing.B, url string, request io.Reader, say func()) io.Reader {
 	b.Helper()
 	go say()
@@ -84,7 +84,7 @@ func etcdCall(b *testing.B, url string, request io.Reader, say func()) io.Reader
 	return answer.Body
 }
 
-// http2Client has a connection of its own, without TLS.
+// http2Client returns a client with its own connection, without TLS.
 func http2Client() *http.Client {
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
@@ -101,7 +101,7 @@ func grpcRequest(b *testing.B, url string, body io.Reader) *http.Request {
 	return r
 }
 
-// grpcMessage puts a message behind its head: not compressed, and its size.
+// grpcMessage prefixes a message with its head: a zero byte for uncompressed, and the size.
 func grpcMessage(b []byte) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(b))), b...)
 }
@@ -116,7 +116,7 @@ func nextMessage(r io.Reader) ([]byte, error) {
 	return b, err
 }
 
-// field is bytes as field number n of a Protocol Buffers message.
+// field encodes bytes as field n of a Protocol Buffers message.
 func field(n uint64, b []byte) []byte {
 	return append(binary.AppendUvarint([]byte{byte(n<<3 | 2)}, uint64(len(b))), b...)
 }

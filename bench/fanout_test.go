@@ -24,19 +24,19 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// fanout is something that brings bytes to many subscribers: publish sends them
-// to it, and each subscriber calls heard.
+// fanout distributes bytes to many subscribers: publish sends the bytes, and each
+// subscriber calls heard.Done when it receives them.
 type fanout struct {
 	publish func()
 	heard   sync.WaitGroup
 }
 
-// publications is how often one cost publishes.
+// publications is the number of publications in one cost.
 const publications = 100
 
-// round publishes some times. It returns the CPU of this process, which holds server
-// and subscribers, for one of the deliveries to n subscribers, and the time until
-// the last of them has received, at the 99th percentile.
+// round publishes a number of times. It returns the CPU time of this process, which runs
+// server and subscribers, for one delivery to one of n subscribers, and the 99th percentile
+// of the time until the last subscriber has received.
 func (f *fanout) round(n int) (delivery, last time.Duration) {
 	took := make([]time.Duration, publications)
 	cpu := CPU()
@@ -52,13 +52,13 @@ func (f *fanout) round(n int) (delivery, last time.Duration) {
 	return cpu / time.Duration(n*publications), took[publications*99/100]
 }
 
-// sealedItem is a sealed session's worth of bytes, as it travels.
+// sealedItem returns an item of the size of a sealed session.
 func sealedItem(of wire.Digest, n uint64) bus.Item {
 	return itemAround(of, wire.SessionID{byte(n >> 8), byte(n), 1}, make([]byte, 300))
 }
 
-// itemAround is bytes as a session that a unit of an identity has sealed, as far as
-// a manager reads it.
+// itemAround wraps bytes as a session sealed by a unit of an identity, as far as a manager
+// parses it.
 func itemAround(of wire.Digest, id wire.SessionID, inside []byte) bus.Item {
 	i := bus.Item{Kind: bus.Sealed, Session: id, Expiry: uint64(time.Now().Add(time.Hour).Unix())}
 	bound := wire.Frame(wire.LabelSealed, []byte{1}, of[:], make([]byte, 16), id[:], wire.Uint64(i.Expiry), make([]byte, 16))
@@ -75,11 +75,11 @@ func insideOf(i bus.Item) []byte {
 	return whole[2]
 }
 
-// BenchmarkFanout is G11 and G12: the same bytes to N subscribers over a bare NATS
-// server without TLS, over one with TLS, and as a sealed session from one unit to all
-// units of its cluster, over TLS and the manager's relay, which keeps a copy. All
-// connections are in this one process. Where etcd is installed, the time until the last
-// of as many watchers of a key has received a put is beside it.
+// BenchmarkFanout is G11 and G12: the same bytes to N subscribers over a bare NATS server
+// without TLS, over one with TLS, and as a sealed session from one unit to all units of its
+// cluster, over TLS and the manager's relay, which keeps a copy. All connections are in one
+// process. Where etcd is installed, it also reports the time until the last of N watchers
+// of a key has received a put.
 func BenchmarkFanout(b *testing.B) {
 	for _, n := range []int{3, 30, 100, 300, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -104,8 +104,8 @@ func BenchmarkFanout(b *testing.B) {
 	}
 }
 
-// bareFanout is a NATS server, with the certificate of another server if that is
-// given.
+// bareFanout returns a NATS server, with TLS and the certificate of certified unless that
+// is nil.
 func bareFanout(b *testing.B, n int, certified *httptest.Server) *fanout {
 	b.Helper()
 	options := &natsserver.Options{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, NoSigs: true, NoLog: true}
@@ -165,9 +165,9 @@ func clusterFanout(b *testing.B, n int) *fanout {
 	return f
 }
 
-// BenchmarkColdOpen is the time from a request whose session a unit does not hold
-// until it does: the manager's stored copy is pulled over the bus, opened and
-// installed. The manager knows ten thousand sessions.
+// BenchmarkColdOpen measures the time from a request whose session a unit does not have
+// until it has it: it fetches the manager's copy over the bus, opens and installs it. The
+// manager has ten thousand sessions.
 func BenchmarkColdOpen(b *testing.B) {
 	const known, rounds = 10_000, 5_000
 	p := start(b)
@@ -185,7 +185,7 @@ func BenchmarkColdOpen(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	for { // until the last has arrived
+	for { // until the last copy has arrived
 		if _, err := puller.FetchCopy(b.Context(), ids[known-1]); err == nil {
 			break
 		}
@@ -204,7 +204,7 @@ func BenchmarkColdOpen(b *testing.B) {
 	}
 }
 
-// busWorld is a manager, and an authority whose units may connect to it.
+// busWorld is a manager, and an authority whose units may connect to its bus.
 type busWorld struct {
 	authority *bustest.Authority
 	address   string
@@ -227,7 +227,7 @@ func newBusWorld(b *testing.B) *busWorld {
 	return w
 }
 
-// connect takes one more unit of one task to the bus.
+// connect connects another unit of one task to the bus.
 func (w *busWorld) connect(b *testing.B) (*bus.Conn, bustest.Unit) {
 	b.Helper()
 	u := w.authority.Unit(bustest.Scoring)
@@ -239,8 +239,8 @@ func (w *busWorld) connect(b *testing.B) (*bus.Conn, bustest.Unit) {
 	return c, u
 }
 
-// joined waits until a unit's subscription is there: a response to a later request
-// shows that.
+// joined waits until a unit's subscription exists, which a response to a later request
+// shows.
 func joined(b *testing.B, c *bus.Conn) {
 	b.Helper()
 	for range 100 {

@@ -24,16 +24,16 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// gatewayInfo is what a serving process with a manager reports.
+// gatewayInfo is the report of a serving process with a manager.
 type gatewayInfo struct {
 	info
 	Gateway, GatewayTLS string // of a manager with one unit
-	Proxy               string // a bare reverse proxy before the handler, over TLS
-	Nginx               string // before the gateway
+	Proxy               string // a bare reverse proxy in front of the handler, over TLS
+	Nginx               string // in front of the gateway
 }
 
-// TestGatewayServer is the serving process of the benchmarks with a manager. By
-// itself it tests nothing.
+// TestGatewayServer is the entry point of the serving process with a manager. In an
+// ordinary test run it tests nothing.
 func TestGatewayServer(t *testing.T) {
 	if os.Getenv(serverEnv) == "" {
 		t.Skip("the benchmarks start it")
@@ -60,7 +60,7 @@ func TestGatewayServer(t *testing.T) {
 	io.Copy(io.Discard, os.Stdin) // ends with the parent
 }
 
-// app responds with the body, or streams tokens.
+// app responds with the request's content, or streams tokens.
 func app() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/echo", echo)
@@ -75,7 +75,7 @@ func app() http.Handler {
 	return mux
 }
 
-// proxy is net/http's reverse proxy to a server with TLS.
+// proxy returns net/http's reverse proxy to a server with TLS.
 func (s *server) proxy(to string, ca []byte) http.Handler {
 	pool := x509.NewCertPool()
 	pool.AddCert(testworld.Must(x509.ParseCertificate(ca)))
@@ -112,7 +112,7 @@ func (s *server) manager() http.Handler {
 	return m.Handler()
 }
 
-// run runs f until the test ends, and waits for it then.
+// run runs f until the test ends, and then waits for it.
 func (s *server) run(f func(context.Context) error) {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -120,7 +120,7 @@ func (s *server) run(f func(context.Context) error) {
 	s.t.Cleanup(func() { stop(); <-done })
 }
 
-// until waits for what comes soon.
+// until polls until holds returns true, and panics after 30 s.
 func until(holds func() bool) {
 	for end := time.Now().Add(30 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -129,7 +129,7 @@ func until(holds func() bool) {
 	}
 }
 
-// nginx runs nginx before a gateway, as docs/how-to/manager.md has it.
+// nginx runs nginx in front of a gateway, configured as in docs/how-to/manager.md.
 func (s *server) nginx(to string) string {
 	l := listener()
 	address := l.Addr().String()
@@ -177,7 +177,7 @@ http {
 	return "http://" + address
 }
 
-// through are the ways to the same handler.
+// through has several paths to the same handler.
 type through struct {
 	*peer
 	gatewayInfo
@@ -201,9 +201,9 @@ func (t *through) open(b *testing.B, gateway string) http.RoundTripper {
 
 const named = "https://scoring.clinic.example"
 
-// BenchmarkGateway are the hops that G7 leaves out: a request of 1 KiB through
-// the manager's gateway and TLS to a real unit, and the same hops as net/http has
-// them; the CPU time of all but nginx.
+// BenchmarkGateway measures the hops that G7 leaves out: a request of 1 KiB through the
+// manager's gateway and TLS to a real unit, against the same hops with net/http. It
+// measures the CPU time of everything but nginx.
 func BenchmarkGateway(b *testing.B) {
 	t := newThrough(b)
 	body := make([]byte, 1<<10)
@@ -216,8 +216,8 @@ func BenchmarkGateway(b *testing.B) {
 		Contender{"gateway-nginx", cost(t.open(b, t.Nginx), named)})
 }
 
-// BenchmarkFirstToken is the time from a request to the first token of a streamed
-// response, by the clock.
+// BenchmarkFirstToken measures the wall time from a request to the first token of a
+// streamed response.
 func BenchmarkFirstToken(b *testing.B) {
 	t := newThrough(b)
 	const n = 100
@@ -234,7 +234,7 @@ func BenchmarkFirstToken(b *testing.B) {
 		Contender{"gateway-nginx", cost(t.open(b, t.Nginx), named)})
 }
 
-// firstToken is how long the first token takes; the others are read as well.
+// firstToken returns the time until the first token; it reads the other tokens as well.
 func firstToken(rt http.RoundTripper, url string) time.Duration {
 	begin := time.Now()
 	answer := testworld.Must(rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodGet, url+"/tokens", nil))))

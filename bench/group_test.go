@@ -16,19 +16,19 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// pairGroup is a group of two roles, of which one calls the other.
+// pairGroup is a group of two roles, one of which calls the other.
 var pairGroup = systest.Group{
 	Name: "pair", KeyMode: policyfile.Shared, Life: time.Hour, Quorum: 2, Roles: []string{"caller", "holder"},
 	Calls: map[string][]string{"caller": {"holder"}},
 }
 
-// peerRequests are those of one round.
+// peerRequests is the number of requests in one round.
 const peerRequests = 3200
 
-// BenchmarkPeers is a request between two units of a group over mutual TLS, kept
-// alive, beside one between bare servers of crypto/tls with the same keys, both
-// through net/http: the CPU time of both ends, and the wall time with 16 in
-// flight, whose inverse are requests a second.
+// BenchmarkPeers measures a request between two units of a group over kept-alive mutual
+// TLS, against one between bare crypto/tls servers with the same keys, both through
+// net/http. It measures the CPU time of both ends, and the wall time with 16 requests in
+// flight, whose inverse is the request rate.
 func BenchmarkPeers(b *testing.B) {
 	c := systest.New(b, groupTasks(pairGroup)...)
 	c.ApproveGroup("pair", c.FormGroup(pairGroup))
@@ -54,7 +54,7 @@ func BenchmarkPeers(b *testing.B) {
 	}
 }
 
-// groupTasks are a task for each role of a group.
+// groupTasks returns a task for each role of a group.
 func groupTasks(g systest.Group) (tasks []systest.Task) {
 	for _, role := range g.Roles {
 		tasks = append(tasks, systest.Task{Name: role, KeyMode: policyfile.Shared, Life: time.Hour, Programs: []string{role + " 1"}})
@@ -62,7 +62,7 @@ func groupTasks(g systest.Group) (tasks []systest.Task) {
 	return tasks
 }
 
-// peerLoad sends the requests of a round over connections that it keeps.
+// peerLoad sends the requests of a round over kept-alive connections.
 func peerLoad(address string, config *tls.Config) func() {
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, MaxIdleConnsPerHost: inFlight}}
 	return func() {
@@ -74,20 +74,19 @@ func peerLoad(address string, config *tls.Config) func() {
 	}
 }
 
-// took is what f takes in wall time.
+// took returns the wall time of f.
 func took(f func()) time.Duration {
 	start := time.Now()
 	f()
 	return time.Since(start)
 }
 
-// fourGroup is a group of four roles, all of whose parties must approve.
+// fourGroup is a group of four roles that all of its parties must approve.
 var fourGroup = systest.Group{Name: "four", KeyMode: policyfile.Shared, Life: time.Hour, Quorum: 4, Roles: []string{"a", "b", "c", "d"}}
 
-// BenchmarkLastApproval is the time from the last party's approval until all
-// units of 4 tasks with 10 replicas each, which wait for it, hold the group's
-// certificate, beside that in which as many units get theirs that are started
-// once the parties agree.
+// BenchmarkLastApproval measures the time from the last party's approval until all waiting
+// units have the group's certificate, with 4 tasks of 10 replicas each. It compares it with
+// the enrolment of as many units that start after the parties have approved.
 func BenchmarkLastApproval(b *testing.B) {
 	Compare(b,
 		Contender{"enrol-40", func() time.Duration {
@@ -110,12 +109,12 @@ func BenchmarkLastApproval(b *testing.B) {
 		}})
 }
 
-// waiting is how long units wait for the last party: until they ask as seldom
-// as they ever do.
+// waiting is how long units wait for the last party: long enough for their longest retry
+// interval.
 const waiting = 6 * time.Second
 
-// startAll starts 10 units of each role, and is waited for until all of them
-// hold a certificate.
+// startAll starts 10 units of each role. The wait group ends when all of them have a
+// certificate.
 func startAll(b *testing.B, c *systest.Cluster) *sync.WaitGroup {
 	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
 	b.Cleanup(cancel)

@@ -25,10 +25,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// issues is how many certificates one round issues.
+// issues is the number of certificates that one round issues.
 const issues = 48
 
-// floors are what no authority can do without.
+// floors are operations that no authority can omit.
 type floors struct {
 	p256, p384 *ecdsa.PrivateKey
 	ca         *x509.Certificate
@@ -53,8 +53,8 @@ func certificate(name string) *x509.Certificate {
 	}
 }
 
-// evidence is the least that a verifier does for evidence of a platform whose
-// keys it knows: one P-384 signature for SNP, two of P-256 for TDX.
+// evidence returns the least work of a verifier for evidence of a platform whose keys it
+// knows: one P-384 signature for SNP, two P-256 signatures for TDX.
 func (f *floors) evidence(p attest.Platform) func() {
 	key, digest, times := f.p256, sha256.Sum256(make([]byte, 632)), 2
 	sum := digest[:]
@@ -72,7 +72,7 @@ func (f *floors) evidence(p attest.Platform) func() {
 	}
 }
 
-// fromCSR is a CSR in, a certificate out.
+// fromCSR parses and checks a CSR and issues a certificate.
 func (f *floors) fromCSR() {
 	r := testworld.Must(x509.ParseCertificateRequest(f.csr))
 	if err := r.CheckSignature(); err != nil {
@@ -81,7 +81,7 @@ func (f *floors) fromCSR() {
 	testworld.Must(x509.CreateCertificate(rand.Reader, certificate("own"), f.ca, r.PublicKey, f.p256))
 }
 
-// shared is a unit certificate, a signature over the report, and its sealing.
+// shared issues a unit certificate, signs the report and seals it.
 func (f *floors) shared() {
 	testworld.Must(x509.CreateCertificate(rand.Reader, certificate("unit"), f.ca, &f.p256.PublicKey, f.p256))
 	digest := sha256.Sum256(make([]byte, 6<<10))
@@ -89,9 +89,9 @@ func (f *floors) shared() {
 	testworld.Must(hpke.Seal(f.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), nil, make([]byte, 8<<10)))
 }
 
-// BenchmarkIssue is G4 (task own) and G5 (task scoring): the CPU time of an
-// authority for one unit over kept-alive TLS, challenge and record included,
-// beside what it cannot do without.
+// BenchmarkIssue is G4 (task own) and G5 (task scoring): the authority's CPU time for one
+// unit over kept-alive TLS, challenge and record included, against the operations that it
+// cannot omit.
 func BenchmarkIssue(b *testing.B) {
 	p, f := start(b), newFloors()
 	for _, of := range []attest.Platform{attest.SNP, attest.TDX} {
@@ -111,7 +111,7 @@ func BenchmarkIssue(b *testing.B) {
 	}
 }
 
-// issue is the CPU time of the authority for one of several units.
+// issue returns the authority's CPU time for one of several units.
 func (p *peer) issue(ctx context.Context, of attest.Platform, task string) time.Duration {
 	var nonces [][]byte
 	cost := p.serving(func() { nonces = p.estate.challenges(ctx, issues) })
@@ -125,11 +125,11 @@ func (p *peer) issue(ctx context.Context, of attest.Platform, task string) time.
 	return cost / issues
 }
 
-// records is how many records one round writes.
+// records is the number of records that one round writes.
 const records = 64
 
-// BenchmarkRecord is G6: the wall time of a durable issuance record, one in
-// flight and 16, beside a bare append and fsync of as many bytes.
+// BenchmarkRecord is G6: the wall time of a durable issuance record, with 1 and with 16 in
+// flight, against a bare append and fsync of as many bytes.
 func BenchmarkRecord(b *testing.B) {
 	b.Run("sqlite", func(b *testing.B) { benchmarkRecord(b, "sqlite:"+filepath.Join(b.TempDir(), "a.db")) })
 	b.Run("postgres", func(b *testing.B) { benchmarkRecord(b, testdb.NewServer(b).Database(b)) })
@@ -154,10 +154,10 @@ func benchmarkRecord(b *testing.B, address string) {
 	b.ReportMetric(float64(cpu)/float64(time.Microsecond), "cpu-µs/record")
 }
 
-// contentSize is about that of a log entry, in bytes.
+// contentSize is the approximate size of a log entry, in bytes.
 const contentSize = 600
 
-// recording writes another record each time.
+// recording returns a function that writes a new record at each call.
 func recording(b *testing.B, db *store.Store) func() {
 	b.Helper()
 	head := wire.Sum([]byte("head"))
@@ -178,7 +178,7 @@ func recording(b *testing.B, db *store.Store) func() {
 	}
 }
 
-// elapsed is a cost in wall time: that of one of many calls, some in flight.
+// elapsed returns a cost in wall time: the time of one of many calls, with some in flight.
 func elapsed(flying int, f func()) func() time.Duration {
 	return func() time.Duration {
 		start := time.Now()

@@ -17,14 +17,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// peer is the serving process as the measuring one sees it.
+// peer is the serving process as seen by the measuring process.
 type peer struct {
 	info
 	estate estate
-	ca     *x509.CertPool // for the listeners with TLS of their own
+	ca     *x509.CertPool // roots of the listeners with TLS
 }
 
-// profileEnv names a file for the serving process's CPU profile.
+// profileEnv is the environment variable that names a file for the serving process's CPU
+// profile.
 const profileEnv = "BENCH_PROFILE"
 
 // start starts the serving process, which ends with the benchmark.
@@ -36,8 +37,8 @@ func start(b *testing.B) *peer {
 	return p
 }
 
-// serving runs a test of this binary as the process that serves, until the
-// benchmark ends, and reads what it reports.
+// serving runs a test of this binary as the serving process until the benchmark ends, and
+// reads its report into told.
 func serving(b *testing.B, test string, told any) {
 	b.Helper()
 	command := exec.Command(os.Args[0], "-test.run=^"+test+"$")
@@ -56,7 +57,7 @@ func serving(b *testing.B, test string, told any) {
 	}
 }
 
-// found is whom the serving process speaks for.
+// found connects to the authority of the serving process.
 func (p *peer) found(b *testing.B) {
 	b.Helper()
 	p.ca.AddCert(testworld.Must(x509.ParseCertificate(p.CA)))
@@ -64,7 +65,7 @@ func (p *peer) found(b *testing.B) {
 	b.Cleanup(p.estate.authority.Close)
 }
 
-// stats are those of the serving process.
+// stats returns the counters of the serving process.
 func (p *peer) stats() (s stats) {
 	answer := testworld.Must(http.Get(p.Control))
 	defer answer.Body.Close()
@@ -74,14 +75,14 @@ func (p *peer) stats() (s stats) {
 	return s
 }
 
-// serving is what f costs the serving process.
+// serving returns the CPU time of the serving process for f.
 func (p *peer) serving(f func()) time.Duration {
 	before := p.stats()
 	f()
 	return p.stats().CPU - before.CPU
 }
 
-// pair is what f costs both processes together.
+// pair returns the CPU time of both processes for f.
 func (p *peer) pair(f func()) time.Duration {
 	before := CPU()
 	served := p.serving(f)
@@ -104,7 +105,7 @@ func (r remote) Attest(_ context.Context, data attest.ReportData) (e attest.Evid
 	return e, json.NewDecoder(answer.Body).Decode(&e)
 }
 
-// trust is what a user trusts of task scoring.
+// trust fetches the trust of a client of task scoring.
 func (p *peer) trust(b *testing.B) *client.Trust {
 	b.Helper()
 	return testworld.Must(client.FetchTrust(b.Context(), client.TrustConfig{

@@ -14,14 +14,14 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// opens is how many sessions one round opens.
+// opens is the number of sessions that one round opens.
 const opens = 20
 
-// reaching is a user who reaches a cluster, one way or the other.
+// reaching is a client that reaches a cluster, by sessions or by RA-TLS.
 type reaching struct {
 	*peer
 	trust *client.Trust
-	ra    *http.Transport // RA-TLS, a connection for each request
+	ra    *http.Transport // RA-TLS, one connection per request
 }
 
 func newReaching(b *testing.B) *reaching {
@@ -31,12 +31,12 @@ func newReaching(b *testing.B) *reaching {
 	return r
 }
 
-// raTLS appraises the evidence in the server's certificate, of a chip that the
-// verifier has seen.
+// raTLS appraises the evidence in the server's certificate, of a chip that the verifier has
+// seen.
 func (r *reaching) raTLS(v *attest.Verifier) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
-		InsecureSkipVerify: true, // evidence takes the place of a chain
+		InsecureSkipVerify: true, // evidence replaces the chain
 		VerifyConnection: func(state tls.ConnectionState) error {
 			leaf := state.PeerCertificates[0]
 			for _, e := range leaf.Extensions {
@@ -59,7 +59,7 @@ func (r *reaching) open(ctx context.Context, gateway string) *client.Channel {
 	return testworld.Must(client.Open(ctx, client.OpenConfig{Trust: r.trust, Gateway: gateway, FreshEvidence: true}))
 }
 
-// openAll opens sessions and closes them, which costs outside of it.
+// openAll measures the opening of sessions; it closes them outside of the measurement.
 func (r *reaching) openAll(ctx context.Context, gateway string, cost func(func()) time.Duration) time.Duration {
 	var open []*client.Channel
 	took := cost(func() {
@@ -73,7 +73,7 @@ func (r *reaching) openAll(ctx context.Context, gateway string, cost func(func()
 	return took / opens
 }
 
-// get makes a request and reads nothing but the head of its response.
+// get sends a request and reads only the header of the response.
 func get(rt http.RoundTripper, url string) {
 	answer := testworld.Must(rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodGet, url, nil))))
 	answer.Body.Close()
@@ -82,16 +82,16 @@ func get(rt http.RoundTripper, url string) {
 	}
 }
 
-// alone is what f costs the user.
+// alone returns the client's CPU time for f.
 func alone(f func()) time.Duration {
 	before := CPU()
 	f()
 	return CPU() - before
 }
 
-// BenchmarkReach is G13: a user reaches 100 units. "client" compares the CPU
-// time, bytes and requests with those for one unit, "system" all CPU time with
-// that of RA-TLS to each. The bus between the units is left out.
+// BenchmarkReach is G13: a client reaches 100 units. "client" compares its CPU time, bytes
+// and requests with those for one unit; "system" compares the CPU time of both ends with
+// RA-TLS to each unit. The bus between the units is left out.
 func BenchmarkReach(b *testing.B) {
 	r := newReaching(b)
 	ctx := b.Context()
@@ -118,7 +118,7 @@ func BenchmarkReach(b *testing.B) {
 	})
 }
 
-// traffic is what openings send and receive.
+// traffic returns the bytes and requests of session openings.
 func (r *reaching) traffic(ctx context.Context, gateway string) (s stats) {
 	before := r.stats()
 	r.openAll(ctx, gateway, func(open func()) time.Duration {
@@ -129,10 +129,10 @@ func (r *reaching) traffic(ctx context.Context, gateway string) (s stats) {
 	return stats{Bytes: (s.Bytes - before.Bytes) / opens, Requests: (s.Requests - before.Requests) / opens}
 }
 
-// BenchmarkFirst is G17: the first request to a replica never used, in the
-// session that it has joined, beside RA-TLS to it; the CPU time of both ends.
-// Once it goes over the connection that the user has to the gateway, once over
-// a new one, with plain HTTP over either beside it.
+// BenchmarkFirst is G17: the first request to a replica that the client has never used, in
+// a session that the replica has joined, against RA-TLS to it; the CPU time of both ends.
+// One variant uses the client's existing connection to the gateway, the other a new
+// connection, each with plain HTTP beside it.
 func BenchmarkFirst(b *testing.B) {
 	r := newReaching(b)
 	plain, anew := &http.Transport{}, &http.Transport{DisableKeepAlives: true}

@@ -17,14 +17,13 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// inFlight is how many requests are under way at a time.
+// inFlight is the number of concurrent requests.
 const inFlight = 16
 
-// BenchmarkRequest is G7: a request in a session and the same in plain HTTP/1.1
-// to the same handler, the CPU time of both ends; client and unit direct, in
-// cleartext on loopback. Beside it an AEAD around the plain request and nothing
-// else, of one key and of a key for each message, both over TLS, and RA-TLS over
-// connections that are kept.
+// BenchmarkRequest is G7: a request in a session against the same request in plain HTTP/1.1
+// to the same handler, without a gateway and in cleartext on loopback; the CPU time of both
+// ends. It also measures a plain request with only an AEAD around it, under one key and
+// under a key per message, both over TLS, and RA-TLS over kept-alive connections.
 func BenchmarkRequest(b *testing.B) {
 	p := start(b)
 	trust := p.trust(b)
@@ -58,10 +57,10 @@ func BenchmarkRequest(b *testing.B) {
 	}
 }
 
-// BenchmarkOneOff is G9: a request of 1 KiB in a session beside the same as a
-// one-off request over plain OHTTP with the hybrid KEM, the server's CPU time. The
-// OHTTP gateway is ours, whose HPKE and AEAD are those of the session, so that
-// what differs is what is done anew for each request.
+// BenchmarkOneOff is G9: the server's CPU time for a request of 1 KiB in a session, against
+// the same as a one-off request over plain OHTTP with the hybrid KEM. The OHTTP gateway is
+// ours and uses the same HPKE and AEAD as the session, so that they differ only in the work
+// that each request repeats.
 func BenchmarkOneOff(b *testing.B) {
 	p := start(b)
 	trust := p.trust(b)
@@ -94,7 +93,7 @@ func all(n int, f func()) {
 
 func post(rt http.RoundTripper, url string, body []byte) { send(rt, http.MethodPost, url, body) }
 
-// send sends a body and demands as much.
+// send sends a body, and requires as many bytes in the response.
 func send(rt http.RoundTripper, method, url string, body []byte) {
 	r := testworld.Must(http.NewRequest(method, url+"/echo", bytes.NewReader(body)))
 	answer := testworld.Must(rt.RoundTrip(r))
@@ -105,7 +104,7 @@ func send(rt http.RoundTripper, method, url string, body []byte) {
 	}
 }
 
-// sealedPost is post with nothing but an AEAD around it.
+// sealedPost returns post with only an AEAD around it.
 func sealedPost(rt http.RoundTripper, url string, body []byte, of ciphers) func() {
 	var number atomic.Uint64
 	var lent buffers
@@ -120,7 +119,7 @@ func sealedPost(rt http.RoundTripper, url string, body []byte, of ciphers) func(
 		answer := testworld.Must(rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, url, bytes.NewReader(sealed)))))
 		defer answer.Body.Close()
 		testworld.Must(io.ReadFull(answer.Body, got))
-		testworld.Must(io.Copy(io.Discard, answer.Body)) // the end, so that the connection is used again
+		testworld.Must(io.Copy(io.Discard, answer.Body)) // read to the end, so that the connection is reused
 		testworld.Must(of(got[:12]).Open(got[12:12], got[:12], got[12:], nil))
 	}
 }

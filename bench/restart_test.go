@@ -11,10 +11,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// BenchmarkRestart is G18: the wall time from the start of an authority to its
-// first issuance, over a new TLS connection, beside the start of a process,
-// opening the sealed root, and the evidence of the authority and of the unit.
-// The start is that of this program, and the same on both sides.
+// BenchmarkRestart is G18: the wall time from the start of an authority to its first
+// issuance over a new TLS connection. The floor is a process start, the unsealing of the
+// root, and the evidence of the authority and of the unit. Both sides start this test
+// binary.
 func BenchmarkRestart(b *testing.B) {
 	f := found(b, newVendors(time.Now()))
 	first := func() time.Duration {
@@ -29,7 +29,7 @@ func BenchmarkRestart(b *testing.B) {
 		stop()
 		return took
 	}
-	first() // collateral is fetched, the genesis adopted
+	first() // fetches collateral and adopts the genesis
 	floor := newFloors().evidence(attest.SNP)
 	db := testworld.Must(store.Open(b.Context(), f.dsn))
 	sealed := testworld.Must(db.RootRow(b.Context())).Content
@@ -46,7 +46,7 @@ func BenchmarkRestart(b *testing.B) {
 		Contender{"process", processStart})
 }
 
-// processStart is the wall time of a process that does nothing.
+// processStart returns the wall time of a process that does nothing.
 func processStart() time.Duration {
 	const n = 4
 	begin := time.Now()

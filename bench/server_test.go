@@ -31,28 +31,28 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// serverEnv is set in the process that serves.
+// serverEnv is set in the serving process.
 const serverEnv = "BENCH_SERVER"
 
 // replicas is the size of the large cluster.
 const replicas = 100
 
-// info is what the serving process reports to the measuring one.
+// info is the report of the serving process to the measuring process.
 type info struct {
 	Authority     string // URL
 	Genesis, Root wire.Digest
 	Control       string // of [server.control]
 
-	Plain, PlainTLS     string // the handler
-	Sealed, Keyed       string // the handler with nothing but an AEAD before it: of one key, of one for each message
+	Plain, PlainTLS     string // the handler alone
+	Sealed, Keyed       string // the handler behind an AEAD alone: under one key, and under one key per message
 	Channel, ChannelTLS string // a unit with the same handler
-	CA                  []byte // that the two with TLS chain to
+	CA                  []byte // root of the two with TLS
 
 	OneTDX   string // gateway of a unit on TDX
 	Counted  string // TLS with the chain of RATLS, counted as gateways are
 	One, All string // gateways of clusters of one unit and of 100
-	AllCold  string // as All, but each request needs a new connection
-	RATLS    string // serves its evidence in its certificate
+	AllCold  string // like All, with a new connection for each request
+	RATLS    string // server with evidence in its certificate
 	Evidence attest.Evidence
 
 	Unit, Bare string // host:port of TLS with the same chain
@@ -63,12 +63,12 @@ type server struct {
 	t        *testing.T
 	vendors  *vendors
 	estate   estate
-	bytes    atomic.Int64 // through listeners that count
+	bytes    atomic.Int64 // through counted listeners
 	requests atomic.Int64
 }
 
-// TestServer is the other process of the benchmarks: all that serves runs in it,
-// so that its CPU time is the servers' alone. By itself it tests nothing.
+// TestServer is the entry point of the benchmarks' second process. All servers run in it,
+// so that its CPU time is the servers' alone. In an ordinary test run it tests nothing.
 func TestServer(t *testing.T) {
 	if os.Getenv(serverEnv) == "" {
 		t.Skip("the benchmarks start it")
@@ -105,7 +105,7 @@ func TestServer(t *testing.T) {
 	io.Copy(io.Discard, os.Stdin) // ends with the parent
 }
 
-// counted counts what goes through a connection.
+// counted counts the bytes that go through a connection.
 type counted struct {
 	net.Conn
 	n *atomic.Int64
@@ -150,7 +150,7 @@ func (s *server) listen(l net.Listener, h http.Handler, config *tls.Config) stri
 	return "http://" + l.Addr().String()
 }
 
-// listenCounted is listen for what [stats] counts.
+// listenCounted is listen with traffic counted in [stats].
 func (s *server) listenCounted(h http.Handler, config *tls.Config) string {
 	return s.listen(countingListener{listener(), &s.bytes}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.requests.Add(1)
@@ -158,7 +158,7 @@ func (s *server) listenCounted(h http.Handler, config *tls.Config) string {
 	}), config)
 }
 
-// stats are counters of the serving process.
+// stats are the counters of the serving process.
 type stats struct {
 	CPU      time.Duration
 	Bytes    int64 // both directions, without TCP and IP
@@ -177,7 +177,7 @@ func (s *server) control(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(testworld.Must(device.Attest(r.Context(), data)))
 }
 
-// echo responds with the body of the request.
+// echo responds with the content of the request.
 func echo(w http.ResponseWriter, r *http.Request) {
 	body := make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(r.Body, body); err != nil {
@@ -188,22 +188,22 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	w.Write(body)
 }
 
-// newAEAD is AES-256-GCM under a key that both processes know.
+// newAEAD returns AES-256-GCM under a key that both processes know.
 func newAEAD() cipher.AEAD {
 	return testworld.Must(cipher.NewGCM(testworld.Must(aes.NewCipher(make([]byte, 32)))))
 }
 
-// ciphers return the AEAD for the message with a nonce.
+// ciphers returns the AEAD for the message with a nonce.
 type ciphers func(nonce []byte) cipher.AEAD
 
-// oneKey are the ciphers of messages under one key.
+// oneKey returns ciphers with one key for all messages.
 func oneKey() ciphers {
 	aead := newAEAD()
 	return func([]byte) cipher.AEAD { return aead }
 }
 
-// keyEach makes each message a key of its own, as a session does, but by a single
-// hash: whatever derives keys costs more.
+// keyEach derives a key for each message, as a session does, but by a single hash: any key
+// derivation costs more.
 func keyEach(nonce []byte) cipher.AEAD {
 	key := sha256.Sum256(nonce)
 	return testworld.Must(cipher.NewGCM(testworld.Must(aes.NewCipher(key[:]))))
@@ -221,8 +221,8 @@ func (b *buffers) get(n int) *[]byte {
 	return p
 }
 
-// sealedEcho is the floor of any channel: one open, one seal. The nonce is the
-// body's first 12 bytes, with another first bit in the response.
+// sealedEcho is the floor of any channel: one open and one seal. The nonce is the body's
+// first 12 bytes; the response flips its first bit.
 func sealedEcho(of ciphers) http.HandlerFunc {
 	var lent buffers
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -238,10 +238,10 @@ func sealedEcho(of ciphers) http.HandlerFunc {
 	}
 }
 
-// evidenceID is the extension that RA-TLS carries evidence in.
+// evidenceID is the certificate extension with the evidence of RA-TLS.
 var evidenceID = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}
 
-// selfSigned is a certificate for the loopback address.
+// selfSigned returns a certificate for the loopback address.
 func (s *server) selfSigned(more func(spki []byte) pkix.Extension) tls.Certificate {
 	key := testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	template := &x509.Certificate{
@@ -255,8 +255,8 @@ func (s *server) selfSigned(more func(spki []byte) pkix.Extension) tls.Certifica
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// raTLS serves with a certificate that carries SNP evidence over its key, and
-// returns the endorsements of that evidence too.
+// raTLS starts a server whose certificate contains SNP evidence over its key, and returns
+// that evidence with its endorsements.
 func (s *server) raTLS() (string, attest.Evidence) {
 	var evidence attest.Evidence
 	config := &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true}
@@ -267,7 +267,7 @@ func (s *server) raTLS() (string, attest.Evidence) {
 	return s.listenCounted(http.HandlerFunc(echo), config), evidence.WithEndorsements(s.vendors.chip.Endorsements())
 }
 
-// unit serves a real unit, and beside it crypto/tls alone with the same chain.
+// unit serves a real unit, and beside it bare crypto/tls with the same chain.
 func (s *server) unit() (withUnit, bare string) {
 	u := testworld.Must(unit.Start(s.t.Context(), unit.Config{
 		Authorities: []string{s.estate.url}, Genesis: s.estate.genesis, Task: "scoring", Attester: s.vendors.device(attest.SNP, "scoring"),
@@ -289,7 +289,7 @@ func (s *server) unit() (withUnit, bare string) {
 			}
 			go func() {
 				defer c.Close()
-				io.Copy(io.Discard, tls.Server(c, config)) // until the client leaves
+				io.Copy(io.Discard, tls.Server(c, config)) // until the client disconnects
 			}()
 		}
 	}()

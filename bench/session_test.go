@@ -11,9 +11,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// BenchmarkJoin is G10: a unit joins a session that another one sealed, beside
-// the bare opening of as many bytes by AES-256-GCM. What a session takes in
-// memory is BenchmarkSessionMemory of internal/channel.
+// BenchmarkJoin is G10: a unit joins a session that another unit sealed, against the bare
+// decryption of as many bytes with AES-256-GCM. BenchmarkSessionMemory of internal/channel
+// measures a session's memory.
 func BenchmarkJoin(b *testing.B) {
 	p := start(b)
 	sealed := p.sealed(b, 4096)
@@ -24,7 +24,7 @@ func BenchmarkJoin(b *testing.B) {
 	aead := newAEAD()
 	ciphertext := aead.Seal(nil, f[1], make([]byte, len(f[2])-aead.Overhead()), f[0])
 	plaintext := make([]byte, 0, len(ciphertext))
-	const units = 4 // one by one, so that a round is long enough
+	const units = 4 // in sequence, so that a round is long enough
 	Compare(b,
 		Contender{"aead", Repeat(units*len(sealed), func() { testworld.Must(aead.Open(plaintext, f[1], ciphertext, f[0])) })},
 		Contender{"join", func() (cost time.Duration) {
@@ -36,7 +36,7 @@ func BenchmarkJoin(b *testing.B) {
 		}})
 }
 
-// sealed are sessions that a unit of the cluster has opened and sealed.
+// sealed returns sessions that a unit of the cluster has opened and sealed.
 func (p *peer) sealed(b *testing.B, n int) [][]byte {
 	b.Helper()
 	h := p.estate.host(b)

@@ -1,11 +1,10 @@
-// Package attesttest plays the vendor of a TEE, so that tests of every other
-// package run the real [attest.Verifier] with the real appraiser on evidence
-// that needs no hardware and no daemon.
+// Package attesttest plays TEE vendors, so that tests of every other package run the real
+// [attest.Verifier] with real appraisers, on evidence that needs no hardware and no daemon.
 //
-// A [Vendor] has a root key and makes chips; a [Chip] returns a [Device] for any
-// program a test names with [Measure]. A device makes genuine evidence, or
-// evidence with the [Faults] a test asks for, and seals as the platform does.
-// It plays the platform [attest.Soft].
+// A [Vendor] has a root key and makes chips; a [Chip] returns a [Device] for any program
+// that a test names with [Measure]. A device makes genuine evidence, or evidence with the
+// [Faults] that a test sets, and seals as the platform does. These types play the platform
+// [attest.Soft]; others play hardware vendors.
 //
 // It is for tests only: no package of the product imports it.
 package attesttest
@@ -20,14 +19,14 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Vendor is a maker of TEEs: its root vouches for the evidence of all its
-// chips. Another Vendor is a stranger.
+// Vendor is a maker of TEEs. Its root certifies the evidence of all its chips; a second
+// Vendor has a different root.
 type Vendor struct {
 	key  *ecdsa.PrivateKey
 	root attest.Digest
 }
 
-// NewVendor draws a vendor with a root of its own.
+// NewVendor returns a vendor with a new random root.
 func NewVendor() *Vendor {
 	key := newKey()
 	root, err := soft.RootOf(&key.PublicKey)
@@ -45,21 +44,20 @@ func newKey() *ecdsa.PrivateKey {
 	return key
 }
 
-// Root is the digest that names the vendor in policy.
+// Root returns the digest that names the vendor in policy.
 func (v *Vendor) Root() attest.Digest { return v.root }
 
-// Rules accept this vendor, and no debug.
+// Rules returns rules that accept this vendor, and no debug.
 func (v *Vendor) Rules() map[attest.Platform]attest.Rules {
 	return map[attest.Platform]attest.Rules{attest.Soft: {Roots: []attest.Digest{v.root}}}
 }
 
-// Verifier knows the platform that a Vendor plays, and further ones.
+// Verifier returns a verifier of the platform that a Vendor plays, and of more.
 func Verifier(more ...attest.Appraiser) *attest.Verifier {
 	return attest.NewVerifier(append(more, soft.Platform().Appraiser())...)
 }
 
-// Chip makes a chip with a sealing key of its own: what one chip sealed no
-// other unseals.
+// Chip returns a chip with its own sealing key: only that chip can unseal what it sealed.
 func (v *Vendor) Chip() *Chip {
 	c := &Chip{vendor: v, sealing: make([]byte, soft.SealingKeySize)}
 	rand.Read(c.sealing)
@@ -72,14 +70,14 @@ type Chip struct {
 	sealing []byte
 }
 
-// Attester is the device as a program with the given measurement sees it. The
-// measurement is one of [Measure] or of [soft.Statement].
+// Attester returns the device as a program with the given measurement sees it. The
+// measurement comes from [Measure] or [soft.Statement].
 func (c *Chip) Attester(m attest.Measurement) *Device {
 	return &Device{chip: c, measurement: m}
 }
 
-// Measure is the measurement of a program that exists only as a name. Other
-// names and other arguments have other measurements.
+// Measure returns the measurement of a program that exists only as a name. Different names
+// or arguments have different measurements.
 func Measure(name string, args ...string) attest.Measurement {
 	return soft.Statement{Program: wire.Sum([]byte(name)), Arguments: soft.Arguments(args)}.Measurement()
 }

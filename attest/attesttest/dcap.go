@@ -19,7 +19,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Serial numbers of Intel's own certificates; those of chips are above them.
+// Serial numbers of Intel's own certificates; the chips' serial numbers are above them.
 const (
 	DCAPRootSerial = 1 + iota
 	DCAPAuthoritySerial
@@ -34,28 +34,26 @@ const (
 	dcapPCK       = "Intel SGX PCK Certificate"
 )
 
-// DCAPVendor plays Intel for one family of platforms: a root, an authority for
-// PCK certificates, a signer of collateral, and two revocation lists. What it
-// makes is valid around its time. Set its fields before what they shall change
-// is made: certificates, lists and documents are made anew for each quote and
-// for each call of Endorsements.
+// DCAPVendor plays Intel for one family of platforms: a root, a CA for PCK certificates, a
+// signer of collateral, and two revocation lists. Certificates and documents are valid
+// around its time. Set a field before making what it should change: each quote and each
+// call of Endorsements makes certificates, lists and documents anew.
 type DCAPVendor struct {
-	// Edit changes a certificate before it is signed, selected by its common
+	// Edit changes a certificate before it is signed; it selects certificates by common
 	// name.
 	Edit func(c *x509.Certificate)
-	// Text changes the text of certificates in PEM, which no signature covers.
+	// Text changes the PEM text of certificates, which no signature covers.
 	Text func(chain []byte) []byte
-	// ListEdit changes a revocation list before it is signed, selected by the
-	// serial number of its issuer's certificate.
+	// ListEdit changes a revocation list before it is signed; issuer is the serial number
+	// of its issuer's certificate.
 	ListEdit func(l *x509.RevocationList, issuer int64)
-	// Document changes TCB info or QE identity before it is signed, reported by
-	// its "id".
+	// Document changes TCB info or QE identity before it is signed; it distinguishes them
+	// by their "id".
 	Document func(d map[string]any)
-	// From and Until are the time of the lists and documents.
+	// From and Until are the validity of the lists and documents.
 	From, Until time.Time
-	// TCB is the vendor's best level; what is below it in one component is
-	// out of date. Platform, Module and QE are what the vendor states about the
-	// best level of each.
+	// TCB is the vendor's best level; a platform below it in any component is out of date.
+	// Platform, Module and QE are the vendor's statements about the best level of each.
 	TCB                  DCAPTCB
 	Platform, Module, QE DCAPLevel
 
@@ -64,29 +62,29 @@ type DCAPVendor struct {
 	revoked                  map[int64][]x509.RevocationListEntry // by the issuer's serial number
 }
 
-// DCAPTCB is the versions of a platform's parts. TDX is the TEE TCB SVN: the
-// module's security version, its major version, and others.
+// DCAPTCB is the versions of a platform's components. TDX is the TEE TCB SVN: the module's
+// security version, its major version, and others.
 type DCAPTCB struct {
 	SGX [16]uint8
 	PCE uint16
 	TDX [16]uint8
 }
 
-// DCAPLevel is what Intel states about a TCB level.
+// DCAPLevel is Intel's statement about a TCB level.
 type DCAPLevel struct {
 	Status     string
 	Advisories []string
-	Date       string // tcbDate, RFC 3339; none when empty
+	Date       string // tcbDate, RFC 3339; omitted when empty
 }
 
-// Levels of a synthetic vendor: the security version of its best quoting
-// enclave, and its evaluation number.
+// Levels of a synthetic vendor: the security version of its best quoting enclave, and its
+// evaluation number.
 const (
 	dcapQESVN      = 8
 	dcapEvaluation = 18
 )
 
-// NewDCAPVendor makes a vendor all of whose levels are up to date.
+// NewDCAPVendor returns a vendor whose levels are all up to date.
 func NewDCAPVendor(at time.Time) *DCAPVendor {
 	good := DCAPLevel{Status: "UpToDate", Date: "2026-08-12T00:00:00Z"}
 	return &DCAPVendor{
@@ -109,15 +107,15 @@ func newP256() *ecdsa.PrivateKey {
 	return key
 }
 
-// Root is the digest that names the vendor in policy.
+// Root returns the digest that names the vendor in policy.
 func (v *DCAPVendor) Root() attest.Digest { return wire.Sum(v.rootCert().RawSubjectPublicKeyInfo) }
 
-// Rules accept this vendor's chips when they are up to date, and no debug.
+// Rules returns rules that accept this vendor's up-to-date chips, and no debug.
 func (v *DCAPVendor) Rules() attest.Rules {
 	return attest.Rules{Roots: []attest.Digest{v.Root()}, DCAP: attest.DCAPRules{Chips: attest.List{Any: true}}}
 }
 
-// issue makes a certificate. Without an issuer it signs itself.
+// issue issues a certificate, self-signed if issuer is nil.
 func (v *DCAPVendor) issue(template, issuer *x509.Certificate, key, signer *ecdsa.PrivateKey) *x509.Certificate {
 	template.NotBefore, template.NotAfter = v.at.AddDate(-1, 0, 0), v.at.AddDate(7, 0, 0)
 	template.SignatureAlgorithm = x509.ECDSAWithSHA256
@@ -132,7 +130,7 @@ func (v *DCAPVendor) issue(template, issuer *x509.Certificate, key, signer *ecds
 	return sign(template, issuer, &key.PublicKey, signer)
 }
 
-// named is a template of an authority, or of a certificate that is none.
+// named returns a template of a CA certificate, or of an end-entity certificate.
 func named(name string, serial int64, usage x509.KeyUsage) *x509.Certificate {
 	return &x509.Certificate{
 		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name},
@@ -149,7 +147,7 @@ func (v *DCAPVendor) authorityCert(root *x509.Certificate) *x509.Certificate {
 	return v.issue(template, root, v.authority, v.root)
 }
 
-// chain is certificates in PEM, in order.
+// chain returns certificates in PEM, in order.
 func (v *DCAPVendor) chain(certs ...*x509.Certificate) []byte {
 	var text []byte
 	for _, cert := range certs {
@@ -161,8 +159,8 @@ func (v *DCAPVendor) chain(certs ...*x509.Certificate) []byte {
 	return text
 }
 
-// Revoke puts a certificate's serial number on the list of its issuer: the root
-// for those of the constants, the PCK authority for chips.
+// Revoke adds a certificate's serial number to its issuer's revocation list: the root's for
+// the constants above, the PCK CA's for chips.
 func (v *DCAPVendor) Revoke(serial *big.Int) {
 	issuer := int64(DCAPAuthoritySerial)
 	if serial.Cmp(big.NewInt(DCAPSigningSerial)) <= 0 {
@@ -184,8 +182,7 @@ func (v *DCAPVendor) list(issuer *x509.Certificate, key *ecdsa.PrivateKey) []byt
 	return signList(list, issuer, key)
 }
 
-// Endorsements are everything that appraisal needs beside quotes of the
-// platform.
+// Endorsements returns everything that appraisal needs beside the platform's quotes.
 func (v *DCAPVendor) Endorsements(of attest.Platform) attest.Endorsements {
 	root := v.rootCert()
 	signer := v.issue(named(dcapSigning, DCAPSigningSerial, x509.KeyUsageDigitalSignature), root, v.signing, v.root)
@@ -196,19 +193,19 @@ func (v *DCAPVendor) Endorsements(of attest.Platform) attest.Endorsements {
 	}
 }
 
-// signed frames a document as Intel's PCS does.
+// signed returns a signed document in the form of Intel's PCS.
 func (v *DCAPVendor) signed(name string, document map[string]any) []byte {
 	if v.Document != nil {
 		v.Document(document)
 	}
 	text, err := json.Marshal(document)
 	if err != nil {
-		panic(err) // maps of text and numbers are JSON
+		panic(err) // maps of strings and numbers encode as JSON
 	}
 	return fmt.Appendf(nil, `{%q:%s,"signature":"%s"}`, name, text, hex.EncodeToString(signP256(v.signing, text)))
 }
 
-// signP256 is an ECDSA signature as Intel writes it: R and S.
+// signP256 returns an ECDSA signature in Intel's form: R and S.
 func signP256(key *ecdsa.PrivateKey, signed []byte) []byte {
 	digest := sha256.Sum256(signed)
 	r, s, err := ecdsa.Sign(rand.Reader, key, digest[:])
@@ -263,7 +260,7 @@ func (v *DCAPVendor) qeIdentity(of attest.Platform) map[string]any {
 	return d
 }
 
-// outdated is what the vendor states about all that is below its best levels.
+// outdated is the vendor's statement about every level below its best.
 var outdated = DCAPLevel{Status: "OutOfDate", Advisories: []string{"INTEL-SA-00001"}, Date: "2024-03-13T00:00:00Z"}
 
 func (l DCAPLevel) of(tcb map[string]any) map[string]any {
@@ -274,7 +271,8 @@ func (l DCAPLevel) of(tcb map[string]any) map[string]any {
 	return level
 }
 
-// versions are two levels of one security version; what is below 2 is in none.
+// versions returns two levels of a security version: best, and 2 as outdated. No level
+// covers a version below 2.
 func versions(best int, level DCAPLevel) []any {
 	return []any{level.of(map[string]any{"isvsvn": best}), outdated.of(map[string]any{"isvsvn": 2})}
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/dcap/dcaprules"
 )
 
-// What all platforms and quoting enclaves of a synthetic vendor have in common.
+// Values common to all platforms and quoting enclaves of a synthetic vendor.
 var (
 	dcapFMSPC    = [6]byte{0x90, 0xc0, 0x6f}
 	dcapQESigner = sha256.Sum256([]byte("the signer of quoting enclaves"))
@@ -33,7 +33,7 @@ type DCAPChip struct {
 	tcb    DCAPTCB
 }
 
-// Chip makes a platform with the given versions.
+// Chip returns a platform with the given versions.
 func (v *DCAPVendor) Chip(tcb DCAPTCB) *DCAPChip {
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	if err != nil {
@@ -44,16 +44,16 @@ func (v *DCAPVendor) Chip(tcb DCAPTCB) *DCAPChip {
 	return c
 }
 
-// Serial is the serial number of the chip's certificate.
+// Serial returns the serial number of the chip's certificate.
 func (c *DCAPChip) Serial() *big.Int { return c.serial }
 
-// ID is the chip's PPID, as rules name it.
+// ID returns the chip's PPID, in the form that rules use.
 func (c *DCAPChip) ID() []byte { return slices.Clone(c.ppid[:]) }
 
-// Model is the chip's FMSPC, as rules name it: the same for all.
+// Model returns the chip's FMSPC, in the form that rules use; it is the same for all chips.
 func (c *DCAPChip) Model() []byte { return slices.Clone(dcapFMSPC[:]) }
 
-// pckChain is the chip's certificate with those above it.
+// pckChain returns the chip's certificate and the CA certificates above it.
 func (c *DCAPChip) pckChain() []byte {
 	template := named(dcapPCK, 0, x509.KeyUsageDigitalSignature)
 	template.SerialNumber, template.CRLDistributionPoints = c.serial, []string{"https://intel.example/pckcrl"}
@@ -63,7 +63,7 @@ func (c *DCAPChip) pckChain() []byte {
 	return append(c.vendor.chain(c.vendor.issue(template, authority, c.key, c.vendor.authority), authority, root), 0)
 }
 
-// intel is an object identifier of Intel's SGX extension.
+// intel returns an object identifier of Intel's SGX extension.
 func intel(rest ...int) asn1.ObjectIdentifier {
 	return append(asn1.ObjectIdentifier{1, 2, 840, 113741, 1, 13, 1}, rest...)
 }
@@ -74,7 +74,7 @@ type pair struct {
 	Value any
 }
 
-// extension is what Intel certifies of the platform.
+// extension returns the certificate extension in which Intel certifies the platform.
 func (c *DCAPChip) extension() []byte {
 	var tcb []pair
 	for i, svn := range c.tcb.SGX {
@@ -86,7 +86,7 @@ func (c *DCAPChip) extension() []byte {
 		{intel(6), c.ppid[:]}, {intel(7), []pair{{intel(7, 1), true}, {intel(7, 2), true}, {intel(7, 3), true}}},
 	})
 	if err != nil {
-		panic(err) // these are values of ASN.1
+		panic(err) // these values always encode as ASN.1
 	}
 	return der
 }
@@ -94,16 +94,14 @@ func (c *DCAPChip) extension() []byte {
 // DCAPDevice is a platform seen from inside one trust domain or enclave. It
 // implements [attest.Attester].
 type DCAPDevice struct {
-	// Version is that of the quotes: 4 at first for TDX, 3 for SGX.
+	// Version is the version of the quotes; its default is 4 for TDX and 3 for SGX.
 	Version uint16
-	// Type is the body type of version 5: 1 for SGX, 2 and 3 for TDX 1.0 and
-	// 1.5.
+	// Type is the body type of version 5: 1 for SGX, 2 for TDX 1.0 and 3 for TDX 1.5.
 	Type uint16
-	// Edit changes header and body before the attestation key signs them;
-	// the body is the end of both.
+	// Edit changes header and body, concatenated in this order, before the attestation key
+	// signs them.
 	Edit func(signed []byte)
-	// EditQE changes the report of the quoting enclave before the PCK signs
-	// it.
+	// EditQE changes the quoting enclave's report before the PCK signs it.
 	EditQE func(report []byte)
 
 	chip        *DCAPChip
@@ -112,8 +110,8 @@ type DCAPDevice struct {
 
 var _ attest.Attester = (*DCAPDevice)(nil)
 
-// Attester is the chip as a trust domain or enclave sees it. The measurement is
-// one of [MeasureTDX] or [MeasureSGX].
+// Attester returns the chip as a trust domain or enclave sees it. The measurement comes
+// from [MeasureTDX] or [MeasureSGX].
 func (c *DCAPChip) Attester(m attest.Measurement) *DCAPDevice {
 	d := &DCAPDevice{Version: 4, Type: 2, chip: c, measurement: m}
 	if m.Platform == attest.SGX {
@@ -122,10 +120,10 @@ func (c *DCAPChip) Attester(m attest.Measurement) *DCAPDevice {
 	return d
 }
 
-// Measurement is the measurement of the trust domain or enclave.
+// Measurement returns the measurement of the trust domain or enclave.
 func (d *DCAPDevice) Measurement() attest.Measurement { return d.measurement }
 
-// MeasureTDX is the measurement of a trust domain that exists only as a name.
+// MeasureTDX returns the measurement of a trust domain that exists only as a name.
 func MeasureTDX(name string) attest.Measurement {
 	m := attest.Measurement{Platform: attest.TDX}
 	for _, register := range dcaprules.TDX.RegisterNames() {
@@ -135,7 +133,7 @@ func MeasureTDX(name string) attest.Measurement {
 	return m
 }
 
-// MeasureSGX is the measurement of an enclave that exists only as a name.
+// MeasureSGX returns the measurement of an enclave that exists only as a name.
 func MeasureSGX(name string) attest.Measurement {
 	code, signer, config := sha256.Sum256([]byte(name)), sha256.Sum256([]byte("signer of "+name)), sha512.Sum512([]byte(name))
 	return attest.Measurement{Platform: attest.SGX, Registers: []attest.Register{
@@ -144,7 +142,7 @@ func MeasureSGX(name string) attest.Measurement {
 	}}
 }
 
-// Attest makes a quote without debug.
+// Attest returns a quote without debug.
 func (d *DCAPDevice) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	if err := ctx.Err(); err != nil {
 		return attest.Evidence{}, err
@@ -176,7 +174,7 @@ func le16(n int) []byte { return binary.LittleEndian.AppendUint16(nil, uint16(n)
 
 func le32(n int) []byte { return binary.LittleEndian.AppendUint32(nil, uint32(n)) }
 
-// header is the quote header, with the body descriptor of version 5.
+// header returns the quote header, with the body descriptor in version 5.
 func (d *DCAPDevice) header() []byte {
 	tee, sizes := 0x81, map[uint16]int{1: 384, 2: 584, 3: 648}
 	if d.measurement.Platform == attest.SGX {
@@ -214,7 +212,7 @@ func (d *DCAPDevice) body(data attest.ReportData) []byte {
 	return b
 }
 
-// enclaveReport is an SGX report of nothing but attributes and SVN.
+// enclaveReport returns an SGX report with only attributes and SVN set.
 func enclaveReport(attributes byte, svn uint16) []byte {
 	b := make([]byte, 384)
 	b[48] = attributes
@@ -222,7 +220,7 @@ func enclaveReport(attributes byte, svn uint16) []byte {
 	return b
 }
 
-// qeReport is the report of the quoting enclave that holds an attestation key.
+// qeReport returns the report of the quoting enclave that has an attestation key.
 func qeReport(key, auth []byte) []byte {
 	b := enclaveReport(0x15, dcapQESVN) // initialised, 64 bits, may ask for the provisioning key
 	copy(b[128:], dcapQESigner[:])

@@ -8,15 +8,15 @@ import (
 	"github.com/cohort-tee/cohort/attest/soft"
 )
 
-// Faults are what is wrong with a device's evidence. The zero Faults are none.
+// Faults selects what is wrong with a device's evidence. The zero value selects nothing.
 type Faults struct {
 	BadSignature    bool  // the last bit of the signature is flipped
 	OtherRoot       bool  // signed by an unknown vendor
-	OtherReportData bool  // bound to something else
+	OtherReportData bool  // bound to different report data
 	Truncated       bool  // the last byte is missing
 	Debug           bool  // the host can read the TEE
-	Dynamic         bool  // the program loads what is not measured
-	Error           error // the device returns this error alone
+	Dynamic         bool  // the program loads unmeasured code
+	Error           error // the device returns only this error
 }
 
 // Device is a chip seen from inside one program. It implements
@@ -33,10 +33,10 @@ var (
 	_ attest.Sealer   = (*Device)(nil)
 )
 
-// Measurement is the measurement of the program the device is seen from.
+// Measurement returns the measurement of the device's program.
 func (d *Device) Measurement() attest.Measurement { return d.measurement }
 
-// Attest makes evidence with the faults of the device.
+// Attest returns evidence with the faults of the device.
 func (d *Device) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	if err := d.failure(ctx); err != nil {
 		return attest.Evidence{}, err
@@ -87,7 +87,7 @@ func (d *Device) Seal(ctx context.Context, secret []byte, to []attest.ReferenceV
 	return soft.Seal(d.chip.sealing, secret, d.measurement, to)
 }
 
-// Unseal returns what was sealed to this device's program on its chip.
+// Unseal returns a secret that the same chip sealed to this device's program.
 func (d *Device) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 	if err := d.failure(ctx); err != nil {
 		return nil, err

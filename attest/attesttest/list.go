@@ -6,8 +6,8 @@ import (
 	"crypto/x509"
 )
 
-// signList signs a revocation list by its issuer's key; under another name where an
-// edit of the list states so.
+// signList signs a revocation list with its issuer's key, under a different issuer name if
+// an edit of the list sets one.
 func signList(list *x509.RevocationList, issuer *x509.Certificate, key crypto.Signer) []byte {
 	if name := list.Issuer; name.CommonName != "" {
 		other := *issuer
@@ -16,7 +16,7 @@ func signList(list *x509.RevocationList, issuer *x509.Certificate, key crypto.Si
 	}
 	der, err := x509.CreateRevocationList(rand.Reader, list, issuer, key)
 	if err != nil {
-		panic(err) // templates of this package are right
+		panic(err) // templates of this package are valid
 	}
 	return der
 }

@@ -17,28 +17,27 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// NitroVendor plays AWS: a root, and below it an instance with its enclaves.
+// NitroVendor plays AWS: a root, and under it an instance with its enclaves.
 type NitroVendor struct {
-	// Edit changes a certificate before it is signed, selected by its common
-	// name: "instance" or "enclave", with Regions also "region" and "zone".
+	// Edit changes a certificate before it is signed; it selects certificates by common
+	// name: "instance" or "enclave", and with Regions also "region" and "zone".
 	Edit func(c *x509.Certificate)
-	// Regions puts authorities of a region and of its zone between root and
-	// instance, whose certificates name their issuers' revocation lists, as
-	// AWS's do.
+	// Regions puts a CA of a region and a CA of its zone between root and instance. Their
+	// certificates name the revocation lists of their issuers, as AWS's do.
 	Regions bool
-	// ListEdit changes a revocation list before it is signed, selected by the common
-	// name of its issuer.
+	// ListEdit changes a revocation list before it is signed; issuer is the common name of
+	// its issuer.
 	ListEdit func(l *x509.RevocationList, issuer string)
 
 	at     time.Time
 	key    *ecdsa.PrivateKey
 	root   *x509.Certificate
-	region *x509.Certificate // and its key, once an enclave was started there
+	region *x509.Certificate // set with its key once an enclave has started there
 	signer *ecdsa.PrivateKey
 }
 
-// NewNitroVendor makes a vendor whose certificates are valid around a time: the
-// enclave's for three hours from then.
+// NewNitroVendor returns a vendor whose certificates are valid around a time; an enclave's
+// certificate is valid for three hours from then.
 func NewNitroVendor(at time.Time) *NitroVendor {
 	v := &NitroVendor{at: at, key: newP384()}
 	template := v.template("aws.nitro-enclaves", 10*365*24*time.Hour)
@@ -66,10 +65,10 @@ func (v *NitroVendor) template(name string, life time.Duration) *x509.Certificat
 	}
 }
 
-// NitroSerial is the serial number of the certificate of a common name.
+// NitroSerial returns the serial number of the certificate with a common name.
 func NitroSerial(name string) *big.Int { return new(big.Int).SetBytes([]byte(name)) }
 
-// Endorsements are the revocation lists of the root and of the region.
+// Endorsements returns the revocation lists of the root and of the region.
 func (v *NitroVendor) Endorsements() attest.Endorsements {
 	lists := attest.Endorsements{"root_crl": v.list(v.root, v.key)}
 	if v.region != nil {
@@ -86,7 +85,7 @@ func (v *NitroVendor) list(issuer *x509.Certificate, key *ecdsa.PrivateKey) []by
 	return signList(list, issuer, key)
 }
 
-// below makes an authority below another.
+// below issues a CA certificate under an issuer.
 func (v *NitroVendor) below(name string, life time.Duration, issuer *x509.Certificate, signer *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
 	key := newP384()
 	template := v.template(name, life)
@@ -99,8 +98,8 @@ func (v *NitroVendor) below(name string, life time.Duration, issuer *x509.Certif
 	return sign(v.edit(template), issuer, &key.PublicKey, signer), key
 }
 
-// NitroList is where the certificate of a region or zone states that its issuer's
-// list is.
+// NitroList returns the URL of the issuer's revocation list that the certificate of a
+// region or zone contains.
 func NitroList(name string) string {
 	if name == "region" {
 		return "http://aws-nitro-enclaves-crl.s3.amazonaws.com/crl/ab4960cc-7d63-42bd-9e9f-59338cb67f84.crl"
@@ -108,16 +107,16 @@ func NitroList(name string) string {
 	return "http://crl-ap-south-1-aws-nitro-enclaves.s3.ap-south-1.amazonaws.com/crl/1b155830-8279-4d8b-a529-98dc11ced7c2.crl"
 }
 
-// Root is the digest that names the vendor in policy.
+// Root returns the digest that names the vendor in policy.
 func (v *NitroVendor) Root() attest.Digest { return wire.Sum(v.root.RawSubjectPublicKeyInfo) }
 
-// Rules accept this vendor's documents for five minutes, and no debug.
+// Rules returns rules that accept this vendor's documents for five minutes, and no debug.
 func (v *NitroVendor) Rules() attest.Rules {
 	return attest.Rules{Roots: []attest.Digest{v.Root()}, Nitro: attest.NitroRules{MaxAge: 5 * time.Minute}}
 }
 
-// MeasureNitro is the measurement of an enclave image that exists only as a
-// name; it is not signed.
+// MeasureNitro returns the measurement of an unsigned enclave image that exists only as a
+// name.
 func MeasureNitro(name string) attest.Measurement {
 	m := attest.Measurement{Platform: attest.Nitro}
 	for _, pcr := range []string{"pcr0", "pcr1", "pcr2"} {
@@ -128,7 +127,7 @@ func MeasureNitro(name string) attest.Measurement {
 	return m
 }
 
-// NitroDocument is what an enclave's security module signs, in order. An empty
+// NitroDocument is the content that an enclave's security module signs, in order. An empty
 // field is null.
 type NitroDocument struct {
 	ModuleID    string
@@ -158,8 +157,7 @@ type NitroDevice struct {
 
 var _ attest.Attester = (*NitroDevice)(nil)
 
-// Attester starts an enclave on a new instance. The measurement is one of
-// [MeasureNitro].
+// Attester starts an enclave on a new instance. The measurement comes from [MeasureNitro].
 func (v *NitroVendor) Attester(m attest.Measurement) *NitroDevice {
 	d := &NitroDevice{key: newP384(), measurement: m, Now: func() time.Time { return v.at }}
 	issuer, signer := v.root, v.key
@@ -184,7 +182,7 @@ func (v *NitroVendor) edit(c *x509.Certificate) *x509.Certificate {
 	return c
 }
 
-// Attest makes a document with the report data as its user data.
+// Attest returns a document with the report data as its user data.
 func (d *NitroDevice) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	if err := ctx.Err(); err != nil {
 		return attest.Evidence{}, err
@@ -206,7 +204,7 @@ func (d *NitroDevice) Attest(ctx context.Context, data attest.ReportData) (attes
 	return attest.Evidence{Platform: attest.Nitro, Raw: raw}, err
 }
 
-// Sign frames a payload as an untagged COSE_Sign1 with algorithm ES384.
+// Sign returns a payload as an untagged COSE_Sign1 with algorithm ES384.
 func (d *NitroDevice) Sign(payload []byte) ([]byte, error) {
 	protected := cborBytes([]byte{0xa1, 0x01, 0x38, 0x22})
 	signed := slices.Concat(cborHead(4, 4), cborText("Signature1"), protected, cborBytes(nil), cborBytes(payload))
@@ -238,8 +236,7 @@ func (d *NitroDocument) encode() []byte {
 		cborText("user_data"), cborOptional(d.UserData), cborText("nonce"), cborOptional(d.Nonce))
 }
 
-// cborHead is the shortest head of a CBOR item of a major type (RFC 8949,
-// section 3).
+// cborHead returns the shortest head of a CBOR item of a major type (RFC 8949, section 3).
 func cborHead(major byte, n uint64) []byte {
 	switch {
 	case n < 24:

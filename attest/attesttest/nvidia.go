@@ -25,14 +25,13 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// NVIDIAVendor plays NVIDIA: a root, and below it the CA of each model with its
-// GPUs.
+// NVIDIAVendor plays NVIDIA: a root, and under it the CA of each model with its GPUs.
 type NVIDIAVendor struct {
-	// Edit changes a certificate before it is signed, selected by its common name; those
-	// of a model are made once.
+	// Edit changes a certificate before it is signed; it selects certificates by common
+	// name. The certificates of a model are made once.
 	Edit func(c *x509.Certificate)
-	// EditList changes a revocation list before it is signed, selected by its
-	// issuer's common name.
+	// EditList changes a revocation list before it is signed; issuer is its issuer's common
+	// name.
 	EditList func(issuer string, l *x509.RevocationList)
 
 	at     time.Time
@@ -46,8 +45,8 @@ type signer struct {
 	key  *ecdsa.PrivateKey
 }
 
-// NewNVIDIAVendor makes a vendor whose certificates are valid from a time on, for
-// ten years, and whose lists are for a week.
+// NewNVIDIAVendor returns a vendor whose certificates are valid for ten years from a time
+// on, and its revocation lists for a week.
 func NewNVIDIAVendor(at time.Time) *NVIDIAVendor {
 	v := &NVIDIAVendor{at: at, models: map[string][2]signer{}}
 	key := newP384()
@@ -77,12 +76,12 @@ func (v *NVIDIAVendor) issue(template *x509.Certificate, by signer) signer {
 	return signer{sign(template, by.cert, &key.PublicKey, by.key), key}
 }
 
-// Root is the digest that names the vendor in policy.
+// Root returns the digest that names the vendor in policy.
 func (v *NVIDIAVendor) Root() attest.Digest { return wire.Sum(v.root.cert.RawSubjectPublicKeyInfo) }
 
-// Rules accept this vendor's GH100s with the one driver that its GPUs have, in any
-// state that a report can be in but with other GPUs over links in the clear. As
-// nobody compares the measurements, they accept development mode.
+// Rules returns rules that accept this vendor's GH100s with the one driver version that its
+// GPUs report. They accept every state of a report except unencrypted links to other GPUs.
+// They accept development mode, since the measurements are not compared.
 func (v *NVIDIAVendor) Rules() attest.Rules {
 	return attest.Rules{Roots: []attest.Digest{v.Root()}, NVIDIA: attest.NVIDIARules{
 		Models: []string{"GH100"}, Chips: attest.List{Any: true}, Drivers: attest.List{Values: [][]byte{[]byte(NVIDIADriver)}},
@@ -90,21 +89,20 @@ func (v *NVIDIAVendor) Rules() attest.Rules {
 	}}
 }
 
-// NVIDIADriver is the version of the driver that every GPU states it was asked by.
+// NVIDIADriver is the driver version that every GPU reports.
 const NVIDIADriver = "580.159.03"
 
-// NVIDIAGPU is one GPU. It implements [attest.Attester], and reports as NVIDIA's
-// library returns them.
+// NVIDIAGPU is one GPU. It implements [attest.Attester], and its reports have the form of
+// NVIDIA's library.
 type NVIDIAGPU struct {
 	// Edit changes a report before it is signed.
 	Edit func(r *NVIDIAReport)
-	// DICE, where it is set, is in the leaf in place of what its model has,
-	// from the next Restart on.
+	// DICE, if set, replaces the model's extensions in the leaf, from the next Restart on.
 	DICE []pkix.Extension
-	// FWID is the SHA-384 of the firmware, in the leaf from the next Restart on.
+	// FWID is the SHA-384 digest of the firmware, in the leaf from the next Restart on.
 	FWID []byte
-	// Development puts the GPU into development mode: its measurements differ, and
-	// nothing else in its reports does.
+	// Development puts the GPU into development mode. Only the measurements in its reports
+	// differ then.
 	Development bool
 
 	vendor *NVIDIAVendor
@@ -115,7 +113,7 @@ type NVIDIAGPU struct {
 
 var _ attest.Attester = (*NVIDIAGPU)(nil)
 
-// model is the provisioner and the CA of a model.
+// model returns the provisioner and the CA of a model.
 func (v *NVIDIAVendor) model(name string) [2]signer {
 	m, made := v.models[name]
 	if !made {
@@ -126,7 +124,8 @@ func (v *NVIDIAVendor) model(name string) [2]signer {
 	return m
 }
 
-// GPU makes a GPU of a model, "GH100" or "GB100", whose leaves differ in form.
+// GPU returns a GPU of a model, "GH100" or "GB100"; the leaves of the two have different
+// extensions.
 func (v *NVIDIAVendor) GPU(model string) *NVIDIAGPU {
 	g := &NVIDIAGPU{vendor: v, model: model, FWID: bytes.Repeat([]byte{0xf1}, 48)}
 	m := v.model(model)
@@ -135,7 +134,7 @@ func (v *NVIDIAVendor) GPU(model string) *NVIDIAGPU {
 	return g
 }
 
-// Restart lets the chip make the key of its firmware again.
+// Restart makes the chip generate a new key for its firmware.
 func (g *NVIDIAGPU) Restart() {
 	template := g.vendor.template(g.model+" A01 GSP FMC LF", false)
 	if template.ExtraExtensions = g.DICE; g.DICE == nil {
@@ -147,7 +146,7 @@ func (g *NVIDIAGPU) Restart() {
 	g.leaf = g.vendor.issue(template, g.above[0])
 }
 
-// Chip is the digest that names the GPU in policy.
+// Chip returns the digest that names the GPU in policy.
 func (g *NVIDIAGPU) Chip() attest.Digest {
 	return wire.Sum(g.above[0].cert.RawSubjectPublicKeyInfo)
 }
@@ -161,7 +160,7 @@ func (g *NVIDIAGPU) firmware() nvidiaFWID {
 	return nvidiaFWID{asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 2}, g.FWID}
 }
 
-// DeviceID is the extension that leaves of GH100 have.
+// DeviceID returns the extension in the leaves of GH100.
 func (g *NVIDIAGPU) DeviceID() pkix.Extension {
 	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 23, 133, 5, 4, 1}, Value: der(struct {
 		Version int
@@ -170,7 +169,7 @@ func (g *NVIDIAGPU) DeviceID() pkix.Extension {
 	}{1, asn1.RawValue{FullBytes: g.above[0].cert.RawSubjectPublicKeyInfo}, g.firmware()})}
 }
 
-// TCBInfo is the extension that leaves of GB100 have, with operational flags.
+// TCBInfo returns the extension in the leaves of GB100, with operational flags.
 func (g *NVIDIAGPU) TCBInfo(flags ...byte) pkix.Extension {
 	context := func(tag int, compound bool, content []byte) asn1.RawValue {
 		return asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tag, IsCompound: compound, Bytes: content}
@@ -184,43 +183,43 @@ func (g *NVIDIAGPU) TCBInfo(flags ...byte) pkix.Extension {
 func der(v any) []byte {
 	b, err := asn1.Marshal(v)
 	if err != nil {
-		panic(err) // of values that stand above
+		panic(err) // the values above always encode
 	}
 	return b
 }
 
-// NVIDIAReport is what a GPU signs, in parts.
+// NVIDIAReport is the content that a GPU signs, in parts.
 type NVIDIAReport struct {
 	Request      []byte // 37 bytes
 	Head         []byte // of the response, 4 bytes
-	Measurements []byte // as many blocks as Count states
+	Measurements []byte // as many blocks as Count says
 	Count        byte
 	Responder    []byte
 	Opaque       []byte
 }
 
-// NVIDIAField is one opaque field.
+// NVIDIAField returns one opaque field.
 func NVIDIAField(kind uint16, content []byte) []byte {
 	b := binary.LittleEndian.AppendUint16(nil, kind)
 	return append(binary.LittleEndian.AppendUint16(b, uint16(len(content))), content...)
 }
 
-// NVIDIAMeasurement is one block of the record: an index and a SHA-384 digest.
+// NVIDIAMeasurement returns one block of the record: an index and a SHA-384 digest.
 func NVIDIAMeasurement(index byte, digest []byte) []byte {
 	b := binary.LittleEndian.AppendUint16([]byte{index, 1}, uint16(3+len(digest)))
 	return append(binary.LittleEndian.AppendUint16(append(b, 1), uint16(len(digest))), digest...)
 }
 
-// NVIDIATypedHead begins opaque data whose fields have types.
+// NVIDIATypedHead is the beginning of opaque data whose fields have types.
 const NVIDIATypedHead = "NVDAOD\x00\x00\x02\x00\x00\x00"
 
-// NVIDIATypedField is one opaque field whose content has a type.
+// NVIDIATypedField returns one opaque field whose content has a type.
 func NVIDIATypedField(kind, of uint16, content []byte) []byte {
 	b := binary.LittleEndian.AppendUint16(binary.LittleEndian.AppendUint16(nil, kind), of)
 	return append(binary.LittleEndian.AppendUint16(b, uint16(len(content))), content...)
 }
 
-// fields are the opaque fields, each with its type and length, behind the head.
+// fields returns the head and the opaque fields after it, each with its type and length.
 func (r *NVIDIAReport) fields() (head []byte, all [][]byte) {
 	lead, rest := 4, r.Opaque
 	if cut, typed := bytes.CutPrefix(rest, []byte(NVIDIATypedHead)); typed {
@@ -233,7 +232,7 @@ func (r *NVIDIAReport) fields() (head []byte, all [][]byte) {
 	return head, all
 }
 
-// Typed gives each opaque field's content a type, as drivers from 620 on do.
+// Typed adds a type to each opaque field's content, as drivers from 620 on do.
 func (r *NVIDIAReport) Typed() {
 	_, all := r.fields()
 	r.Opaque = []byte(NVIDIATypedHead)
@@ -242,7 +241,7 @@ func (r *NVIDIAReport) Typed() {
 	}
 }
 
-// Without takes an opaque field out of the report.
+// Without removes an opaque field from the report.
 func (r *NVIDIAReport) Without(kind uint16) {
 	head, all := r.fields()
 	r.Opaque = bytes.Clone(head)
@@ -253,13 +252,13 @@ func (r *NVIDIAReport) Without(kind uint16) {
 	}
 }
 
-// Set puts an opaque field in place of the one of its kind.
+// Set replaces the opaque field of a kind.
 func (r *NVIDIAReport) Set(kind uint16, content []byte) {
 	r.Without(kind)
 	r.Add(kind, content)
 }
 
-// Add puts an opaque field behind the others, in their form.
+// Add appends an opaque field in the form of the existing ones.
 func (r *NVIDIAReport) Add(kind uint16, content []byte) {
 	added := NVIDIAField(kind, content)
 	if bytes.HasPrefix(r.Opaque, []byte(NVIDIATypedHead)) {
@@ -268,20 +267,20 @@ func (r *NVIDIAReport) Add(kind uint16, content []byte) {
 	r.Opaque = append(r.Opaque, added...)
 }
 
-// Encode writes the parts with right lengths: what a GPU signs.
+// Encode returns the parts with correct lengths, which is what a GPU signs.
 func (r *NVIDIAReport) Encode() []byte {
 	size := binary.LittleEndian.AppendUint32([]byte{r.Count}, uint32(len(r.Measurements)))[:4]
 	opaque := binary.LittleEndian.AppendUint16(nil, uint16(len(r.Opaque)))
 	return slices.Concat(r.Request, r.Head, size, r.Measurements, r.Responder, opaque, r.Opaque)
 }
 
-// Attest makes evidence whose nonce is the SHA-256 of the report data.
+// Attest returns evidence whose nonce is the SHA-256 of the report data.
 func (g *NVIDIAGPU) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	raw, chain, err := g.Report(ctx, sha256.Sum256(data[:]))
 	return attest.Evidence{Platform: attest.NvidiaGPU, Raw: raw, Endorsed: attest.Endorsements{"cert_chain": chain}}, err
 }
 
-// Report is a report for a nonce with the GPU's chain in PEM.
+// Report returns a report for a nonce, and the GPU's chain in PEM.
 func (g *NVIDIAGPU) Report(ctx context.Context, nonce [32]byte) (report, chain []byte, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
@@ -305,8 +304,8 @@ func (g *NVIDIAGPU) Report(ctx context.Context, nonce [32]byte) (report, chain [
 	return g.Sign(r.Encode()), g.chain(), nil
 }
 
-// opaque is the opaque data as drivers from 580 on lay it out; those that nothing
-// reads are as captured from one.
+// opaque returns the opaque data in the layout of drivers from 580 on. Fields that the
+// appraiser does not read have the values of a captured report.
 func (g *NVIDIAGPU) opaque() []byte {
 	text := func(kind uint16, s string, size int) []byte {
 		return NVIDIAField(kind, append([]byte(s), make([]byte, size-len(s))...))
@@ -326,12 +325,12 @@ func (g *NVIDIAGPU) opaque() []byte {
 	return slices.Concat(data, NVIDIAField(34, []byte{1, 0}), NVIDIAField(36, []byte{0, 0}))
 }
 
-// Sign adds the firmware's signature.
+// Sign appends the firmware's signature.
 func (g *NVIDIAGPU) Sign(signed []byte) []byte {
 	digest := sha512.Sum384(signed)
 	r, s, err := ecdsa.Sign(rand.Reader, g.leaf.key, digest[:])
 	if err != nil {
-		panic(err) // the key is fit
+		panic(err) // the key is valid
 	}
 	signature := make([]byte, 96)
 	r.FillBytes(signature[:48])
@@ -344,16 +343,17 @@ func (g *NVIDIAGPU) chain() []byte {
 	for _, s := range append([]signer{g.leaf}, g.above[:]...) {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.cert.Raw})...)
 	}
-	return bytes.TrimSuffix(text, []byte("\n")) // as NVML gives it
+	return bytes.TrimSuffix(text, []byte("\n")) // as NVML returns it
 }
 
-// Lists are the vendor's two revocation lists for this GPU, in which certificates
-// stand by their common names.
+// Lists returns the vendor's two revocation lists for this GPU; revoked names certificates
+// by common name.
 func (g *NVIDIAGPU) Lists(revoked ...string) attest.Endorsements {
 	return attest.Endorsements{"root_crl": g.list(3, revoked), "model_crl": g.list(2, revoked)}
 }
 
-// list is the one by a certificate above the leaf, on the one below that.
+// list returns the revocation list of the certificate at index issuer, which can revoke the
+// certificate below it.
 func (g *NVIDIAGPU) list(issuer int, revoked []string) []byte {
 	v, by, below := g.vendor, g.above[issuer], g.above[issuer-1]
 	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: v.at, NextUpdate: v.at.AddDate(0, 0, 7), SignatureAlgorithm: x509.ECDSAWithSHA384}
@@ -366,7 +366,7 @@ func (g *NVIDIAGPU) list(issuer int, revoked []string) []byte {
 	return signList(list, by.cert, by.key)
 }
 
-// Service is NVIDIA's server of revocation lists, as far as it knows this GPU.
+// Service plays NVIDIA's server of revocation lists, for this GPU only.
 func (g *NVIDIAGPU) Service() http.Handler {
 	mux := http.NewServeMux()
 	for path, issuer := range map[string]int{"l1-root": 3, "l2-" + strings.ToLower(g.model): 2} {
@@ -375,8 +375,8 @@ func (g *NVIDIAGPU) Service() http.Handler {
 	return mux
 }
 
-// NVIDIACollection prints the evidence of GPUs for the nonce at the end of the path,
-// in hexadecimal, as NVIDIA's `nvattest collect-evidence` does.
+// NVIDIACollection responds with the evidence of GPUs in the output form of NVIDIA's
+// `nvattest collect-evidence`, for the nonce at the end of the path in hexadecimal.
 func NVIDIACollection(gpus ...*NVIDIAGPU) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		nonce, err := hex.DecodeString(path.Base(r.URL.Path))

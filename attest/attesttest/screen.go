@@ -7,9 +7,8 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 )
 
-// Appraise appraises, and holds what is appraised before documents are fetched to
-// it: evidence that holds passes [attest.Verifier.Screen], with the measurement of
-// its result.
+// Appraise appraises q. If it accepts, it also requires that [attest.Verifier.Screen]
+// passes the same evidence without endorsements, and with the same measurement.
 func Appraise(t testing.TB, v *attest.Verifier, q attest.Question) (attest.Result, error) {
 	t.Helper()
 	result, err := v.Appraise(q)

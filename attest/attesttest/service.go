@@ -8,7 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 )
 
-// Service is AMD's key distribution service as far as it knows this chip.
+// Service plays AMD's key distribution service, for this chip only.
 func (c *SNPChip) Service() http.Handler {
 	mux := http.NewServeMux()
 	role, path := "vcek", "/vcek/v1/"+c.vendor.product
@@ -34,7 +34,8 @@ func (c *SNPChip) Service() http.Handler {
 	return mux
 }
 
-// Service is Intel's provisioning certification service, with the root's list.
+// Service plays Intel's provisioning certification service, with the root's revocation
+// list.
 func (v *DCAPVendor) Service() http.Handler {
 	mux := http.NewServeMux()
 	serve := func(pattern, query, role, chain string, of attest.Platform) {

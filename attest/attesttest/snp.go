@@ -17,14 +17,14 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// SNPVendor plays AMD for one CPU generation: an ARK, an ASK, an ASVK, and a
-// revocation list. What it makes is valid around its time.
+// SNPVendor plays AMD for one CPU generation: an ARK, an ASK, an ASVK, and a revocation
+// list. Certificates are valid around its time.
 type SNPVendor struct {
-	// Edit changes a certificate before it is signed, selected by its common
-	// name. Set it before what it shall change is made: Chip and CloudChip
-	// make the leaf, Endorsements the ASK or ASVK.
+	// Edit changes a certificate before it is signed; it selects certificates by common
+	// name. Set it before making what it should change: Chip and CloudChip issue the leaf,
+	// Endorsements the ASK or ASVK.
 	Edit func(c *x509.Certificate)
-	// ListFrom and ListUntil are the time of the revocation list.
+	// ListFrom and ListUntil are the validity of the revocation list.
 	ListFrom, ListUntil time.Time
 	// ListEdit changes the revocation list before it is signed.
 	ListEdit func(l *x509.RevocationList)
@@ -32,7 +32,7 @@ type SNPVendor struct {
 	product string
 	at      time.Time
 	ark     snpIssuer
-	ask     *rsa.PrivateKey // of the ASK and the ASVK alike
+	ask     *rsa.PrivateKey // of both ASK and ASVK
 	revoked []x509.RevocationListEntry
 }
 
@@ -41,14 +41,14 @@ type snpIssuer struct {
 	cert *x509.Certificate
 }
 
-// Years that AMD's certificates live; the list lives a month here.
+// Validity of AMD's certificates in years; the revocation list is valid for a month here.
 const (
 	snpLeafLife = 7
 	snpListLife = 30 * 24 * time.Hour
 )
 
-// NewSNPVendor makes the vendor of "Milan", "Genoa" or "Turin". Its keys are
-// shorter than AMD's, which take seconds to draw.
+// NewSNPVendor returns the vendor of "Milan", "Genoa" or "Turin". Its keys are shorter than
+// AMD's, which take seconds to generate.
 func NewSNPVendor(product string, at time.Time) *SNPVendor {
 	v := &SNPVendor{product: product, at: at, ask: newRSA(), ListFrom: at.Add(-time.Hour), ListUntil: at.Add(snpListLife)}
 	key := newRSA()
@@ -77,7 +77,8 @@ func (v *SNPVendor) template(name string, serial int64) *x509.Certificate {
 	}
 }
 
-// sign makes a certificate, or panics: templates of this package are right.
+// sign issues a certificate. It panics on an error, since templates of this package are
+// valid.
 func sign(template, parent *x509.Certificate, key, signer any) *x509.Certificate {
 	random := rand.Reader
 	if _, curve := signer.(*ecdsa.PrivateKey); curve {
@@ -101,11 +102,11 @@ func (v *SNPVendor) edit(c *x509.Certificate) *x509.Certificate {
 	return c
 }
 
-// Root is the digest that names the vendor in policy.
+// Root returns the digest that names the vendor in policy.
 func (v *SNPVendor) Root() attest.Digest { return wire.Sum(v.ark.cert.RawSubjectPublicKeyInfo) }
 
-// Rules accept this vendor's chips of any firmware, and no debug and no hidden chip
-// id.
+// Rules returns rules that accept this vendor's chips with any firmware, but no debug and
+// no hidden chip id.
 func (v *SNPVendor) Rules() attest.Rules {
 	return attest.Rules{Roots: []attest.Digest{v.Root()}, SNP: attest.SNPRules{
 		Generations: map[string]attest.SNPFloor{v.product: {}},
@@ -114,7 +115,7 @@ func (v *SNPVendor) Rules() attest.Rules {
 	}}
 }
 
-// intermediate makes the ASK, or the ASVK of providers' keys.
+// intermediate issues the ASK, or the ASVK for the keys of cloud providers.
 func (v *SNPVendor) intermediate(cloud string) *x509.Certificate {
 	name := "SEV-" + v.product
 	if cloud != "" {
@@ -126,7 +127,7 @@ func (v *SNPVendor) intermediate(cloud string) *x509.Certificate {
 	return sign(v.edit(template), v.ark.cert, &v.ask.PublicKey, v.ark.key)
 }
 
-// Revoke puts a certificate's serial number on the list: 1 is the ARK's, 2 the
+// Revoke adds a certificate's serial number to the revocation list: 1 is the ARK's, 2 the
 // ASK's, others are those of chips ([SNPChip.Serial]).
 func (v *SNPVendor) Revoke(serial *big.Int) {
 	v.revoked = append(v.revoked, x509.RevocationListEntry{SerialNumber: serial, RevocationTime: v.at.Add(-time.Minute)})
@@ -156,7 +157,7 @@ type SNPChip struct {
 	cert   *x509.Certificate
 }
 
-// Chip makes a chip whose VCEK is of the given firmware.
+// Chip returns a chip whose VCEK is for the given firmware.
 func (v *SNPVendor) Chip(tcb attest.SNPTCB) *SNPChip {
 	c := &SNPChip{vendor: v, tcb: tcb}
 	rand.Read(c.id[:v.idSize()])
@@ -164,15 +165,15 @@ func (v *SNPVendor) Chip(tcb attest.SNPTCB) *SNPChip {
 	return c
 }
 
-// CloudChip makes a chip that signs with the VLEK of a cloud provider and hides
-// its own id.
+// CloudChip returns a chip that signs with the VLEK of a cloud provider and hides its chip
+// id.
 func (v *SNPVendor) CloudChip(tcb attest.SNPTCB, provider string) *SNPChip {
 	c := &SNPChip{vendor: v, tcb: tcb, cloud: provider}
 	c.certify("SEV-VLEK", pkix.Extension{Id: amd(5), Value: ia5(provider)})
 	return c
 }
 
-// idSize is how many bytes of a chip id are not zero.
+// idSize returns the number of bytes of a chip id that are not zero.
 func (v *SNPVendor) idSize() int {
 	if v.product == "Turin" {
 		return 8
@@ -196,7 +197,7 @@ func (c *SNPChip) certify(name string, holder pkix.Extension) {
 	c.cert = sign(c.vendor.edit(template), c.vendor.intermediate(c.cloud), &key.PublicKey, c.vendor.ask)
 }
 
-// levels are the extensions for generation and firmware.
+// levels returns the certificate extensions for generation and firmware.
 func (v *SNPVendor) levels(tcb attest.SNPTCB) []pkix.Extension {
 	extensions := []pkix.Extension{{Id: amd(2), Value: ia5(v.product + "-B0")}}
 	levels := map[int]uint8{1: tcb.Bootloader, 2: tcb.TEE, 3: tcb.SNP, 8: tcb.Microcode}
@@ -213,7 +214,7 @@ func (v *SNPVendor) levels(tcb attest.SNPTCB) []pkix.Extension {
 	return extensions
 }
 
-// amd is an object identifier of AMD's key distribution service.
+// amd returns an object identifier of AMD's key distribution service.
 func amd(rest ...int) asn1.ObjectIdentifier {
 	return append(asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1}, rest...)
 }
@@ -222,14 +223,14 @@ func ia5(s string) []byte {
 	return append([]byte{asn1.TagIA5String, byte(len(s))}, s...)
 }
 
-// Serial is the serial number of the chip's certificate.
+// Serial returns the serial number of the chip's certificate.
 func (c *SNPChip) Serial() *big.Int { return c.cert.SerialNumber }
 
-// ID is the chip id as reports carry it.
+// ID returns the chip id in the form of reports.
 func (c *SNPChip) ID() []byte { return slices.Clone(c.id[:]) }
 
-// Endorsements are everything that appraisal needs beside the chip's reports,
-// the vendor's present revocation list included.
+// Endorsements returns everything that appraisal needs beside the chip's reports, including
+// the vendor's current revocation list.
 func (c *SNPChip) Endorsements() attest.Endorsements {
 	role := "vcek"
 	if c.cloud != "" {

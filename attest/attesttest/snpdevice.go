@@ -14,13 +14,12 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 )
 
-// Attester is the chip as a guest sees it. The measurement is one of
-// [MeasureSNP].
+// Attester returns the chip as a guest sees it. The measurement comes from [MeasureSNP].
 func (c *SNPChip) Attester(m attest.Measurement) *SNPDevice {
 	return &SNPDevice{chip: c, measurement: m}
 }
 
-// MeasureSNP is the measurement of a guest that exists only as a name.
+// MeasureSNP returns the measurement of a guest that exists only as a name.
 func MeasureSNP(name string) attest.Measurement {
 	launch := sha512.Sum384([]byte(name))
 	return attest.Measurement{Platform: attest.SNP, Registers: []attest.Register{
@@ -40,8 +39,8 @@ type SNPDevice struct {
 
 var _ attest.Attester = (*SNPDevice)(nil)
 
-// Attest makes a report of version 3, from a guest without debug, migration or
-// SMT at privilege level 0.
+// Attest returns a report of version 3, from a guest without debug, migration or SMT at
+// privilege level 0.
 func (d *SNPDevice) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	if err := ctx.Err(); err != nil {
 		return attest.Evidence{}, err
@@ -63,9 +62,9 @@ func (d *SNPDevice) Attest(ctx context.Context, data attest.ReportData) (attest.
 	return attest.Evidence{Platform: attest.SNP, Raw: report}, nil
 }
 
-// DeriveSNP plays the firmware's key derivation for the guest of a report: the
-// fields that bits 0 and 3 of the selection name, guest policy and launch digest,
-// and the privilege level.
+// DeriveSNP plays the firmware's key derivation for the guest of a report. It derives from
+// the fields that bits 0 and 3 of the selection name, guest policy and launch digest, and
+// from the privilege level.
 func DeriveSNP(report []byte, selected, vmpl uint64) []byte {
 	mac := hmac.New(sha256.New, []byte("root key of the chip"))
 	mac.Write(report[0x1a0:0x1e0])
@@ -79,7 +78,7 @@ func DeriveSNP(report []byte, selected, vmpl uint64) []byte {
 	return mac.Sum(nil)
 }
 
-// report fills the fields in AMD's layout (SEV-SNP firmware ABI, table
+// report returns the report's fields in AMD's layout (SEV-SNP firmware ABI, table
 // ATTESTATION_REPORT), all but the signature.
 func (d *SNPDevice) report(data attest.ReportData) []byte {
 	b := make([]byte, 0x4a0)

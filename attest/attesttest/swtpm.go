@@ -22,11 +22,11 @@ import (
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 )
 
-// TPMMaker makes software TPMs (Debian's swtpm and swtpm-tools): nothing here
-// plays a TPM. Its root vouches for all its TPMs. Another TPMMaker is a stranger.
+// TPMMaker makes software TPMs (Debian's swtpm and swtpm-tools), which implement a TPM in
+// full. Its root certifies all its TPMs; a second TPMMaker has a different root.
 type TPMMaker struct{ dir string }
 
-// NewTPMMaker makes a maker, or skips the test where swtpm is missing.
+// NewTPMMaker returns a maker, or skips the test where swtpm is missing.
 func NewTPMMaker(t testing.TB) *TPMMaker {
 	t.Helper()
 	for _, tool := range []string{"swtpm", "swtpm_setup", "swtpm_localca"} {
@@ -34,7 +34,7 @@ func NewTPMMaker(t testing.TB) *TPMMaker {
 			t.Skipf("NO SOFTWARE TPM: %v; install swtpm and swtpm-tools", err)
 		}
 	}
-	// A Unix socket's path has 108 bytes, and the name of a test may be long.
+	// The path of a Unix socket has at most 108 bytes, and a test's name may be long.
 	dir, err := os.MkdirTemp("", "tpm")
 	if err != nil {
 		t.Fatal(err)
@@ -55,8 +55,8 @@ func (m *TPMMaker) write(t testing.TB, name, content string) {
 	}
 }
 
-// CA is the certificates above those of its endorsement keys, PEM. There are none
-// before it has made a TPM.
+// CA returns the certificates above those of the endorsement keys, in PEM. There are none
+// before the maker has made a TPM.
 func (m *TPMMaker) CA(t testing.TB) []byte {
 	t.Helper()
 	var all []byte
@@ -71,7 +71,7 @@ func (m *TPMMaker) CA(t testing.TB) []byte {
 	return all
 }
 
-// Root is the digest that names the maker in policy.
+// Root returns the digest that names the maker in policy.
 func (m *TPMMaker) Root(t testing.TB) attest.Digest {
 	t.Helper()
 	_, last, _ := bytes.Cut(m.CA(t), []byte("-----END CERTIFICATE-----\n"))
@@ -92,8 +92,8 @@ type TPM struct {
 	stop func()
 }
 
-// TPM makes a TPM with endorsement keys and their certificates, and boots it. It
-// ends with the test.
+// TPM returns a running TPM with endorsement keys and their certificates. It ends with the
+// test.
 func (m *TPMMaker) TPM(t testing.TB) *TPM {
 	t.Helper()
 	dir, err := os.MkdirTemp(m.dir, "m")
@@ -111,8 +111,7 @@ func (m *TPMMaker) TPM(t testing.TB) *TPM {
 	return tpm
 }
 
-// Boot switches the machine off and on: PCRs begin anew, and the launch log is
-// gone.
+// Boot switches the machine off and on: the PCRs are reset, and the launch log is deleted.
 func (m *TPM) Boot(t testing.TB) {
 	t.Helper()
 	m.stop()
@@ -137,7 +136,7 @@ func (m *TPM) Boot(t testing.TB) {
 	t.Fatal("the TPM does not listen")
 }
 
-// Extend extends a PCR of the SHA-256 bank with the digest of what was loaded, as
+// Extend extends a PCR of the SHA-256 bank with the digest of a loaded component, as
 // firmware and boot loaders do.
 func (m *TPM) Extend(t testing.TB, pcr int, what string) {
 	t.Helper()
@@ -156,8 +155,8 @@ func (m *TPM) Extend(t testing.TB, pcr int, what string) {
 	}
 }
 
-// Paravisor makes the software TPM what Azure's paravisor offers to a guest: it has an
-// attestation key at its handle, and in NV memory a report of the guest's chip that
+// Paravisor gives the software TPM the objects that Azure's paravisor provides to a guest:
+// an attestation key at its handle, and in NV memory a report of the guest's chip that
 // binds the key.
 func (m *TPM) Paravisor(t testing.TB, guest *SNPDevice) {
 	t.Helper()
@@ -184,7 +183,8 @@ func (m *TPM) Paravisor(t testing.TB, guest *SNPDevice) {
 	writeNV(t, c, 0x01400001, append(append(raw, runtime...), make([]byte, 64)...))
 }
 
-// standingKey makes a restricted RSA key at 0x81000003 and returns its modulus.
+// standingKey creates a persistent restricted RSA key at 0x81000003 and returns its
+// modulus.
 func standingKey(t testing.TB, c transport.TPM) []byte {
 	t.Helper()
 	made, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.TPMTPublic{
@@ -223,7 +223,7 @@ func standingKey(t testing.TB, c transport.TPM) []byte {
 	return modulus.Buffer
 }
 
-// writeNV makes an index of NV memory that the owner reads.
+// writeNV creates an NV index that the owner can read.
 func writeNV(t testing.TB, c transport.TPM, index tpm2.TPMHandle, content []byte) {
 	t.Helper()
 	public := tpm2.TPMSNVPublic{

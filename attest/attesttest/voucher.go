@@ -7,23 +7,23 @@ import (
 	"github.com/cohort-tee/cohort/attest/internal/closed"
 )
 
-// Voucher is an appraiser that believes evidence: for tests of what follows
-// appraisal, which need a result and no vendor. It is the one way for tests outside
-// of package attest to have an appraiser of their own.
+// Voucher is an appraiser that accepts evidence without verification, for tests of code
+// after appraisal, which need a result but no vendor. It is the only way for tests outside
+// of package attest to provide an appraiser.
 type Voucher struct {
 	Of   attest.Platform
-	Says func(raw []byte) attest.Claims // claims of the evidence, report data included
+	Says func(raw []byte) attest.Claims // claims of the evidence, including report data
 }
 
-// Vouch is a Voucher of the development platform that has one answer.
+// Vouch returns a Voucher of the development platform that always states the same claims.
 func Vouch(claims attest.Claims) Voucher {
 	return Voucher{attest.Soft, func([]byte) attest.Claims { return claims }}
 }
 
-// Platform is the one that the voucher is of.
+// Platform returns Of.
 func (v Voucher) Platform() attest.Platform { return v.Of }
 
-// Appraise returns what the voucher states.
+// Appraise returns the claims that Says returns.
 func (v Voucher) Appraise(raw []byte, _ attest.Endorsements, _ attest.Rules, _ time.Time) (attest.Claims, error) {
 	return v.Says(raw), nil
 }

@@ -17,22 +17,22 @@ import (
 
 // Subject is an appraiser under test.
 type Subject struct {
-	// Platform is the platform of its vectors, as vector.json writes it.
+	// Platform is the name of the platform in vector.json.
 	Platform  string
 	Appraiser attest.Appraiser
-	// Rules states a vector's policy in the rules of the platform. The roots
-	// are the vendor's, never ones out of the vector: the vector's own must be
-	// among them, and one that a negative puts in its place stands there too. The
-	// vector's files are given, by role, for platforms without a vendor's root.
+	// Rules returns the platform's rules for a vector's policy. The roots are the vendor's,
+	// never taken from the vector; they must include the vector's own root, which Run
+	// replaces where a negative replaces it. files are the vector's files by role, for
+	// platforms without a vendor's root.
 	Rules func(p Policy, files map[string][]byte) attest.Rules
-	// Unsigned reports whether bytes of evidence at an offset are in the
-	// documented table of bytes that no signature covers; nil means none are.
+	// Unsigned reports whether the byte of evidence at an offset is in the documented table
+	// of bytes that no signature covers; nil means that none is.
 	Unsigned func(evidence []byte, offset int) bool
 }
 
-// Run appraises every vector of the subject's platform: the expected verdict with
-// reason and claims, the accepting policy, the default policy, both ends of the
-// window, and every negative.
+// Run appraises every vector of the subject's platform: the expected verdict with reason
+// and claims, the accepting policy, the default policy, both ends of the window, and every
+// negative.
 func Run(t *testing.T, s Subject) {
 	for _, v := range load(t, s.Platform) {
 		for _, suffix := range v.evidence() {
@@ -43,15 +43,15 @@ func Run(t *testing.T, s Subject) {
 	}
 }
 
-// reporter is reported what is wrong: a test, or what tests this package.
+// reporter receives the faults: a test, or a test double of this package's tests.
 type reporter interface {
 	Helper()
 	Errorf(format string, args ...any)
 	Fatalf(format string, args ...any)
 }
 
-// judge appraises one piece of evidence. What a vector's policy and reasons mean it
-// knows from vector.json alone.
+// judge checks an appraiser with one piece of evidence. It takes the expected policy and
+// reasons from vector.json alone.
 type judge struct {
 	Subject
 	*vector
@@ -64,9 +64,9 @@ func (c judge) all(t reporter) {
 	c.negatives(t)
 }
 
-// appraise asks a verifier that knows nothing but the subject's platform. Captured
-// evidence was bound to other uses than ours, so it is inspected, and then compared
-// with the vector's nonce, where it has one.
+// appraise appraises with a verifier of the subject's platform alone. Captured evidence was
+// bound to other uses than ours, so it is inspected, and then compared with the vector's
+// nonce if it has one.
 func (c judge) appraise(p Policy, replace map[string][]byte, at time.Time) (attest.Claims, error) {
 	files := c.roles(c.suffix, replace)
 	raw := files["evidence"]
@@ -84,7 +84,7 @@ func (c judge) appraise(p Policy, replace map[string][]byte, at time.Time) (atte
 	return all[0], c.bound(all[0], files)
 }
 
-// rules are the subject's, with a replaced root in the place of the vector's.
+// rules returns the subject's rules, with a replaced root in place of the vector's root.
 func (c judge) rules(p Policy, replace map[string][]byte) attest.Rules {
 	rules := c.Subject.Rules(p, c.roles(c.suffix, nil))
 	other, replaced := replace["root"]
@@ -101,16 +101,16 @@ func (c judge) rules(p Policy, replace map[string][]byte) attest.Rules {
 	return rules
 }
 
-// bound refuses evidence that was not made for the vector's nonce: of role "nonce",
-// else of the claims, which may have none. Evidence carries it where its platform
-// has a claim of that name, else as report data, behind which are zeros.
+// bound refuses evidence that was not made for the vector's nonce. That nonce is the file
+// of role "nonce", else the claim of that name, if any. Evidence contains it as a claim of
+// that name where its platform has one, else as report data, padded with zeros.
 func (c judge) bound(claims attest.Claims, files map[string][]byte) error {
 	want, given := files["nonce"]
 	if !given {
 		text, ok := c.claims(c.suffix)["nonce"].(string)
 		nonce, err := hex.DecodeString(text)
 		if !ok || err != nil {
-			return nil // compared by name, as it is
+			return nil // compare checks it by name
 		}
 		want = nonce
 	}
@@ -151,8 +151,8 @@ func (c judge) verdicts(t reporter) {
 	}
 }
 
-// window appraises just outside each end, and each end, where the age of
-// the evidence itself is permitted. What no policy accepts is refused at each.
+// window appraises just outside each end of the window, and at each end with the age of the
+// evidence permitted. Evidence that no policy accepts is refused at both ends.
 func (c judge) window(t reporter) {
 	if c.Window == nil {
 		return
@@ -161,9 +161,9 @@ func (c judge) window(t reporter) {
 	inside := outcome{Verdict: "accept"}
 	if !c.accepted() {
 		inside = c.Expected.outcome
-		expired.Also = append([]string{inside.Reason}, inside.Also...) // which comes first is the appraiser's order
+		expired.Also = append([]string{inside.Reason}, inside.Also...) // the appraiser chooses which it finds first
 	}
-	// Documents count from a little before they were issued, because clocks differ.
+	// Documents are valid from a little before their issue, because clocks differ.
 	_, err := c.appraise(c.good(t), nil, c.Window.From.Add(-wire.MaxClockJump-time.Second))
 	expired.check(t, "before the window", err)
 	_, err = c.appraise(c.good(t), nil, c.Window.Until.Add(time.Second))
@@ -191,7 +191,7 @@ func (c judge) negatives(t reporter) {
 	}
 }
 
-// check compares what appraisal stated with what it must state.
+// check compares the result of appraisal with the expected outcome.
 func (o outcome) check(t reporter, what string, err error) {
 	t.Helper()
 	switch o.Verdict {
@@ -215,7 +215,7 @@ func (o outcome) check(t reporter, what string, err error) {
 	}
 }
 
-// compare demands every claim of the vector, by name.
+// compare requires every claim of the vector, by name.
 func (c judge) compare(t reporter, claims attest.Claims) {
 	t.Helper()
 	got := flatten(t, claims)
@@ -232,8 +232,8 @@ func (c judge) compare(t reporter, claims attest.Claims) {
 	}
 }
 
-// flatten returns claims as JSON would hold them: the details, each register by
-// its name, the first one as the measurement, report data and debug.
+// flatten returns claims as decoded JSON: the details, each register by its name, the first
+// register as the measurement, report data and debug.
 func flatten(t reporter, claims attest.Claims) map[string]any {
 	t.Helper()
 	flat := make(map[string]any)

@@ -12,11 +12,11 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 )
 
-// How many flips and how many truncations are tried of evidence, and of each
-// endorsement, whose change makes an appraiser check all of them anew. With
-// -short it is an eighth of them; COHORT_FULL=1 tries every one, but of files that
-// nobody reads, and of endorsements beyond 64 KiB (an event log beside a TDX quote has
-// 256) a hundred times as many.
+// The number of flips and of truncations of evidence, and of each endorsement, since each
+// changed endorsement makes an appraiser check all endorsements again. With -short it is an
+// eighth. COHORT_FULL=1 tries every flip and truncation, except for unread files, and for
+// endorsements over 64 KiB (the event log of a TDX quote has 256), where it tries a hundred
+// times as many.
 const (
 	samplesOfEvidence    = 160
 	samplesOfEndorsement = 40
@@ -31,12 +31,11 @@ func reasonOf(err error) attest.Reason {
 	return "not a refusal"
 }
 
-// Mutate flips bits of, and cuts, every file of every vector under the policy
-// that accepts it. Altered evidence is refused but where Subject.Unsigned states
-// that no signature covers the byte. An altered endorsement is refused or changes
-// nothing that was read. Of a vector that no policy accepts, nothing that was altered
-// is accepted either.
-// Every refusal has a reason of the closed list, and nothing panics.
+// Mutate flips bits in and truncates every file of every vector, under the policy that
+// accepts the vector. Altered evidence must be refused, except where Subject.Unsigned
+// reports that no signature covers the byte. An altered endorsement must be refused or
+// change no claim. If no policy accepts a vector, every alteration of it must be refused
+// too. Every refusal has a reason of the closed list, and nothing panics.
 func Mutate(t *testing.T, s Subject) {
 	for _, v := range load(t, s.Platform) {
 		for _, suffix := range v.evidence() {
@@ -70,18 +69,18 @@ func (c judge) mutate(t reporter) {
 	}
 }
 
-// mutant is one file of a vector that is being altered.
+// mutant is a file of a vector with alterations.
 type mutant struct {
 	judge
 	role     string
 	evidence bool
-	unread   bool // appraisal returns the same without it, and with anything in its place
+	unread   bool // appraisal returns the same without it, or with other content
 	content  []byte
 	good     attest.Claims
 }
 
-// stride goes through n places in as many steps; it is odd, so that flips meet
-// every bit of a byte.
+// stride returns the step that visits n places in the number of samples. It is odd, so that
+// flips reach every bit of a byte.
 func (m mutant) stride(n int) int {
 	samples := samplesOfEndorsement
 	if m.evidence {
@@ -105,14 +104,14 @@ func (m mutant) flip(t reporter, bit int) {
 	m.try(t, flipped, bit/8)
 }
 
-// same reports whether other content in the file's place changes nothing.
+// same reports whether replacing the file's content changes nothing.
 func (m mutant) same(t reporter, content []byte) bool {
 	claims, err := m.appraise(m.vector.good(t), map[string][]byte{m.role: content}, m.VerifyAt)
 	return err == nil && reflect.DeepEqual(claims, m.good)
 }
 
-// try appraises the altered file; offset is that of the flipped byte, the first
-// that was cut off, or the last before one that was added.
+// try appraises the altered file. offset is the offset of the flipped byte, of the first
+// removed byte, or of the last byte before an added one.
 func (m mutant) try(t reporter, altered []byte, offset int) {
 	t.Helper()
 	claims, err := m.appraise(m.vector.good(t), map[string][]byte{m.role: altered}, m.VerifyAt)

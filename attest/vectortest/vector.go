@@ -1,16 +1,15 @@
-// Package vectortest appraises an appraiser with folders of evidence captured on
-// real hardware, in the schema "cohort/vector/v1". It is for tests only.
+// Package vectortest checks an appraiser with folders of evidence captured on real
+// hardware, in the schema "cohort/vector/v1". It is for tests only.
 //
-// A test of a platform states in a [Subject] which folders are its, what a
-// vector's policy means in its rules, and calls [Run] and [Mutate]. No folder
-// is special: which time, policy, verdict, reason and claims hold is read from
-// its vector.json.
+// A platform's test states in a [Subject] which vectors belong to it and how a vector's
+// policy maps to its rules, and calls [Run] and [Mutate]. No folder is special: its
+// vector.json contains the time, policy, verdict, reason and claims.
 //
 //	COHORT_VECTORS=DIR go test ./attest/... -run Vector
 //
-// appraises every vector.json at or below DIR; a relative DIR counts from the root
-// of the repository. Without the variable the folder is ../shared/vectors, and
-// tests skip loudly when it is not there.
+// appraises every vector.json at or below DIR; a relative DIR starts at the root of the
+// repository. Without the variable the folder is ../shared/vectors, and tests are skipped
+// with a loud message when it does not exist.
 package vectortest
 
 import (
@@ -30,8 +29,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Policy is what a vector's policy permits. The appraiser ignores what it has
-// no rule for.
+// Policy is the content of a vector's policy. The appraiser ignores fields for which it has
+// no rule.
 type Policy struct {
 	TCBStatus           []string `json:"tcb_status"`
 	Advisories          []string `json:"advisories"`
@@ -39,7 +38,7 @@ type Policy struct {
 	VMPL                uint32   `json:"vmpl"`
 	ProvisionalFirmware bool     `json:"provisional_firmware"`
 	MaxAge              int64    `json:"max_age_s"` // seconds
-	// CRLIfPresent permits that a revocation list is absent.
+	// CRLIfPresent permits the absence of a revocation list.
 	CRLIfPresent bool `json:"-"`
 }
 
@@ -63,7 +62,7 @@ type window struct {
 	Until time.Time `json:"until"`
 }
 
-// outcome is a verdict with the reasons that count as met.
+// outcome is a verdict with the accepted reasons.
 type outcome struct {
 	Verdict   string   `json:"verdict"`
 	Reason    string   `json:"reason"`
@@ -84,7 +83,7 @@ type neg struct {
 	Replaces string `json:"replaces"`
 }
 
-// policy is the default policy and what the object states otherwise.
+// policy returns the default policy with the differences that the object states.
 func (v *vector) policy(t reporter, differs json.RawMessage) Policy {
 	t.Helper()
 	p := defaultPolicy()
@@ -99,8 +98,8 @@ func (v *vector) policy(t reporter, differs json.RawMessage) Policy {
 
 func defaultPolicy() Policy { return Policy{TCBStatus: []string{"UpToDate"}} }
 
-// good is the policy under which only forgery refuses: the one that accepts
-// what the expected policy refuses, where there is one.
+// good returns the policy under which only forgeries are refused: the accepting policy of
+// the vector if it has one, else the expected policy.
 func (v *vector) good(t reporter) Policy {
 	t.Helper()
 	if accepts := v.Expected.PolicyAccepts; len(accepts) > 0 && !v.never() {
@@ -109,7 +108,7 @@ func (v *vector) good(t reporter) Policy {
 	return v.policy(t, v.Expected.Policy)
 }
 
-// never reports whether no policy may accept the vector.
+// never reports whether every policy must refuse the vector.
 func (v *vector) never() bool { return string(v.Expected.PolicyAccepts) == "null" }
 
 // accepted reports whether the good policy accepts the vector.
@@ -117,7 +116,7 @@ func (v *vector) accepted() bool {
 	return v.Expected.Verdict == "accept" || len(v.Expected.PolicyAccepts) > 0 && !v.never()
 }
 
-// mildest is the policy that permits everything that a policy can.
+// mildest returns the most permissive policy.
 func (v *vector) mildest() Policy {
 	p := Policy{
 		TCBStatus: []string{"UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded", "OutOfDate", "OutOfDateConfigurationNeeded"},
@@ -131,8 +130,8 @@ func (v *vector) mildest() Policy {
 	return p
 }
 
-// rootOf is the digest that names a root in policy, of a certificate in PEM or DER;
-// zero, which names none, of anything else.
+// rootOf returns the digest that names a root in policy, from a certificate in PEM or DER.
+// It returns zero, which names no root, for anything else.
 func rootOf(certificate []byte) attest.Digest {
 	if block, _ := pem.Decode(certificate); block != nil {
 		certificate = block.Bytes
@@ -157,7 +156,7 @@ func (v *vector) evidence() []string {
 	return suffixes
 }
 
-// claims are those of one piece of evidence.
+// claims returns the claims of one piece of evidence.
 func (v *vector) claims(suffix string) map[string]any {
 	if suffix == "" {
 		return v.Claims
@@ -166,8 +165,8 @@ func (v *vector) claims(suffix string) map[string]any {
 	return claims
 }
 
-// roles are the files that go with the evidence of a suffix, by role without
-// it. A replacement is in the place of its role.
+// roles returns the files that belong to the evidence of a suffix, by role without the
+// suffix. A replacement takes the place of the file of its role.
 func (v *vector) roles(suffix string, replace map[string][]byte) map[string][]byte {
 	roles := make(map[string][]byte, len(v.content))
 	for role, content := range v.content {
@@ -193,7 +192,7 @@ func load(t *testing.T, platform string) []*vector {
 	return vectors
 }
 
-// platforms are the platforms of all vectors.
+// platforms returns the platforms of all vectors.
 func platforms(t *testing.T) []string {
 	t.Helper()
 	var names []string
@@ -224,8 +223,8 @@ func loadAll(t *testing.T) []*vector {
 	return vectors
 }
 
-// Seeds are pieces of captured evidence of a platform, of at most so many bytes each,
-// for a fuzz target to begin with; none where the vectors are not at hand.
+// Seeds returns captured evidence of a platform as seeds of a fuzz target, each piece of at
+// most the given size in bytes. It returns none where the vectors do not exist.
 func Seeds(f *testing.F, platform string, most int) (seeds [][]byte) {
 	f.Helper()
 	root, _ := vectorsDir(f)
@@ -244,8 +243,9 @@ func Seeds(f *testing.F, platform string, most int) (seeds [][]byte) {
 	return seeds
 }
 
-// Beside is a folder that lies beside the one of the vectors, or where the
-// environment variable states. The test is skipped, loudly, when it is not there.
+// Beside returns a folder next to the folder of the vectors, or the folder that the
+// environment variable names. It skips the test with a loud message when the folder does
+// not exist.
 func Beside(t testing.TB, variable string, path ...string) string {
 	t.Helper()
 	dir, ok := Found(t, variable, path...)
@@ -255,7 +255,7 @@ func Beside(t testing.TB, variable string, path ...string) string {
 	return dir
 }
 
-// Found is the folder of [Beside], and whether it is there or the variable names it.
+// Found returns the folder of [Beside], and whether it exists or the variable names it.
 func Found(t testing.TB, variable string, path ...string) (dir string, ok bool) {
 	t.Helper()
 	if dir, named := os.LookupEnv(variable); named {
@@ -267,7 +267,7 @@ func Found(t testing.TB, variable string, path ...string) (dir string, ok bool) 
 	return dir, err == nil
 }
 
-// vectorsDir is where the vectors are, and whether the environment named it.
+// vectorsDir returns the folder of the vectors, and whether the environment names it.
 func vectorsDir(t testing.TB) (dir string, named bool) {
 	t.Helper()
 	root, err := os.Getwd()
@@ -313,7 +313,7 @@ func read(t testing.TB, path string) *vector {
 	return v
 }
 
-// named demands that the vector names each file of its folder once.
+// named requires that the vector names each file of its folder once.
 func (v *vector) named(t testing.TB) {
 	t.Helper()
 	names := map[string]int{"vector.json": 1, "SOURCE.md": 1}

@@ -23,7 +23,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// notes is a reporter that remembers.
+// notes is a reporter that records the faults.
 type notes struct{ faults []string }
 
 func (*notes) Helper() {}
@@ -34,8 +34,8 @@ func (n *notes) Errorf(format string, args ...any) {
 
 func (n *notes) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
 
-// toy is an appraiser of evidence that ends with its own SHA-256. Its
-// endorsement is the word "good", and its root's key made nothing else.
+// toy is an appraiser of evidence that ends with its own SHA-256. Its only endorsement is
+// the word "good", and its root's key signs nothing.
 type toy struct {
 	broken string
 	root   []byte // certificate of the vendor's root, PEM
@@ -75,7 +75,7 @@ func (a toy) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.Rul
 	}, nil
 }
 
-// reportData is what evidence of a toy is bound to.
+// reportData returns the report data that evidence of a toy is bound to.
 func (a toy) reportData() []byte {
 	if a.broken == "reads another nonce" {
 		return []byte{2, 4}
@@ -97,7 +97,7 @@ func (a toy) subject() Subject {
 	}
 }
 
-// newRoot is a certificate of a root with a key of its own, in PEM.
+// newRoot returns a root certificate with a new key, in PEM.
 func newRoot(t *testing.T) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -121,8 +121,8 @@ const toyText = `{"schema": "cohort/vector/v1", "platform": "toy", "verify_at": 
 		"neg": {"forged.bin": {"replaces": "evidence.a", "reason": "signature"}, "bad.txt": {"replaces": "word", "reason": "chain"},
 			"other.pem": {"replaces": "root", "reason": "unknown-root"}, "none.pem": {"replaces": "root", "reason": "unknown-root"}}}`
 
-// toyVector writes a vector of a debug TEE and loads it. Edits are pairs of what
-// stands in its vector.json and what comes in its place.
+// toyVector writes a vector of a debug TEE and loads it. Edits are pairs of old and new
+// text in its vector.json.
 func toyVector(t *testing.T, edits ...string) *vector {
 	t.Helper()
 	dir, text := t.TempDir(), toyText
@@ -149,8 +149,7 @@ func toyVector(t *testing.T, edits ...string) *vector {
 	return load(t, "toy")[0]
 }
 
-// TestJudge shows that a right appraiser passes and that each way to be wrong
-// is seen.
+// TestJudge: a correct appraiser passes, and each kind of wrong appraiser is found.
 func TestJudge(t *testing.T) {
 	v := toyVector(t)
 	for _, broken := range []string{
@@ -167,8 +166,8 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestJudgeFolders shows what a right appraiser is told of folders that say something
-// else of the same evidence.
+// TestJudgeFolders: a correct appraiser fails on folders whose vector.json states something
+// else about the same evidence.
 func TestJudgeFolders(t *testing.T) {
 	const (
 		accepts = `"policy_accepts": {"debug": true}`
@@ -178,7 +177,7 @@ func TestJudgeFolders(t *testing.T) {
 	)
 	for name, c := range map[string]struct {
 		edits []string
-		fault string // empty where there is none
+		fault string // empty where the folder is correct
 	}{
 		"as it is":                            {nil, ""},
 		"a nonce with zeros behind it":        {[]string{nonce, `"debug": true, "nonce": "020300"`}, "accepting policy"},
@@ -207,7 +206,7 @@ func TestJudgeFolders(t *testing.T) {
 	}
 }
 
-// TestMutate shows that flips and cuts that are accepted are seen.
+// TestMutate: an appraiser that accepts flipped or truncated files is found.
 func TestMutate(t *testing.T) {
 	v := toyVector(t)
 	for _, broken := range []string{"", "ignores signatures", "ignores endorsements"} {
@@ -230,7 +229,8 @@ func TestMutate(t *testing.T) {
 	})
 }
 
-// TestEveryFolderIsJudged: each platform among the vectors is one that a test judges.
+// TestEveryFolderIsJudged: each platform among the vectors has a test that runs its
+// vectors.
 func TestEveryFolderIsJudged(t *testing.T) {
 	judged := []string{
 		"sev-snp", "azure-snp-vtpm", "tdx", "sgx", "aws-nitro", "nvidia-gpu", "tpm-gce", "tpm-eventlog", "tpm-swtpm",
@@ -242,7 +242,7 @@ func TestEveryFolderIsJudged(t *testing.T) {
 	}
 }
 
-// TestPolicyDefaults shows that a policy object changes only what it says.
+// TestPolicyDefaults: a policy object changes only the fields that it contains.
 func TestPolicyDefaults(t *testing.T) {
 	v := &vector{Expected: expected{CRL: "required"}}
 	got := v.policy(t, json.RawMessage(`{"vmpl": 1, "unknown": 2}`))

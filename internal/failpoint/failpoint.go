@@ -1,11 +1,11 @@
-// Package failpoint kills its own process, as a power failure would, at one of the points that
-// its work passes: a write or sync of a database file, a message to or from a database server,
-// sealing and unsealing, the writing of a response. The points are in the wrapped interfaces;
-// no code of the product contains them.
+// Package failpoint kills its own process, as a power failure would, at one of the points
+// that its work passes: a write or sync of a database file, a message to or from a database
+// server, sealing and unsealing, and the writing of a response. The points are in the
+// wrapped interfaces; no code of the product contains them.
 //
-// A test runs its own binary as a child, which makes [Points] from [FromEnv], wraps the parts
-// of its authority, and does the work; the test kills it at one point after the other with
-// [KillEnv] in the child's environment, and inspects the remaining state.
+// A test runs its own binary as a child. The child gets [Points] from [FromEnv], wraps the
+// parts of its authority, and does the work. The test kills it at one point after another
+// with [KillEnv] in the child's environment, and inspects the remaining state.
 //
 // It is for tests only: no package of the product imports it.
 package failpoint
@@ -30,15 +30,15 @@ const (
 	logVariable  = "FAILPOINT_LOG"
 )
 
-// KillEnv is the environment that kills a child at its n-th point, counted from 1,
-// or at none when n is 0. The points that it passed are in a file, as [Passed]
-// reads it.
+// KillEnv returns the environment that kills a child at its n-th point, counted from 1, or
+// at none when n is 0. The child writes the names of the points that it passes to the file
+// log, which [Passed] reads.
 func KillEnv(n int, log string) []string {
 	return []string{fmt.Sprint(killVariable, "=", n), logVariable + "=" + log}
 }
 
-// Passed are the names of the points that a child passed; at the last of them it
-// was killed, if it was.
+// Passed returns the names of the points that a child passed. If the child was killed, it
+// was at the last of them.
 func Passed(log string) []string {
 	b, err := os.ReadFile(log)
 	if err != nil {
@@ -57,7 +57,8 @@ type Points struct {
 	keep []any // guarded by mu: functions that only SQLite points to
 }
 
-// FromEnv returns the points that [KillEnv] set. It panics on anything else.
+// FromEnv returns the points that [KillEnv] set. It panics if the environment does not have
+// them.
 func FromEnv() *Points {
 	n, err := strconv.ParseInt(os.Getenv(killVariable), 10, 64)
 	if err != nil {
@@ -70,10 +71,11 @@ func FromEnv() *Points {
 	return &Points{kill: n, log: log}
 }
 
-// PassPoint passes a point, and ends the process when it is the one to do so.
+// PassPoint passes a point, and kills the process if it is the selected point.
 func (p *Points) PassPoint(name string) { p.passAfter(name, func() {}) }
 
-// passAfter passes a point; before the process ends it runs half, which does half of the work.
+// passAfter passes a point; at the selected point it first runs half, which does half of
+// the work.
 func (p *Points) passAfter(name string, half func()) {
 	n := p.passed.Add(1)
 	if p.kill != 0 && n > p.kill {
@@ -107,9 +109,8 @@ func (s sealer) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 	return s.Sealer.Unseal(ctx, sealed)
 }
 
-// Listener has a point before each write to a connection that it accepts, after
-// half of it and after it. Connections to it carry only responses and
-// what TLS adds.
+// Listener has a point before each write to a connection that it accepts, after half of the
+// write, and after it. Connections to it send only responses and TLS messages.
 func (p *Points) Listener(l net.Listener) net.Listener { return listener{l, p} }
 
 type listener struct {

@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 )
 
-// Server is the address of a PostgreSQL, reached by way of this process: it has
-// a point before each piece of what goes to it and comes from it.
+// Server returns the address of a PostgreSQL server through a proxy in this process, with a
+// point before each piece of data in either direction.
 func (p *Points) Server(dsn string) string {
 	u, err := url.Parse(dsn)
 	if err != nil {

@@ -7,9 +7,9 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// SQLite puts a point before each write, sync and truncation of a file by
-// SQLite, for databases that are opened from then on. A process that ends at a
-// write has written half of it.
+// SQLite puts a point before each write, sync and truncation of a file by SQLite, for
+// databases opened from then on. A process that is killed at a write has written half of
+// it.
 func (p *Points) SQLite() {
 	tls := libc.NewTLS()
 	if rc := sqlite3.Xsqlite3_initialize(tls); rc != sqlite3.SQLITE_OK {
@@ -21,7 +21,8 @@ func (p *Points) SQLite() {
 		rc := open(tls, vfs, name, file, flags, out)
 		if f := objectAt[sqlite3.Tsqlite3_file](file); rc == sqlite3.SQLITE_OK && f.FpMethods != 0 {
 			methods := p.methods(objectAt[sqlite3.Tsqlite3_io_methods](f.FpMethods), fileKind(flags))
-			// SQLite's memory: the race detector lets it have no pointer into ours.
+			// Allocated in SQLite's memory: the race detector forbids a pointer from it
+			// into Go's.
 			f.FpMethods = libc.Xmalloc(tls, libc.Tsize_t(unsafe.Sizeof(methods)))
 			*objectAt[sqlite3.Tsqlite3_io_methods](f.FpMethods) = methods
 		}
@@ -39,7 +40,7 @@ func fileKind(flags int32) string {
 	return "other"
 }
 
-// methods are those of an open file, with points.
+// methods returns the methods of an open file, with points.
 func (p *Points) methods(of *sqlite3.Tsqlite3_io_methods, kind string) sqlite3.Tsqlite3_io_methods {
 	write := function[func(*libc.TLS, uintptr, uintptr, int32, int64) int32](of.FxWrite)
 	sync := function[func(*libc.TLS, uintptr, int32) int32](of.FxSync)
@@ -60,16 +61,17 @@ func (p *Points) methods(of *sqlite3.Tsqlite3_io_methods, kind string) sqlite3.T
 	return wrapped
 }
 
-// objectAt is what lies at an address of SQLite's.
+// objectAt returns the object at an address in SQLite's memory.
 func objectAt[T any](address uintptr) *T { return *(**T)(unsafe.Pointer(&address)) }
 
-// function is the function behind a pointer of SQLite's.
+// function returns the Go function behind a function pointer of SQLite.
 func function[F any](pointer uintptr) F {
 	held := struct{ uintptr }{pointer}
 	return *(*F)(unsafe.Pointer(&held))
 }
 
-// pointer is a function as SQLite takes it; only SQLite points to it then.
+// pointer returns a function in SQLite's form, and keeps it alive: only SQLite points to it
+// then.
 func (p *Points) pointer(f any) uintptr {
 	p.mu.Lock()
 	defer p.mu.Unlock()

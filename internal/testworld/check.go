@@ -8,10 +8,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// waitLimit is longer than anything takes that a test waits for, on a busy machine too.
+// waitLimit exceeds every wait in a test, on a busy machine too.
 const waitLimit = 15 * time.Second
 
-// Must returns the value of a call that has no reason to fail, and panics where it does.
+// Must returns the value of a call that should not fail, and panics on an error.
 func Must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -19,7 +19,7 @@ func Must[T any](v T, err error) T {
 	return v
 }
 
-// NoError ends the test where a step fails that others build on.
+// NoError ends the test on an error in a step that later steps need.
 func NoError(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -27,8 +27,8 @@ func NoError(t testing.TB, err error) {
 	}
 }
 
-// Refused fails the test unless err is a refusal for exactly this reason. The test goes
-// on, so that further rows of a table are seen.
+// Refused fails the test unless err is a refusal for exactly this reason. The test
+// continues, so that it reports further rows of a table.
 func Refused(t testing.TB, err error, want wire.Reason) {
 	t.Helper()
 	if err == nil {
@@ -38,7 +38,7 @@ func Refused(t testing.TB, err error, want wire.Reason) {
 	}
 }
 
-// Eventually waits until a condition holds that another goroutine or process causes.
+// Eventually waits until another goroutine or process makes a condition true.
 func Eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	Within(t, waitLimit, what, holds)
@@ -54,7 +54,7 @@ func Within(t testing.TB, limit time.Duration, what string, holds func() bool) {
 	}
 }
 
-// ShortContext is a context that ends before a hanging call holds up the tests for long.
+// ShortContext returns a context with a deadline that ends a hanging call soon.
 func ShortContext(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)

@@ -5,13 +5,14 @@ import (
 	"time"
 )
 
-// Noon is when the clocks of most tests begin, and the date of their certificates.
+// Noon is the time at which the clocks of most tests start, and the date of their
+// certificates.
 var Noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-// Clock is both clocks of a machine, the wall clock and the one that no operator sets.
-// A test moves them.
+// Clock is both clocks of a machine: the wall clock, and the elapsed time, which no
+// operator can set. A test sets both.
 type Clock struct {
-	mu      sync.Mutex // guards all below
+	mu      sync.Mutex // guards the fields below
 	wall    time.Time
 	elapsed time.Duration
 }
@@ -19,20 +20,20 @@ type Clock struct {
 // NewClock starts a clock.
 func NewClock(at time.Time) *Clock { return &Clock{wall: at} }
 
-// Read is the reading of both.
+// Read returns the reading of both clocks.
 func (c *Clock) Read() (wall time.Time, elapsed time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.wall, c.elapsed
 }
 
-// Now is the reading of the wall clock.
+// Now returns the reading of the wall clock.
 func (c *Clock) Now() time.Time {
 	wall, _ := c.Read()
 	return wall
 }
 
-// Advance lets time go by and returns the time after it.
+// Advance advances both clocks and returns the new wall time.
 func (c *Clock) Advance(d time.Duration) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -40,10 +41,10 @@ func (c *Clock) Advance(d time.Duration) time.Time {
 	return c.wall
 }
 
-// JumpWall moves the wall clock alone, as an operator does.
+// JumpWall moves only the wall clock, as an operator does.
 func (c *Clock) JumpWall(d time.Duration) { c.SetWall(c.Now().Add(d)) }
 
-// SetWall moves the wall clock alone to a time.
+// SetWall sets only the wall clock.
 func (c *Clock) SetWall(at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

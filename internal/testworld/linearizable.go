@@ -2,17 +2,17 @@ package testworld
 
 import "slices"
 
-// Operation is one call on an object with a state of type S, between two times.
+// Operation is one call on an object with state S, with the times of its call and return.
 type Operation[S comparable] struct {
 	Call, Return int64
-	// Step is the state after the operation, and whether the operation may have had the
-	// outcome that was seen in the state before it.
+	// Step returns the state after the operation, and whether the observed outcome is
+	// possible in the state before it.
 	Step func(before S) (after S, possible bool)
 }
 
-// Linearizable reports whether operations on one object can have happened one after the
-// other, each between its call and its return, from an initial state: the search of Wing
-// and Gong, with a memory of what was tried. interop/oracles compares it with porcupine.
+// Linearizable reports whether the operations can have happened one after another from the
+// initial state, each between its call and its return. It is the search of Wing and Gong
+// with memoization; interop/oracles compares it with porcupine.
 func Linearizable[S comparable](state S, operations []Operation[S]) bool {
 	type tried struct {
 		done  string // a byte for each operation
@@ -49,8 +49,8 @@ func Linearizable[S comparable](state S, operations []Operation[S]) bool {
 	return search(state)
 }
 
-// first reports whether an operation that was called at a time may come before all that
-// are not done: none of them had returned by then.
+// first reports whether an operation with the given call time can precede all operations
+// that are not done: none of them returned before that time.
 func first[S comparable](operations []Operation[S], done []byte, call int64) bool {
 	for i, o := range operations {
 		if done[i] == 0 && o.Return < call {

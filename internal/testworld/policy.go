@@ -16,11 +16,11 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// Created is the line with the date of every first policy, for tests that edit it. It lies
-// before every clock of a test, real or not.
+// Created is the line with the date of every first policy, for tests that edit it. The date
+// is before every clock of a test, real or not.
 const Created = "created      = 2026-01-02T03:04:05Z\n"
 
-// head begins every policy.
+// head is the beginning of every policy.
 const head = `schema       = "cohort/policy/v1"
 trust_domain = "clinic.example"
 sequence     = 1
@@ -42,35 +42,35 @@ machines = "any"
 reference = [ { platform = "soft", program = "authority" } ]
 `
 
-// Key is the key of an owner or of a party, which signs policies and statements and opens
-// the shares that are sealed to it.
+// Key is the key of an owner or party. It signs policies and statements, and opens the
+// shares that are sealed to it.
 type Key struct {
 	ssh.Signer
 	Private ed25519.PrivateKey
 }
 
-// NewKey draws a key.
+// NewKey generates a random key.
 func NewKey() Key {
 	var seed [ed25519.SeedSize]byte
 	rand.Read(seed[:])
 	return KeyOf(seed)
 }
 
-// KeyOf is the key of a seed, the same in every run.
+// KeyOf returns the key of a seed, which is the same in every run.
 func KeyOf(seed [ed25519.SeedSize]byte) Key {
 	private := ed25519.NewKeyFromSeed(seed[:])
 	return Key{Signer: Must(ssh.NewSignerFromKey(private)), Private: private}
 }
 
-// AuthorizedKey is the public key as policies contain it.
+// AuthorizedKey returns the public key in the form that policies contain.
 func (k Key) AuthorizedKey() string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k.PublicKey())))
 }
 
-// Digest is the public key as statements name it.
+// Digest returns the digest of the public key, which statements contain.
 func (k Key) Digest() attest.Digest { return sshsig.KeyDigest(k.PublicKey()) }
 
-// OwnerRows are the owners or parties of these names as a policy lists them.
+// OwnerRows returns the rows of a policy's list of owners or parties with these names.
 func (w *World) OwnerRows(names ...string) string {
 	var rows []string
 	for _, name := range names {
@@ -79,15 +79,17 @@ func (w *World) OwnerRows(names ...string) string {
 	return strings.Join(rows, ", ")
 }
 
-// PolicyText is a first policy, after edits "old", "new". It names a root, or none as a draft
-// does. OWNERS, VENDOR and ROOT are filled in after the edits, which may contain them.
+// PolicyText returns a first policy after edits, which are pairs of old and new text. It
+// names a root, or none as a draft does. OWNERS, VENDOR and ROOT are replaced after the
+// edits, so edits may contain them.
 func (w *World) PolicyText(root, tasks string, edits ...string) string {
 	w.T.Helper()
 	return finish(strings.NewReplacer("OWNERS", w.OwnerRows(w.Owners...), "VENDOR", w.Vendor.Root().String(), "ROOT", root).
 		Replace(replace(w.T, head+tasks, edits)))
 }
 
-// NextText is the text of the policy that follows p, after edits "old", "new".
+// NextText returns the text of the policy that follows p, after edits, which are pairs of
+// old and new text.
 func (w *World) NextText(p policy.Approved, edits ...string) string {
 	w.T.Helper()
 	doc, previous := p.Document(), ""
@@ -99,13 +101,14 @@ func (w *World) NextText(p policy.Approved, edits ...string) string {
 		fmt.Sprintf("previous     = %q\n", previous), fmt.Sprintf("previous     = %q\n", doc.Digest()))...)
 }
 
-// EditPolicy is a policy after edits "old", "new".
+// EditPolicy returns a policy after edits, which are pairs of old and new text.
 func EditPolicy(t testing.TB, text string, edits ...string) string {
 	t.Helper()
 	return finish(replace(t, text, edits))
 }
 
-// replace fails where the text has no old text: a test that edits nothing tests nothing.
+// replace fails the test if the text lacks an old text: an edit without effect would test
+// nothing.
 func replace(t testing.TB, text string, edits []string) string {
 	t.Helper()
 	for i := 0; i < len(edits); i += 2 {
@@ -117,8 +120,8 @@ func replace(t testing.TB, text string, edits []string) string {
 	return text
 }
 
-// finish writes programs that are known by the names that [attesttest.Measure] takes as
-// digests, and copies the authority's table into groups that name no other.
+// finish replaces program names, as [attesttest.Measure] takes them, by digests, and copies
+// the authority's table into groups without one.
 func finish(text string) string {
 	text = regexp.MustCompile(`program = "[^":@]*"`).ReplaceAllStringFunc(text, func(s string) string {
 		return fmt.Sprintf("program = %q", wire.Sum([]byte(strings.Split(s, `"`)[1])))
@@ -126,11 +129,11 @@ func finish(text string) string {
 	if copied, err := policyfile.CopyAuthority([]byte(text)); err == nil {
 		return string(copied)
 	}
-	return text // a test spoils it on purpose
+	return text // invalid on purpose
 }
 
-// SignPolicy is a policy as a step of the history, signed by the owners of these names, or by
-// all.
+// SignPolicy returns a policy as a step of the history, signed by the named owners, or by
+// all without names.
 func (w *World) SignPolicy(text string, owners ...string) policy.Step {
 	w.T.Helper()
 	if len(owners) == 0 {
@@ -143,7 +146,7 @@ func (w *World) SignPolicy(text string, owners ...string) policy.Step {
 	return step
 }
 
-// Signature is a signature of a text by the key of a name.
+// Signature returns a text's signature by the named key.
 func (w *World) Signature(name string, ns sshsig.Namespace, text string) string {
 	w.T.Helper()
 	armored, err := sshsig.Sign(w.Keys[name], ns, []byte(text))
@@ -151,8 +154,8 @@ func (w *World) Signature(name string, ns sshsig.Namespace, text string) string 
 	return armored
 }
 
-// Statement returns the statement by which a party approves a group under its root, signed,
-// as a step of the history. A change, if not nil, edits it before the party signs.
+// Statement returns a signed step of the history: the statement by which a party approves a
+// group under its root. A change, if not nil, edits the statement before the party signs.
 func (w *World) Statement(group, party string, root attest.Digest, change func(*policy.Statement)) policy.Step {
 	w.T.Helper()
 	s, err := w.Policy().GroupByName(group).Statement(w.Keys[party].Digest(), root)

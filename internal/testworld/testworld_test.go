@@ -9,7 +9,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// failed notes whether a check failed its test.
+// failed records whether a check failed its test.
 type failed struct {
 	testing.TB
 	yes bool
@@ -18,7 +18,7 @@ type failed struct {
 func (f *failed) Helper()               {}
 func (f *failed) Errorf(string, ...any) { f.yes = true }
 
-// TestRefused shows that the check of most refusals fails for all but one error.
+// TestRefused: the check Refused passes exactly one error and fails all others.
 func TestRefused(t *testing.T) {
 	refusal := wire.Refuse(wire.CutOff, "unit", "a", "b")
 	tests := []struct {
@@ -44,7 +44,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestFork shows that a world keeps its history when two others go on from it.
+// TestFork: a world keeps its own history when two other worlds continue from it.
 func TestFork(t *testing.T) {
 	w := testworld.New(t).SignFirst(wire.Sum([]byte("root")), `
 [task.scoring]
