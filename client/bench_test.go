@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// BenchmarkRoundTrip sends requests over open connections, one at a time and 16
-// at a time.
+// BenchmarkRoundTrip measures requests over open connections, one at a time and 16 at a
+// time.
 func BenchmarkRoundTrip(b *testing.B) {
 	w := newWorld(b, "1")
 	c := w.client(w.replicas(3, "1")...)
@@ -34,13 +34,13 @@ func BenchmarkRoundTrip(b *testing.B) {
 	})
 }
 
-// cpu reports the processor time of one operation, of both ends.
+// cpu reports the CPU time of both ends for one operation.
 func cpu(b *testing.B) func() {
 	before := bench.CPU()
 	return func() { b.ReportMetric(float64((bench.CPU()-before).Microseconds())/float64(b.N), "cpu-µs/op") }
 }
 
-// BenchmarkBurst sends 64 requests at once from a client without connections.
+// BenchmarkBurst measures 64 concurrent requests of a client without connections.
 func BenchmarkBurst(b *testing.B) {
 	w := newWorld(b, "1")
 	trust := w.fetch(nil)

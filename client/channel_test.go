@@ -37,8 +37,8 @@ func TestOpenConfig(t *testing.T) {
 	}
 }
 
-// TestOpenWithoutUnit: a gateway that returns anything but a unit's response opens
-// no session, and Open ends.
+// TestOpenWithoutUnit: the gateway returns something other than a unit's response. It opens
+// no session, and Open returns.
 func TestOpenWithoutUnit(t *testing.T) {
 	trust := newWorld(t, "1").fetch(nil)
 	for _, row := range []struct {
@@ -70,7 +70,7 @@ func TestOpenWithoutUnit(t *testing.T) {
 }
 
 func ExampleOpen() {
-	var trust *client.Trust // what client.FetchTrust gave
+	var trust *client.Trust // from client.FetchTrust
 	channel, err := client.Open(context.Background(), client.OpenConfig{Trust: trust, Gateway: "https://gateway.example"})
 	if err != nil {
 		return
@@ -79,7 +79,7 @@ func ExampleOpen() {
 	user := &http.Client{Transport: channel}
 	response, err := user.Get("https://scoring.clinic.example/") // any unit serves it
 	if errors.Is(err, client.ErrOutcomeUnknown) {
-		return // only of what may not be sent twice
+		return // only for requests that may not be repeated
 	}
 	if err == nil {
 		response.Body.Close()

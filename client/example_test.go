@@ -51,9 +51,9 @@ func ExampleFetchTrust() {
 
 	trust, err := client.FetchTrust(context.Background(), client.TrustConfig{
 		Authorities: []string{cluster.AuthorityURL},
-		Genesis:     cluster.Genesis, // the one value to know beforehand
+		Genesis:     cluster.Genesis, // the one value to know in advance
 		Task:        "scoring",
-		Verifier:    cluster.Verifier, // of the platforms to believe
+		Verifier:    cluster.Verifier, // of the accepted platforms
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -61,8 +61,8 @@ func ExampleFetchTrust() {
 	for _, i := range trust.Identities() {
 		fmt.Println(i.Task, i.Release)
 	}
-	// trust.PEM() is what curl --cacert takes; trust.State().Bytes() is worth
-	// keeping for the next start.
+	// trust.RootPEM() is the file for curl --cacert; keep trust.State().Bytes() for the
+	// next start.
 
 	// Output: scoring 1
 }

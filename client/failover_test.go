@@ -18,7 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// kinds of requests, by what may be done with them.
+// kinds are requests by how they may be retried.
 var kinds = map[string]func() *http.Request{
 	"safe": func() *http.Request { return testworld.Must(http.NewRequest("GET", "https://"+serverName+"/", nil)) },
 	"marked": func() *http.Request {
@@ -31,23 +31,25 @@ var kinds = map[string]func() *http.Request{
 	},
 }
 
-// soon ends a request that hangs.
+// soon gives a request a deadline.
 func soon(t testing.TB, r *http.Request) *http.Request {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	t.Cleanup(cancel)
 	return r.WithContext(ctx)
 }
 
-// TestFaults breaks the first response of the cluster, from any replica.
+// TestFaults: the first response of the cluster breaks, from whichever replica. A request
+// that may be retried succeeds unless its response had begun; other requests report that
+// they may have been executed.
 func TestFaults(t *testing.T) {
 	const deadline = 300 * time.Millisecond
 	unavailable := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
 	tests := []struct {
 		name  string
 		fault http.HandlerFunc
-		again error // what a request that may be repeated ends with
-		once  error // what one that may not ends with
-		code  int   // status that the latter gets
+		again error // error of a request that may be retried
+		once  error // error of a request that may not
+		code  int   // status of the latter
 	}{
 		{"reset before the response", func(w http.ResponseWriter, _ *http.Request) { reset(w) }, nil, client.ErrMaybeExecuted, 0},
 		{"cut in a short response", func(w http.ResponseWriter, _ *http.Request) { half(w, "100") }, nil, client.ErrMaybeExecuted, 0},
@@ -122,13 +124,14 @@ func inFlight(c *client.Client) (n int) {
 	return n
 }
 
-// TestDeadAddresses has one replica that works among those that do not.
+// TestDeadAddresses: one replica works among addresses that do not, and serves every
+// request.
 func TestDeadAddresses(t *testing.T) {
-	mute := listen(t) // accepts and says nothing
+	mute := listen(t) // accepts and sends nothing
 	t.Cleanup(func() { mute.Close() })
 	closed := listen(t)
 	closed.Close()
-	cutter := listen(t) // ends every connection
+	cutter := listen(t) // closes every connection
 	t.Cleanup(func() { cutter.Close() })
 	go func() {
 		for c, err := cutter.Accept(); err == nil; c, err = cutter.Accept() {
@@ -159,7 +162,8 @@ func TestDeadAddresses(t *testing.T) {
 	}
 }
 
-// TestNeverShort: an response without a length ends only with a TLS close of the replica.
+// TestNeverShort: a response without a length is complete only if the replica closes TLS
+// properly.
 func TestNeverShort(t *testing.T) {
 	w := newWorld(t, "1")
 	r := w.replicas(1, "1")[0]
@@ -186,8 +190,8 @@ func TestNeverShort(t *testing.T) {
 	}
 }
 
-// load sends requests that may be repeated from n goroutines until stop, and
-// returns the errors and how long each request took.
+// load sends retryable requests from n goroutines until stop closes, and returns the errors
+// and the time of each request.
 func load(c *client.Client, n int, stop <-chan struct{}) (took []time.Duration, faults []error) {
 	var mu sync.Mutex
 	var all sync.WaitGroup
@@ -224,7 +228,8 @@ func after(d time.Duration) <-chan struct{} {
 	return stop
 }
 
-// TestKilledReplicas kills one of three replicas again and again under load.
+// TestKilledReplicas: one of three replicas is killed repeatedly under load, and no request
+// fails.
 func TestKilledReplicas(t *testing.T) {
 	w := newWorld(t, "1")
 	replicas := w.replicas(3, "1")
@@ -237,7 +242,7 @@ func TestKilledReplicas(t *testing.T) {
 	c := w.client(replicas...)
 	length, every := 3*time.Second, 250*time.Millisecond
 	if testing.Short() {
-		length, every = 6*time.Second, time.Second // under the race detector a replica takes long to be useful again
+		length, every = 6*time.Second, time.Second // under the race detector a replica takes long to recover
 	}
 	stop := after(length)
 	var killer sync.WaitGroup
@@ -264,7 +269,8 @@ func TestKilledReplicas(t *testing.T) {
 	}
 }
 
-// TestFrozenReplica stops one of three replicas without closing anything.
+// TestFrozenReplica: one of three replicas stops without closing any connection, and no
+// request fails.
 func TestFrozenReplica(t *testing.T) {
 	w := newWorld(t, "1")
 	replicas := w.replicas(3, "1")
@@ -288,7 +294,7 @@ func TestFrozenReplica(t *testing.T) {
 	for _, d := range took {
 		worst = max(worst, d)
 	}
-	if worst > time.Second { // the goal is 100 ms; the machine of the tests may be busy
+	if worst > time.Second { // the goal is 100 ms; the test machine may be busy
 		t.Errorf("the worst request took %v", worst)
 	}
 	now := c.Stats()
@@ -299,8 +305,8 @@ func TestFrozenReplica(t *testing.T) {
 	replicas[1].gate.set(false)
 }
 
-// TestOutage: when no replica responds, requests fail at once and do not
-// multiply; when one is back, no pause keeps requests from it.
+// TestOutage: while no replica responds, requests fail at once and cause few connections.
+// When a replica is back, it gets requests without a pause.
 func TestOutage(t *testing.T) {
 	for _, n := range []int{1, 3} {
 		w := newWorld(t, "1")
@@ -319,8 +325,8 @@ func TestOutage(t *testing.T) {
 			}
 			testworld.Refused(t, err, wire.Unavailable)
 		}
-		// One each, a share of 15 %, its burst of 10, and the pauses'
-		// first probes.
+		// One per call, a share of 15 %, its burst of 10, and the first probes after
+		// pauses.
 		if got, most := c.Stats().Dials-before, int64(calls+calls*15/100+10+10*n); got < calls || got > most {
 			t.Errorf("%d replicas: %d connections for %d requests, want %d to %d", n, got, calls, calls, most)
 		}
@@ -331,7 +337,7 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// TestCertificateLife runs through several certificates under load.
+// TestCertificateLife: several certificates expire under load, and no request fails.
 func TestCertificateLife(t *testing.T) {
 	w := newWorldOf(t, 3*time.Second, "1")
 	replicas := w.replicas(3, "1")
@@ -381,9 +387,8 @@ func TestClose(t *testing.T) {
 	testworld.Eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
 }
 
-// TestRetriesElsewhere: when a connection that was used before breaks, the next
-// attempt goes to the other replica, and not to the same one over another
-// connection.
+// TestRetriesElsewhere: a reused connection breaks. The next attempt goes to the other
+// replica, not to the same one over another connection.
 func TestRetriesElsewhere(t *testing.T) {
 	w := newWorld(t, "1")
 	replicas := w.replicas(2, "1")
@@ -416,9 +421,9 @@ func TestRetriesElsewhere(t *testing.T) {
 	}
 }
 
-// TestNotReplayed: a POST without Idempotency-Key is not sent again when the
-// replica closes a used connection in good order without a response, though
-// net/http takes X-Idempotency-Key for a mark.
+// TestNotReplayed: a POST without Idempotency-Key is not sent again when the replica
+// properly closes a reused connection without a response, although net/http accepts
+// X-Idempotency-Key as a mark.
 func TestNotReplayed(t *testing.T) {
 	w := newWorld(t, "1")
 	r := w.replicas(1, "1")[0]

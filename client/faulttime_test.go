@@ -12,9 +12,9 @@ import (
 	"github.com/cohort-tee/cohort/client"
 )
 
-// faultNet is the network of a bubble whose servers can be killed and frozen.
+// faultNet is the network of a bubble; tests kill and freeze its servers.
 type faultNet struct {
-	mu    sync.Mutex // guards all below
+	mu    sync.Mutex // guards the fields below
 	gates map[string]*gate
 	conns map[string][]net.Conn
 	dead  map[string]bool
@@ -29,7 +29,7 @@ func (f *faultNet) of(address string) *gate {
 	return f.gates[address]
 }
 
-// dial refuses dead servers. What a client writes is buffered, as by a socket.
+// dial refuses dead servers. A client's writes are buffered, as by a socket.
 func (f *faultNet) dial(m *memory) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, address string) (net.Conn, error) {
 		gate := f.of(address)
@@ -102,9 +102,9 @@ func (b *buffered) Close() error {
 	return b.Conn.Close()
 }
 
-// TestFaultTimes sends 500 requests a second, all safe or marked, to two
-// replicas that take 20 ms each, in the time of a bubble, and kills or freezes
-// one of them for 5 s.
+// TestFaultTimes: in a bubble, two replicas that take 20 ms each get 500 requests a second,
+// all safe or with a key. One replica is killed or frozen for 5 s, and latencies stay
+// within the bounds of each row.
 func TestFaultTimes(t *testing.T) {
 	const (
 		service = 20 * time.Millisecond
@@ -133,7 +133,7 @@ func TestFaultTimes(t *testing.T) {
 					switch i {
 					case 1000:
 						mu.Lock()
-						took = nil // connections are made
+						took = nil // connections are established
 						mu.Unlock()
 						tt.fault(f, true)
 					case 3500:

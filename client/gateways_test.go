@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// TestGateways: requests stay with a gateway while it responds, and go to the
-// next after it did not, or said that it reaches no unit.
+// TestGateways: requests stay with a gateway while it responds, and go to the next one
+// after it failed to respond or reported that it reaches no unit.
 func TestGateways(t *testing.T) {
 	status := map[string]int{}
 	var asked []string
@@ -64,12 +64,12 @@ func TestGateways(t *testing.T) {
 	}
 }
 
-// TestGatewayDials: requests that find no connection share one, and do not each make
-// a handshake; nor do those that find it full.
+// TestGatewayDials: requests that find no connection, or a full one, share a new
+// connection; they do not make a handshake each.
 func TestGatewayDials(t *testing.T) {
 	for name, http2 := range map[string]bool{"HTTP/2": true, "HTTP/1.1": false} {
 		t.Run(name, func(t *testing.T) {
-			const requests = 600 // a connection of HTTP/2 takes 250
+			const requests = 600 // one HTTP/2 connection carries 250
 			var connections, under atomic.Int64
 			release := make(chan struct{})
 			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -12,8 +12,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestNewOneOffRefuses: without keys that a unit of the pin has signed there is
-// no unit to send to.
+// TestNewOneOffRefuses: without keys that a unit within the pin has signed, NewOneOff
+// fails.
 func TestNewOneOffRefuses(t *testing.T) {
 	trust := newWorld(t, "1").fetch(nil)
 	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -53,7 +53,7 @@ func TestNewOneOffRefuses(t *testing.T) {
 }
 
 func ExampleNewOneOff() {
-	var trust *client.Trust // what client.FetchTrust gave
+	var trust *client.Trust // from client.FetchTrust
 	o, err := client.NewOneOff(context.Background(), client.OneOffConfig{Trust: trust, Gateway: "https://gateway.example"})
 	if err != nil {
 		return

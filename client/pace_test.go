@@ -77,8 +77,7 @@ func TestLateAfter(t *testing.T) {
 	}
 }
 
-// TestLateDoesNotFeedItself: canceled responses move the quantile
-// neither up nor down.
+// TestLateDoesNotFeedItself: cancelled responses move the quantile neither up nor down.
 func TestLateDoesNotFeedItself(t *testing.T) {
 	var l latencies
 	for i := range hedgeWindow {
@@ -97,7 +96,7 @@ func TestLateDoesNotFeedItself(t *testing.T) {
 	}
 }
 
-// someReplicas are n replicas without connections.
+// someReplicas returns n replicas without connections.
 func someReplicas(n int) (*pool, []*replica) {
 	p := newPool([32]byte{1}, time.Now, func(*replica) *http.Transport { return &http.Transport{} })
 	var addresses []string
@@ -116,7 +115,7 @@ func TestPick(t *testing.T) {
 		name  string
 		set   func(r []*replica)
 		tried []int
-		want  []int // any of these; none is nil
+		want  []int // any of these; empty for none
 		rank  int
 	}{
 		{"any", func([]*replica) {}, nil, []int{0, 1, 2}, rankUntried},
@@ -157,8 +156,8 @@ func TestPick(t *testing.T) {
 	}
 }
 
-// TestProbe: when a pause is over one call tries the replica, and the others
-// keep away for another pause.
+// TestProbe: when a pause ends, one call tries the replica, and the others avoid it for
+// another pause.
 func TestProbe(t *testing.T) {
 	p, all := someReplicas(2)
 	all[0].backoff = backoff{failures: 3, last: origin, until: origin}

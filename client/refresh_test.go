@@ -16,8 +16,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestStepEndsResponse: a step that takes a release away ends an response of it that is under
-// way, and the client sends it nothing more, long before trust is to be fetched anew.
+// TestStepEndsResponse: a step removes a release. A response of that release in progress
+// ends, and the client sends it nothing more, long before the client would fetch trust
+// again.
 func TestStepEndsResponse(t *testing.T) {
 	w := newWorld(t, "1", "2")
 	gone := w.replicas(1, "1")[0]
@@ -53,8 +54,8 @@ func TestStepEndsResponse(t *testing.T) {
 	}
 }
 
-// stuck resolves a name once. The second lookup, which the client's upkeep makes, does
-// not end before it is given up.
+// stuck resolves a name once. The second lookup, by the client's upkeep, hangs until its
+// context ends.
 type stuck struct {
 	address string
 	asked   atomic.Int32
@@ -67,8 +68,8 @@ func (s *stuck) LookupHost(ctx context.Context, _ string) ([]string, error) {
 	return []string{s.address}, ctx.Err()
 }
 
-// TestStepAheadOfUpkeep: a request goes on no connection that the newest policy has not
-// verified, though the client's upkeep, which verifies them all after a step, is held up.
+// TestStepAheadOfUpkeep: the client's upkeep, which verifies all connections after a step,
+// hangs. No request uses a connection that the newest policy has not verified.
 func TestStepAheadOfUpkeep(t *testing.T) {
 	w := newWorld(t, "1", "2")
 	gone := w.replicas(1, "1")[0]
@@ -92,7 +93,7 @@ func TestStepAheadOfUpkeep(t *testing.T) {
 	}
 }
 
-// watched waits until a poll waits at the authority.
+// watched waits until a poll is pending at the authority.
 func watched(t *testing.T, w *world) {
 	t.Helper()
 	testworld.Eventually(t, "a poll waits", func() bool {
@@ -102,8 +103,8 @@ func watched(t *testing.T, w *world) {
 	})
 }
 
-// TestStepLeavesConnections: a step that does not concern what a client speaks with leaves
-// its connections.
+// TestStepLeavesConnections: a step that does not concern a client's replicas leaves its
+// connections open.
 func TestStepLeavesConnections(t *testing.T) {
 	w := newWorld(t, "1")
 	c := w.clientOf(client.Config{Refresh: time.Hour}, w.replicas(1, "1")...)
@@ -119,8 +120,8 @@ func TestStepLeavesConnections(t *testing.T) {
 	}
 }
 
-// TestOneWatcher: all who use one trust share one poll, and when the last is closed nothing
-// is left of it.
+// TestOneWatcher: all clients of one trust share one poll, and after the last is closed no
+// goroutine is left.
 func TestOneWatcher(t *testing.T) {
 	w := newWorld(t, "1")
 	replicas := w.replicas(1, "1")
@@ -138,7 +139,7 @@ func TestOneWatcher(t *testing.T) {
 	w.mu.Lock()
 	polls := w.polls
 	w.mu.Unlock()
-	if polls > 3 { // one that the step ended, and the next; and a fetch of trust meanwhile
+	if polls > 3 { // one that the step ended, the next one, and a fetch of trust meanwhile
 		t.Errorf("got %d polls of 4 clients", polls)
 	}
 	for _, c := range all {
@@ -158,8 +159,8 @@ func TestOneWatcher(t *testing.T) {
 	}
 }
 
-// TestPinStandsForNothing: when policy no longer has what a client is pinned to, it refuses
-// everything, until policy has it again.
+// TestPinStandsForNothing: the policy no longer contains the pinned identity. The client
+// refuses everything until a policy contains it again.
 func TestPinStandsForNothing(t *testing.T) {
 	w := newWorld(t, "1", "2")
 	trust := w.fetch(func(c *client.TrustConfig) {

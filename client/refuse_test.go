@@ -18,11 +18,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// impostor serves TLS with some certificate and counts the bytes that a client
-// sends inside it.
+// impostor serves TLS with some certificate, and counts the bytes that clients send inside
+// it.
 type impostor struct {
 	address string
-	met     atomic.Int64 // handshakes begun
+	met     atomic.Int64 // handshakes started
 	bytes   atomic.Int64
 	conns   sync.WaitGroup
 }
@@ -59,8 +59,8 @@ func (i *impostor) listen(c *tls.Conn) {
 	}
 }
 
-// TestRefusesPeers is THREATS case 10: a peer that trust does not name is left
-// before any application data.
+// TestRefusesPeers is THREATS case 10: the client closes the connection to a peer that its
+// trust does not contain before it sends any application data.
 func TestRefusesPeers(t *testing.T) {
 	w, stranger := newWorld(t, "1", "2"), newWorld(t, "1")
 	old := newWorldOf(t, 3*time.Second, "1")
@@ -117,7 +117,8 @@ func TestRefusesPeers(t *testing.T) {
 	}
 }
 
-// TestImpostorCounts shows that the count above can be other than zero.
+// TestImpostorCounts: a genuine peer receives the request, so the count above can differ
+// from zero.
 func TestImpostorCounts(t *testing.T) {
 	w := newWorld(t, "1")
 	peer := newImpostor(t, w.shared("scoring", "scoring 1", time.Now()))
@@ -132,8 +133,8 @@ func TestImpostorCounts(t *testing.T) {
 	<-done
 }
 
-// TestManInTheMiddle is THREATS case 25 for every call of this package: a man
-// in the middle with certificates of his own sees no request of it.
+// TestManInTheMiddle is THREATS case 25 for every call of this package: an attacker in the
+// middle with certificates of their own receives no request.
 func TestManInTheMiddle(t *testing.T) {
 	w, own := newWorld(t, "1"), newWorld(t, "1")
 	trust := w.fetch(nil)
@@ -217,8 +218,8 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// TestFollowsPolicy is the client's part of THREATS case 18: a release that
-// owners removed is refused, also on connections that are open.
+// TestFollowsPolicy is the client's part of THREATS case 18: the client refuses a release
+// that owners removed, on open connections too.
 func TestFollowsPolicy(t *testing.T) {
 	w := newWorld(t, "1", "2")
 	one, two := w.replicas(1, "1")[0], w.replicas(1, "2")[0]
@@ -241,8 +242,8 @@ func TestFollowsPolicy(t *testing.T) {
 	}
 }
 
-// TestRefusedHandshakeRefreshes: code that is newer than the client's policy
-// makes the client ask for policy at once.
+// TestRefusedHandshakeRefreshes: a replica runs code that is newer than the client's
+// policy, so the client fetches the policy at once.
 func TestRefusedHandshakeRefreshes(t *testing.T) {
 	w := newWorld(t, "1")
 	trust := w.fetch(nil)
@@ -260,7 +261,7 @@ func TestRefusedHandshakeRefreshes(t *testing.T) {
 	}
 }
 
-// TestAuthorityDown: a client goes on with the policy it has.
+// TestAuthorityDown: without the authority a client continues under its current policy.
 func TestAuthorityDown(t *testing.T) {
 	w := newWorld(t, "1")
 	trust := w.fetch(func(c *client.TrustConfig) { c.Authorities = []string{w.url} })
@@ -306,8 +307,8 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// TestDynamic: that a release may load code which is not measured is reported
-// wherever that release is, and of no other.
+// TestDynamic: a release that may load unmeasured code is reported as such wherever it
+// appears, and no other release is.
 func TestDynamic(t *testing.T) {
 	for release, want := range map[string][]string{"1": {}, "2-dynamic": {"scoring release 2-dynamic"}} {
 		w := newWorld(t, release)
@@ -328,7 +329,7 @@ func TestDynamic(t *testing.T) {
 	}
 }
 
-// TestResolves: a name stands for all its addresses, and follows them.
+// TestResolves: a name resolves to several addresses, and the client uses all of them.
 func TestResolves(t *testing.T) {
 	w := newWorld(t, "1")
 	replicas := w.replicas(2, "1")

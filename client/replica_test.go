@@ -22,7 +22,7 @@ import (
 
 var quiet = log.New(io.Discard, "", 0)
 
-// replica is a unit with a service and the faults a test asks for.
+// replica is a unit with a service and the faults that a test sets.
 type replica struct {
 	address     string
 	certificate func() *tls.Certificate
@@ -31,9 +31,9 @@ type replica struct {
 
 	executed atomic.Int64 // requests that reached the service
 	accepted atomic.Int64 // connections
-	expired  atomic.Int64 // requests on a connection whose certificate was over
+	expired  atomic.Int64 // requests on a connection with an expired certificate
 
-	mu       sync.Mutex // guards all below
+	mu       sync.Mutex // guards the fields below
 	server   *http.Server
 	conns    []net.Conn
 	notAfter map[net.Conn]time.Time
@@ -56,8 +56,8 @@ func newReplica(t testing.TB, certificate func() *tls.Certificate) *replica {
 	return r
 }
 
-// listen returns a listener on a loopback address that no other process is likely to
-// use, so that it stays ours when it is closed.
+// listen returns a listener on a loopback address that other processes are unlikely to use,
+// so that it is still free after the listener closes.
 func listen(t testing.TB) net.Listener {
 	t.Helper()
 	host := fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
@@ -68,14 +68,14 @@ func listen(t testing.TB) net.Listener {
 	return l
 }
 
-// host is an address of its own that only byHost can reach.
+// host returns an address of its own that only byHost can reach.
 func (r *replica) host() string {
 	_, port, _ := net.SplitHostPort(r.address)
 	n := testworld.Must(strconv.Atoi(port))
 	return fmt.Sprintf("192.0.%d.%d", n/256, n%256)
 }
 
-// byHost dials the address that stands for a host.
+// byHost dials the real address of a host.
 type byHost map[string]string
 
 func (b byHost) dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -114,7 +114,7 @@ func (r *replica) serve(l net.Listener) {
 
 type connKey struct{}
 
-// current is the certificate of now; it is asked for at most every 100 ms.
+// current returns the current certificate, renewed at most every 100 ms.
 func (r *replica) current(c net.Conn) *tls.Certificate {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -142,7 +142,7 @@ func (r *replica) handle(w http.ResponseWriter, req *http.Request) {
 func (r *replica) kill() {
 	r.mu.Lock()
 	for _, c := range r.conns {
-		c.Close() // below TLS, so without its notice
+		c.Close() // below TLS, so without a TLS close
 	}
 	r.conns = nil
 	server := r.server
@@ -150,7 +150,7 @@ func (r *replica) kill() {
 	server.Close() // waits for Accept, which waits for mu
 }
 
-// restart serves again on the same address.
+// restart serves again at the same address.
 func (r *replica) restart(t testing.TB) {
 	t.Helper()
 	l, err := net.Listen("tcp", r.address)
@@ -160,8 +160,8 @@ func (r *replica) restart(t testing.TB) {
 	r.serve(l)
 }
 
-// gate stops all reading and writing of a replica, as SIGSTOP does: the system
-// still accepts connections.
+// gate stops all reads and writes of a replica, as SIGSTOP does: the kernel still accepts
+// connections.
 type gate struct {
 	mu     sync.Mutex // guards opened
 	opened chan struct{}
@@ -233,7 +233,7 @@ func reset(w http.ResponseWriter) {
 	raw.Close()
 }
 
-// half writes the first bytes of an response and cuts the connection.
+// half writes the first bytes of a response and cuts the connection.
 func half(w http.ResponseWriter, length string) {
 	if length != "" {
 		w.Header().Set("Content-Length", length)
@@ -243,7 +243,7 @@ func half(w http.ResponseWriter, length string) {
 	panic(http.ErrAbortHandler)
 }
 
-// get makes a GET and expects want.
+// get makes a GET request and requires want as the response's content.
 func get(t testing.TB, c http.RoundTripper, want string) {
 	t.Helper()
 	body, err := do(c, testworld.Must(http.NewRequest("GET", "https://"+serverName+"/", nil)))

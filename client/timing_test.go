@@ -18,14 +18,14 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 )
 
-// memory is a cluster inside a synctest bubble: connections are pipes, and time
-// passes only when everybody waits.
+// memory is a cluster inside a synctest bubble: connections are pipes, and time passes only
+// when all goroutines wait.
 type memory struct {
-	clock   time.Time // of the world, when the bubble began
+	clock   time.Time // of the world, when the bubble started
 	begun   time.Time
 	servers map[string]*listener
-	down    map[string]bool                                                      // dialled in vain, for ever
-	via     func(ctx context.Context, network, address string) (net.Conn, error) // in place of pipes, if any
+	down    map[string]bool                                                      // addresses that never accept a connection
+	via     func(ctx context.Context, network, address string) (net.Conn, error) // replaces pipes, if set
 
 	mu    sync.Mutex // guards dials
 	dials map[string]int
@@ -75,14 +75,14 @@ func (m *memory) dial(ctx context.Context, network, address string) (net.Conn, e
 	}
 }
 
-// inBubble runs f with a client of two replicas, "192.0.2.1:1" and ":2", that
-// response as handler says.
+// inBubble runs f with a client of two replicas, "192.0.2.1:1" and "192.0.2.2:1", that
+// respond as handler states.
 func inBubble(t *testing.T, handler func(address string) http.HandlerFunc, f func(m *memory, c *client.Client)) {
 	w := newWorld(t, "1")
 	m := &memory{clock: time.Now(), servers: make(map[string]*listener), down: make(map[string]bool), dials: make(map[string]int)}
 	trust := w.fetch(func(c *client.TrustConfig) { c.Clock = m.now })
 	leaf := w.shared("scoring", "scoring 1", m.clock)
-	w.stop() // nothing comes from outside the bubble
+	w.stop() // no traffic from outside the bubble
 	addresses := []string{"192.0.2.1:1", "192.0.2.2:1"}
 	bubble.Test(t, func(t *testing.T) {
 		m.begun = time.Now()
@@ -116,8 +116,8 @@ func sleepy(d time.Duration) http.HandlerFunc {
 	}
 }
 
-// TestHedgeTime: a late response is waited for 50 ms while nothing is known, and
-// then the other replica is asked.
+// TestHedgeTime: while nothing is known about latency, the client waits 50 ms for a
+// response, and then sends the request to the other replica.
 func TestHedgeTime(t *testing.T) {
 	var once sync.Once
 	handler := func(string) http.HandlerFunc {
@@ -139,7 +139,8 @@ func TestHedgeTime(t *testing.T) {
 	})
 }
 
-// TestPlainIsNotHedged: a request that may not be executed twice waits.
+// TestPlainIsNotHedged: the client sends a request that may not be executed twice only
+// once, and waits.
 func TestPlainIsNotHedged(t *testing.T) {
 	inBubble(t, func(string) http.HandlerFunc { return sleepy(time.Minute) }, func(m *memory, c *client.Client) {
 		began := time.Now()
@@ -155,8 +156,8 @@ func TestPlainIsNotHedged(t *testing.T) {
 	})
 }
 
-// TestStaggerTime: a connection that does not come is raced after 50 ms, for
-// every kind of request, and given up after 5 s.
+// TestStaggerTime: for every kind of request, the client races a second connection after 50
+// ms, and gives up the first after 5 s.
 func TestStaggerTime(t *testing.T) {
 	inBubble(t, func(string) http.HandlerFunc { return sleepy(0) }, func(m *memory, c *client.Client) {
 		m.down["192.0.2.1:1"] = true
@@ -181,8 +182,8 @@ func TestStaggerTime(t *testing.T) {
 	})
 }
 
-// TestPauseTime: a replica that is down is asked again after pauses that
-// double, not by every request.
+// TestPauseTime: the client tries a replica that is down after pauses that double, not for
+// every request.
 func TestPauseTime(t *testing.T) {
 	inBubble(t, func(string) http.HandlerFunc { return sleepy(0) }, func(m *memory, c *client.Client) {
 		m.down["192.0.2.1:1"] = true
@@ -192,8 +193,8 @@ func TestPauseTime(t *testing.T) {
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		// Each takes 5 s to fail, then at most 10 s of pause: at least 5
-		// in a minute, and a handful more while the first is unknown.
+		// Each attempt takes 5 s to fail and at most 10 s of pause: at least 5 in a minute,
+		// and a few more before the first result.
 		if got := m.dials["192.0.2.1:1"]; got < 4 || got > 30 {
 			t.Errorf("%d connections in a minute, want 4 to 30", got)
 		}

@@ -64,8 +64,8 @@ func TestFetchTrust(t *testing.T) {
 	}
 }
 
-// TestFetchTrustRefuses is the refusal table: the smallest change to an
-// authority, or to what is pinned, that must give exactly this reason.
+// TestFetchTrustRefuses is the refusal table: the smallest change to an authority, or to
+// the pins, that must give exactly this reason.
 func TestFetchTrustRefuses(t *testing.T) {
 	stranger := newWorld(t, "1")
 	tests := []struct {
@@ -150,8 +150,8 @@ func tampered(f func(*api.TrustResponse)) func(*world) { return func(w *world) {
 
 func faults(f attesttest.Faults) func(*world) { return func(w *world) { w.device.Faults = f } }
 
-// TestNeverOlder: a client that has seen newer policy does not go back. It
-// pushes the history it has seen to the authority.
+// TestNeverOlder: a client that knows a newer policy does not go back. It pushes its
+// history to the authority.
 func TestNeverOlder(t *testing.T) {
 	w := newWorld(t, "1")
 	w.adopt("1", "2")
@@ -169,7 +169,7 @@ func TestNeverOlder(t *testing.T) {
 		t.Errorf("history was pushed %d times, want once", w.pushed)
 	}
 
-	// An authority that keeps to its old policy is refused.
+	// An authority that keeps its old policy is refused.
 	w.limit = 1
 	config := w.config()
 	resume(&config)
@@ -177,7 +177,7 @@ func TestNeverOlder(t *testing.T) {
 	_, err := client.FetchTrust(t.Context(), config)
 	testworld.Refused(t, err, wire.Behind)
 
-	// So is one with another second policy.
+	// So is an authority with a different second policy.
 	w.stubborn, w.limit = false, 1<<20
 	w.Steps = w.Steps[:1]
 	w.tasks = w.tasksOf([]string{"1"})
@@ -215,7 +215,7 @@ func TestUnreachableAuthority(t *testing.T) {
 	}
 }
 
-// TestRootsServeOthers: the PEM is all that another TLS client needs.
+// TestRootsServeOthers: a TLS client needs nothing but the PEM.
 func TestRootsServeOthers(t *testing.T) {
 	w := newWorld(t, "1")
 	trust := w.fetch(nil)

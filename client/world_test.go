@@ -27,8 +27,8 @@ import (
 
 const serverName = "scoring.clinic.example"
 
-// world is an authority of one trust domain, played with the real packages
-// below the client. Its faults are for one test each.
+// world is an authority of one trust domain, built from the real packages below the client.
+// Each of its faults serves one test.
 type world struct {
 	*testworld.World // guarded by mu once it serves
 	keys             *identity.Keys
@@ -36,22 +36,22 @@ type world struct {
 	url              string
 	stop             func()
 
-	mu       sync.Mutex // guards all below
+	mu       sync.Mutex // guards the fields below
 	device   *attesttest.Device
 	tasks    string // of the newest policy
 	approved policy.Approved
 	issuer   *identity.Issuer
-	limit    int // steps it still has; a rolled-back database
+	limit    int // steps that it still has, as with a rolled-back database
 	tamper   func(*api.TrustResponse)
 	pushed   int
-	stubborn bool          // takes no history that is pushed
-	hollow   bool          // returns no history
+	stubborn bool          // ignores pushed histories
+	hollow   bool          // returns an empty history
 	asked    int           // trust responses sent
-	polls    int           // that came
+	polls    int           // polls received
 	moved    chan struct{} // closed by the next step
 }
 
-// newWorld makes an authority with one policy of the releases given.
+// newWorld starts an authority with one policy of the given releases.
 func newWorld(t testing.TB, releases ...string) *world {
 	t.Helper()
 	return newWorldOf(t, time.Hour, releases...)
@@ -71,7 +71,7 @@ func newWorldOf(t testing.TB, life time.Duration, releases ...string) *world {
 	return w
 }
 
-// tasksOf are a task with these releases, and another one.
+// tasksOf returns the policy's table of a task with these releases, and of another task.
 func (w *world) tasksOf(releases []string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `
@@ -95,7 +95,7 @@ lifetime = %q
 	return testworld.EditPolicy(w.T, b.String())
 }
 
-// adopt makes a policy with these releases the one in force.
+// adopt puts a policy with these releases in force.
 func (w *world) adopt(releases ...string) {
 	w.T.Helper()
 	w.mu.Lock()
@@ -114,7 +114,7 @@ func (w *world) adopt(releases ...string) {
 	w.moved = make(chan struct{})
 }
 
-// certificate is the authority's own.
+// certificate returns the authority's own certificate.
 func (w *world) certificate() (*tls.Certificate, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -125,7 +125,7 @@ func (w *world) certificate() (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: [][]byte{leaf.DER, w.issuer.AuthorityRoot()}, PrivateKey: leaf.Key}, nil
 }
 
-// shared is the leaf that every unit of a release holds at a time.
+// shared returns the leaf that every unit of a release has at a time.
 func (w *world) shared(task, program string, at time.Time) *tls.Certificate {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -143,7 +143,7 @@ func (w *world) handler() http.Handler {
 	return mux
 }
 
-// wait holds a poll until there is a step after its head.
+// wait delays a poll until there is a step after its head.
 func (w *world) wait(r *http.Request) {
 	testworld.Must(0, r.ParseForm())
 	poll, named, err := api.ParsePollQuery(r.Form)
@@ -192,7 +192,7 @@ func (w *world) history(rw http.ResponseWriter, r *http.Request) {
 	writeJSON(rw, response)
 }
 
-// visible is the history of the database as it stands.
+// visible returns the history that the database contains.
 func (w *world) visible() (policy.Approved, []api.HistoryEntry) {
 	steps := w.Steps[:min(w.limit, len(w.Steps))]
 	return testworld.Must(policy.Replay(w.Genesis(), steps)), testworld.Entries(steps)
@@ -251,12 +251,12 @@ func writeJSON(rw http.ResponseWriter, v any) {
 	_ = json.NewEncoder(rw).Encode(v)
 }
 
-// config is what a client of the world pins.
+// config returns the pins of the world's clients.
 func (w *world) config() client.TrustConfig {
 	return client.TrustConfig{Authorities: []string{w.url}, Genesis: w.Genesis(), Task: "scoring", Verifier: attesttest.Verifier()}
 }
 
-// fetch is trust that must be had.
+// fetch fetches trust, and fails the test on an error.
 func (w *world) fetch(edit func(*client.TrustConfig)) *client.Trust {
 	w.T.Helper()
 	config := w.config()
@@ -270,7 +270,7 @@ func (w *world) fetch(edit func(*client.TrustConfig)) *client.Trust {
 	return trust
 }
 
-// client makes a client of the replicas.
+// client returns a client of the replicas.
 func (w *world) client(replicas ...*replica) *client.Client {
 	w.T.Helper()
 	return w.clientOf(client.Config{}, replicas...)
@@ -292,7 +292,7 @@ func (w *world) clientOf(config client.Config, replicas ...*replica) *client.Cli
 	return c
 }
 
-// replicas are n units of a release.
+// replicas returns n units of a release.
 func (w *world) replicas(n int, release string) []*replica {
 	var all []*replica
 	for range n {

@@ -33,14 +33,14 @@ type real struct {
 	stop    func()
 }
 
-// newReal makes a root and a genesis policy that names it, and serves.
+// newReal creates a root and a genesis policy that names it, and serves.
 func newReal(t *testing.T, life string) *real {
 	t.Helper()
 	w := unittest.New(t, life)
 	r := &real{world: w, device: w.Vendor.Chip().Attester(attesttest.Measure("authority")), dir: t.TempDir(), address: "127.0.0.1:0"}
 	s, err := store.Create(t.Context(), r.dsn())
 	testworld.NoError(t, err)
-	draft, err := policydraft.Parse(w.Steps[0].Policy) // another root, and so the same draft
+	draft, err := policydraft.Parse(w.Steps[0].Policy) // a draft has no root, so it is the same one
 	testworld.NoError(t, err)
 	made, err := sealed.CreateRoot(t.Context(), sealed.InitConfig{Store: s, Attester: r.device, Sealer: r.device, Draft: draft})
 	testworld.NoError(t, err)
@@ -53,7 +53,7 @@ func newReal(t *testing.T, life string) *real {
 
 func (r *real) dsn() string { return "sqlite:" + filepath.Join(r.dir, "store") }
 
-// serve runs the authority, on the same address each time, until stop.
+// serve runs the authority, always at the same address, until stop.
 func (r *real) serve() {
 	t := r.world.T
 	t.Helper()
@@ -91,8 +91,8 @@ func (r *real) start(task string) *Unit {
 	return u
 }
 
-// TestOneIdentity: replicas of a task hold the same leaf, or in key mode unit
-// each its own under one root, and a unit calls another task.
+// TestOneIdentity: replicas of a task have the same leaf, or in key mode unit one leaf each
+// under one root. A unit calls another task.
 func TestOneIdentity(t *testing.T) {
 	r := newReal(t, "1h")
 	leaf := func(u *Unit) string { return string(u.enrolled.Load().leaf.Certificate[0]) }
@@ -119,8 +119,8 @@ func TestOneIdentity(t *testing.T) {
 	}
 }
 
-// TestAuthorityReturns: an authority that was away for more than a certificate's
-// life finds the unit ready within 10 s.
+// TestAuthorityReturns: the authority is away for longer than a certificate's lifetime. The
+// unit is ready within 10 s after it returns.
 func TestAuthorityReturns(t *testing.T) {
 	t.Parallel()
 	r := newReal(t, "3s")
@@ -131,8 +131,8 @@ func TestAuthorityReturns(t *testing.T) {
 	testworld.Within(t, 10*time.Second, "the unit is ready again", func() bool { return u.Ready() == nil })
 }
 
-// TestRollback: an authority whose store was put back to an older policy is not
-// followed, and learns the newer one from the unit.
+// TestRollback: the authority's store was restored to an older policy. The unit does not
+// follow it, and the authority gets the newer policy from the unit.
 func TestRollback(t *testing.T) {
 	r := newReal(t, "1h")
 	r.stop()

@@ -15,11 +15,11 @@ import (
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
-// manager serves the bus for the units of the world's authority, and passes on what
-// they publish.
+// manager serves the bus for the units of the world's authority, and sends their
+// publications to a channel.
 func manager(w *unittest.World, u *Unit) (Manager, <-chan bus.Item) {
 	w.T.Helper()
-	own := httptest.NewTLSServer(nil) // for its certificate, which holds for 127.0.0.1
+	own := httptest.NewTLSServer(nil) // for its certificate, which is valid for 127.0.0.1
 	own.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(u.authorityRoot())
@@ -40,14 +40,14 @@ func manager(w *unittest.World, u *Unit) (Manager, <-chan bus.Item) {
 	return Manager{URL: "tls://" + s.Address(), CA: ca}, items
 }
 
-// TestHandsOver: a unit that ends before it has sealed sessions of older ring keys again
-// does so with its last words to the manager.
+// TestHandsOver: a unit ends before it has resealed sessions under older ring keys. It
+// reseals and publishes them before its connection to the manager ends.
 func TestHandsOver(t *testing.T) {
 	w := unittest.New(t, "1h")
 	f := w.Authority(w.AuthorityKeys)
-	u, err := prepare(configOf(w, "scoring", f)) // which does nothing by itself
+	u, err := prepare(configOf(w, "scoring", f)) // runs nothing by itself
 	testworld.NoError(t, err)
-	close(u.done) // nothing renews
+	close(u.done) // no renewal
 	defer u.Close()
 	never := func(error) bool { return false }
 	testworld.NoError(t, u.obtain(testworld.ShortContext(t), never))

@@ -19,7 +19,7 @@ import (
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
-// open opens a session at the unit and gives its sealed copy.
+// open opens a session at the unit and returns its sealed copy.
 func open(w *unittest.World, u *Unit) (*channel.Session, []byte) {
 	w.T.Helper()
 	o, err := channel.NewClientHandshake(unitauth.Pin{Genesis: w.Genesis(), Task: u.config.Task}, 0)
@@ -33,9 +33,9 @@ func open(w *unittest.World, u *Unit) (*channel.Session, []byte) {
 	return s, sealed
 }
 
-// TestStapled: evidence for clients has the vendor's documents beside it, and when
-// the authority had them, as the authority signed it. Of that nobody on the way
-// says anything.
+// TestStapled: evidence for clients comes with the vendors' documents, and with the fetch
+// times that the authority signed. Fetch times that were added outside of the signed report
+// are dropped.
 func TestStapled(t *testing.T) {
 	said := attest.FrameFetched([]attest.Fetched{{Role: "crl", Digest: wire.Sum(nil), At: time.Unix(1, 0), Until: time.Unix(2, 0)}})
 	forged := attest.FrameFetched(nil)
@@ -56,7 +56,7 @@ func TestStapled(t *testing.T) {
 				}
 			}
 			u := started(w, "scoring", f)
-			u.tee.Attester = attest.WithDevices(u.tee.Attester, attesttest.NewNVIDIAVendor(time.Now()).GPU("GH100")) // which the fake knows no rules for
+			u.tee.Attester = attest.WithDevices(u.tee.Attester, attesttest.NewNVIDIAVendor(time.Now()).GPU("GH100")) // a device for which the fake has no rules
 			got, err := staplingAttester{u}.Attest(t.Context(), attest.ReportData{1})
 			testworld.NoError(t, err)
 			if !bytes.Equal(got.Endorsed[attest.RoleChecked], row.want) || string(got.Endorsed["crl"]) != "of the TEE's vendor" {
@@ -70,8 +70,8 @@ func TestStapled(t *testing.T) {
 	}
 }
 
-// TestStapledInPart: documents of other devices than those the report speaks of are
-// not taken.
+// TestStapledInPart: the unit refuses a response with documents of other devices than the
+// report lists.
 func TestStapledInPart(t *testing.T) {
 	w := unittest.New(t, "1h")
 	f := w.Authority(w.AuthorityKeys)
@@ -80,8 +80,8 @@ func TestStapledInPart(t *testing.T) {
 	testworld.Refused(t, err, wire.Malformed)
 }
 
-// TestOldRingKept: an authority that started again gives other ring keys; the
-// unit goes on opening sessions under the one before, and seals them anew.
+// TestOldRingKept: an authority that restarted issues different ring keys. The unit still
+// opens sessions under the former key, and reseals them.
 func TestOldRingKept(t *testing.T) {
 	w := unittest.New(t, "1h")
 	f := w.Authority(w.AuthorityKeys)
@@ -93,7 +93,7 @@ func TestOldRingKept(t *testing.T) {
 			r.Rings.Strict.Previous, r.Rings.Follow.Previous = nil, nil
 		}
 	})
-	for range 2 { // and through the renewal after that
+	for range 2 { // also through the next renewal
 		testworld.NoError(t, u.Attempt(testworld.ShortContext(t)))
 		if _, err := u.cluster.host.ImportSession(sealed, time.Now()); err != nil {
 			t.Errorf("a session under the ring key before: %v", err)
@@ -105,7 +105,7 @@ func TestOldRingKept(t *testing.T) {
 	})
 }
 
-// TestOldInheritedRingKept: the same for the keys of the release before.
+// TestOldInheritedRingKept: the unit also keeps the former keys of the previous release.
 func TestOldInheritedRingKept(t *testing.T) {
 	w, inherited := continued(t)
 	f := w.Authority(w.AuthorityKeys)
@@ -127,7 +127,7 @@ func TestKeep(t *testing.T) {
 	for _, row := range []struct {
 		name         string
 		before, next identity.RingKeys
-		want         *identity.RingKey // as previous
+		want         *identity.RingKey // expected previous key
 	}{
 		{"other keys", identity.RingKeys{Current: a, Previous: b}, identity.RingKeys{Current: c}, a},
 		{"the same again, one kept", identity.RingKeys{Current: c, Previous: a}, identity.RingKeys{Current: c}, a},
@@ -144,8 +144,8 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// TestRenewSoon: a missed ring key makes a unit renew within a second, and no
-// second one does for the next half minute.
+// TestRenewSoon: a missing ring key makes a unit renew within a second. A second one has no
+// effect for the next half minute.
 func TestRenewSoon(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		u := idle(hostclock.New(bubbleClock))
@@ -172,7 +172,8 @@ func TestRenewSoon(t *testing.T) {
 	})
 }
 
-// TestManagerConfig: what does not name a manager, or an address, is refused.
+// TestManagerConfig: a configuration without a valid manager URL or unit address is
+// refused.
 func TestManagerConfig(t *testing.T) {
 	w := unittest.New(t, "1h")
 	for _, row := range []struct {
@@ -193,7 +194,7 @@ func TestManagerConfig(t *testing.T) {
 	}
 }
 
-// TestNoManager: a manager that is not there does not hold a unit up.
+// TestNoManager: a unit starts although its manager is unreachable.
 func TestNoManager(t *testing.T) {
 	w := unittest.New(t, "1h")
 	c := configOf(w, "scoring", w.Authority(w.AuthorityKeys))

@@ -12,7 +12,7 @@ func bubbleClock() (time.Time, time.Duration) {
 	return time.Now(), time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC))
 }
 
-// machineAhead is a machine whose wall clock was d ahead when it started.
+// machineAhead returns a machine whose wall clock was d ahead when it started.
 func machineAhead(d time.Duration) func() (time.Time, time.Duration) {
 	return func() (time.Time, time.Duration) {
 		wall, elapsed := hostclock.System()
@@ -20,7 +20,7 @@ func machineAhead(d time.Duration) func() (time.Time, time.Duration) {
 	}
 }
 
-// skipping is a machine that was asleep for so long in all.
+// skipping returns a machine that has slept for the given time in total.
 func skipping(asleep *atomic.Int64) func() (time.Time, time.Duration) {
 	return func() (time.Time, time.Duration) {
 		wall, elapsed := hostclock.System()

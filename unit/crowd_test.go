@@ -14,15 +14,16 @@ import (
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
-// crowded gives the unit room for two requests, one of which this machine has.
+// crowded gives the unit room for two requests, and takes one place for this machine.
 func crowded(t *testing.T, u *Unit) {
 	t.Helper()
 	u.requests = limit.NewShares(quotaRequests, 2)
 	testworld.NoError(t, u.requests.Acquire(netip.MustParseAddr("127.0.0.1"), 1))
 }
 
-// TestCrowdedUnit: an address with its share of the requests under way is refused, by
-// the name of the quota, which the unit counts, and served when it has less.
+// TestCrowdedUnit: an address that already uses its share of concurrent requests is
+// refused. The refusal names the quota, and the unit counts it. The address is served again
+// when it uses less.
 func TestCrowdedUnit(t *testing.T) {
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(protocol, func(t *testing.T) {
@@ -50,8 +51,8 @@ func TestCrowdedUnit(t *testing.T) {
 	}
 }
 
-// TestStalledAtUnit: a request that stalls, and a response that is not read, end at a
-// unit's own listener.
+// TestStalledAtUnit: a unit's own listener ends a request that stalls, and a response that
+// the client does not read.
 func TestStalledAtUnit(t *testing.T) {
 	if os.Getenv("COHORT_FULL") == "" {
 		t.Skip("SKIPPED: the limits are a minute and half of one; COHORT_FULL=1 waits for them")

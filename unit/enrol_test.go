@@ -20,7 +20,8 @@ import (
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
-// TestReportRefused changes one thing in what a good authority answers.
+// TestReportRefused: one change to the response of an honest authority, and the unit
+// refuses it with the row's reason.
 func TestReportRefused(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: what a unit refuses in a report is not shown; run without -short")
@@ -148,7 +149,7 @@ func TestReportRefused(t *testing.T) {
 			row.with(f)
 			u, err := Start(testworld.ShortContext(t), configOf(w, "scoring", f))
 			if u != nil {
-				u.Close() // which asks the authority as long as it runs
+				u.Close() // it asks the authority as long as it runs
 				t.Error("got a unit beside the error")
 			}
 			testworld.Refused(t, err, row.want)
@@ -156,7 +157,7 @@ func TestReportRefused(t *testing.T) {
 	}
 }
 
-// forged is a report under the signature of another authority.
+// forged returns a report under the signature of another authority.
 func forged(t *testing.T, by *unittest.Authority, report []byte) api.SignedReport {
 	t.Helper()
 	i, _ := by.Issuer()
@@ -168,8 +169,8 @@ func forged(t *testing.T, by *unittest.Authority, report []byte) api.SignedRepor
 	return api.SignedReport{Report: report, Signature: signature, Chain: [][]byte{leaf.DER, i.AuthorityRoot()}}
 }
 
-// TestReportOfAnotherRequest: an authority that signs the answer to another
-// request, sealed to this one.
+// TestReportOfAnotherRequest: an authority signs the report for another request and seals
+// it to this one. The unit refuses it.
 func TestReportOfAnotherRequest(t *testing.T) {
 	w := unittest.New(t, "1h")
 	f := w.Authority(w.AuthorityKeys)
@@ -187,7 +188,8 @@ func TestReportOfAnotherRequest(t *testing.T) {
 	testworld.Refused(t, err, wire.BadSignature)
 }
 
-// TestAnotherUnitsCertificate: the certificate of one unit is given to the next.
+// TestAnotherUnitsCertificate: the authority sends one unit's certificate to the next unit,
+// which refuses it.
 func TestAnotherUnitsCertificate(t *testing.T) {
 	w := unittest.New(t, "1h")
 	f := w.Authority(w.AuthorityKeys)
@@ -203,8 +205,8 @@ func TestAnotherUnitsCertificate(t *testing.T) {
 	testworld.Refused(t, err, wire.BadChain)
 }
 
-// TestFakeAuthority: the same code, genesis and policy under another root
-// secret. The unit is given the right history and sends its host nothing more.
+// TestFakeAuthority: an authority has the same code, genesis and policy, but a different
+// root secret. The unit gets the right history and sends that authority nothing more.
 func TestFakeAuthority(t *testing.T) {
 	w, evil := unittest.New(t, "1h"), unittest.New(t, "1h")
 	f := evil.Authority(evil.AuthorityKeys)
@@ -267,12 +269,12 @@ func TestUnitRefused(t *testing.T) {
 }
 
 func TestClockSkew(t *testing.T) {
-	// Windows of certificates of 1 h begin every 40 minutes.
+	// Validity windows of 1 h certificates begin every 40 minutes.
 	begin := time.Now().Truncate(40 * time.Minute)
 	for _, row := range []struct {
 		name      string
-		authority time.Duration // its time, after a window's begin
-		apart     time.Duration // the unit's, after the authority's
+		authority time.Duration // authority's time after the window's begin
+		apart     time.Duration // unit's clock against the authority's
 		want      wire.Reason   // empty: accepted
 	}{
 		{"none", 20 * time.Minute, 0, ""},
@@ -300,15 +302,15 @@ func TestClockSkew(t *testing.T) {
 	}
 }
 
-// TestClockSkewOfWindows: the window of a certificate is compared with this
-// machine's clock by itself, whatever else the authority shows of its time.
+// TestClockSkewOfWindows: the unit compares a certificate's validity window with its own
+// clock, independently of what else the authority shows of its time.
 func TestClockSkewOfWindows(t *testing.T) {
 	begin := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	leaf := &x509.Certificate{NotBefore: begin, NotAfter: begin.Add(time.Hour)}
 	most := wire.MaxClockSkew - wire.WindowLead
 	for _, row := range []struct {
 		name      string
-		now, want time.Time // want is zero: refused
+		now, want time.Time // want is zero if refused
 	}{
 		{"within", begin.Add(time.Minute), begin.Add(time.Minute)},
 		{"a little behind", begin.Add(-most), begin},
@@ -330,8 +332,8 @@ func TestClockSkewOfWindows(t *testing.T) {
 	}
 }
 
-// TestHistory: a unit that has seen the second policy follows no authority
-// that has not, and teaches it.
+// TestHistory: a unit that knows the second policy follows no authority that does not, and
+// pushes its history to that authority.
 func TestHistory(t *testing.T) {
 	old := unittest.New(t, "1h")
 	w := old.Edited(`env = { LANG = "C" }`, `env = { LANG = "D" }`)
@@ -342,7 +344,7 @@ func TestHistory(t *testing.T) {
 		t.Fatalf("got LANG=%q, want that of the second policy", got)
 	}
 	attempt := func() error { return u.Attempt(testworld.ShortContext(t)) }
-	u.stop() // what follows is done step by step
+	u.stop() // the test makes each attempt itself
 	<-u.done
 	u.cluster.tasks.Wait()
 
@@ -356,7 +358,7 @@ func TestHistory(t *testing.T) {
 
 	f.Set(func(f *unittest.Authority) { f.Faults.Deaf = false })
 	testworld.Refused(t, attempt(), wire.Behind)
-	testworld.NoError(t, attempt()) // it was taught
+	testworld.NoError(t, attempt()) // the authority has adopted the pushed history
 
 	f.Set(func(f *unittest.Authority) { f.Steps = fork.Entries() })
 	testworld.Refused(t, attempt(), wire.Behind)
@@ -371,8 +373,8 @@ func TestHistory(t *testing.T) {
 	}
 }
 
-// TestPolicyChangesUnderWay: a report under another policy than the unit has
-// checked is not taken.
+// TestPolicyChangesUnderWay: a unit refuses a report under a policy that it has not
+// verified.
 func TestPolicyChangesUnderWay(t *testing.T) {
 	w := unittest.New(t, "1h")
 	f := w.Authority(w.AuthorityKeys)

@@ -15,9 +15,9 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// A service that holds its task's identity and serves HTTPS with it.
+// A service starts a unit, which has its task's identity, and serves HTTPS with it.
 func ExampleStart() {
-	// device is the TEE the program runs in, genesis what the owners say.
+	// device is the TEE that the program runs in; owners publish the genesis digest.
 	run := func(device attest.Attester, genesis attest.Digest) error {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
@@ -43,7 +43,7 @@ func ExampleStart() {
 	_ = run
 }
 
-// A unit calls a task that policy lets it call.
+// A unit calls a task that the policy allows it to call.
 func ExampleUnit_ClientTLS() {
 	call := func(u *unit.Unit) error {
 		config, err := u.ClientTLS("keys")
@@ -53,7 +53,7 @@ func ExampleUnit_ClientTLS() {
 		client := &http.Client{Transport: &http.Transport{TLSClientConfig: config}}
 		answer, err := client.Get("https://10.0.0.7:8443/")
 		if err != nil {
-			return err // with reason "identity" when that is no unit of "keys"
+			return err // with reason "identity" if the server is not a unit of "keys"
 		}
 		defer answer.Body.Close()
 		fmt.Println(answer.Status)

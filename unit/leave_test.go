@@ -12,8 +12,8 @@ import (
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
-// TestLeaves: a unit that ends in good order gives its place back, once, to the first authority
-// that answers, by the signature of its own key.
+// TestLeaves: a unit that ends properly releases its place, once, at the first authority
+// that responds, with a signature by its own key.
 func TestLeaves(t *testing.T) {
 	w := unittest.New(t, "1h")
 	f, dead := w.Authority(w.AuthorityKeys), w.Authority(w.AuthorityKeys)
@@ -35,7 +35,7 @@ func TestLeaves(t *testing.T) {
 	}
 }
 
-// TestLeavesNobody: an authority that is away does not keep a unit from ending.
+// TestLeavesNobody: an unresponsive authority does not keep a unit from ending.
 func TestLeavesNobody(t *testing.T) {
 	w := unittest.New(t, "1h")
 	f := w.Authority(w.AuthorityKeys)
@@ -50,7 +50,7 @@ func TestLeavesNobody(t *testing.T) {
 	}
 }
 
-// TestWaitsForAPlace: a full task is no reason for a unit to give up.
+// TestWaitsForAPlace: a unit does not give up because its task has no place left.
 func TestWaitsForAPlace(t *testing.T) {
 	if isFinal(wire.Refuse(wire.NoPlace, "units", "", "")) {
 		t.Error("a unit that finds no place gives up")

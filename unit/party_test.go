@@ -13,8 +13,8 @@ import (
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
-// partied is a world whose policy has a group of two parties, one of which is its quorum.
-// Both bring the one program of scorers.
+// partied returns a world whose policy has a group of two parties with a quorum of one.
+// Both parties bring the same program for the role scorer.
 func partied(t *testing.T) *unittest.World {
 	t.Helper()
 	w := unittest.New(t, "1h")
@@ -31,14 +31,14 @@ scorer = { members = [ { party = "north", task = "scoring", release = "1" }, { p
 [task.other]`, time.Now().Add(20*time.Hour).UTC().Format(time.RFC3339), w.OwnerRows("north", "south")))
 }
 
-// of is the configuration of a unit whose party has a key.
+// of returns the configuration of a unit whose party has a given key.
 func of(w *unittest.World, party attest.Digest, role, program string, at *unittest.Authority) Config {
 	c := member(w, role, program, at)
 	c.PartyKeys = []attest.Digest{party}
 	return c
 }
 
-// TestOwnParty: a unit takes certificates of a group only as its own party's program,
+// TestOwnParty: a unit accepts certificates of a group only as its own party's program,
 // under a roster that this party approves, whatever the authority admits.
 func TestOwnParty(t *testing.T) {
 	if testing.Short() {
@@ -54,9 +54,9 @@ func TestOwnParty(t *testing.T) {
 	north := []attest.Digest{w.Keys["north"].Digest()}
 	for name, tt := range map[string]struct {
 		at     *unittest.Authority
-		admits []attest.Digest // by whose word the authority admits the unit; none: its own
+		admits []attest.Digest // parties for which the authority admits the unit; nil means the unit's own
 		change func(*Config)
-		want   wire.Reason // none: it enrols
+		want   wire.Reason // empty if it enrols
 	}{
 		"its party approves":             {both, nil, func(*Config) {}, ""},
 		"the key before, and the new":    {both, nil, func(c *Config) { c.PartyKeys = append(c.PartyKeys, attest.Digest{1}) }, ""},
@@ -86,8 +86,8 @@ func TestOwnParty(t *testing.T) {
 	}
 }
 
-// TestPeerParties: a unit meets programs of the parties that it pins for a role, and
-// others of that role neither as caller nor as server.
+// TestPeerParties: a unit that pins parties for a role connects to those parties' programs,
+// and refuses other programs of that role as callers and as servers.
 func TestPeerParties(t *testing.T) {
 	w := partied(t)
 	w.Says("north", false)
@@ -130,8 +130,8 @@ func TestPeerParties(t *testing.T) {
 	}
 }
 
-// TestPeerRoot: a unit meets no unit under a group root that its own party has not
-// approved, though others have, who are a quorum.
+// TestPeerRoot: a unit refuses peers under a group root that its own party has not
+// approved, although a quorum of others has.
 func TestPeerRoot(t *testing.T) {
 	const theirs = "another secret of the group"
 	w := partied(t)
@@ -159,7 +159,7 @@ func TestPeerRoot(t *testing.T) {
 			testworld.NoError(t, err)
 			config, err := tt.caller.PeerTLS("trial", "holder")
 			testworld.NoError(t, err)
-			config.VerifyConnection = nil // the holder alone decides
+			config.VerifyConnection = nil // only the holder verifies
 			config.GetClientCertificate, config.Certificates = nil, append(config.Certificates, *leaf)
 			c := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}, Timeout: 10 * time.Second}
 			answer, err := c.Get("https://" + address + "/table")
@@ -173,8 +173,8 @@ func TestPeerRoot(t *testing.T) {
 	}
 }
 
-// TestWithdrawnPeer: a party's withdrawal ends the connections with its program, which
-// ignores it, and keeps it from others.
+// TestWithdrawnPeer: a party withdraws and its program ignores it. The peers' connections
+// to that program end, and it gets no new ones.
 func TestWithdrawnPeer(t *testing.T) {
 	w := partied(t)
 	w.Says("north", false)
@@ -193,7 +193,7 @@ func TestWithdrawnPeer(t *testing.T) {
 	testworld.NoError(t, err)
 	config, err := caller.PeerTLS("trial", "holder")
 	testworld.NoError(t, err)
-	config.GetClientCertificate, config.VerifyConnection = nil, nil // a twin that ignores policy
+	config.GetClientCertificate, config.VerifyConnection = nil, nil // a twin that ignores the policy
 	config.Certificates = append(config.Certificates, *leaf)
 	twin := &http.Client{Transport: &http.Transport{TLSClientConfig: config}, Timeout: 10 * time.Second}
 	get := func() error {

@@ -16,7 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
-// member is the configuration of a unit in the group.
+// member returns the configuration of a unit in the group.
 func member(w *unittest.World, role, program string, at *unittest.Authority) Config {
 	c := configOf(w, program, at)
 	c.Task, c.Group, c.Role = "", "trial", role
@@ -34,7 +34,7 @@ func join(w *unittest.World, role, program string, at *unittest.Authority) *Unit
 	return u
 }
 
-// holders serves as a holder that tells the role of its caller, and gives the
+// holders serves as a holder that responds with the role of its caller, and returns the
 // address.
 func holders(t *testing.T, u *Unit) string {
 	t.Helper()
@@ -73,8 +73,8 @@ func TestGroupReportRefused(t *testing.T) {
 	}
 }
 
-// TestGroupReportSigner: a unit in a group takes a report from the authority that its
-// parties approved and from no other, the authority of the domain included.
+// TestGroupReportSigner: a unit in a group accepts reports only from the authority that its
+// parties approved, not even from the authority of the trust domain.
 func TestGroupReportSigner(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: who may sign a report for a group is not shown; run without -short")
@@ -165,8 +165,8 @@ func TestPeerTLSRefusals(t *testing.T) {
 	}
 }
 
-// TestPeerTLSServes: one configuration serves the callers it names, and nobody
-// without a certificate.
+// TestPeerTLSServes: one configuration serves the callers that it names, and refuses
+// connections without a certificate.
 func TestPeerTLSServes(t *testing.T) {
 	w := unittest.Grouped(t)
 	a := w.Authority(w.AuthorityKeys)
@@ -182,7 +182,7 @@ func TestPeerTLSServes(t *testing.T) {
 			if err != nil {
 				return
 			}
-			fmt.Fprint(c, "served") // completes the handshake, or fails
+			fmt.Fprint(c, "served") // completes the handshake or fails
 			c.Close()
 		}
 	}()

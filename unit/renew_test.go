@@ -20,8 +20,8 @@ import (
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
-// TestBackOff: an authority that does not answer costs one warning for each
-// step, and steps double from 50 ms to 5 s.
+// TestBackOff: an authority that does not respond causes one warning for each retry, and
+// the pauses between retries double from 50 ms to 5 s.
 func TestBackOff(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
@@ -67,7 +67,7 @@ func TestFinal(t *testing.T) {
 	}
 }
 
-// TestStartWaits: an authority that is busy is asked again.
+// TestStartWaits: Start tries again at a busy authority.
 func TestStartWaits(t *testing.T) {
 	w := unittest.New(t, "1h")
 	f := w.Authority(w.AuthorityKeys)
@@ -80,7 +80,7 @@ func TestStartWaits(t *testing.T) {
 	}
 }
 
-// idle is a unit that has seen nothing, at a clock.
+// idle returns a unit that has no policy yet, with a clock.
 func idle(c *hostclock.Clock) *Unit {
 	u := &Unit{clock: c}
 	u.seen.Store(&history.History{})
@@ -88,12 +88,12 @@ func idle(c *hostclock.Clock) *Unit {
 	return u
 }
 
-// TestAwaitRenewal: a renewal falls at a random point between renewAfter and
-// renewBefore, and never at once, however late the clock says it is.
+// TestAwaitRenewal: a renewal happens at a random time between renewAfter and renewBefore,
+// and never at once, however late it is.
 func TestAwaitRenewal(t *testing.T) {
 	for _, row := range []struct {
 		name     string
-		due      time.Duration // renewAfter, from now
+		due      time.Duration // renewAfter, relative to now
 		min, max time.Duration
 	}{
 		{"due later", 40 * time.Minute, 40 * time.Minute, 45 * time.Minute},
@@ -114,8 +114,8 @@ func TestAwaitRenewal(t *testing.T) {
 	}
 }
 
-// TestAwaitRenewalAfterSleep: a clock that went on while timers stood still is
-// noticed within a minute.
+// TestAwaitRenewalAfterSleep: the clock advances while timers stand still. The unit notices
+// within a minute.
 func TestAwaitRenewalAfterSleep(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		var slept atomic.Int64
@@ -134,8 +134,9 @@ func TestAwaitRenewalAfterSleep(t *testing.T) {
 	})
 }
 
-// TestAuthorityAway: with an authority that is down the unit stays ready until
-// its certificate's end, is expired after it, and comes back.
+// TestAuthorityAway: while the authority is down, the unit stays ready until its
+// certificate's end and has expired after it. It becomes ready again when the authority is
+// back.
 func TestAuthorityAway(t *testing.T) {
 	t.Parallel()
 	w := unittest.New(t, "3s")
@@ -149,7 +150,7 @@ func TestAuthorityAway(t *testing.T) {
 		}
 		time.Sleep(20 * time.Millisecond)
 		if now := u.Stats().NotAfter; now != end {
-			end = now // a renewal that was under way
+			end = now // a renewal that was in progress
 		}
 	}
 	time.Sleep(time.Until(end) + 20*time.Millisecond)

@@ -13,8 +13,8 @@ import (
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
-// continued is a world where the scoring release continues another, and what it
-// inherits from that.
+// continued returns a world where the scoring release continues another release, with the
+// ring keys that it inherits.
 func continued(t *testing.T) (*unittest.World, *api.InheritedRing) {
 	t.Helper()
 	w := unittest.New(t, "1h").Edited("[task.scoring.release.\"1\"]\n", "[task.scoring.release.\"0\"]\n"+
@@ -24,7 +24,7 @@ func continued(t *testing.T) (*unittest.World, *api.InheritedRing) {
 	return w, &api.InheritedRing{Identity: id, RingKeys: unittest.RingKeys(0x30, time.Now())}
 }
 
-// TestRings compares the keys that a unit holds with those of its report.
+// TestRings: the keys of a unit are those of its report.
 func TestRings(t *testing.T) {
 	w, inherited := continued(t)
 	f := w.Authority(w.AuthorityKeys)
@@ -55,7 +55,7 @@ func TestRings(t *testing.T) {
 	}
 }
 
-// TestRingsRefused changes one thing in the keys of a good report.
+// TestRingsRefused: one change to the keys of a valid report, and the unit refuses it.
 func TestRingsRefused(t *testing.T) {
 	for _, row := range []struct {
 		name   string
@@ -85,8 +85,7 @@ func TestRingsRefused(t *testing.T) {
 	}
 }
 
-// TestInheritedWithoutContinues offers another release's keys to one that
-// continues none.
+// TestInheritedWithoutContinues: a release that continues no other refuses inherited keys.
 func TestInheritedWithoutContinues(t *testing.T) {
 	w := unittest.New(t, "1h")
 	f := w.Authority(w.AuthorityKeys)
@@ -97,8 +96,7 @@ func TestInheritedWithoutContinues(t *testing.T) {
 	testworld.Refused(t, err, wire.WrongIdentity)
 }
 
-// FuzzRings reads ring keys as a report carries them: what is accepted is what
-// stood there.
+// FuzzRings parses ring keys of a report: accepted keys equal the parsed input.
 func FuzzRings(f *testing.F) {
 	seed, err := json.Marshal(unittest.RingKeys(0x10, time.Unix(1e9, 0)))
 	if err != nil {
@@ -129,9 +127,9 @@ func FuzzRings(f *testing.F) {
 	})
 }
 
-// TestRingsAfterACut gives a unit, with its second report, keys that follow nothing it
-// holds. Of an authority that started again it keeps the ones of before, to open
-// sessions; after a cut it does not.
+// TestRingsAfterACut: a unit's second report has ring keys that do not follow its current
+// ones. If the authority has restarted, the unit keeps the former keys to open sessions;
+// after a cut it does not.
 func TestRingsAfterACut(t *testing.T) {
 	for _, row := range []struct {
 		name, old, new string

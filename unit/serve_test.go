@@ -23,7 +23,7 @@ import (
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
-// serve serves h on a loopback port until the test ends, and gives its address.
+// serve serves h on a loopback port until the test ends, and returns its address.
 func serve(t *testing.T, u *Unit, h http.Handler) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -40,7 +40,7 @@ func serve(t *testing.T, u *Unit, h http.Handler) string {
 	return l.Addr().String()
 }
 
-// user is an HTTP client that demands the unit's identity.
+// user returns an HTTP client that requires the unit's identity.
 func user(w *unittest.World, u *Unit, protocol string) *http.Client {
 	w.T.Helper()
 	root, err := x509.ParseCertificate(u.enrolled.Load().root.Raw)
@@ -64,7 +64,7 @@ var hello = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, "hello")
 })
 
-// get asks once, and gives the answer and the certificate it came under.
+// get makes one request, and returns the response and the server's certificate.
 func get(t *testing.T, c *http.Client, address string) (*http.Response, *x509.Certificate) {
 	t.Helper()
 	answer, err := c.Get("https://" + address + "/")
@@ -76,8 +76,8 @@ func get(t *testing.T, c *http.Client, address string) (*http.Response, *x509.Ce
 	return answer, answer.TLS.PeerCertificates[0]
 }
 
-// TestServeReconnects: once there is a newer certificate, the answer on an older
-// connection asks for another, and nothing is lost.
+// TestServeReconnects: once a unit has a newer certificate, its response on an older
+// connection closes that connection. No request is lost.
 func TestServeReconnects(t *testing.T) {
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		t.Run(protocol, func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestServeReconnects(t *testing.T) {
 			}
 			skip.Store(int64(time.Until(u.Stats().NotAfter) - 10*time.Minute)) // into the next window
 			testworld.NoError(t, u.Attempt(testworld.ShortContext(t)))
-			get(t, user, address) // on the older connection, which this ends
+			get(t, user, address) // on the older connection, which this response closes
 			testworld.Within(t, 5*time.Second, "an answer under the newer certificate", func() bool {
 				_, leaf := get(t, user, address)
 				return !leaf.Equal(first)
@@ -113,8 +113,8 @@ func TestServeReconnects(t *testing.T) {
 	}
 }
 
-// TestNothingServedAfterTheEnd: requests on a connection whose certificate is
-// over are not served, and new handshakes fail.
+// TestNothingServedAfterTheEnd: requests on a connection with an expired certificate are
+// not served, and new handshakes fail.
 func TestNothingServedAfterTheEnd(t *testing.T) {
 	var skip atomic.Int64
 	w := unittest.New(t, "1h")
@@ -134,7 +134,7 @@ func TestNothingServedAfterTheEnd(t *testing.T) {
 	testworld.Refused(t, err, wire.CertExpired)
 }
 
-// TestConnectionCutAtTheEnd: an idle connection ends with its certificate.
+// TestConnectionCutAtTheEnd: an idle connection ends when its certificate expires.
 func TestConnectionCutAtTheEnd(t *testing.T) {
 	t.Parallel()
 	w := unittest.New(t, "3s")
@@ -151,8 +151,8 @@ func TestConnectionCutAtTheEnd(t *testing.T) {
 	}
 }
 
-// TestLoadOverRenewals: under load, with certificates of 3 s, no request fails
-// and none is served under a certificate past its end.
+// TestLoadOverRenewals: under load, with certificates of 3 s, no request fails and none is
+// served under an expired certificate.
 func TestLoadOverRenewals(t *testing.T) {
 	t.Parallel()
 	w := unittest.New(t, "5s")
@@ -193,7 +193,7 @@ func TestLoadOverRenewals(t *testing.T) {
 	}
 }
 
-// TestServeFinishesRequests: a request in flight at shutdown is answered.
+// TestServeFinishesRequests: a request in progress at shutdown still gets its response.
 func TestServeFinishesRequests(t *testing.T) {
 	w := unittest.New(t, "1h")
 	u := started(w, "scoring", w.Authority(w.AuthorityKeys))
@@ -204,7 +204,7 @@ func TestServeFinishesRequests(t *testing.T) {
 	go func() {
 		done <- u.Serve(ctx, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			cancel()
-			time.Sleep(50 * time.Millisecond) // longer than Serve takes to notice
+			time.Sleep(50 * time.Millisecond) // longer than Serve takes to notice the shutdown
 			hello(w, r)
 		}))
 	}()
@@ -212,7 +212,7 @@ func TestServeFinishesRequests(t *testing.T) {
 	testworld.NoError(t, <-done)
 }
 
-// TestServeTellsBrokenListener: the end of the listener is an error.
+// TestServeTellsBrokenListener: Serve returns an error when its listener ends.
 func TestServeTellsBrokenListener(t *testing.T) {
 	w := unittest.New(t, "1h")
 	u := started(w, "scoring", w.Authority(w.AuthorityKeys))
@@ -239,8 +239,8 @@ func TestServerTLSProfile(t *testing.T) {
 	}
 }
 
-// TestClientTLS: a unit of a task calls the tasks that policy lets it call, and
-// nobody who is not one of those.
+// TestClientTLS: a unit calls the tasks that the policy allows it to call, and refuses any
+// other server.
 func TestClientTLS(t *testing.T) {
 	w, evil := unittest.New(t, "1h"), unittest.New(t, "1h")
 	f := w.Authority(w.AuthorityKeys)
@@ -272,8 +272,8 @@ func TestClientTLS(t *testing.T) {
 	testworld.Refused(t, call(callee), wire.BadPolicy)
 }
 
-// TestClientTLSWithoutNames: a task that policy gives no DNS name is known by
-// its URI.
+// TestClientTLSWithoutNames: a task without a DNS name in the policy is identified by its
+// URI.
 func TestClientTLSWithoutNames(t *testing.T) {
 	w := unittest.New(t, "1h").Edited(`calls = ["keys"]`, `calls = ["other"]`)
 	f := w.Authority(w.AuthorityKeys)

@@ -77,7 +77,7 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// TestNothingLeft: Close ends everything that Start and Serve began.
+// TestNothingLeft: Close ends everything that Start and Serve started.
 func TestNothingLeft(t *testing.T) {
 	before := runtime.NumGoroutine()
 	t.Run("lives", func(t *testing.T) {

@@ -20,14 +20,13 @@ import (
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
-// adopted waits until a unit has seen the newest policy of w.
+// adopted waits until a unit has adopted the newest policy of w.
 func adopted(t *testing.T, w *unittest.World, u *Unit) {
 	t.Helper()
 	testworld.Within(t, 5*time.Second, "the step is adopted", func() bool { return u.newest().PolicyHead() == w.Policy().PolicyHead() })
 }
 
-// TestStepsConcern counts renewals: a step makes only those units renew that it concerns,
-// and all adopt it at once.
+// TestStepsConcern: all units adopt a step at once, and only those that it concerns renew.
 func TestStepsConcern(t *testing.T) {
 	w := unittest.New(t, "1h")
 	f := w.Authority(w.AuthorityKeys)
@@ -44,7 +43,7 @@ func TestStepsConcern(t *testing.T) {
 		f.Step(w)
 		adopted(t, w, scoring)
 		adopted(t, w, other)
-		time.Sleep(50 * time.Millisecond) // within which a renewal would have begun: the spread is zero
+		time.Sleep(50 * time.Millisecond) // a renewal would have begun by now: the spread is zero
 		if got := f.Asked(); got != asked {
 			t.Errorf("%s: %d units renewed", c.name, got-asked)
 		}
@@ -59,7 +58,7 @@ func TestStepsConcern(t *testing.T) {
 	}
 }
 
-// TestStatementConcerns: a party's statement concerns the units of its group and no others.
+// TestStatementConcerns: a party's statement concerns only the units of its group.
 func TestStatementConcerns(t *testing.T) {
 	w := unittest.Grouped(t)
 	statement := w.Steps[len(w.Steps)-1]
@@ -77,7 +76,8 @@ func TestStatementConcerns(t *testing.T) {
 	}
 }
 
-// TestRenewalSpread: renewals that a step makes necessary are spread as the authority proved.
+// TestRenewalSpread: renewals that a step makes necessary are spread over the time that the
+// authority has proved.
 func TestRenewalSpread(t *testing.T) {
 	const spread = 8 * time.Second
 	w := unittest.New(t, "1h")
@@ -95,7 +95,7 @@ func TestRenewalSpread(t *testing.T) {
 			u := idle(hostclock.New(bubbleClock))
 			u.seen.Store(&seen)
 			after := time.Now().Add(time.Hour)
-			u.enrolled.Store(&enrolment{renewAfter: after, renewBefore: after}) // by facts that the history does not know
+			u.enrolled.Store(&enrolment{renewAfter: after, renewBefore: after}) // facts unknown to the history: a renewal is due
 			begin := time.Now()
 			testworld.NoError(t, u.awaitRenewal(t.Context()))
 			took := time.Since(begin)
@@ -107,8 +107,8 @@ func TestRenewalSpread(t *testing.T) {
 	})
 }
 
-// TestApprovalEndsTheWait: a unit that waits for what a step brings is not held up by its
-// back-off.
+// TestApprovalEndsTheWait: a unit waits for a step. When the step comes, the unit enrols
+// without waiting for the end of its back-off.
 func TestApprovalEndsTheWait(t *testing.T) {
 	w := unittest.New(t, "1h")
 	f := w.Authority(w.AuthorityKeys)
@@ -132,12 +132,12 @@ func TestApprovalEndsTheWait(t *testing.T) {
 }
 
 // TestCutUnitStops: a unit that the newest policy cuts off serves nothing from the moment
-// that it hears, whatever its certificate says.
+// at which it learns of it, whatever its certificate's validity.
 func TestCutUnitStops(t *testing.T) {
 	w := unittest.New(t, "1h")
 	f := w.Authority(w.AuthorityKeys)
 	cut, left := started(w, "scoring", f), started(w, "scoring", f)
-	f.Set(func(f *unittest.Authority) { f.Faults.Refusal = wire.Refuse(wire.Unavailable, "authority", "", "") }) // no renewal helps
+	f.Set(func(f *unittest.Authority) { f.Faults.Refusal = wire.Refuse(wire.Unavailable, "authority", "", "") }) // renewal fails
 	w = w.Edited("[task.scoring]\n", "[task.scoring]\ncut_units = [\""+cut.ID().String()+"\"]\n")
 	f.Step(w)
 	testworld.Within(t, 5*time.Second, "it is refused", func() bool { return wire.ReasonOf(cut.Ready()) == wire.CutOff })
@@ -163,9 +163,9 @@ func TestCutUnitStops(t *testing.T) {
 	}
 }
 
-// TestSilence: a unit in a group that hears of no proved head for as long as policy lets it
-// serves nothing, and goes on when it hears of one; a unit outside groups does not care. The
-// unit's clock may differ from the authority's.
+// TestSilence: a unit in a group that gets no proved head for the time that the policy
+// permits serves nothing, and continues when it gets one. A unit outside of groups is
+// unaffected. The unit's clock may differ from the authority's.
 func TestSilence(t *testing.T) {
 	w := unittest.Grouped(t, "development  = true\n", "development  = true\nmax_silence = \"10m\"\n")
 	f := w.Authority(w.AuthorityKeys)
@@ -198,7 +198,7 @@ func TestSilence(t *testing.T) {
 	testworld.NoError(t, u.Ready())
 	f.Set(func(f *unittest.Authority) {
 		f.Faults.Serve = nil
-		f.Clock = func() time.Time { return time.Now().Add(11 * time.Minute) } // the same time has passed there
+		f.Clock = func() time.Time { return time.Now().Add(11 * time.Minute) } // the same time has passed at the authority
 	})
 	testworld.Within(t, 10*time.Second, "it goes on", func() bool { return member.Ready() == nil })
 }

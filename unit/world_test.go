@@ -8,7 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/unit/unittest"
 )
 
-// configOf is that of a unit that runs the program of a task.
+// configOf returns the configuration of a unit that runs the program of a task.
 func configOf(w *unittest.World, task string, authorities ...*unittest.Authority) Config {
 	c := Config{
 		Genesis:  w.Genesis(),

@@ -19,7 +19,7 @@ func drop(*hostile, pushed) {}
 
 func noCopy(m *hostile, _ wire.SessionID) []byte { m.act(); return nil }
 
-// copyOf is what was pushed of a session.
+// copyOf returns the pushed copy of a session.
 func (m *hostile) copyOf(is func(wire.SessionID) bool) []byte {
 	pushes, _ := m.history()
 	for _, p := range pushes {
@@ -30,8 +30,8 @@ func (m *hostile) copyOf(is func(wire.SessionID) bool) []byte {
 	return nil
 }
 
-// copied is a behaviour that pushes nothing and gives a changed copy to whoever
-// asks for one: the ticket heals it.
+// copied is a behaviour that pushes nothing and returns a changed copy to each unit that
+// requests one. The ticket replaces it.
 func copied(change func(sealed []byte) []byte) behaviour {
 	return behaviour{push: drop, pull: func(m *hostile, id wire.SessionID) []byte {
 		m.act()
@@ -45,7 +45,7 @@ func copied(change func(sealed []byte) []byte) behaviour {
 
 func named(name string, b behaviour) behaviour { b.name = name; return b }
 
-// carol opens a session, calls once, and closes it.
+// carol opens a session, sends one call, and closes the session.
 func (m *hostile) carol() Closed {
 	m.honest.Store(true)
 	carol := m.user("carol", 0)
@@ -54,7 +54,7 @@ func (m *hostile) carol() Closed {
 	return carol.Close(m.T.Context())
 }
 
-// newest is the newest of one kind that was pushed.
+// newest returns the newest push of one kind.
 func (m *hostile) newest(kind envelope.Kind) []byte {
 	pushes, _ := m.history()
 	for _, p := range slices.Backward(pushes) {
@@ -66,12 +66,12 @@ func (m *hostile) newest(kind envelope.Kind) []byte {
 	return nil
 }
 
-// sessionOf is the id of a user's session.
+// sessionOf returns the id of a user's session.
 func (m *hostile) sessionOf(user string) wire.SessionID {
 	return testworld.Must(m.users[user].Session(m.T.Context())).ID()
 }
 
-// ofSessions is what is done to sealed sessions, tombstones and numbers.
+// ofSessions are the behaviours towards sealed sessions, tombstones and numbers.
 var ofSessions = []behaviour{
 	{name: "pushes nothing to one unit", push: func(m *hostile, p pushed) {
 		m.act()
@@ -265,8 +265,8 @@ var ofSessions = []behaviour{
 	}},
 }
 
-// foreign is a cluster of the same program under another authority, with a
-// session of its own.
+// foreign returns a cluster of the same program under another authority, with a session of
+// its own.
 func (m *hostile) foreign() *hostile {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -290,7 +290,7 @@ func atOnce(act func(*hostile, carried) said) func(*hostile, carried) said {
 	}
 }
 
-// openAnswer changes one field of the first open answer of each user.
+// openAnswer changes one field of the first open response to each user.
 func openAnswer(field int, change func(m *hostile, q carried, f []byte) []byte) func(*hostile, carried) said {
 	return func(m *hostile, q carried) said {
 		a := m.route(q)
@@ -316,7 +316,7 @@ func openRequest(field int, change func(f []byte) []byte) func(*hostile, carried
 	})
 }
 
-// ofOpens is what is done to open requests and their answers.
+// ofOpens are the behaviours towards open requests and their responses.
 var ofOpens = []behaviour{
 	{name: "drops open requests", open: atOnce(func(*hostile, carried) said { return nobody })},
 	{name: "drops open answers", open: atOnce(func(m *hostile, q carried) said { m.route(q); return nobody })},

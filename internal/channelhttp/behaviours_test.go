@@ -13,8 +13,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// atFirst makes a behaviour that is done to the first attempt of each call; the
-// others are left alone. So what may be repeated must succeed in the end.
+// atFirst is a behaviour towards the first attempt of each call. It leaves later attempts
+// alone, so calls that may be retried must succeed in the end.
 func atFirst(act func(*hostile, carried) said) func(*hostile, carried) said {
 	return func(m *hostile, q carried) said {
 		if q.try != 1 {
@@ -24,16 +24,15 @@ func atFirst(act func(*hostile, carried) said) func(*hostile, carried) said {
 	}
 }
 
-// changed is a behaviour that brings a changed request to a unit, which must not
-// take it.
+// changed is a behaviour that delivers a changed request to a unit, which must refuse it.
 func changed(change func(m *hostile, q carried) func([]byte)) func(*hostile, carried) said {
 	return atFirst(func(m *hostile, q carried) said {
 		return m.refusal(m.another(q), q.with(change(m, q)))
 	})
 }
 
-// altered changes some bytes of the header, and leaves the request with the unit
-// it is bound to.
+// altered changes some bytes of the header, and delivers the request to the unit that it is
+// bound to.
 func altered(change func(b []byte)) func(*hostile, carried) said {
 	return atFirst(func(m *hostile, q carried) said {
 		m.act()
@@ -45,7 +44,7 @@ func altered(change func(b []byte)) func(*hostile, carried) said {
 	})
 }
 
-// ofRequests is what is done to requests under way.
+// ofRequests are the behaviours towards requests in progress.
 var ofRequests = []behaviour{
 	{name: "drops requests", fails: unmarked, request: atFirst(func(m *hostile, q carried) said { m.act(); return nobody })},
 	{name: "drops answers", fails: unmarked, request: atFirst(func(m *hostile, q carried) said { m.act(); m.route(q); return nobody })},
@@ -212,7 +211,7 @@ var ofRequests = []behaviour{
 	}},
 }
 
-// ofStreams is a behaviour that changes the chunks of requests that have several.
+// ofStreams is a behaviour that changes the chunks of requests with several chunks.
 func ofStreams(change func([][]byte) [][]byte) func(*hostile, carried) said {
 	return atFirst(func(m *hostile, q carried) said {
 		q.raw = bytes.Clone(q.raw)
@@ -226,7 +225,7 @@ func ofStreams(change func([][]byte) [][]byte) func(*hostile, carried) said {
 	})
 }
 
-// given is a behaviour that lets requests be answered and changes the answers.
+// given is a behaviour that forwards requests and changes the responses.
 func given(change func(m *hostile, q carried, a said) said) func(*hostile, carried) said {
 	return atFirst(func(m *hostile, q carried) said {
 		a := m.route(q)
@@ -238,13 +237,13 @@ func given(change func(m *hostile, q carried, a said) said) func(*hostile, carri
 	})
 }
 
-// rewritten changes the bytes of answers.
+// rewritten changes the bytes of responses.
 func rewritten(change func(b []byte) []byte) func(*hostile, carried) said {
 	return given(func(_ *hostile, _ carried, a said) said { return a.with(change) })
 }
 
-// ofLong changes the chunks of answers that have several, of which a client has
-// read the head by then: no other attempt follows.
+// ofLong changes the chunks of responses with several chunks. The client has read the head
+// of such a response by then, so no other attempt follows.
 func ofLong(change func([][]byte) [][]byte) func(*hostile, carried) said {
 	return func(m *hostile, q carried) said {
 		a := m.route(q)
@@ -256,7 +255,7 @@ func ofLong(change func([][]byte) [][]byte) func(*hostile, carried) said {
 	}
 }
 
-// ofAnswers is what is done to answers.
+// ofAnswers are the behaviours towards responses.
 var ofAnswers = []behaviour{
 	{name: "gives the other user's answer", fails: unmarked, request: given(func(m *hostile, q carried, a said) said {
 		m.mu.Lock()
@@ -313,7 +312,7 @@ var ofAnswers = []behaviour{
 	{name: "ends an answer with an inner chunk", fails: all, request: ofLong(func(c [][]byte) [][]byte { c[1][0] |= 0x80; return c[:2] })},
 }
 
-// forged is a behaviour that answers by itself, in nobody's name.
+// forged is a behaviour that responds by itself, without authentication by any unit.
 func forged(status int) func(*hostile, carried) said {
 	return func(m *hostile, q carried) said {
 		m.act()
@@ -324,7 +323,7 @@ func forged(status int) func(*hostile, carried) said {
 	}
 }
 
-// ofHints is what a manager says that nobody can check.
+// ofHints are false statements of a manager that a client cannot check.
 var ofHints = []behaviour{
 	{name: "forges rekey", fails: unmarked, opens: many, request: atFirst(forged(http.StatusGone))},
 	{name: "forges rekey, always", fails: all, opens: many, request: forged(http.StatusGone)},

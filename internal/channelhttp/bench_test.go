@@ -15,9 +15,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// BenchmarkRequest is G7: a request in a session, both ends in this process,
-// beside plain HTTP/1.1 with the same handler; client and unit direct, in
-// cleartext on loopback.
+// BenchmarkRequest is G7: a request in a session, with both ends in this process, against
+// plain HTTP/1.1 with the same handler; without a gateway and in cleartext on loopback.
 func BenchmarkRequest(b *testing.B) {
 	for _, size := range []int{64, 1 << 10, 16 << 10, 1 << 20} {
 		body := bytes.Repeat([]byte("x"), size)
@@ -59,8 +58,8 @@ func BenchmarkRequest(b *testing.B) {
 	}
 }
 
-// BenchmarkOneOff is what a one-off request of 1 KiB costs a unit, under each KEM:
-// opening it and sealing the answer.
+// BenchmarkOneOff measures a unit's cost of a one-off request of 1 KiB under each KEM:
+// opening the request and sealing the response.
 func BenchmarkOneOff(b *testing.B) {
 	c := newCluster(b, 1, repeat)
 	hybrid := c.keysOf(c.units[0], c.byTask())

@@ -13,7 +13,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestCutUnitServesNothing is an honest unit that hears of its own cut.
+// TestCutUnitServesNothing: an honest unit that learns of its own cut refuses every
+// operation with the reason of a cut-off.
 func TestCutUnitServesNothing(t *testing.T) {
 	c := newCluster(t, 1, echo)
 	h := c.units[0].Host
@@ -31,7 +32,7 @@ func TestCutUnitServesNothing(t *testing.T) {
 	testworld.Refused(t, err, wire.CutOff)
 }
 
-// heads are proved heads on one side, which are opaque to the channel.
+// heads records the proved heads on one side; they are opaque to the channel.
 type heads struct {
 	mu    sync.Mutex
 	head  []byte
@@ -55,8 +56,8 @@ func (h *heads) both() Heads {
 	}
 }
 
-// TestHeadsTravel looks at which heads come across: with each open request and its
-// answer, and with requests and answers once for each session and head.
+// TestHeadsTravel: proved heads travel with each open request and its response, and with
+// other requests and responses once for each session and head.
 func TestHeadsTravel(t *testing.T) {
 	c := newCluster(t, 1, echo)
 	unit, client := &heads{}, &heads{}
@@ -101,7 +102,8 @@ func TestHeadsTravel(t *testing.T) {
 	want("what is no head", "", "")
 }
 
-// TestOneOffAnswerAfterTheCut refuses what comes of an answer once the keys are cut.
+// TestOneOffAnswerAfterTheCut: a client refuses a one-off response once its keys are cut
+// off.
 func TestOneOffAnswerAfterTheCut(t *testing.T) {
 	for _, whole := range []bool{false, true} {
 		c := newCluster(t, 1, repeat)

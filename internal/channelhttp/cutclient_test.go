@@ -19,16 +19,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// unitName is an app that answers with the id of the unit that serves it.
+// unitName is an app that responds with the id of its unit.
 var unitName = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	caller, _ := CallerOf(r.Context())
 	io.WriteString(w, caller.Unit.String())
 })
 
-// TestTwinServesNobodyWhoHeard cuts off one of three units, which ignores it and goes
-// on with every key that it was ever given. Of a client that has heard it gets no
-// request answered, in sessions from before the cut and in new ones, and the others
-// serve on.
+// TestTwinServesNobodyWhoHeard: one of three units is cut off, ignores it, and continues
+// with all keys that it has. It serves no request of a client that knows the cut, neither
+// in sessions from before the cut nor in new ones. The other units continue to serve.
 func TestTwinServesNobodyWhoHeard(t *testing.T) {
 	for _, by := range []string{"task", "id"} {
 		t.Run(by, func(t *testing.T) {
@@ -69,9 +68,9 @@ func TestTwinServesNobodyWhoHeard(t *testing.T) {
 	}
 }
 
-// TestAnswerAfterTheCut has an answer under way in a session from before a cut: what
-// comes after the client has heard is not taken, whatever unit it names, and a request
-// that may be repeated is answered in another session.
+// TestAnswerAfterTheCut: a response is in progress in a session from before a cut. Once the
+// client knows the cut, it accepts nothing more of that response, whichever unit it names.
+// A request that may be retried gets its response in another session.
 func TestAnswerAfterTheCut(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		var slow atomic.Bool
@@ -86,7 +85,7 @@ func TestAnswerAfterTheCut(t *testing.T) {
 			}
 			io.WriteString(w, "after")
 		}))
-		victim := c.host(channel.Limits{}) // is cut off, and was given the same keys
+		victim := c.host(channel.Limits{}) // will be cut off, and has the same keys
 		rt := c.client(c.byTask(), 0)
 		if _, err := say(t, rt, http.MethodGet, "/", ""); err != nil {
 			t.Fatal(err)
@@ -133,9 +132,9 @@ func TestAnswerAfterTheCut(t *testing.T) {
 	})
 }
 
-// TestAuthorityAway cuts off a unit while the others have no certificate report since:
-// a client goes on in a session that one of them holds alone, with requests of every
-// kind, and in one that all share once they have renewed.
+// TestAuthorityAway: a unit is cut off, and the others have had no certificate report
+// since. A client continues in a session that only one of them has, with requests of every
+// kind. Once the units have renewed, it continues in a session that all of them share.
 func TestAuthorityAway(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3, unitName)
@@ -174,7 +173,7 @@ func TestAuthorityAway(t *testing.T) {
 			t.Error("the session that a unit holds alone ended when the unit renewed")
 		}
 		c.clock.Advance(renewPause)
-		for range 2 { // the first begins to open another, for which the twin may be asked too
+		for range 2 { // the first starts to open another session, for which the twin may be asked too
 			if _, err := say(t, rt, http.MethodGet, "/", ""); err != nil {
 				t.Fatal(err)
 			}
@@ -187,8 +186,8 @@ func TestAuthorityAway(t *testing.T) {
 	})
 }
 
-// TestOpenerOfAloneEnds ends the unit that holds a session alone: the next request is
-// answered in another session.
+// TestOpenerOfAloneEnds: the only unit that has a session ends. The next request gets its
+// response in another session.
 func TestOpenerOfAloneEnds(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3, unitName)
@@ -214,8 +213,8 @@ func TestOpenerOfAloneEnds(t *testing.T) {
 	})
 }
 
-// TestClientWaitsForUnits opens a session while no unit has heard of a cut: the client
-// waits until one has, by the head that comes with its requests.
+// TestClientWaitsForUnits: no unit knows of a cut when a client opens a session. The client
+// waits until a unit learns of it from the proved head in the client's own request.
 func TestClientWaitsForUnits(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		c := newCluster(t, 2, unitName)
@@ -235,8 +234,8 @@ func TestClientWaitsForUnits(t *testing.T) {
 	})
 }
 
-// TestUnheardUnitsKeepClientOut: without any head that travels the units stay as they
-// are, and the client opens no session with them.
+// TestUnheardUnitsKeepClientOut: no proved head reaches the units, so they do not learn of
+// the cut, and the client opens no session with them.
 func TestUnheardUnitsKeepClientOut(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		c := newCluster(t, 2, unitName)
@@ -250,9 +249,8 @@ func TestUnheardUnitsKeepClientOut(t *testing.T) {
 	})
 }
 
-// TestOneOffAfterTheCut has keys for one-off requests from before a cut: they are
-// refused, a request under them is opened by no unit that has heard, and the rest of an
-// answer is not taken.
+// TestOneOffAfterTheCut: a client has keys for one-off requests from before a cut. The
+// client refuses those keys, and a unit that knows the cut opens no request under them.
 func TestOneOffAfterTheCut(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(channel.Limits{})

@@ -17,7 +17,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// cutting is an attester under which the rings are cut, as often as it is told.
+// cutting is an attester that cuts the rings during its next calls, as often as left
+// states.
 type cutting struct {
 	attest.Attester
 	left *int
@@ -32,8 +33,8 @@ func (c cutting) Attest(ctx context.Context, data attest.ReportData) (attest.Evi
 	return c.Attester.Attest(ctx, data)
 }
 
-// TestCutBesideEvidence cuts the rings while a unit makes fresh evidence for a
-// client, which gets its session all the same, with evidence of it.
+// TestCutBesideEvidence: the rings are cut while a unit makes fresh evidence for a client.
+// The client still gets its session, with evidence for it.
 func TestCutBesideEvidence(t *testing.T) {
 	c := newCluster(t, 1, http.NotFoundHandler())
 	left := maxReopens
@@ -56,9 +57,9 @@ func TestCutBesideEvidence(t *testing.T) {
 	}
 }
 
-// TestCutsBesideEverything opens, joins, seals anew and closes sessions while the
-// rings are cut again and again: what is under way is refused or finished, and
-// nothing panics. The race detector watches it.
+// TestCutsBesideEverything: sessions are opened, joined, resealed and closed while the
+// rings are cut repeatedly. Every operation in progress is refused or completes, and
+// nothing panics. The race detector observes all of it.
 func TestCutsBesideEverything(t *testing.T) {
 	c := newCluster(t, 2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
 	h, other := c.units[0].Host, c.units[1].Host
@@ -84,11 +85,11 @@ func TestCutsBesideEverything(t *testing.T) {
 			r := testworld.Must(http.NewRequest(http.MethodPost, "http://unit"+wire.PathSession, bytes.NewReader(o.Request())))
 			r.Header.Set("Content-Type", wire.TypeSession)
 			response := serve(c.units[0].server, r)
-			body := testworld.Must(io.ReadAll(response.Body)) // to the end of the request's work
+			body := testworld.Must(io.ReadAll(response.Body)) // read to the end, so that the request's work is complete
 			switch {
 			case response.StatusCode == http.StatusOK:
 				opened.Add(1)
-			case !bytes.Contains(body, []byte(`"reason":"ring"`)): // cut three times on its way
+			case !bytes.Contains(body, []byte(`"reason":"ring"`)): // the rings were cut three times during the request
 				failure.Store(new(string(body)))
 			}
 		})
@@ -117,7 +118,7 @@ func TestCutsBesideEverything(t *testing.T) {
 					continue
 				}
 				joined.Add(1)
-				// What a unit does to close it; refused where the ring is gone.
+				// A unit's steps of closing; they are refused where the ring is gone.
 				x := testworld.Must(o.session.NewRequest(channel.RequestConfig{Target: h.ID(), NotAfter: c.clock.Now().Add(time.Second), Flags: wire.FlagClose}))
 				raw := testworld.Must(x.Whole(bhttp.Head{}, nil))
 				in, err := h.Open([wire.HeaderSize]byte(raw), bytes.NewReader(raw[wire.HeaderSize:]), c.clock.Now())

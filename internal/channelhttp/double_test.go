@@ -22,48 +22,49 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// hostile is a manager that owns everything between clients and units: gateway,
-// relay, stored copies and numbers. Left alone it does its work; a behaviour
-// takes over what it names. It is never a verifier: clients and units are real.
+// hostile is a manager that controls everything between clients and units: gateway, relay,
+// stored copies and numbers. By default it is honest; a behaviour replaces some of its
+// functions. It never replaces a verifier: clients and units are real.
 type hostile struct {
 	*world
 	app    *ledger
 	does   behaviour
-	honest atomic.Bool  // the behaviour is over
-	acts   atomic.Int64 // how often it did what it is named for
+	honest atomic.Bool  // the behaviour has ended
+	acts   atomic.Int64 // how often the behaviour has acted
 
-	mu        sync.Mutex // guards all below
+	mu        sync.Mutex // guards the fields below
 	units     []*unit
 	turn      int
 	number    uint64
 	store     map[wire.SessionID][]byte
 	pushes    []pushed              // all, in order
 	asked     []carried             // all requests, in order
-	last      map[string]said       // the newest answer each user was given to a request
-	opened    map[string][]said     // the answers to open requests of each user
+	last      map[string]said       // newest response to each user's requests
+	opened    map[string][]said     // responses to each user's open requests
 	users     map[string]*Transport // by name
-	lied      map[string]bool       // what was done once
-	elsewhere *hostile              // another cluster, once it was needed
+	lied      map[string]bool       // things done once; see first
+	elsewhere *hostile              // another cluster, created on first use
 }
 
-// behaviour is what a hostile manager does. Where a function is nil it is honest.
+// behaviour is the set of functions that a hostile manager replaces; it is honest where one
+// is nil.
 type behaviour struct {
 	name    string
-	request func(*hostile, carried) said // a request of a session
+	request func(*hostile, carried) said // handles a request in a session
 	open    func(*hostile, carried) said
 	push    func(*hostile, pushed)
 	pull    func(*hostile, wire.SessionID) []byte
 	number  func(*hostile) uint64
 	after   func(*hostile) // at the end, between calls
 	wants   channel.SessionOptions
-	fails   calls  // that may end in an error; all others must succeed
-	opens   uint64 // sessions a user needs, or many; 0 is 1: the session survives
+	fails   calls  // the calls that may end in an error; all others must succeed
+	opens   uint64 // sessions that a user needs, or many; 0 means 1: the session survives
 }
 
-// many sessions are as many as there are calls, at most.
+// many means any number of sessions: at most one for each call.
 const many = 1000
 
-// calls are kinds of calls; the zero calls are none.
+// calls are kinds of calls; zero means none.
 type calls int
 
 const (
@@ -71,34 +72,34 @@ const (
 	all
 )
 
-// pushed is what a unit gave to the relay.
+// pushed is a unit's push to the relay.
 type pushed struct {
 	from   *unit
 	kind   envelope.Kind
 	sealed []byte
 }
 
-// carried is an outer request, read whole.
+// carried is an outer request, read completely.
 type carried struct {
-	from   string // the user whose connection it came by
+	from   string // the user whose connection carried it
 	path   string
 	kind   string
 	ticket string
 	cookie string
 	raw    []byte
-	try    int // of its call, from 1; 0 where nobody counts
+	try    int // attempt of its call, from 1; 0 where attempts are not counted
 }
 
 func (q carried) header() wire.Header { return testworld.Must(wire.ParseHeader(q.raw)) }
 
-// with is the same with one part of its bytes changed.
+// with returns the request with some of its bytes changed.
 func (q carried) with(change func([]byte)) carried {
 	q.raw = bytes.Clone(q.raw)
 	change(q.raw)
 	return q
 }
 
-// said is an outer answer; nobody is one that never comes.
+// said is an outer response; nobody is a response that never arrives.
 type said struct {
 	status int
 	fields http.Header
@@ -115,10 +116,10 @@ func (a said) with(change func([]byte) []byte) said {
 	return a
 }
 
-// problemOf is an answer that the manager makes up.
+// problemOf returns a response that the manager makes up.
 func problemOf(status int) said { return said{status: status, fields: http.Header{}} }
 
-// first reports whether a thing is done for the first time.
+// first reports whether this is the first call for a thing.
 func (m *hostile) first(thing string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -127,7 +128,7 @@ func (m *hostile) first(thing string) bool {
 	return !done
 }
 
-// act counts that the behaviour did what it is named for.
+// act counts one action of the behaviour.
 func (m *hostile) act() { m.acts.Add(1) }
 
 func newHostile(t testing.TB, does behaviour, units int) *hostile {
@@ -193,7 +194,7 @@ func (b *bus) RequestCopy(_ context.Context, id wire.SessionID) ([]byte, error) 
 	return b.m.store[id], nil
 }
 
-// relay brings what was pushed to all other units and keeps a copy.
+// relay forwards a push to all other units and stores a copy.
 func (m *hostile) relay(p pushed) {
 	for _, u := range m.all() {
 		if u != p.from {
@@ -207,7 +208,7 @@ func (m *hostile) relay(p pushed) {
 	}
 }
 
-// take gives a unit what was pushed; the error is what the unit says to it.
+// take delivers a push to a unit, and returns the unit's error.
 func (u *unit) take(p pushed, m *hostile) error {
 	join := u.ImportSession
 	if p.kind == envelope.Tombstone {
@@ -217,7 +218,7 @@ func (u *unit) take(p pushed, m *hostile) error {
 	return err
 }
 
-// deliver brings a request to a unit.
+// deliver delivers a request to a unit.
 func (m *hostile) deliver(u *unit, q carried) (a said) {
 	r := httptest.NewRequest(http.MethodPost, "http://unit"+q.path, bytes.NewReader(q.raw))
 	r.Header.Set("Content-Type", q.kind)
@@ -238,7 +239,7 @@ func (m *hostile) deliver(u *unit, q carried) (a said) {
 	return a
 }
 
-// route delivers a request to whom it belongs.
+// route delivers a request to the unit that it is bound to, or to any unit.
 func (m *hostile) route(q carried) said {
 	units := m.all()
 	m.mu.Lock()
@@ -257,13 +258,13 @@ func (m *hostile) route(q carried) said {
 	return m.deliver(u, q).naming(units)
 }
 
-// naming adds a list of units to an answer.
+// naming adds the list of units to a response.
 func (a said) naming(units []*unit) said {
 	a.fields.Set(wire.FieldUnits, ids(units))
 	return a
 }
 
-// door is the way of one user to the manager.
+// door is the transport of one user to the manager.
 type door struct {
 	m    *hostile
 	user string
@@ -297,7 +298,7 @@ type cutReader struct{}
 
 func (cutReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-// answer is what a user gets, from the manager as it is.
+// answer is the manager's response to a user's request.
 func (m *hostile) answer(q carried) said {
 	act := m.does.open
 	if q.path == wire.PathRequest {
@@ -320,7 +321,7 @@ func (m *hostile) answer(q carried) said {
 	return a
 }
 
-// user is a client that is one of the manager's customers.
+// user returns a client that uses the manager.
 func (m *hostile) user(name string, wants channel.SessionOptions) *Transport {
 	t := testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: &door{m, name}, Pin: m.byTask(), Options: wants, Trust: m.world, Clock: m.clock.Now}))
 	m.mu.Lock()
@@ -329,12 +330,12 @@ func (m *hostile) user(name string, wants channel.SessionOptions) *Transport {
 	return t
 }
 
-// ticketOf is the value of the header field that carries a user's ticket.
+// ticketOf returns the value of the header field with a user's ticket.
 func (m *hostile) ticketOf(user string) string {
 	return base64.RawURLEncoding.EncodeToString(testworld.Must(m.users[user].Session(m.T.Context())).Ticket())
 }
 
-// other is the other user.
+// other returns the name of the other user.
 func other(user string) string {
 	if user == "alice" {
 		return "bob"
@@ -342,13 +343,13 @@ func other(user string) string {
 	return "alice"
 }
 
-// chainOf is the certificate chain of a host, as it signs with it.
+// chainOf returns the certificate chain that a host signs with.
 func (m *hostile) chainOf(h *channel.Host) []byte {
 	signed, _, err := h.OHTTPKeys(unitauth.Pin{Task: "scoring"}, m.clock.Now())
 	return testworld.Must(wire.Unframe(wire.LabelOneOffKeys, testworld.Must(signed, err), 8))[6]
 }
 
-// another is a unit of the cluster that a request is not bound to.
+// another returns a unit of the cluster that a request is not bound to.
 func (m *hostile) another(q carried) *unit {
 	for _, u := range m.all() {
 		if u.ID() != q.header().Target {
@@ -358,8 +359,7 @@ func (m *hostile) another(q carried) *unit {
 	return nil
 }
 
-// refusal delivers what no unit may take for a request, and gives what the unit
-// says to it.
+// refusal delivers a request that the unit must refuse, and returns the unit's response.
 func (m *hostile) refusal(u *unit, q carried) said {
 	m.act()
 	a := m.deliver(u, q)
@@ -369,7 +369,7 @@ func (m *hostile) refusal(u *unit, q carried) said {
 	return a
 }
 
-// refuse gives a unit what it may not take over.
+// refuse pushes to a unit what it must refuse for the given reason.
 func (m *hostile) refuse(u *unit, kind envelope.Kind, sealed []byte, want wire.Reason) {
 	m.act()
 	if err := u.take(pushed{kind: kind, sealed: sealed}, m); wire.ReasonOf(err) != want {
@@ -377,14 +377,14 @@ func (m *hostile) refuse(u *unit, kind envelope.Kind, sealed []byte, want wire.R
 	}
 }
 
-// history is everything that was pushed and asked so far.
+// history returns all pushes and requests so far.
 func (m *hostile) history() ([]pushed, []carried) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.pushes), slices.Clone(m.asked)
 }
 
-// replay gives every request so far to every unit, once more.
+// replay delivers every request so far to every unit again.
 func (m *hostile) replay() {
 	_, asked := m.history()
 	for _, q := range asked {
@@ -395,7 +395,7 @@ func (m *hostile) replay() {
 	}
 }
 
-// chunksOf cuts what stands behind a prefix into its chunks.
+// chunksOf splits the bytes after a prefix into chunks.
 func chunksOf(b []byte, prefix int) (chunks [][]byte) {
 	for b = b[prefix:]; len(b) >= lengthSize; {
 		n := lengthSize + int(binary.BigEndian.Uint32(b)&^finalBit)
@@ -404,7 +404,7 @@ func chunksOf(b []byte, prefix int) (chunks [][]byte) {
 	return chunks
 }
 
-// rechunked puts a prefix and chunks together again.
+// rechunked joins a prefix and chunks.
 func rechunked(b []byte, prefix int, chunks ...[]byte) []byte {
 	return append(bytes.Clone(b[:prefix]), bytes.Join(chunks, nil)...)
 }

@@ -2,7 +2,7 @@ package channelhttp
 
 import "fmt"
 
-// What may follow an attempt depends only on what the client knows itself.
+// Whether an attempt may be repeated depends only on what the client itself knows.
 func Example_decide() {
 	cut := attempt{Left: true, Whole: true}
 	fmt.Println(decide(cut) == outcomeUnknown)

@@ -26,7 +26,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// echo answers with method, path and body.
+// echo responds with method, path and content.
 var echo = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	b, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -56,7 +56,8 @@ func TestRequestsReachEveryUnit(t *testing.T) {
 	}
 }
 
-// TestAnswersOfEveryKind sends what applications of net/http do.
+// TestAnswersOfEveryKind: the responses of typical net/http applications reach the client
+// unchanged.
 func TestAnswersOfEveryKind(t *testing.T) {
 	big := strings.Repeat("0123456789abcdef", 20_000)
 	for _, tt := range []struct {
@@ -151,7 +152,7 @@ func TestAnswersOfEveryKind(t *testing.T) {
 	}
 }
 
-// TestBothWaysAtOnce sends a line only after the answer to the line before.
+// TestBothWaysAtOnce: a client sends each line only after the response to the line before.
 func TestBothWaysAtOnce(t *testing.T) {
 	c := newCluster(t, 2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.(http.Flusher).Flush()
@@ -181,7 +182,7 @@ func TestBothWaysAtOnce(t *testing.T) {
 	}
 }
 
-// TestStreamsThatBreak holds that no stream ends early in silence.
+// TestStreamsThatBreak: a stream that ends early always ends with an error.
 func TestStreamsThatBreak(t *testing.T) {
 	app := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for i := range 100 {
@@ -224,7 +225,7 @@ func TestStreamsThatBreak(t *testing.T) {
 	}
 }
 
-// TestRequestsThatBreak holds that an app never takes half a request for a whole.
+// TestRequestsThatBreak: an app never takes a truncated request for a complete one.
 func TestRequestsThatBreak(t *testing.T) {
 	heard := make(chan error, 1)
 	c := newCluster(t, 1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -262,8 +263,8 @@ func TestCallerOf(t *testing.T) {
 	}
 }
 
-// TestOtherPaths shows that the app serves them, and that nothing but a POST of
-// the right type enters the channel.
+// TestOtherPaths: the app serves all other paths, and only a POST of the right type enters
+// the channel.
 func TestOtherPaths(t *testing.T) {
 	c := newCluster(t, 1, echo)
 	for _, tt := range []struct {
@@ -299,8 +300,8 @@ func TestEvidenceOnRequest(t *testing.T) {
 	}
 }
 
-// TestRefresh opens the next session ahead of the expiry, once for all callers,
-// and never uses one past it.
+// TestRefresh: a client opens the next session ahead of the expiry, once for all callers,
+// and never uses an expired session.
 func TestRefresh(t *testing.T) {
 	c := newCluster(t, 2, echo)
 	rt := c.client(c.byTask(), 0)
@@ -335,7 +336,7 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
-// TestNothingIsKept looks for a session that was closed.
+// TestNothingIsKept: a closed session cannot be used again.
 func TestNothingIsKept(t *testing.T) {
 	c := newCluster(t, 1, echo)
 	rt := c.client(c.byTask(), 0)
@@ -347,7 +348,7 @@ func TestNothingIsKept(t *testing.T) {
 	}
 }
 
-// TestParallelCallers holds that answers go to whom they belong.
+// TestParallelCallers: each of many parallel calls gets its own response.
 func TestParallelCallers(t *testing.T) {
 	c := newCluster(t, 3, echo)
 	rt := c.client(c.byTask(), 0)
@@ -370,9 +371,9 @@ func TestParallelCallers(t *testing.T) {
 	}
 }
 
-// TestAnswerBeforeTheBody: over HTTP/1.1, an app begins its answer before it
-// reads the request's content, and gets all of it, of small requests and of
-// streamed ones.
+// TestAnswerBeforeTheBody: over HTTP/1.1, an app begins its response before it reads the
+// request's content. It still gets the whole content, of small requests and of streamed
+// ones.
 func TestAnswerBeforeTheBody(t *testing.T) {
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).Flush()
@@ -387,7 +388,7 @@ func TestAnswerBeforeTheBody(t *testing.T) {
 	defer inner.CloseIdleConnections()
 	rt := testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse(unit.URL)), Inner: inner, Pin: c.byTask(), Trust: c.world, Clock: c.clock.Now}))
 	small := "content"
-	for _, body := range []io.Reader{strings.NewReader(small), io.MultiReader(strings.NewReader(small))} { // of a length known and not
+	for _, body := range []io.Reader{strings.NewReader(small), io.MultiReader(strings.NewReader(small))} { // of known and of unknown length
 		response, err := rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, "https://scoring.example/", body)))
 		if err != nil {
 			t.Fatal(err)
@@ -399,9 +400,9 @@ func TestAnswerBeforeTheBody(t *testing.T) {
 	}
 }
 
-// TestContentLeftUnread: over HTTP/1.1, an app answers without having read the
-// request's content, at once or in pieces. The answer is whole, and the connection
-// serves the next request or was ended in order.
+// TestContentLeftUnread: over HTTP/1.1, an app responds at once or in pieces without
+// reading the request's content. The response is complete, and the connection serves the
+// next request or is closed properly.
 func TestContentLeftUnread(t *testing.T) {
 	c := newCluster(t, 1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/pieces" {

@@ -26,7 +26,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// cpu is the process's CPU time in nanoseconds.
+// cpu returns the process's CPU time in nanoseconds.
 func cpu() int64 {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -45,8 +45,8 @@ func measured(b *testing.B, f func()) {
 	b.ReportMetric(float64(cpu()-before)/float64(b.N), "cpu-ns/op")
 }
 
-// adopt is the policy that follows the world's, edited, in force from now on for
-// clients and for what units are given. Units hear of it by [channel.Host.Follow].
+// adopt edits the world's policy into the next one and puts it in force for clients and
+// certificate reports. Units learn of it by [channel.Host.Follow].
 func (w *world) adopt(edits ...string) policy.Approved {
 	w.T.Helper()
 	const created = "created      = "
@@ -58,7 +58,7 @@ func (w *world) adopt(edits ...string) policy.Approved {
 	return next
 }
 
-// cutOff is the policy that cuts one more unit off, in force as by adopt.
+// cutOff puts a policy in force, as adopt does, that cuts one more unit off.
 func (w *world) cutOff(id wire.UnitID) policy.Approved {
 	w.T.Helper()
 	const table, key = "[task.scoring]\n", "cut_units = ["
@@ -68,7 +68,7 @@ func (w *world) cutOff(id wire.UnitID) policy.Approved {
 	return w.adopt(table, fmt.Sprintf("%s%s%q]\n", table, key, id))
 }
 
-// renewed draws rings anew, as the authority does at a cut, and gives a host its
+// renewed generates new ring keys, as the authority does at a cut, and gives a host its
 // report under the world's policy.
 func (w *world) renewed(h *channel.Host, release string) {
 	w.T.Helper()
@@ -82,8 +82,8 @@ func (w *world) drawRings() {
 	w.ring = identity.Ring{Strict: identity.NewRingKeys(w.clock.Now(), time.Hour), Follow: identity.NewRingKeys(w.clock.Now(), time.Hour)}
 }
 
-// cutRings replaces all ring keys of the world, as a cut-off does, and gives the
-// unit of a key its new standing.
+// cutRings replaces all ring keys of the world, as a cut-off does, and updates a host with
+// its new credentials.
 func (w *world) cutRings(h *channel.Host) {
 	w.T.Helper()
 	w.mu.Lock()
@@ -94,8 +94,8 @@ func (w *world) cutRings(h *channel.Host) {
 	}
 }
 
-// relabel frames a sealed session anew after a change of its parts: AD, nonce,
-// ciphertext.
+// relabel encodes a sealed session again after a change to one of its parts: associated
+// data, nonce, ciphertext.
 func relabel(sealed []byte, field int, change func([]byte) []byte) []byte {
 	f := testworld.Must(wire.Unframe(wire.LabelSealedSession, sealed, 3))
 	f[field] = change(bytes.Clone(f[field]))
@@ -111,9 +111,8 @@ func inAD(sealed []byte, field int, change func([]byte) []byte) []byte {
 	})
 }
 
-// pairs collects the (subkey, nonce) pairs under which messages were encrypted,
-// from the bytes that were sent. Subkeys are named by what they are derived
-// from: nothing else enters them.
+// pairs collects the (subkey, nonce) pairs under which messages were encrypted, from the
+// bytes sent. It identifies a subkey by the inputs of its derivation, which are complete.
 type pairs struct {
 	mu    sync.Mutex
 	seen  map[string]int
@@ -139,20 +138,20 @@ func (p *pairs) message(subkey string, chunks []byte) {
 	}
 }
 
-// x25519 is a key configuration without its first key.
+// x25519 returns a key configuration without its first key.
 func x25519(k unitauth.OHTTPKeys) unitauth.OHTTPKeys {
 	return testworld.Must(unitauth.UnverifiedOHTTPKeys(k.Plain[2+binary.BigEndian.Uint16(k.Plain):]))
 }
 
 func flip(b []byte) []byte { b[len(b)-1] ^= 1; return b }
 
-// ends are what a peer may choose for a number of 64 bits.
+// ends are extreme values that a peer may choose for a 64-bit number.
 var ends = []uint64{0, 1, 1 << 31, 1<<32 - 1, 1<<63 - 1, 1 << 63, 1<<64 - 2, 1<<64 - 1}
 
-// noon is when most tests happen.
+// noon is the time of most tests.
 var noon = testworld.Noon
 
-// world is an authority with its policy, played with the real packages below.
+// world is an authority with its policy, built from the real packages below channelhttp.
 type world struct {
 	*testworld.World
 	clock  *testworld.Clock
@@ -161,7 +160,7 @@ type world struct {
 	issuer *identity.Issuer
 	ring   identity.Ring
 
-	mu      sync.Mutex                        // guards what tests change while units run: policy, issuer, ring
+	mu      sync.Mutex                        // guards the fields that tests change while units run: policy, issuer, ring
 	signing map[wire.UnitID]*ecdsa.PrivateKey // of hosts
 }
 
@@ -220,7 +219,7 @@ func newKey() *ecdsa.PrivateKey {
 	return testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 }
 
-// standing is that of a unit of scoring with this key.
+// standing returns the credentials of a unit of scoring with this key.
 func (w *world) standing(key *ecdsa.PrivateKey, release string) channel.UnitCredentials {
 	w.T.Helper()
 	leaf := testworld.Must(w.issuer.UnitLeaf(w.Grant(w.policy, "scoring", "scoring "+release, noon), key.Public(), w.clock.Now()))
@@ -235,7 +234,7 @@ func (w *world) standing(key *ecdsa.PrivateKey, release string) channel.UnitCred
 	}
 }
 
-// copyRing is what a report carries: a unit owns its copy.
+// copyRing returns a copy as a report contains it: a unit owns its copy.
 func copyRing(r identity.Ring) identity.Ring {
 	keys := func(k identity.RingKeys) identity.RingKeys {
 		for _, p := range []**identity.RingKey{&k.Previous, &k.Current, &k.Next} {
@@ -249,7 +248,7 @@ func copyRing(r identity.Ring) identity.Ring {
 	return r
 }
 
-// host is a unit of scoring 1.
+// host returns a unit of scoring 1.
 func (w *world) host(limits channel.Limits) *channel.Host {
 	w.T.Helper()
 	key := newKey()
@@ -263,14 +262,14 @@ func (w *world) host(limits channel.Limits) *channel.Host {
 	return h
 }
 
-// keyOf is the signing key of a host.
+// keyOf returns the signing key of a host.
 func (w *world) keyOf(h *channel.Host) *ecdsa.PrivateKey {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.signing[h.ID()]
 }
 
-// opened opens a session at a host and gives both ends.
+// opened opens a session at a host and returns both ends.
 func (w *world) opened(h *channel.Host, pin unitauth.Pin) (*channel.Session, []byte) {
 	w.T.Helper()
 	o := testworld.Must(channel.NewClientHandshake(pin, 0))
@@ -282,13 +281,13 @@ func (w *world) opened(h *channel.Host, pin unitauth.Pin) (*channel.Session, []b
 	return testworld.Must(o.Finish(response, w.trust(), w.clock.Now())), sealed
 }
 
-// asked is a request of a session without content, sealed.
+// asked returns a sealed request without content in a session.
 func asked(s *channel.Session, method string, target wire.UnitID, notAfter time.Time) []byte {
 	x := testworld.Must(s.NewRequest(channel.RequestConfig{Target: target, NotAfter: notAfter}))
 	return testworld.Must(x.Whole(bhttp.Head{Method: method, Scheme: "https", Authority: "scoring.clinic.example", Path: "/"}, nil))
 }
 
-// brought brings a request to a host, until its number is taken or refused.
+// brought delivers a request to a host, up to the step that accepts or refuses its number.
 func brought(h *channel.Host, raw []byte, at time.Time) error {
 	x, err := h.Open([wire.HeaderSize]byte(raw), bytes.NewReader(raw[wire.HeaderSize:]), at)
 	if err != nil {

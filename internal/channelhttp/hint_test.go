@@ -45,8 +45,8 @@ func FuzzHint(f *testing.F) {
 	})
 }
 
-// TestChoose: a call goes through all units that are said to be there, and then to
-// the one that opened the session, before it comes back to one.
+// TestChoose: a call tries all units that the hint lists, and then the unit that opened the
+// session, before it tries one of them again.
 func TestChoose(t *testing.T) {
 	c := newCluster(t, 1, &counted{})
 	rt := c.client(c.byTask(), 0)
@@ -67,9 +67,9 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// TestTurns: while nobody answers, a few of the calls that look for somebody do so
-// at a time. They all are answered once somebody is back; slow answers hold up no
-// other call.
+// TestTurns: while no unit responds, only a few of the waiting calls search for one at a
+// time. All calls get their responses once a unit is back, and slow responses do not hold
+// up other calls.
 func TestTurns(t *testing.T) {
 	for name, slow := range map[string]time.Duration{"answers at once": 0, "answers slowly": 5 * time.Second} {
 		t.Run(name, func(t *testing.T) {
@@ -108,8 +108,8 @@ func TestTurns(t *testing.T) {
 	}
 }
 
-// TestDecide is the whole table: whatever is not in a row that repeats may have
-// been executed, and is not repeated.
+// TestDecide: an attempt that may have been executed is repeated only where the table's
+// rows permit it.
 func TestDecide(t *testing.T) {
 	for i := range 32 {
 		bit := func(n int) bool { return i>>n&1 == 1 }

@@ -19,7 +19,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// counted counts what it executes, by body.
+// counted counts executions by request body.
 type counted struct {
 	mu   sync.Mutex
 	runs map[string]int
@@ -45,7 +45,7 @@ func (c *counted) of(body string) int {
 	return c.runs[body]
 }
 
-// twice answers every outer request twice, and gives what choose says.
+// twice sends every outer request twice, and returns the response at index choose.
 func twice(c *cluster, choose int) func(*http.Request) (*http.Response, error) {
 	return func(r *http.Request) (*http.Response, error) {
 		if r.URL.Path != wire.PathRequest {
@@ -64,8 +64,8 @@ func twice(c *cluster, choose int) func(*http.Request) (*http.Response, error) {
 	}
 }
 
-// TestReplays sends every attempt twice: a bound one runs once, whichever answer
-// comes back, and an unbound one once at each unit.
+// TestReplays: every attempt arrives twice at its unit. A bound attempt runs once,
+// whichever response comes back.
 func TestReplays(t *testing.T) {
 	app := &counted{}
 	c := newCluster(t, 1, app)
@@ -85,7 +85,8 @@ func TestReplays(t *testing.T) {
 	}
 }
 
-// TestBoundToOneUnit gives a bound attempt to all units at once.
+// TestBoundToOneUnit: an attempt that is bound to one unit is delivered to all units at
+// once, and only its own unit executes it.
 func TestBoundToOneUnit(t *testing.T) {
 	app := &counted{}
 	c := newCluster(t, 3, app)
@@ -119,7 +120,8 @@ func TestBoundToOneUnit(t *testing.T) {
 	}
 }
 
-// TestUnitsComeAndGo kills the unit that opened the session, and starts others.
+// TestUnitsComeAndGo: the unit that opened the session is killed and new units start. The
+// session survives.
 func TestUnitsComeAndGo(t *testing.T) {
 	c := newCluster(t, 2, echo)
 	rt := c.client(c.byTask(), 0)
@@ -133,7 +135,7 @@ func TestUnitsComeAndGo(t *testing.T) {
 	}
 	marked := testworld.Must(http.NewRequest("POST", base+"/", strings.NewReader("x")))
 	marked.Header.Set("Idempotency-Key", "1")
-	c.start() // holds no session: it pulls the stored copy
+	c.start() // has no session: it fetches the stored copy
 	for range 10 {
 		response, err := rt.RoundTrip(marked.Clone(t.Context()))
 		if err != nil {
@@ -143,7 +145,7 @@ func TestUnitsComeAndGo(t *testing.T) {
 		marked.Body = io.NopCloser(strings.NewReader("x"))
 	}
 	c.stored = map[wire.SessionID][]byte{}
-	c.start() // there is nothing to pull: the ticket opens it
+	c.start() // no copy is stored: it opens the ticket
 	for range 10 {
 		if _, err := say(t, rt, "POST", "/", "x"); err != nil {
 			t.Errorf("with a ticket: %v", err)
@@ -157,13 +159,13 @@ func TestUnitsComeAndGo(t *testing.T) {
 	}
 }
 
-// TestLateCopy: while the manager does not answer, nobody knows whether it has a
-// copy of a session whose ticket opens nothing any more, and the session stays.
+// TestLateCopy: the session's ticket no longer opens, and the manager does not respond, so
+// it is unknown whether it has a copy. The client keeps the session.
 func TestLateCopy(t *testing.T) {
 	c := newCluster(t, 2, &counted{})
 	rt := c.client(c.byTask(), 0)
 	testworld.Must(say(t, rt, "GET", "/", ""))
-	for range 3 { // until the key that the ticket is under is gone
+	for range 3 { // until the ring key that sealed the ticket is gone
 		c.ring.Strict, c.ring.Follow = c.ring.Strict.Rotate(noon, time.Hour), c.ring.Follow.Rotate(noon, time.Hour)
 		for _, u := range c.units {
 			testworld.Must(0, u.Update(c.standing(c.keyOf(u.Host), "1")))
@@ -187,7 +189,8 @@ func TestLateCopy(t *testing.T) {
 	}
 }
 
-// TestMisdirected is what a call does when its unit is not there.
+// TestMisdirected: a call's unit is gone. An unmarked call ends with an unknown outcome,
+// and the next call uses the unit that the hint names.
 func TestMisdirected(t *testing.T) {
 	app := &counted{}
 	c := newCluster(t, 2, app)
@@ -210,15 +213,15 @@ func TestMisdirected(t *testing.T) {
 	}
 }
 
-// TestForgedHints gives the client's calls answers that nobody authenticated. It
-// counts what leaves: 3 misdirected and 1 rekey a call, no more.
+// TestForgedHints: the client's calls get unauthenticated responses. Forged hints cause at
+// most the number of attempts in each row.
 func TestForgedHints(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		status int
 		method string
 		want   error
-		sent   int // requests of the call at most
+		sent   int // most requests of one call
 		opens  uint64
 	}{
 		{"misdirected, safe", 421, "GET", errMisdirected, 4, 1},
@@ -263,8 +266,9 @@ func TestForgedHints(t *testing.T) {
 	}
 }
 
-// TestEveryByteOfAnExchange alters one byte at every offset of request and
-// answer of 1 KiB: nothing runs, or no answer is accepted; the session survives.
+// TestEveryByteOfAnExchange: one byte is altered at every offset of a request and response
+// of 1 KiB. The request does not run or the response is not accepted, and the session
+// survives.
 func TestEveryByteOfAnExchange(t *testing.T) {
 	app := &counted{}
 	c := newCluster(t, 1, app)
@@ -315,7 +319,7 @@ func TestEveryByteOfAnExchange(t *testing.T) {
 	}
 }
 
-// TestAnswersOfOthers gives a client the answer to another request, of another
+// TestAnswersOfOthers: a client refuses the response to another request, of another
 // session, and of another unit.
 func TestAnswersOfOthers(t *testing.T) {
 	c := newCluster(t, 2, echo)
@@ -345,16 +349,16 @@ func TestAnswersOfOthers(t *testing.T) {
 	}
 }
 
-// TestNotAfter delays a request beyond its end, and with another one brings one to
-// its unit that ends too late for it: neither runs, and nothing is said of them in
-// the unit's name. What may be repeated is, by the unit's time.
+// TestNotAfter: a request arrives after its not-after time, or with a not-after time too
+// far ahead. Neither runs, and the unit authenticates no response. A call that may be
+// retried is, with the unit's time.
 func TestNotAfter(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		method string
 		marked bool
 		delay  time.Duration // of the first attempt
-		shift  time.Duration // of the client's belief in the unit's time
+		shift  time.Duration // error of the client's estimate of the unit's time
 		want   error
 		sent   int
 	}{
@@ -397,7 +401,7 @@ func TestNotAfter(t *testing.T) {
 	}
 }
 
-// TestAnsweredByAnother: an answer in another unit's name leaves the outcome unknown.
+// TestAnsweredByAnother: a response under another unit's id leaves the outcome unknown.
 func TestAnsweredByAnother(t *testing.T) {
 	c := newCluster(t, 2, echo)
 	rt := c.client(c.byTask(), 0)
@@ -422,8 +426,8 @@ func TestAnsweredByAnother(t *testing.T) {
 	}
 }
 
-// TestOpenerGone: the unit that opened the session which followed "rekey" is gone by
-// the time of the attempt. The call goes on at another, to which the session came.
+// TestOpenerGone: after "rekey" the client opens a new session, and its opener is gone by
+// the next attempt. The call continues at another unit, which has the session too.
 func TestOpenerGone(t *testing.T) {
 	for _, method := range []string{"GET", "PUT"} {
 		t.Run(method, func(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// busyTEE gives evidence when it is told to, and says for which session it is asked.
+// busyTEE makes evidence only when goOn permits it, and signals each request on asked.
 type busyTEE struct {
 	device attest.Attester
 	asked  chan struct{}
@@ -36,7 +36,8 @@ func (b *busyTEE) Attest(ctx context.Context, d attest.ReportData) (attest.Evide
 	return b.device.Attest(context.WithoutCancel(ctx), d)
 }
 
-// fresh is an open request that wants evidence and brings its cookie, from an address.
+// fresh returns an open request from an address that asks for evidence and contains its
+// cookie.
 func (c *cluster) fresh(u *unit, from, sender string) *http.Request {
 	body := testworld.Must(channel.NewClientHandshake(c.byTask(), channel.WantEvidence)).Request()
 	r := testworld.Must(http.NewRequest(http.MethodPost, base+wire.PathSession, bytes.NewReader(body)))
@@ -47,7 +48,7 @@ func (c *cluster) fresh(u *unit, from, sender string) *http.Request {
 	return r
 }
 
-// answered serves a request and gives its status when the whole answer is there.
+// answered serves a request, and sends its status once the response is complete.
 func answered(u *unit, r *http.Request) <-chan int {
 	status := make(chan int, 1)
 	go func() {
@@ -58,10 +59,10 @@ func answered(u *unit, r *http.Request) <-chan int {
 	return status
 }
 
-// TestEvidenceInTurn: two hundred requests for evidence from one address, and of one
-// sender behind a gateway, hold up another address, and another sender, for one
-// piece of evidence each. Those that are cancelled cost none, and no more wait than
-// there is room for.
+// TestEvidenceInTurn: two hundred requests for evidence come from one address, from one
+// sender behind a gateway. They delay another sender and another address by one piece of
+// evidence each. Cancelled requests cost no evidence, and no more requests wait than there
+// is room for.
 func TestEvidenceInTurn(t *testing.T) {
 	c := newCluster(t, 1, http.NotFoundHandler())
 	u := c.units[0]
@@ -93,14 +94,14 @@ func TestEvidenceInTurn(t *testing.T) {
 	sender := answered(u, c.fresh(u, "192.0.2.1", "b"))
 	waiting(maxEvidence)
 	address := answered(u, c.fresh(u, "192.0.2.2", ""))
-	for range 2000 { // the strangers' newest make room
+	for range 2000 { // the newest of the two hundred make room
 		if refused.Load() == 200+2-maxEvidence {
 			break
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
 	waiting(maxEvidence)
-	tee.goOn <- struct{}{} // the one at work; then in turn: the strangers' address, the other, the other sender
+	tee.goOn <- struct{}{} // the one in progress; then in turn: the busy address, the other address, the other sender
 	for turn, who := range []<-chan int{first, nil, address, sender} {
 		if who != nil {
 			select {
@@ -128,7 +129,7 @@ func TestEvidenceInTurn(t *testing.T) {
 	}
 }
 
-// stalledBody is a body that comes no further until it is let go, and then ends.
+// stalledBody is a body that stalls at its end until over closes.
 type stalledBody struct {
 	io.Reader
 	over <-chan struct{}
@@ -142,9 +143,9 @@ func (s stalledBody) Read(p []byte) (int, error) {
 	return 0, io.EOF
 }
 
-// TestStalledOneOffs: one-off requests that stall take no place, at whatever point,
-// in one piece or in chunks, however many they are; from one address they take no
-// more than half of what is read.
+// TestStalledOneOffs: stalled one-off requests take no place of a one-off request, wherever
+// they stall, in one piece or in chunks, and however many they are. Requests from one
+// address take at most half of the bytes that are read at a time.
 func TestStalledOneOffs(t *testing.T) {
 	c := newCluster(t, 0, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }))
 	c.limit.OneOffs = 2
@@ -196,7 +197,7 @@ func TestStalledOneOffs(t *testing.T) {
 	}
 }
 
-// TestQuotasOfUnit: a refusal by a quota names it, where others name nothing.
+// TestQuotasOfUnit: a refusal by a quota names the quota; other refusals name none.
 func TestQuotasOfUnit(t *testing.T) {
 	c := newCluster(t, 1, http.NotFoundHandler())
 	u := c.units[0]
@@ -228,8 +229,8 @@ func TestQuotasOfUnit(t *testing.T) {
 	}
 }
 
-// TestMadeUpSessions: a session that nobody opened costs a round trip to the manager
-// at a bounded rate for each address, and a client with a ticket needs none.
+// TestMadeUpSessions: requests in sessions that do not exist cause round trips to the
+// manager at a bounded rate for each address.
 func TestMadeUpSessions(t *testing.T) {
 	c := newCluster(t, 1, http.NotFoundHandler())
 	u := c.units[0]
@@ -252,7 +253,7 @@ func TestMadeUpSessions(t *testing.T) {
 	}
 }
 
-// countingRelay counts what is pulled.
+// countingRelay counts the requests for copies.
 type countingRelay struct {
 	Relay
 	pulls *atomic.Int64

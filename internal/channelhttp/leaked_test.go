@@ -16,13 +16,13 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// impostor has a unit's signing key and certificates, a gateway, and ring keys of
-// its own; it has no TEE that runs the unit's code.
+// impostor has a unit's signing key and certificates, a gateway, and its own ring keys, but
+// no TEE that runs the unit's code.
 type impostor struct {
 	*world
 	host     *channel.Host
-	proof    func(attest.ReportData) attest.Evidence // it shows this where evidence is wanted
-	requests atomic.Int64                            // that came to it
+	proof    func(attest.ReportData) attest.Evidence // the evidence that it presents on request
+	requests atomic.Int64                            // received requests
 }
 
 func newImpostor(w *world, victim *channel.Host) *impostor {
@@ -58,9 +58,9 @@ func (f *impostor) client(wants channel.SessionOptions) *Transport {
 	return testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: f, Pin: f.byTask(), Options: wants, Trust: f.world, Clock: f.clock.Now}))
 }
 
-// TestLeakedSigningKeyOfUnit lets an impostor with a unit's signing key meet new clients
-// that want fresh evidence: none sends a request. One that wants none does, which
-// shows that the count counts, and what fresh evidence is for.
+// TestLeakedSigningKeyOfUnit: an impostor with a unit's signing key receives new clients.
+// None that asks for fresh evidence sends it a request. A client that does not ask sends
+// one, which shows that the test counts, and why clients ask for fresh evidence.
 func TestLeakedSigningKeyOfUnit(t *testing.T) {
 	w := newWorld(t)
 	victim := w.host(channel.Limits{})

@@ -16,8 +16,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ledger is the app: it counts what it executes by token, and notes which
-// tokens it was shown in which session.
+// ledger is the app: it counts executions by token, and records which users' tokens it
+// received in which session.
 type ledger struct {
 	mu   sync.Mutex
 	runs map[string]int
@@ -64,9 +64,9 @@ func (l *ledger) of(token string) int {
 	return l.runs[token]
 }
 
-// call is one call of a user and what must be true of it whatever the manager
-// does: an answer is the right one, an error is typed, and what is bound ran at
-// most once, and not at all unless the answer or the error allows for it.
+// call makes one call of a user and checks what must be true whatever the manager does. A
+// response is the right one, and an error is typed. A bound call ran at most once; it ran
+// only if the client got a response or an error that permits execution.
 func (m *hostile) call(user, kind, token string) error {
 	m.T.Helper()
 	method, path, body := "POST", "/", token
@@ -108,7 +108,8 @@ func (m *hostile) call(user, kind, token string) error {
 	return err
 }
 
-// exchangeOf sends a request and reads its answer; answered says that one began.
+// exchangeOf sends a request and reads its response; writer reports whether a response
+// began.
 func exchangeOf(rt http.RoundTripper, r *http.Request) (body string, writer bool, err error) {
 	response, err := rt.RoundTrip(r)
 	if err != nil {
@@ -119,8 +120,8 @@ func exchangeOf(rt http.RoundTripper, r *http.Request) (body string, writer bool
 	return string(b), true, err
 }
 
-// isBound reports whether a token is of a call that is bound to one unit and may
-// not be repeated.
+// isBound reports whether a token belongs to a call that is bound to one unit and must not
+// be repeated.
 func isBound(token string) bool {
 	return strings.Contains(token, "bound") || strings.Contains(token, "stream")
 }

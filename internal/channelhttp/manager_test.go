@@ -10,10 +10,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld/bubble"
 )
 
-// TestHostileManager lets a manager do what it likes to two users and three
-// units, and then lets it be honest again. Whatever it does, no wrong answer is
-// accepted, nothing bound is executed twice, and no session carries the data of
-// two users; where a session should survive, it does.
+// TestHostileManager: a hostile manager treats two users and three units by each behaviour
+// in turn, and then becomes honest. No wrong response is accepted, no bound call is
+// executed twice, and no session carries the data of two users. Where a session should
+// survive, it does.
 func TestHostileManager(t *testing.T) {
 	table := slices.Concat(ofRequests, ofAnswers, ofHints, ofSessions, ofOpens)
 	if len(table) < 25 {
@@ -29,7 +29,7 @@ func TestHostileManager(t *testing.T) {
 	}
 }
 
-// story is two users under the manager's behaviour and after it.
+// story runs two users under the manager's behaviour and after it.
 func (m *hostile) story() {
 	users := []string{"alice", "bob"}
 	for _, name := range users {
@@ -65,7 +65,7 @@ func (m *hostile) story() {
 // kinds are the kinds of calls that users make.
 var kinds = []string{"bound", "safe", "marked", "stream", "long"}
 
-// work is what a user does meanwhile.
+// work makes a user's calls during the behaviour.
 func (m *hostile) work(user string, worker int) {
 	for round := range 4 {
 		for _, kind := range kinds {
@@ -78,8 +78,8 @@ func (m *hostile) work(user string, worker int) {
 	}
 }
 
-// recover is what a user does when the manager is honest again: the session is
-// there. The first call may still follow what the manager said before.
+// recover makes a user's calls once the manager is honest again: the session is there. The
+// first call may still follow the manager's earlier statements.
 func (m *hostile) recover(user string) {
 	_ = m.call(user, "safe", user+" recovers")
 	for _, kind := range kinds {
@@ -97,7 +97,7 @@ func (m *hostile) mustCall(user, kind, token string) {
 	}
 }
 
-// settle holds what the whole story must leave behind.
+// settle checks what must hold at the end of the story.
 func (m *hostile) settle() {
 	for _, t := range m.users {
 		t.Close(context.Background())

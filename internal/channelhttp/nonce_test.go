@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// watch collects what goes through the gateway.
+// watch collects the pairs of all traffic through the gateway.
 func (p *pairs) watch(c *cluster) {
 	c.tampers = func(r *http.Request) (*http.Response, error) {
 		if r.URL.Path != wire.PathRequest {
@@ -32,8 +32,8 @@ func (p *pairs) watch(c *cluster) {
 	}
 }
 
-// TestPairsAreDistinct collects all pairs of two units with one ring under
-// parallel load.
+// TestPairsAreDistinct: under parallel load, two units with one ring never use a pair
+// twice.
 func TestPairsAreDistinct(t *testing.T) {
 	c := newCluster(t, 2, echo)
 	var p pairs

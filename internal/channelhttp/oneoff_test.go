@@ -31,7 +31,7 @@ import (
 // oneOffURL is the resource at the cluster's gateway.
 var oneOffURL = noGateway.JoinPath("/").JoinPath(wire.PathOneOff)
 
-// keysOf is the key configuration of a unit, verified.
+// keysOf returns the verified key configuration of a unit.
 func (c *cluster) keysOf(u *unit, pin unitauth.Pin) unitauth.OHTTPKeys {
 	c.T.Helper()
 	signed, _, err := u.OHTTPKeys(pin, c.clock.Now())
@@ -45,7 +45,7 @@ func (c *cluster) oneOffs(keys unitauth.OHTTPKeys, whole bool) *OHTTPTransport {
 	return testworld.Must(NewOHTTPTransport(OHTTPConfig{URL: oneOffURL, Inner: c, Keys: keys, Whole: whole}))
 }
 
-// repeat answers with the method, the path and what was sent.
+// repeat responds with the request's method, path and content.
 var repeat = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	if _, ok := CallerOf(r.Context()); ok {
 		http.Error(w, "a caller", http.StatusTeapot)
@@ -63,8 +63,7 @@ var repeat = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Last", "word")
 })
 
-// TestOneOffs sends requests of every size in both forms, under both KEMs and
-// both pins.
+// TestOneOffs: requests of every size succeed in both forms, under both KEMs and both pins.
 func TestOneOffs(t *testing.T) {
 	c := newCluster(t, 2, repeat)
 	for _, pin := range []unitauth.Pin{c.byTask(), c.byID()} {
@@ -74,7 +73,7 @@ func TestOneOffs(t *testing.T) {
 				rt := c.oneOffs(keys, whole)
 				for _, size := range []int{0, 1, channel.MaxSmall, channel.MaxSmall + 1, 200_000} {
 					body := bytes.Repeat([]byte{'x'}, size)
-					r := testworld.Must(http.NewRequest(http.MethodGet, base+"/p", io.MultiReader(bytes.NewReader(body)))) // of a length that is not known
+					r := testworld.Must(http.NewRequest(http.MethodGet, base+"/p", io.MultiReader(bytes.NewReader(body)))) // of unknown length
 					r.Header.Set("Told", "so")
 					response, err := rt.RoundTrip(r)
 					if err != nil {
@@ -93,8 +92,8 @@ func TestOneOffs(t *testing.T) {
 	}
 }
 
-// TestOneOffsStream: in chunks, each piece reaches the other side before the next
-// is written.
+// TestOneOffsStream: in chunks, each piece reaches the other side before the next is
+// written.
 func TestOneOffsStream(t *testing.T) {
 	c := newCluster(t, 1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b := make([]byte, 1)
@@ -130,8 +129,8 @@ func TestOneOffsStream(t *testing.T) {
 	}
 }
 
-// TestOneOffsThatWait: one-off requests whose head was read take no place from
-// others, however slow they are; those that are held whole do.
+// TestOneOffsThatWait: one-off requests in chunks take no place of others once their head
+// is read, however slow they are; requests in one piece do.
 func TestOneOffsThatWait(t *testing.T) {
 	c := newCluster(t, 0, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.(http.Flusher).Flush()
@@ -155,7 +154,7 @@ func TestOneOffsThatWait(t *testing.T) {
 	}
 }
 
-// recorded keeps the outer requests of a cluster's clients.
+// recorded records the outer requests of a cluster's clients.
 func (c *cluster) recorded() func() [][]byte {
 	var mu sync.Mutex
 	var all [][]byte
@@ -170,9 +169,9 @@ func (c *cluster) recorded() func() [][]byte {
 	return func() [][]byte { mu.Lock(); defer mu.Unlock(); return slices.Clone(all) }
 }
 
-// TestOneOffsReplayedToAllUnits: whoever delivers one-off requests to every unit,
-// as often as he likes, has safe ones executed and no others; those that are
-// marked only where policy says so.
+// TestOneOffsReplayedToAllUnits: one-off requests are delivered repeatedly to every unit.
+// Only safe requests are executed; requests with an Idempotency-Key only where the policy
+// permits them.
 func TestOneOffsReplayedToAllUnits(t *testing.T) {
 	var executed sync.Map // method and mark → *atomic.Int64
 	c := newCluster(t, 3, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -226,7 +225,7 @@ func TestOneOffsReplayedToAllUnits(t *testing.T) {
 	if got := counts(); !maps.Equal(got, safe) {
 		t.Errorf("executed %v, want %v", got, safe)
 	}
-	for _, u := range c.units { // a policy that lets them be marked
+	for _, u := range c.units { // a policy that permits requests with an Idempotency-Key
 		st := c.standing(c.keyOf(u.Host), "1")
 		st.OneOff = true
 		if err := u.Update(st); err != nil {
@@ -243,14 +242,14 @@ func TestOneOffsReplayedToAllUnits(t *testing.T) {
 	}
 }
 
-// oneOffBody is an outer request of a client of these keys.
+// oneOffBody returns an outer request of a client with these keys.
 func oneOffBody(keys unitauth.OHTTPKeys, whole bool, r *http.Request) []byte {
 	o := testworld.Must(NewOHTTPTransport(OHTTPConfig{URL: oneOffURL, Inner: http.DefaultTransport, Keys: keys, Whole: whole}))
 	return testworld.Must(io.ReadAll(testworld.Must(o.sealRequest(r))))
 }
 
-// drawApart draws ring keys of which no two have one key id, nor any of those
-// given, which chance would have it once in a while.
+// drawApart generates ring keys until all their key ids differ, from one another and from
+// those in avoid. Ids of one byte collide by chance now and then.
 func (w *world) drawApart(avoid ...byte) {
 	for {
 		w.ring = identity.Ring{Strict: identity.NewRingKeys(noon, time.Hour), Follow: identity.NewRingKeys(noon, time.Hour)}
@@ -265,8 +264,8 @@ func (w *world) drawApart(avoid ...byte) {
 	}
 }
 
-// TestOneOffRefusals has what a unit refuses in the clear: status and reason, and
-// the app is never asked.
+// TestOneOffRefusals: refusals of a unit before it opens a request are in the clear, with
+// status and reason. The app is never called.
 func TestOneOffRefusals(t *testing.T) {
 	asked := new(atomic.Int64)
 	c := newCluster(t, 0, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
@@ -339,8 +338,8 @@ func TestOneOffRefusals(t *testing.T) {
 	}
 }
 
-// TestOneOffRefusalsInside has what is refused once a request was opened: the
-// answer is encapsulated, and the app is never asked.
+// TestOneOffRefusalsInside: refusals after a request is opened are encapsulated. The app is
+// never called.
 func TestOneOffRefusalsInside(t *testing.T) {
 	c := newCluster(t, 1, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("asked") }))
 	for _, whole := range []bool{true, false} {
@@ -368,7 +367,7 @@ func TestOneOffRefusalsInside(t *testing.T) {
 	}
 }
 
-// TestOneOffKeysOfOneID: two ring keys whose key ids are equal are told apart.
+// TestOneOffKeysOfOneID: a unit distinguishes two ring keys with equal key ids.
 func TestOneOffKeysOfOneID(t *testing.T) {
 	c := newCluster(t, 1, repeat)
 	id := c.ring.Follow.Current.ID()[0] &^ 1
@@ -384,15 +383,15 @@ func TestOneOffKeysOfOneID(t *testing.T) {
 	if err := c.units[0].Update(c.standing(c.keyOf(c.units[0].Host), "1")); err != nil {
 		t.Fatal(err)
 	}
-	for range 20 { // the order of a map differs
+	for range 20 { // the order of a map varies
 		if got, err := say(t, c.oneOffs(c.keysOf(c.units[0], c.byTask()), false), "GET", "/", ""); err != nil || !strings.HasPrefix(got, "GET") {
 			t.Fatalf("got %q, %v", got, err)
 		}
 	}
 }
 
-// TestOneOffKeysResource serves the configuration for pins in the query, and
-// plain to who asks for that.
+// TestOneOffKeysResource: the resource returns the signed key configuration for the pin in
+// the query, and the plain one to clients whose Accept field asks for it.
 func TestOneOffKeysResource(t *testing.T) {
 	c := newCluster(t, 1, repeat)
 	get := func(query, accept string) *httptest.ResponseRecorder {
@@ -427,8 +426,8 @@ func TestOneOffKeysResource(t *testing.T) {
 	}
 }
 
-// TestOneOffAnswers: whatever is done to an answer on its way is refused, and a
-// cut one is never a short one.
+// TestOneOffAnswers: any change to a response is refused, and a truncated response is never
+// taken for a short one.
 func TestOneOffAnswers(t *testing.T) {
 	c := newCluster(t, 1, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, 40_000)) }))
 	for _, whole := range []bool{true, false} {
@@ -458,8 +457,8 @@ func TestOneOffAnswers(t *testing.T) {
 	}
 }
 
-// TestOneOffAnswersHaveNonces: the same request, delivered again, is answered
-// under another nonce, since the answer may be another.
+// TestOneOffAnswersHaveNonces: a request that is delivered again gets a response under a
+// new nonce, since the response may differ.
 func TestOneOffAnswersHaveNonces(t *testing.T) {
 	c := newCluster(t, 1, repeat)
 	body := oneOffBody(c.keysOf(c.units[0], c.byTask()), true, testworld.Must(http.NewRequest(http.MethodGet, base, nil)))
@@ -476,8 +475,8 @@ func TestOneOffAnswersHaveNonces(t *testing.T) {
 	}
 }
 
-// TestOneOffAnswersBreakOff: what the app breaks off is cut off, and what is too
-// much for one piece is told to be.
+// TestOneOffAnswersBreakOff: the client refuses a response that the app aborts, and gets an
+// error for a response that is too large for one piece.
 func TestOneOffAnswersBreakOff(t *testing.T) {
 	c := newCluster(t, 1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/large" {
@@ -509,8 +508,8 @@ func TestOneOffAnswersBreakOff(t *testing.T) {
 	}
 }
 
-// TestGatewaysWord: what a gateway says itself is an error, of its own reason
-// where the key is not known.
+// TestGatewaysWord: a gateway's own response is an error, with a reason of its own where no
+// unit knows the key.
 func TestGatewaysWord(t *testing.T) {
 	c := newCluster(t, 1, repeat)
 	rt := c.oneOffs(c.keysOf(c.units[0], c.byTask()), false)
@@ -533,7 +532,7 @@ func TestGatewaysWord(t *testing.T) {
 	testworld.Refused(t, err, wire.TooMany)
 }
 
-// FuzzOneOff: whatever a unit is sent, it gives an answer or a refusal.
+// FuzzOneOff: a unit responds to any input with a response or a refusal.
 func FuzzOneOff(f *testing.F) {
 	c := newCluster(f, 1, repeat)
 	keys := x25519(c.keysOf(c.units[0], c.byTask()))

@@ -15,9 +15,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestOpenedByAnother: the gateway brings open requests to units that the pin does not
-// stand for, as one that has left its group and beats still. The client asks again,
-// and tells what is wrong when it meets no other.
+// TestOpenedByAnother: the gateway forwards open requests to units outside the pin, such as
+// a unit that has left its group but still sends heartbeats. The client tries again, and
+// returns the reason if it finds no other unit.
 func TestOpenedByAnother(t *testing.T) {
 	for strangers, want := range map[int]wire.Reason{openWrongUnits - 1: "", openWrongUnits: wire.WrongIdentity} {
 		c := newCluster(t, 1, echo)
@@ -45,11 +45,11 @@ func TestOpenedByAnother(t *testing.T) {
 	}
 }
 
-// TestOpeningThatExpired: an answer whose unit's certificate ended before the
-// client saw it opens nothing; the next one does. One that is never in time is
-// refused.
+// TestOpeningThatExpired: an open response whose unit's certificate has expired by the
+// client's clock opens no session; the next response does. If every response is too late,
+// the client returns the reason.
 func TestOpeningThatExpired(t *testing.T) {
-	for _, late := range []int64{2, 1 << 30} { // looks at the clock: an answer takes two
+	for _, late := range []int64{2, 1 << 30} { // readings of the clock: one response takes two
 		bubble.Test(t, func(t *testing.T) {
 			c := newCluster(t, 1, echo)
 			var looks atomic.Int64

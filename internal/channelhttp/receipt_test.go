@@ -14,7 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestNoReceiptOfACutUnit lets a unit hear of its own cut while it answers: it signs no
+// TestNoReceiptOfACutUnit: a unit learns of its own cut while it responds. It signs no
 // receipt.
 func TestNoReceiptOfACutUnit(t *testing.T) {
 	var c *cluster
@@ -40,15 +40,15 @@ func TestNoReceiptOfACutUnit(t *testing.T) {
 	}
 }
 
-// still is trust that stays as it is.
+// still is trust that does not change.
 type still struct{ trust unitauth.Trust }
 
 func (s still) Trust() unitauth.Trust { return s.trust }
 
 func (s still) Renew(context.Context) unitauth.Trust { return s.trust }
 
-// TestReceiptLeftOut is a unit that gives a whole answer without its receipt: the
-// client refuses it.
+// TestReceiptLeftOut: a unit sends a complete response without its receipt. The client
+// refuses it.
 func TestReceiptLeftOut(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(channel.Limits{})
@@ -58,8 +58,8 @@ func TestReceiptLeftOut(t *testing.T) {
 	testworld.Refused(t, c.verifyReceipt(x, channel.Response{}, noon), wire.EvidenceMissing)
 }
 
-// shut is the body of an outer request as net/http gives it: no more to be read
-// once it was closed.
+// shut is the body of an outer request as net/http provides it: it cannot be read once it
+// is closed.
 type shut struct {
 	io.ReadCloser
 	closed bool
@@ -77,8 +77,8 @@ func (s *shut) Close() error {
 	return s.ReadCloser.Close()
 }
 
-// TestReceiptOfUnreadRequest: an app that closes a request without reading it, as
-// a reverse proxy does with one that has no content, still gives a receipt.
+// TestReceiptOfUnreadRequest: the app closes a request without reading it, as a reverse
+// proxy does with a request without content. The response still has a receipt.
 func TestReceiptOfUnreadRequest(t *testing.T) {
 	c := newCluster(t, 1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body.Close()

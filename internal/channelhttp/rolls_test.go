@@ -15,10 +15,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestUnitKilledUnderWay kills one of three units while 1,000 requests are under
-// way, half of those at it already executed: what may be repeated succeeds
-// elsewhere, everything else ends in "outcome unknown", and nothing is lost in
-// silence.
+// TestUnitKilledUnderWay: one of three units is killed while 1,000 requests are in
+// progress; it has already executed half of its own. Calls that may be retried succeed at
+// other units, and all others end with an unknown outcome; none is lost silently.
 func TestUnitKilledUnderWay(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		const under = 1000
@@ -81,8 +80,8 @@ func TestUnitKilledUnderWay(t *testing.T) {
 	})
 }
 
-// roll gives every unit the next ring key, one after the other, and relays what
-// they seal anew.
+// roll gives every unit the next ring key, one after another, and relays the sessions that
+// they reseal.
 func (m *hostile) roll() {
 	m.ring.Strict, m.ring.Follow = m.ring.Strict.Rotate(m.clock.Now(), time.Hour), m.ring.Follow.Rotate(m.clock.Now(), time.Hour)
 	for _, u := range m.all() {
@@ -97,9 +96,9 @@ func (m *hostile) roll() {
 	}
 }
 
-// perRound is how many calls a worker of twoAtOnce makes: fewer than the replay
-// window is wide, so that a worker which the machine forgets for a while does not
-// come back with a number that a unit refuses as too old.
+// perRound is the number of calls that a worker of twoAtOnce makes. It is below the width
+// of the replay window, so that a worker that is not scheduled for a while does not return
+// with a number that a unit refuses as too old.
 const perRound = 250
 
 // twoAtOnce makes calls of every kind on one session from two goroutines.
@@ -116,9 +115,8 @@ func (m *hostile) twoAtOnce(name string, round int) {
 	both.Wait()
 }
 
-// TestRingsRollUnderLoad rolls the ring 100 times under open sessions and new
-// ones: no call fails, no session is lost, and what was sealed under an erased
-// key opens nothing.
+// TestRingsRollUnderLoad: the ring rolls 100 times under open sessions and new ones. No
+// call fails, no session is lost, and no unit opens a session sealed under an erased key.
 func TestRingsRollUnderLoad(t *testing.T) {
 	rolls := 100
 	if testing.Short() {

@@ -19,7 +19,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// closing sends a request that closes a session, with what stands in its place.
+// closing sends a request that closes a session, with the given flags, head and content.
 func (c *cluster) closing(s *channel.Session, u *unit, flags wire.Flags, h bhttp.Head, body string) (*channel.ClientRequest, *http.Response) {
 	c.T.Helper()
 	x := testworld.Must(s.NewRequest(channel.RequestConfig{Target: u.ID(), NotAfter: c.clock.Now().Add(20 * time.Second), Flags: flags}))
@@ -29,8 +29,8 @@ func (c *cluster) closing(s *channel.Session, u *unit, flags wire.Flags, h bhttp
 	return x, serve(u.server, r)
 }
 
-// TestCloseRefusals: a request that closes a session has no content and wants no
-// receipt. One that has is not executed, and the session stays open.
+// TestCloseRefusals: a request that closes a session has no content and asks for no
+// receipt. A request with either is not executed, and the session stays open.
 func TestCloseRefusals(t *testing.T) {
 	c := newCluster(t, 1, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the app was asked") }))
 	u := c.units[0]
@@ -52,7 +52,7 @@ func TestCloseRefusals(t *testing.T) {
 	}
 }
 
-// TestMarkedCall: the client asks for the same mark.
+// TestMarkedCall: a request counts as marked if it has an Idempotency-Key, and only then.
 func TestMarkedCall(t *testing.T) {
 	for fields, want := range map[string]bool{"": false, "1": true} {
 		r := testworld.Must(http.NewRequest(http.MethodPost, base, nil))
@@ -63,8 +63,9 @@ func TestMarkedCall(t *testing.T) {
 	}
 }
 
-// TestTicketOfAnotherSession: a ticket that is good, but of another session than the
-// request, keeps nobody from the manager's stored copy, and nothing is joined by it.
+// TestTicketOfAnotherSession: a request carries a valid ticket of another session. The unit
+// still fetches the manager's copy of the request's session, and the ticket joins no
+// session.
 func TestTicketOfAnotherSession(t *testing.T) {
 	c := newCluster(t, 2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
 	opener, u := c.units[0], c.units[1]
@@ -84,7 +85,7 @@ func TestTicketOfAnotherSession(t *testing.T) {
 	}
 }
 
-// TestOneOffsInAGroup: a unit of a group serves no one-off requests, whatever is asked.
+// TestOneOffsInAGroup: a unit of a group refuses every one-off request.
 func TestOneOffsInAGroup(t *testing.T) {
 	var asked atomic.Int64
 	c := newCluster(t, 1, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))

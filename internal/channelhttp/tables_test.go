@@ -12,8 +12,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestOpensSentAgain sends one captured open request until a table would be full
-// of it, several times over: it opens one session, and users are served.
+// TestOpensSentAgain: one captured open request is sent many more times than the table has
+// room for. It opens one session at each unit, and users are still served.
 func TestOpensSentAgain(t *testing.T) {
 	c := newCluster(t, 0, echo)
 	c.limit = channel.Limits{Sessions: 40, Opened: 10}
@@ -30,7 +30,7 @@ func TestOpensSentAgain(t *testing.T) {
 	if statuses[http.StatusOK] != len(c.units) || statuses[http.StatusConflict] != 99*len(c.units) {
 		t.Errorf("got statuses %v, want one session at each unit, else %d", statuses, http.StatusConflict)
 	}
-	for range 100 { // with a key of its own each
+	for range 100 { // each with its own key
 		for _, u := range c.units {
 			opens(u, testworld.Must(channel.NewClientHandshake(c.byTask(), 0)).Request(), nil)
 		}

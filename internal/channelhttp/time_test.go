@@ -16,7 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestTimeHintsAtTheEnds: no time in a hint moves the end of an attempt too far.
+// TestTimeHintsAtTheEnds: no time in a hint moves the end of an attempt beyond the limit.
 func TestTimeHintsAtTheEnds(t *testing.T) {
 	for _, ms := range ends {
 		response := status(http.StatusPreconditionFailed)
@@ -29,8 +29,8 @@ func TestTimeHintsAtTheEnds(t *testing.T) {
 	}
 }
 
-// TestUnboundAndUnsafe gives an unbound request whose method is not safe to every
-// unit: none executes it. A safe one is.
+// TestUnboundAndUnsafe: an unbound request is delivered to every unit. None executes it if
+// its method is not safe; a safe request is executed.
 func TestUnboundAndUnsafe(t *testing.T) {
 	app := &counted{}
 	c := newCluster(t, 5, app)
@@ -62,10 +62,9 @@ func requests(u *unit, raw []byte) *http.Response {
 	return response
 }
 
-// TestBoundOnceUnderClocks delivers one bound request again and again, with its
-// ticket, while the host moves its clock on, back, and looks at the unit between:
-// the unit's clock refuses or is right, and the request runs once. The unit serves
-// on when the clock is right again.
+// TestBoundOnceUnderClocks: one bound request is delivered repeatedly, with the session's
+// ticket, while the host moves its clock forward and back. The unit's clock refuses or is
+// right, and the request runs once. The unit serves again when the clock is right again.
 func TestBoundOnceUnderClocks(t *testing.T) {
 	for name, jumps := range map[string][]time.Duration{
 		"an hour on and back":        {time.Hour + time.Second, 0},
@@ -76,7 +75,7 @@ func TestBoundOnceUnderClocks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			app := &counted{}
 			c := newCluster(t, 1, app)
-			var jump time.Duration // of the wall clock, beside the unit's time
+			var jump time.Duration // of the wall clock against the unit's time
 			u := c.units[0]
 			u.server.config.Clock = func() (time.Time, error) {
 				if jump.Abs() > wire.MaxClockJump {
@@ -107,8 +106,9 @@ func TestBoundOnceUnderClocks(t *testing.T) {
 	}
 }
 
-// TestSkewedClients runs clients whose clocks are off, against units that are
-// apart from one another: up to 5 minutes all works, beyond them it is "clock".
+// TestSkewedClients: clients with wrong clocks call units whose clocks differ from one
+// another. Up to 5 minutes everything works; beyond that the client refuses with
+// clock-skew.
 func TestSkewedClients(t *testing.T) {
 	for _, off := range []time.Duration{0, 20 * time.Second, 35 * time.Second, time.Minute, 4 * time.Minute, 4*time.Minute + 50*time.Second, 6 * time.Minute, time.Hour} {
 		for _, sign := range []time.Duration{1, -1} {
@@ -124,7 +124,7 @@ func TestSkewedClients(t *testing.T) {
 					defer rt.Close(context.Background())
 					if off > 5*time.Minute {
 						_, err := rt.Session(t.Context())
-						if !errors.Is(err, wire.ClockSkew) && !(sign > 0 && errors.Is(err, wire.Expired)) { // or the certificate is over by that clock
+						if !errors.Is(err, wire.ClockSkew) && !(sign > 0 && errors.Is(err, wire.Expired)) { // or the certificate has expired by that clock
 							t.Errorf("got %v, want %v", err, wire.ClockSkew)
 						}
 						return
@@ -145,8 +145,8 @@ func TestSkewedClients(t *testing.T) {
 	}
 }
 
-// TestTimeHints: a hint selects the end of attempts, within 5 minutes, and not
-// whether one may be repeated.
+// TestTimeHints: a hint changes the end of attempts, by at most 5 minutes, but not whether
+// an attempt may be repeated.
 func TestTimeHints(t *testing.T) {
 	for name, hint := range map[string]string{
 		"none": "", "no number": "noon", "negative": "-1", "of 1970": "0", "of the last day": "9223372036854775807",

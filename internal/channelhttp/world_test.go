@@ -23,26 +23,26 @@ import (
 // Trust and Renew make the world a Truster.
 func (w *world) Trust() unitauth.Trust { return w.trust() }
 
-// unit is a host with its server, reached without a network.
+// unit is a host with its server, called without a network.
 type unit struct {
 	*channel.Host
 	server *Server
 	dead   bool
 }
 
-// cluster is a gateway and manager that do what they should, or what a test says.
+// cluster is a gateway and manager that are correct, except where a test changes them.
 type cluster struct {
 	*world
 	app   http.Handler
 	limit channel.Limits
 
-	mu      sync.Mutex // guards all below
+	mu      sync.Mutex // guards the fields below
 	units   []*unit
 	turn    int
 	number  uint64
 	stored  map[wire.SessionID][]byte
-	mute    bool // pushes and stores nothing
-	late    int  // pulls that are not answered in time
+	mute    bool // pushes nothing and stores nothing
+	late    int  // requests for copies that get no response in time
 	outer   int  // outer requests
 	rings   int  // calls of RingUnknown
 	tampers func(*http.Request) (*http.Response, error)
@@ -119,7 +119,7 @@ func (r *relay) RequestCopy(_ context.Context, id wire.SessionID) ([]byte, error
 	return nil, wire.Refuse(wire.NotFound, "session", "none", "a copy")
 }
 
-// RoundTrip is the gateway.
+// RoundTrip plays the gateway.
 func (c *cluster) RoundTrip(r *http.Request) (*http.Response, error) {
 	c.mu.Lock()
 	c.outer++
@@ -188,7 +188,7 @@ func status(code int) *http.Response {
 	return &http.Response{StatusCode: code, Header: http.Header{}, Body: http.NoBody}
 }
 
-// serve runs a handler and streams what it writes.
+// serve runs a handler and streams its response.
 func serve(h http.Handler, r *http.Request) *http.Response {
 	reader, writer := io.Pipe()
 	p := &pipeWriter{header: http.Header{}, w: writer, began: make(chan struct{}), status: http.StatusOK}
@@ -234,7 +234,7 @@ func (p *pipeWriter) Write(b []byte) (int, error) {
 	return p.w.Write(b)
 }
 
-// client is a transport to the cluster.
+// client returns a transport to the cluster.
 func (c *cluster) client(pin unitauth.Pin, wants channel.SessionOptions) *Transport {
 	c.T.Helper()
 	t := testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse("http://gateway.example")), Inner: c, Pin: pin, Options: wants, Trust: c.world, Clock: c.clock.Now}))
@@ -249,7 +249,7 @@ func (c *cluster) client(pin unitauth.Pin, wants channel.SessionOptions) *Transp
 
 const base = "https://scoring.clinic.example"
 
-// say sends a request with a body and gives the body of the answer.
+// say sends a request with a body and returns the content of the response.
 func say(t testing.TB, rt http.RoundTripper, method, path, body string) (string, error) {
 	t.Helper()
 	r := testworld.Must(http.NewRequest(method, base+path, strings.NewReader(body)))
