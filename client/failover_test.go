@@ -38,9 +38,8 @@ func soon(t testing.TB, r *http.Request) *http.Request {
 	return r.WithContext(ctx)
 }
 
-// TestFaults: the first response of the cluster breaks, from whichever replica. A request
-// that may be retried succeeds unless its response had begun; other requests report that
-// they may have been executed.
+// TestFaults: the first response of the cluster breaks, from whichever replica. Each row
+// states how a request ends that may be retried, and one that may not.
 func TestFaults(t *testing.T) {
 	const deadline = 300 * time.Millisecond
 	unavailable := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }

@@ -143,9 +143,9 @@ func (s stalledBody) Read(p []byte) (int, error) {
 	return 0, io.EOF
 }
 
-// TestStalledOneOffs: stalled one-off requests take no place of a one-off request, wherever
-// they stall, in one piece or in chunks, and however many they are. Requests from one
-// address take at most half of the bytes that are read at a time.
+// TestStalledOneOffs: stalled one-off requests occupy none of the places for one-off
+// requests, wherever they stall, in one piece or in chunks, and however many they are.
+// Requests from one address take at most half of the bytes that are read at a time.
 func TestStalledOneOffs(t *testing.T) {
 	c := newCluster(t, 0, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }))
 	c.limit.OneOffs = 2

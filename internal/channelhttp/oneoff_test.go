@@ -129,8 +129,8 @@ func TestOneOffsStream(t *testing.T) {
 	}
 }
 
-// TestOneOffsThatWait: one-off requests in chunks take no place of others once their head
-// is read, however slow they are; requests in one piece do.
+// TestOneOffsThatWait: a one-off request in chunks occupies no place once its head is read,
+// however slow it is; a request in one piece does.
 func TestOneOffsThatWait(t *testing.T) {
 	c := newCluster(t, 0, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.(http.Flusher).Flush()

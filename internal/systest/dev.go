@@ -57,7 +57,7 @@ type DevInfo struct {
 	Units      []DevUnit `json:"units"`
 }
 
-// DevUnit is one unit of a dev cluster; Pid holds its TLS listener.
+// DevUnit is one unit of a dev cluster; Pid is the process with its TLS listener.
 type DevUnit struct {
 	Address string `json:"address"`
 	Pid     int    `json:"pid"`
