@@ -20,20 +20,20 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// backend is a unit at one address, as the gateway uses it.
+// backend is the gateway's state of one unit at one address.
 type backend struct {
 	id           wire.UnitID
 	transport    *http.Transport
 	addressSince time.Time       // first heartbeat with this address
 	inFlight     atomic.Int64    // requests from this gateway
-	places       *limit.Shares   // one place for each request in flight
+	places       *limit.Shares   // one for each request in flight
 	dialTurns    *limit.Turns    // requests that wait for a connection
-	unreachable  context.Context // done when the unit is silent and cannot be reached
+	unreachable  context.Context // done when the unit sends no heartbeats and cannot be reached
 	cancel       context.CancelCauseFunc
 	names        atomic.Pointer[[]string] // DNS names in its TLS leaf; nil: not known yet
 
-	// Guarded by registry.mu: unit is the newest certificate, of one id and cluster; lastSeen
-	// is the time of the newest heartbeat, and reportedBy says who reported it.
+	// Guarded by registry.mu. unit has the newest certificates; its id and cluster never change.
+	// lastSeen is the time of the newest heartbeat, reportedBy its source.
 	unit          bus.Unit
 	heartbeat     bus.Heartbeat
 	reportedBy    reporter
@@ -42,12 +42,12 @@ type backend struct {
 	nameBackoff   time.Duration
 
 	mu        sync.Mutex
-	failures  int       // guarded by mu: in a row
-	restUntil time.Time // guarded by mu: not tried before this time, unless all units rest
+	failures  int       // guarded by mu: consecutive failures
+	restUntil time.Time // guarded by mu: until then it is tried only if all units rest
 }
 
-// newBackend makes a unit without its transport, with at most perUnit requests in flight from
-// this gateway.
+// newBackend makes a backend for at most perUnit requests in flight from this gateway. The
+// caller sets its transport.
 func newBackend(u bus.Unit, now time.Time, perUnit int) *backend {
 	m := &backend{id: u.ID, unit: u, addressSince: now, places: limit.NewShares(quotaPerUnit, perUnit), dialTurns: limit.NewTurns(quotaConnect, 4*maxDials, maxWaiting)}
 	m.unreachable, m.cancel = context.WithCancelCause(context.Background())
@@ -66,11 +66,11 @@ func (m *backend) hasName(name string) bool {
 	return names != nil && slices.Contains(*names, name)
 }
 
-// closeIdle closes idle connections; those in use end with their requests.
+// closeIdle closes idle connections. Connections in use close when their requests end.
 func (m *backend) closeIdle() { m.transport.CloseIdleConnections() }
 
-// cancelIfUnreachable cancels the requests in progress at a silent unit if a new connection to it fails as
-// well.
+// cancelIfUnreachable cancels the requests in progress at a unit without heartbeats if a new
+// connection to it fails too.
 func (m *backend) cancelIfUnreachable(ctx context.Context) {
 	conn, err := m.transport.DialTLSContext(ctx, "tcp", "")
 	if err != nil {
@@ -80,17 +80,16 @@ func (m *backend) cancelIfUnreachable(ctx context.Context) {
 	conn.Close()
 }
 
-// requestContext returns a context for a request to the unit, which also ends when the unit is
-// unreachable.
+// requestContext returns a context that ends with ctx or when the unit becomes unreachable.
 func (m *backend) requestContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(m.unreachable, func() { cancel(context.Cause(m.unreachable)) })
 	return ctx, func() { stop(); cancel(nil) }
 }
 
-// waitForConnection waits until a request may take or make a connection to the unit; the caller ends its
-// turn with done. Client addresses take turns: otherwise an address with many requests would
-// take every connection that becomes free.
+// waitForConnection waits until a request may use an idle connection to the unit or open a new
+// one; the caller ends its turn with done. Client addresses take turns: otherwise an address
+// with many requests would take every connection that becomes free.
 func (m *backend) waitForConnection(ctx context.Context, from netip.Addr) (done func(), err error) {
 	if !m.dialTurns.TryAcquire() {
 		ctx, cancel := context.WithTimeout(ctx, connectWait)
@@ -102,8 +101,9 @@ func (m *backend) waitForConnection(ctx context.Context, from netip.Addr) (done 
 	return sync.OnceFunc(m.dialTurns.Release), nil
 }
 
-// compare orders two units, the preferred one first: not resting, fewer requests from this
-// gateway, fewer requests by its own report. Any unit is preferred to nil.
+// compare returns a negative number if the gateway prefers m to other: a unit that rests less,
+// then one with fewer requests from this gateway, then one that reports fewer requests. Any unit
+// is preferred to nil.
 func (m *backend) compare(other *backend, now time.Time) int {
 	if other == nil {
 		return -1
@@ -115,14 +115,14 @@ func (m *backend) compare(other *backend, now time.Time) int {
 	)
 }
 
-// restLeft returns how long the unit still rests.
+// restLeft returns the remaining rest of the unit, 0 if it does not rest.
 func (m *backend) restLeft(now time.Time) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return max(0, m.restUntil.Sub(now))
 }
 
-// recordFailure records a failed attempt: the unit rests, longer each time.
+// recordFailure records a failed attempt: the unit rests, longer after each consecutive failure.
 func (m *backend) recordFailure(now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -137,8 +137,8 @@ func (m *backend) recordSuccess() {
 	m.failures, m.restUntil = 0, time.Time{}
 }
 
-// maxDials bounds concurrent handshakes with one unit: when responses are slow, requests wait
-// for connections that become free, since more handshakes would delay all of them.
+// maxDials limits concurrent handshakes with one unit. When responses are slow, requests wait
+// until a connection becomes free: more handshakes would delay all of them.
 const maxDials = 4
 
 // dialer makes connections to units.
@@ -148,16 +148,16 @@ type dialer struct {
 }
 
 // newTransport returns a transport to one unit: HTTP/1.1 over TLS 1.3, always to the unit's
-// address, and only to a server whose chain is of the unit's cluster. It reports the DNS names
-// of each verified leaf.
+// address, and only to a server whose certificate chain is of the unit's cluster. It passes the
+// DNS names of each verified leaf to named.
 func (d dialer) newTransport(c bus.Cluster, address string, named func([]string)) *http.Transport {
 	dial := net.Dialer{Timeout: connectWait, KeepAliveConfig: keepAlive, Control: limitUnacked}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	config := &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		// This turns off only the host name rules of crypto/tls: VerifyConnection runs in
-		// every handshake and verifies the cluster.
+		// This turns off the verification of crypto/tls, which needs a host name:
+		// VerifyConnection runs in every handshake and verifies the chain and its cluster.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
 			err := d.verifyUnit(s.PeerCertificates, c)
@@ -195,8 +195,8 @@ func (d dialer) newTransport(c bus.Cluster, address string, named func([]string)
 	}
 }
 
-// keepAlive detects a unit behind a cut network on an idle connection, and limitUnacked on a
-// connection with unacknowledged data: otherwise requests would wait there for minutes.
+// keepAlive detects a unit behind a broken network on an idle connection. limitUnacked detects
+// it on a connection with unacknowledged data. Without them requests would wait for minutes.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: lostUnit / 2, Interval: lostUnit / 4, Count: 2}
 
 // tcpUserTimeout is TCP_USER_TIMEOUT of Linux, in milliseconds (RFC 5482).
@@ -220,8 +220,8 @@ func (d dialer) verifyUnit(chain []*x509.Certificate, want bus.Cluster) error {
 	return nil
 }
 
-// neverSent reports whether an error says that no connection was made, so that the unit has
-// received no byte of the request.
+// neverSent reports whether err means that no connection was made, so that the unit received no
+// byte of the request.
 func neverSent(err error) bool {
 	var op *net.OpError
 	var refusal *wire.Refusal

@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// requestBody is a request body on its way to a unit. It keeps the first maxReplay bytes that it has
-// passed on, so that a request that has not passed on more can be sent again over another
-// connection or to another unit. It never keeps the whole of a large body.
+// requestBody is the body of a request that is sent to a unit. It buffers up to the first
+// maxReplay bytes, so that the gateway can send the request again, over another connection or to
+// another unit, while no more bytes have been read. It never buffers the whole of a large body.
 type requestBody struct {
 	source   io.Reader
-	deadline func(time.Time) error // sets the read deadline of the client's connection while the handler runs
+	deadline func(time.Time) error // sets the read deadline of the client's connection; valid while the handler runs
 
 	mu       sync.Mutex
 	prefix   []byte // guarded by mu: the first bytes read
@@ -40,8 +40,8 @@ func (b *requestBody) atEOF() bool {
 	return b.readErr == io.EOF
 }
 
-// bodyReader reads a body from its start. Of several readers only the last one is used, but a
-// transport may still be reading from an earlier one: the bytes it reads are not lost.
+// bodyReader reads a body from its start. Only the newest reader is in use, but a transport may
+// still read from an earlier one: requestBody buffers those bytes too.
 type bodyReader struct {
 	body   *requestBody
 	offset int
@@ -80,9 +80,9 @@ func (r *bodyReader) Close() error {
 	return nil
 }
 
-// detach ends all reading, since net/http fails when a connection is used after its handler.
-// It interrupts a transport's running read, which would otherwise keep the client's connection
-// open.
+// detach ends all reading, since net/http fails if a body is read after its handler has
+// returned. It interrupts a running read of a transport, which would otherwise keep the client's
+// connection open.
 func (b *requestBody) detach() {
 	if !b.mu.TryLock() {
 		_ = b.deadline(time.Unix(1, 0))

@@ -27,8 +27,8 @@ const (
 // selfSignedLifetime is the lifetime of a self-signed certificate.
 const selfSignedLifetime = 10 * 365 * 24 * time.Hour
 
-// SelfSignedCA returns the path of the self-signed certificate of a manager without an
-// operator's certificate. Units receive this file as --manager-ca.
+// SelfSignedCA returns the path of the self-signed certificate that a manager uses if the
+// operator provides none. Units take this file as --manager-ca.
 func SelfSignedCA(dataDir string) string { return filepath.Join(dataDir, caFile) }
 
 // loadSelfSigned reads the self-signed certificate, or creates it.
@@ -47,8 +47,7 @@ func loadSelfSigned(c Config) (func() (*tls.Certificate, error), error) {
 	return func() (*tls.Certificate, error) { return &pair, nil }, nil
 }
 
-// createSelfSigned writes a certificate for loopback and for the bus address. For units on other
-// machines the operator provides a certificate.
+// createSelfSigned writes a private key and a certificate for loopback and for the bus address.
 func createSelfSigned(c Config, private string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

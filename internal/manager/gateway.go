@@ -23,18 +23,18 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// gateway forwards the requests of users to units. It reads the outer header of a request and
-// the pin of an open request, both unauthenticated, and passes everything else on unread.
+// gateway forwards the requests of users to units. It parses only the outer header of a request
+// and the pin of an open request, both unauthenticated.
 type gateway struct {
 	registry        *registry
 	copies          *relay.Copies
 	metrics         *metrics
 	clock           func() time.Time
 	log             *slog.Logger
-	reading         *limit.Shares  // bytes buffered of requests that are being read
-	slots           *limit.Shares  // one place for each request in progress
-	pages           *limit.Shares  // one place for each request that the manager serves itself
-	expensive       *limit.Buckets // for requests that cost a unit more than the client
+	reading         *limit.Shares  // bytes that incoming requests may buffer
+	slots           *limit.Shares  // one for each request in progress
+	pages           *limit.Shares  // one for each request that the manager serves itself
+	expensive       *limit.Buckets // for requests that cost a unit more than they cost the client
 	unknownSessions *limit.Buckets // for requests in sessions that the client may have invented
 	knownSessions   sessionSet
 	secret          [32]byte // key of the pseudonyms of client addresses
@@ -49,35 +49,36 @@ func newGateway(c Config, r *registry, stored *relay.Copies) *gateway {
 		reading: limit.NewShares(quotaReading, l.Reading), slots: limit.NewShares(quotaInFlight, l.InFlight), pages: limit.NewShares(quotaPages, maxPages),
 		expensive: limit.NewBuckets(l.PerAddress), unknownSessions: limit.NewBuckets(max(1, l.PerAddress/10)),
 	}
-	rand.Read(g.secret[:]) // never returns an error: it ends the program instead
+	rand.Read(g.secret[:]) // returns no error: on failure it ends the program
 	return g
 }
 
-// startWarmUp starts the time in which units reconnect to a restarted manager.
+// startWarmUp starts the period in which units reconnect to a restarted manager.
 func (g *gateway) startWarmUp(now time.Time) {
 	until := now.Add(warmUp)
 	g.warmUntil.Store(&until)
 }
 
-// forwardedRequest is one request that the gateway forwards.
+// forwardedRequest is a request that the gateway forwards, with its filter and its state.
 type forwardedRequest struct {
 	w          http.ResponseWriter
 	r          *http.Request
-	from       netip.Addr // the address that quotas count
+	from       netip.Addr // client address, for quotas
 	control    *http.ResponseController
 	body       *requestBody
-	size       int64 // of the body; -1 when it streams
-	fullDuplex bool  // the response may begin before the body has ended
+	size       int64 // length of the body in bytes; -1 if unknown
+	fullDuplex bool  // the response may start before the end of the request body
 	filter     unitFilter
-	retryable  bool   // may be sent to another unit although one may have received it
-	query      string // query that the unit receives
-	// unknown is the session of the request, if the gateway does not know that it exists.
+	retryable  bool   // the gateway may send it to a second unit even if the first one may have received it
+	query      string // query of the request to the unit
+	// unknownSession is the session of the request, if the gateway does not know whether it
+	// exists.
 	unknownSession wire.SessionID
-	openedSessions *sessionSet // records the session that an open request opens; nil for other requests
+	openedSessions *sessionSet // receives the session that an open request opens; nil for other requests
 }
 
-// serveSession forwards an open request to a unit of the identity or task that it is pinned to. An
-// open request may be repeated: that costs a session that is never used.
+// serveSession forwards an open request to a unit of the identity or task in its pin. The
+// gateway may send an open request to two units: the second session then stays unused.
 func (g *gateway) serveSession(w http.ResponseWriter, r *http.Request) {
 	g.serveWithQuotas(w, r, func(x *forwardedRequest) error {
 		if err := x.readWhole(maxOpen); err != nil {
@@ -85,7 +86,7 @@ func (g *gateway) serveSession(w http.ResponseWriter, r *http.Request) {
 		}
 		x.filter.identity, x.filter.task = parsePin(x.body.prefix)
 		x.retryable, x.openedSessions = true, &g.knownSessions
-		// The TPM challenge of an open request is for one unit: no other unit can serve the
+		// The TPM challenge of an open request is for one unit: other units cannot serve the
 		// request.
 		if name := r.Header.Get(wire.FieldUnit); name != "" {
 			return x.filter.unit.UnmarshalText([]byte(name))
@@ -94,9 +95,9 @@ func (g *gateway) serveSession(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// serveRequest forwards a bound request to its unit, and an unbound one to any unit that has the
-// session. The channel's rules make unbound requests safe to repeat, so they may be sent to
-// another unit when one fails.
+// serveRequest forwards a bound request to its unit, and an unbound request to any unit that has
+// the session. The channel protocol makes unbound requests safe to repeat, so the gateway may
+// send one to another unit when the first unit fails.
 func (g *gateway) serveRequest(w http.ResponseWriter, r *http.Request) {
 	g.serveWithQuotas(w, r, func(x *forwardedRequest) error {
 		first, err := x.readPrefix(wire.HeaderSize)
@@ -117,9 +118,9 @@ func (g *gateway) serveRequest(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// chargeUnknownSession charges the client's address for a request in a session that the client may have
-// invented: a unit without the session requests its stored copy. A ticket beside the request
-// proves nothing here, since the gateway cannot open it.
+// chargeUnknownSession charges the client's address for a request in a session that the client
+// may have invented, since such a request makes a unit request the session's stored copy. The
+// ticket of the request proves nothing to the gateway, which cannot open it.
 func (g *gateway) chargeUnknownSession(x *forwardedRequest, session wire.SessionID) error {
 	if x.filter.clusters != nil || g.knownSessions.contains(session) {
 		return nil
@@ -132,9 +133,9 @@ func (g *gateway) chargeUnknownSession(x *forwardedRequest, session wire.Session
 }
 
 // serveOneOff forwards a one-off request, or a request for the keys of one-off requests, to any
-// unit of the identity that its query names, or, if none is ready, of the task. The channel's
-// rules make these requests safe to repeat or marked, so they may be sent to another unit when
-// one fails.
+// unit of the identity in its query or, if none is ready, of the task in its query. The channel
+// protocol makes these requests safe to repeat or marks them, so the gateway may send one to
+// another unit when the first unit fails.
 func (g *gateway) serveOneOff(w http.ResponseWriter, r *http.Request) {
 	g.serveWithQuotas(w, r, func(x *forwardedRequest) (err error) {
 		query := r.URL.Query()
@@ -166,8 +167,8 @@ func (g *gateway) serveOneOff(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// chargeAddress charges the client's address for a request that makes a unit use a private key: a
-// client that floods the gateway with such requests spends its own tokens.
+// chargeAddress charges the client's address for a request that makes a unit use a private key,
+// so that a client that floods the gateway with such requests uses up only its own quota.
 func (g *gateway) chargeAddress(r *http.Request) error {
 	if r.URL.Path != wire.PathRequest && !g.expensive.TakeToken(r.RemoteAddr, g.clock()) {
 		return wire.Refuse(wire.TooMany, quotaExpensive, "too many from one address", "fewer")
@@ -176,7 +177,7 @@ func (g *gateway) chargeAddress(r *http.Request) error {
 }
 
 // parsePin parses the pin of an open request: an identity, or a task, a role (GROUP/ROLE) or a
-// group (GROUP/). It returns neither if the pin is malformed.
+// group (GROUP/). For a malformed pin it returns zero values.
 func parsePin(open []byte) (identity wire.Digest, task string) {
 	pin, err := envelope.ParsePin(open)
 	switch {
@@ -190,8 +191,9 @@ func parsePin(open []byte) (identity wire.Digest, task string) {
 	return identity, pin.Name
 }
 
-// serveWithQuotas forwards a request within the quotas, and responds with a problem when the request
-// is refused. The function read reads the start of the request and sets the filter.
+// serveWithQuotas forwards a request within the quotas, or writes a problem response (RFC 9457)
+// if the request is refused. The function read reads the start of the request and sets the
+// filter.
 func (g *gateway) serveWithQuotas(w http.ResponseWriter, r *http.Request, read func(*forwardedRequest) error) {
 	start := time.Now()
 	x := &forwardedRequest{w: w, r: r, from: limit.AddressOf(r.RemoteAddr), control: http.NewResponseController(w), size: r.ContentLength}
@@ -208,7 +210,8 @@ func (g *gateway) serveWithQuotas(w http.ResponseWriter, r *http.Request, read f
 	g.metrics.observeRequest(r.URL.Path, err, time.Since(start))
 }
 
-// admit reads the start of a request before it takes a place and forwards the request.
+// admit reads the start of a request, then takes a place among the requests in progress and
+// forwards the request.
 func (g *gateway) admit(x *forwardedRequest, read func(*forwardedRequest) error) error {
 	if asks := x.r.Method == http.MethodGet && x.r.URL.Path == wire.PathOneOff; x.r.Method != http.MethodPost && !asks {
 		return wire.Refuse(wire.BadRequest, "request: method", x.r.Method, http.MethodPost)
@@ -224,10 +227,10 @@ func (g *gateway) admit(x *forwardedRequest, read func(*forwardedRequest) error)
 	return withPlace(g.slots, x, func() error { return g.forward(x) })
 }
 
-// enableFullDuplex lets the response begin before the request has ended, as HTTP/2 always does. It is
-// called only for admitted requests: after it, the server of net/http panics at the next
-// request if this one was not read to its end (go.dev/issue/68560), and refused requests are
-// not.
+// enableFullDuplex permits the response to start before the end of the request, as HTTP/2 always
+// does. Call it for admitted requests only: after it, the server of net/http panics at the next
+// request on the connection if this request was not read to its end (go.dev/issue/68560), and
+// refused requests are not read to their end.
 func (x *forwardedRequest) enableFullDuplex() error {
 	if err := x.control.EnableFullDuplex(); err != nil && x.r.ProtoMajor == 1 {
 		return err
@@ -267,7 +270,7 @@ func (g *gateway) forward(x *forwardedRequest) error {
 	}
 }
 
-// noUnitError returns the refusal when no unit can be tried.
+// noUnitError returns the refusal of a request that no known unit can serve.
 func noUnitError(w unitFilter) error {
 	if w.unit != (wire.UnitID{}) {
 		return wire.Refuse(wire.Misdirected, "request: target unit", w.unit, "a unit that the gateway knows")
@@ -275,8 +278,8 @@ func noUnitError(w unitFilter) error {
 	return wire.Refuse(wire.Unavailable, "gateway: units ready", 0, "at least one")
 }
 
-// tryUnit sends the request to one unit and copies the response. It reports whether there was no
-// response and another unit may be tried.
+// tryUnit sends the request to one unit and copies the response. It returns again = true if the
+// unit did not respond and the gateway may try another unit.
 func (g *gateway) tryUnit(x *forwardedRequest, m *backend) (again bool, err error) {
 	if err := m.places.Acquire(x.from, 1); err != nil {
 		return x.filter.unit == wire.UnitID{}, err
@@ -289,9 +292,9 @@ func (g *gateway) tryUnit(x *forwardedRequest, m *backend) (again bool, err erro
 	response, err := g.sendWithRetry(ctx, x, m)
 	if err != nil {
 		if x.r.Context().Err() != nil {
-			panic(http.ErrAbortHandler) // the client is gone
+			panic(http.ErrAbortHandler) // the client has disconnected
 		}
-		if errors.Is(err, wire.Overload) { // a limit of this gateway, not a failure of the unit
+		if errors.Is(err, wire.Overload) { // a limit of this gateway, not a fault of the unit
 			return x.filter.unit == wire.UnitID{}, err
 		}
 		m.recordFailure(g.clock())
@@ -310,9 +313,9 @@ func (g *gateway) tryUnit(x *forwardedRequest, m *backend) (again bool, err erro
 	return false, nil
 }
 
-// sendWithRetry sends the request to one unit. A kept-alive connection may be dead, so a request that
-// failed on one is sent once more on a new connection: the same unit executes the same request
-// at most once.
+// sendWithRetry sends the request to one unit. An idle connection may be dead, so a request that
+// failed on a reused connection is sent again on a new one. This is safe, since a unit executes
+// the same request at most once.
 func (g *gateway) sendWithRetry(ctx context.Context, x *forwardedRequest, m *backend) (*http.Response, error) {
 	response, reused, err := g.roundTrip(ctx, x, m)
 	if err == nil || !reused || ctx.Err() != nil || !x.body.replayable() {
@@ -340,7 +343,7 @@ func (g *gateway) roundTrip(ctx context.Context, x *forwardedRequest, m *backend
 	}
 	copyFields(out.Header, x.r.Header)
 	out.Header["User-Agent"] = nil
-	delete(out.Header, wire.FieldSender) // set by the gateway alone
+	delete(out.Header, wire.FieldSender) // only the gateway sets it
 	if x.r.URL.Path == wire.PathSession {
 		out.Header.Set(wire.FieldSender, g.senderName(x.from))
 	}
@@ -348,16 +351,16 @@ func (g *gateway) roundTrip(ctx context.Context, x *forwardedRequest, m *backend
 	return response, reused, err
 }
 
-// senderName returns a pseudonym of a client's address. Units distinguish clients by it without
-// learning addresses.
+// senderName returns a pseudonym of a client's address, with which units distinguish clients
+// without learning their addresses.
 func (g *gateway) senderName(from netip.Addr) string {
 	mac := hmac.New(sha256.New, g.secret[:])
 	mac.Write(from.AsSlice())
 	return hex.EncodeToString(mac.Sum(nil)[:8])
 }
 
-// copyFields copies the header fields that belong to the channel. Others may contain the
-// client's secrets, such as cookies, or apply to one connection.
+// copyFields copies the header fields that the channel uses. Other fields may contain the
+// client's secrets, such as cookies, or apply to one connection only.
 func copyFields(to, from http.Header) {
 	for name, values := range from {
 		switch name {
@@ -371,7 +374,7 @@ func copyFields(to, from http.Header) {
 	}
 }
 
-// setHint lists units that the client may try instead.
+// setHint sets the Cohort-Units field: ids of units that the client may try next.
 func (x *forwardedRequest) setHint(r *registry) {
 	if ids := r.alternatives(x.filter); ids != "" {
 		x.w.Header().Set(wire.FieldUnits, ids)

@@ -23,17 +23,17 @@ import (
 
 // Times and sizes of the copy of the policy history.
 const (
-	historySize    = 64 << 20               // bytes of policies and signatures that are kept, the newest of them
-	historyPage    = 8 << 20                // in one response, which is twice that in JSON at most
-	historyPollGap = 250 * time.Millisecond // between two polls without a step
+	historySize    = 64 << 20               // bytes of policies and signatures in the copy; older steps are dropped
+	historyPage    = 8 << 20                // bytes of steps in one response; at most twice as many in JSON
+	historyPollGap = 250 * time.Millisecond // minimum time between two polls that return no step
 )
 
-// historyBackoff is the wait while no authority responds.
+// historyBackoff is the wait between polls while no authority responds.
 var historyBackoff = retry.Backoff{First: 50 * time.Millisecond, Max: 5 * time.Second}
 
 // historyMirror is the gateway's copy of the policy history. One poll of an authority serves all
 // clients of the gateway. Clients verify the history; the gateway checks only that the steps
-// lead to the head beside them, so that it can find the position of any head. The zero
+// hash to the head in the same response, so that it can find the position of any head. The zero
 // historyMirror has no authority.
 type historyMirror struct {
 	authorities []*api.Authority
@@ -43,14 +43,14 @@ type historyMirror struct {
 
 // historyCopy is the history as an authority returned it. It is immutable.
 type historyCopy struct {
-	heads   []wire.Digest // after each step, genesis first
+	heads   []wire.Digest // policy head after each step, genesis first
 	entries []api.HistoryEntry
-	first   int           // index of the first of entries; older ones are dropped
-	proof   []byte        // of the last head, by the authority
-	changed chan struct{} // closed when a copy with another head is published
+	first   int           // index of the step in entries[0]; older steps are dropped
+	proof   []byte        // the authority's signature over the last head
+	changed chan struct{} // closed when a copy with a different head is published
 }
 
-// newHistoryMirror makes the copy for a validated configuration.
+// newHistoryMirror makes an empty mirror. The configuration is already validated.
 func newHistoryMirror(c Config, pool *x509.CertPool) (*historyMirror, error) {
 	k := &historyMirror{log: c.Log}
 	for _, address := range c.Authorities {
@@ -64,8 +64,8 @@ func newHistoryMirror(c Config, pool *x509.CertPool) (*historyMirror, error) {
 	return k, nil
 }
 
-// authorityTLS returns a TLS configuration that accepts an authority: its leaf is directly
-// under one of the roots, which no unit's leaf is. This protects availability only.
+// authorityTLS returns a TLS configuration that accepts an authority: its leaf is issued
+// directly by one of the roots, and no unit's leaf is. This check protects availability only.
 func authorityTLS(pool *x509.CertPool, clock func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
@@ -105,7 +105,7 @@ func (k *historyMirror) follow(ctx context.Context) {
 				_ = retry.Sleep(ctx, historyPollGap-time.Since(began))
 			}
 			continue
-		case errors.Is(err, wire.Behind): // the authority's history does not contain this copy
+		case errors.Is(err, wire.Behind): // the authority's history does not contain this copy's head
 			k.publish(current, &historyCopy{})
 		}
 		if ctx.Err() == nil {
@@ -117,7 +117,7 @@ func (k *historyMirror) follow(ctx context.Context) {
 	}
 }
 
-// publish publishes next.
+// publish replaces the copy current with next, and wakes waiting polls if the head differs.
 func (k *historyMirror) publish(current, next *historyCopy) {
 	if next.changed = current.changed; next.lastHead() != current.lastHead() {
 		next.changed = make(chan struct{})
@@ -135,7 +135,7 @@ func (k *historyMirror) close() {
 	}
 }
 
-// lastHead returns the last head, or zero without a step.
+// lastHead returns the last policy head, or the zero digest if there is no step.
 func (a *historyCopy) lastHead() wire.Digest {
 	if len(a.heads) == 0 {
 		return wire.Digest{}
@@ -143,8 +143,8 @@ func (a *historyCopy) lastHead() wire.Digest {
 	return a.heads[len(a.heads)-1]
 }
 
-// fetchAfter returns a with the steps that an authority has after it, or, without new steps, with a
-// newer proof.
+// fetchAfter returns a copy of a that also has the authority's later steps and its newest proof.
+// It waits for a new step for at most wait.
 func (a *historyCopy) fetchAfter(ctx context.Context, from *api.Authority, wait time.Duration) (*historyCopy, error) {
 	next := *a
 	for {
@@ -168,7 +168,7 @@ func (a *historyCopy) fetchAfter(ctx context.Context, from *api.Authority, wait 
 	}
 }
 
-// appendPage returns a with one page of an authority's history appended.
+// appendPage returns a copy of a with one page of an authority's history appended.
 func (a *historyCopy) appendPage(unverified api.History) (historyCopy, error) {
 	next := historyCopy{heads: slices.Clip(a.heads), entries: slices.Clip(a.entries), first: a.first}
 	n := len(next.heads) + len(unverified.Entries)
@@ -190,7 +190,7 @@ func (a *historyCopy) appendPage(unverified api.History) (historyCopy, error) {
 	return next, nil
 }
 
-// entrySize returns the bytes that an entry takes.
+// entrySize returns the size of an entry in bytes, before encoding.
 func entrySize(e api.HistoryEntry) int {
 	size := len(e.Policy) + len(e.Adopted)
 	for _, s := range e.Signatures {
@@ -199,7 +199,8 @@ func entrySize(e api.HistoryEntry) int {
 	return size
 }
 
-// pageFrom returns the steps from an index on, within the page size.
+// pageFrom returns the steps from index from, at most historyPage bytes of them but at least
+// one.
 func (a *historyCopy) pageFrom(from int) (api.History, error) {
 	from = min(from, len(a.heads))
 	if from < a.first {
@@ -216,8 +217,8 @@ func (a *historyCopy) pageFrom(from int) (api.History, error) {
 	return h, nil
 }
 
-// serveHistory serves the policy history. A request that names the newest head waits for the next
-// step and takes a place for polls.
+// serveHistory serves the policy history. A request that names the newest head waits for the
+// next step and counts as a poll.
 func (m *Manager) serveHistory(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	h, err := m.readHistory(w, r)
@@ -225,7 +226,7 @@ func (m *Manager) serveHistory(w http.ResponseWriter, r *http.Request) {
 		api.ProblemOf(err).Write(w)
 	} else {
 		w.Header().Set("Content-Type", "application/json")
-		// An error means that the client is gone.
+		// An error means that the client has disconnected.
 		_ = json.NewEncoder(w).Encode(h)
 	}
 	m.metrics.observeRequest(r.URL.Path, err, time.Since(start))
@@ -268,7 +269,8 @@ func (m *Manager) readHistory(w http.ResponseWriter, r *http.Request) (api.Histo
 }
 
 // waitForStep blocks until there is a step after current, for at most wait, or until the client
-// disconnects. It refuses if no place is free, and when the manager shuts down.
+// disconnects. It refuses the request if too many polls wait already, and when the manager shuts
+// down.
 func (m *Manager) waitForStep(w http.ResponseWriter, r *http.Request, current *historyCopy, wait time.Duration) error {
 	from := limit.AddressOf(r.RemoteAddr)
 	if err := m.polls.Acquire(from, 1); err != nil {
@@ -276,7 +278,7 @@ func (m *Manager) waitForStep(w http.ResponseWriter, r *http.Request, current *h
 		return err
 	}
 	defer m.polls.Release(from, 1)
-	if r.ProtoMajor == 1 { // an HTTP/2 connection carries other requests too
+	if r.ProtoMajor == 1 { // an HTTP/2 connection can carry other requests too
 		defer m.clients.Exclude()()
 	}
 	timer := time.NewTimer(wait)

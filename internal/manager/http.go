@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Handler returns the HTTP handler of the manager: the gateway, the probes and the metrics.
-// Its paths work while [Manager.Serve] runs.
+// Handler returns the HTTP handler of the manager: the gateway, the probes and the metrics. Its
+// paths are served while [Manager.Serve] runs.
 func (m *Manager) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc(wire.PathSession, m.whileServing(m.gateway.serveSession))
@@ -57,8 +57,8 @@ type health struct {
 	Units  int    `json:"units,omitempty"`
 }
 
-// serveReady reports that the manager relays. It is ready without units, since units connect once
-// it is ready.
+// serveReady reports that the manager is ready. A manager without units is ready too, since
+// units connect only to a ready manager.
 func (m *Manager) serveReady(w http.ResponseWriter, _ *http.Request) {
 	_, units := m.registry.counts()
 	writeHealth(w, health{Status: "ready", Units: units})
@@ -66,6 +66,6 @@ func (m *Manager) serveReady(w http.ResponseWriter, _ *http.Request) {
 
 func writeHealth(w http.ResponseWriter, h health) {
 	w.Header().Set("Content-Type", "application/json")
-	// An error means that the client is gone.
+	// An error means that the client has disconnected.
 	_ = json.NewEncoder(w).Encode(h)
 }

@@ -13,12 +13,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// A request takes one of the gateway's places only after its start was read. Until then its
-// bytes are charged to a quota, and each read has a deadline, so that a stalled request holds
+// A request counts as in progress only after the gateway has read its start. Until then its
+// bytes are charged to a quota and each read has a deadline, so that a stalled request uses
 // resources for a short time only.
 
-// The quotas by which the gateway refuses requests. They are the rules of the refusals, and
-// the labels of a metric.
+// Quotas of the gateway. Each name is the rule of a refusal and the label of a metric.
 const (
 	quotaReading   = "gateway: bytes of requests that are read"
 	quotaInFlight  = "gateway: requests under way"
@@ -30,8 +29,8 @@ const (
 	quotaUnknown   = "gateway: requests a second in sessions it does not know"
 )
 
-// readingCost returns the bytes that a request is charged while it is read: the most that may be
-// buffered of it, and at least the fixed cost of a request.
+// readingCost returns the number of bytes charged for a request while it is read: the maximum
+// that may be buffered of it, but at least minCost.
 func readingCost(r *http.Request) int {
 	most := 0
 	switch {
@@ -68,7 +67,7 @@ func (x *forwardedRequest) readWhole(limit int) error {
 	return nil
 }
 
-// readPrefix reads the first bytes of a body. They remain part of the body that is forwarded.
+// readPrefix reads the first size bytes of a body. They remain part of the forwarded body.
 func (x *forwardedRequest) readPrefix(size int) ([]byte, error) {
 	first := make([]byte, size)
 	_ = x.control.SetReadDeadline(time.Now().Add(headerWait)) // the server may have none
@@ -80,22 +79,22 @@ func (x *forwardedRequest) readPrefix(size int) ([]byte, error) {
 	return first, nil
 }
 
-// readWithQuota runs f to read the start of a request, and charges its bytes until done is called,
-// since they may be buffered that long.
+// readWithQuota calls f to read the start of a request. It charges the request's bytes until
+// done is called, since they may be buffered until then.
 func (g *gateway) readWithQuota(x *forwardedRequest, f func(*forwardedRequest) error) (done func(), err error) {
 	n := readingCost(x.r)
 	if err := g.reading.Acquire(x.from, n); err != nil {
 		return func() {}, err
 	}
 	err = f(x)
-	if x.r.URL.Path == wire.PathRequest { // it streams from here on, and little is buffered
+	if x.r.URL.Path == wire.PathRequest { // its body streams from here on, and few bytes are buffered
 		g.reading.Release(x.from, n)
 		return func() {}, err
 	}
 	return func() { g.reading.Release(x.from, n) }, err
 }
 
-// withPlace runs f with one of the places that client addresses share.
+// withPlace calls f while it counts the request against s.
 func withPlace(s *limit.Shares, x *forwardedRequest, f func() error) error {
 	if err := s.Acquire(x.from, 1); err != nil {
 		return err
@@ -104,7 +103,7 @@ func withPlace(s *limit.Shares, x *forwardedRequest, f func() error) error {
 	return f()
 }
 
-// setBuffered sets the buffered whole of a body, which can be sent any number of times.
+// setBuffered makes whole the body, which can then be sent any number of times.
 func (b *requestBody) setBuffered(whole []byte) {
 	b.source, b.prefix, b.consumed, b.readErr = bytes.NewReader(nil), whole, len(whole), io.EOF
 }

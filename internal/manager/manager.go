@@ -2,16 +2,16 @@
 // of an identity, stores copies for units that join late, allocates ranges of session numbers,
 // tracks which units are running, and serves the gateway through which users reach them.
 //
-// The manager is untrusted. It has no key and imports no package that appraises, issues or
-// decrypts; the data it stores is a cache and can be lost. Units and clients treat every
-// message of the manager as a hint. A manager that drops, repeats, reorders or invents
-// messages can delay requests, and can do nothing else.
+// The manager is untrusted. It has no key and imports no package that appraises evidence, issues
+// certificates or decrypts data. Its stored data is a cache and can be lost. Units and clients
+// treat every message of the manager as a hint. A manager that drops, repeats, reorders or
+// invents messages can only delay requests.
 //
 // The manager accepts only certificates under the authority root. It identifies a unit by the
-// certificate with which the unit connects to the bus, regardless of what the unit sends
-// there, and the gateway forwards requests to a unit only over TLS whose chain is of the same
-// identity. Both checks protect availability: no stranger and no other tenant can feed the
-// relay or divert requests.
+// client certificate of the unit's bus connection, not by the content of messages. The gateway
+// forwards requests to a unit only over TLS, and only if the unit's certificate chain has the
+// same identity. Both checks protect availability: strangers and other tenants can neither send
+// sessions to the relay nor divert requests.
 //
 // [New] makes a [Manager] and [Manager.Serve] runs it. Limits are in limits.go.
 //
@@ -70,7 +70,7 @@ type Config struct {
 // Manager is a cluster manager. It is safe for concurrent use.
 type Manager struct {
 	config     Config
-	pool       *x509.CertPool // of Config.Roots
+	pool       *x509.CertPool // contains Config.Roots
 	ranges     *ranges
 	copies     *relay.Copies
 	journal    *relay.Journal
@@ -80,11 +80,11 @@ type Manager struct {
 	mirror     *historyMirror
 	metrics    *metrics
 	clients    *limit.Connections
-	polls      *limit.Shares  // one place for each request that waits for the next policy step
+	polls      *limit.Shares  // one for each request that waits for the next policy step
 	forwarding sync.WaitGroup // running ForwardSessions of the relay
 	ending     chan struct{}  // closed when Serve ends
 	serving    atomic.Bool
-	recalled   atomic.Bool                  // the NATS stream was read since the link came up
+	recalled   atomic.Bool                  // whether the NATS stream was read since the link came up
 	bus        atomic.Pointer[bus.Server]   // nil before Serve
 	server     atomic.Pointer[natsd.Server] // nil before Serve, and without NATS
 	hub        atomic.Pointer[cluster.Hub]  // nil before Serve, and without NATS
@@ -123,7 +123,7 @@ func New(c Config) (*Manager, error) {
 	return m, nil
 }
 
-// validate sets defaults and reports all missing fields.
+// validate sets defaults and reports all missing or invalid fields.
 func (c *Config) validate() error {
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -194,7 +194,7 @@ func (m *Manager) busConfig(ctx context.Context, r *relay.Relay, certificate fun
 		Ended: func(remote net.Addr, err error) {
 			reason := wire.ReasonOf(err)
 			if reason == wire.Internal {
-				reason = "" // the unit left, or its network broke off
+				reason = "" // the unit disconnected, or its network failed
 			}
 			m.metrics.busEnded.WithLabelValues(string(reason)).Inc()
 			m.config.Log.Debug("bus connection ended", "remote", remote, "reason", reason, "cause", err)
@@ -212,7 +212,8 @@ func (m *Manager) busConfig(ctx context.Context, r *relay.Relay, certificate fun
 	}
 }
 
-// joinCluster connects to other managers, if any are configured.
+// joinCluster connects to the other managers, if NATS is configured. The caller calls leave at
+// the end.
 func (m *Manager) joinCluster(r *relay.Relay) (leave func(), err error) {
 	if len(m.config.NATS.URLs) == 0 {
 		return func() {}, nil
@@ -245,8 +246,8 @@ func (m *Manager) isJoined() bool {
 	return server != nil && server.Joined()
 }
 
-// busCertificate returns the certificate of the bus. It refuses a gateway in plain text on an
-// address that is not loopback.
+// busCertificate returns the certificate of the bus. It refuses to serve the gateway over plain
+// HTTP on an address that is not loopback.
 func (m *Manager) busCertificate(l net.Listener) (func() (*tls.Certificate, error), error) {
 	if m.config.Certificate != nil {
 		return m.config.Certificate, nil
@@ -262,7 +263,7 @@ func (m *Manager) serveGateway(ctx context.Context, l net.Listener) error {
 		Handler: m.Handler(), HTTP2: clientPace().HTTP2(),
 		ReadHeaderTimeout: headerWait, IdleTimeout: idleWait, MaxHeaderBytes: 16 << 10,
 		ConnState: m.clients.Track,
-		ErrorLog:  slog.NewLogLogger(m.config.Log.Handler(), slog.LevelDebug), // failed handshakes of any client
+		ErrorLog:  slog.NewLogLogger(m.config.Log.Handler(), slog.LevelDebug), // clients can cause these errors: failed handshakes
 	}
 	ended := make(chan struct{})
 	cancel := context.AfterFunc(ctx, func() { defer close(ended); close(m.ending); m.shutDown(server) })
@@ -285,8 +286,7 @@ func (m *Manager) serveListener(server *http.Server, l net.Listener) error {
 	return server.ServeTLS(l, "", "")
 }
 
-// shutDown lets running requests finish, and closes the connections of those that do not
-// finish in time.
+// shutDown waits for running requests, and closes their connections after endWait.
 func (m *Manager) shutDown(server *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), endWait)
 	defer cancel()
@@ -295,8 +295,8 @@ func (m *Manager) shutDown(server *http.Server) {
 	}
 }
 
-// runMaintenance removes silent units and expired copies, and announces to other managers which session
-// numbers are reserved here.
+// runMaintenance removes silent units and expired copies, and announces to the other managers
+// which session numbers this manager has reserved.
 func (m *Manager) runMaintenance(ctx context.Context) {
 	ticker := time.NewTicker(maintenanceInterval)
 	defer ticker.Stop()
@@ -310,19 +310,19 @@ func (m *Manager) runMaintenance(ctx context.Context) {
 			m.copies.RemoveExpired(now)
 			m.forwards.RemoveExpired(now)
 			if hub := m.hub.Load(); hub != nil {
-				_ = hub.AnnounceRanges(m.ranges.unallocated()) // repeated every second
+				_ = hub.AnnounceRanges(m.ranges.unallocated()) // an announcement can be lost: the next one follows in a second
 			}
 		}
 	}
 }
 
-// restoreCopies reads the NATS stream each time the link to the external cluster comes up, to store
-// what other managers pushed while the link was down.
+// restoreCopies reads the NATS stream each time the link to the external cluster comes up. It
+// stores the sessions that other managers pushed while the link was down.
 func (m *Manager) restoreCopies(ctx context.Context, hub *cluster.Hub, r *relay.Relay) {
 	stream := cluster.Stream{Domain: m.config.NATS.JetStream, Replicas: min(len(m.config.NATS.URLs), 3), MaxAge: relay.CopyLifetime}
 	ticker := time.NewTicker(maintenanceInterval)
 	defer ticker.Stop()
-	var since time.Time // older items are already stored; zero: read all
+	var since time.Time // older items are already stored; zero: none are
 	for faulty := false; ; {
 		select {
 		case <-ctx.Done():
@@ -351,25 +351,25 @@ func (m *Manager) restoreCopies(ctx context.Context, hub *cluster.Hub, r *relay.
 	}
 }
 
-// handleHeartbeat records a heartbeat and announces the unit to other managers. If the unit inherits
-// sessions of a predecessor, beat also sends it the predecessor's stored sessions that its own
-// cluster has not sealed again: the units that received them when they were pushed may be
-// gone.
+// handleHeartbeat records a heartbeat and announces the unit to the other managers. If the unit
+// inherits sessions of a predecessor, handleHeartbeat also sends it those stored sessions of the
+// predecessor that the unit's own cluster has not sealed again: the units that received them at
+// the first push may have stopped.
 func (m *Manager) handleHeartbeat(ctx context.Context, r *relay.Relay, u bus.Unit, b bus.Heartbeat) {
 	now := m.config.Clock()
 	from, inherits := m.recordUnit(u, b, ownConnection, now)
 	if !b.Relay {
-		return // another manager relays for it
+		return // the unit uses another manager as its relay
 	}
 	if hub := m.hub.Load(); hub != nil {
-		_ = hub.AnnounceUnit(u, b) // repeated with the next heartbeat
+		_ = hub.AnnounceUnit(u, b) // an announcement can be lost: the next heartbeat repeats it
 	}
 	if units := m.bus.Load(); inherits && units != nil && m.forwards.ShouldForward(u.ID, from, now) {
 		m.forwarding.Go(func() { r.ForwardSessions(from, u, func(batch []byte) bool { return units.PushTo(ctx, u, batch) }) })
 	}
 }
 
-// recordUnit records a heartbeat that a unit, or another manager on its behalf, sent. It returns the
+// recordUnit records a heartbeat, from a unit or announced by another manager. It returns the
 // cluster from which the unit inherits sessions.
 func (m *Manager) recordUnit(u bus.Unit, b bus.Heartbeat, by reporter, now time.Time) (from bus.Cluster, inherits bool) {
 	if m.registry.recordHeartbeat(u, b, by, now) {
@@ -378,8 +378,8 @@ func (m *Manager) recordUnit(u bus.Unit, b bus.Heartbeat, by reporter, now time.
 	return m.registry.successors.Record(u, b.Inherits)
 }
 
-// handleAnnouncement records a unit that another manager announced. It verifies the unit's
-// certificates, once for each pair of certificates.
+// handleAnnouncement records a unit that another manager announced. It verifies each pair of
+// certificates once.
 func (m *Manager) handleAnnouncement(leaf, cross []byte, b bus.Heartbeat) {
 	now := m.config.Clock()
 	u, err := cluster.VerifyUnit(leaf, cross, m.registry.unitByCertificates, m.pool, now)
@@ -390,7 +390,8 @@ func (m *Manager) handleAnnouncement(leaf, cross []byte, b bus.Heartbeat) {
 	m.recordUnit(u, b, otherManager, now)
 }
 
-// pullCopy returns the copy of a session for a unit. If it has none it asks other managers.
+// pullCopy returns the stored copy of a session to a unit. If this manager has no copy, pullCopy
+// requests one from the other managers.
 func (m *Manager) pullCopy(ctx context.Context, u bus.Unit, s wire.SessionID) (bus.Item, bool) {
 	item, found := m.findCopy(u.Cluster, s)
 	if hub := m.hub.Load(); !found && hub != nil && m.isJoined() {
@@ -400,8 +401,8 @@ func (m *Manager) pullCopy(ctx context.Context, u bus.Unit, s wire.SessionID) (b
 	return item, found
 }
 
-// findCopy returns the copy of a session that a cluster may open: its own, or that of a
-// predecessor.
+// findCopy returns the copy of a session that a cluster may open: a session of the cluster or of
+// one of its predecessors.
 func (m *Manager) findCopy(c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
 	item, found := m.copies.Lookup(c, s, m.config.Clock())
 	for _, before := range m.registry.successors.PredecessorsOf(c) {

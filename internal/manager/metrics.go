@@ -13,8 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// metrics are the manager's metrics. Labels are closed lists; none of them names a unit, a
-// session or a user.
+// metrics are the manager's Prometheus metrics. Label values come from closed lists; none
+// identifies a unit, a session or a user.
 type metrics struct {
 	registry     *prometheus.Registry
 	requests     *prometheus.HistogramVec // seconds, by path and reason
@@ -26,13 +26,13 @@ type metrics struct {
 	itemsRefused prometheus.Counter
 }
 
-// quotas are the labels of refusals by a quota. Each is the rule of its refusals.
+// quotas are the quotas of the gateway. Each is the rule of a refusal and the value of a label.
 var quotas = []string{quotaReading, quotaInFlight, quotaPerUnit, quotaConnect, quotaPages, quotaPolls, quotaExpensive, quotaUnknown}
 
-// foundLabel is the label of a request for a copy.
+// foundLabel is the label of a request for a copy, by whether it was found.
 var foundLabel = map[bool]string{true: "copy", false: "nothing"}
 
-// boolGauge is the value of a boolean gauge.
+// boolGauge is the value of a gauge that shows a boolean.
 var boolGauge = map[bool]float64{true: 1}
 
 func newMetrics(m *Manager) *metrics {
@@ -81,7 +81,7 @@ func gauge(name, help string, f func() float64) prometheus.GaugeFunc {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
 }
 
-// observeRequest records a request; err is nil when a unit responded.
+// observeRequest records a request; err is nil if the request was served.
 func (s *metrics) observeRequest(path string, err error, took time.Duration) {
 	reason := wire.Reason("")
 	if err != nil {
@@ -91,7 +91,7 @@ func (s *metrics) observeRequest(path string, err error, took time.Duration) {
 	s.requests.WithLabelValues(path, string(reason)).Observe(took.Seconds())
 }
 
-// countQuota counts a refusal by a quota, and ignores other refusals.
+// countQuota counts err if it is a refusal by a quota.
 func (s *metrics) countQuota(err error) {
 	if quota, ok := limit.QuotaOf(err); ok && slices.Contains(quotas, quota) {
 		s.quotas.WithLabelValues(quota).Inc()

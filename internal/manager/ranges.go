@@ -15,21 +15,21 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus"
 )
 
-// rangesFile contains the first number that is not reserved, big-endian.
+// rangesFile contains the first number that is not reserved: 8 bytes, big-endian.
 const rangesFile = "ranges"
 
-// ranges allocates session numbers, each at most once. The number in the file is always ahead
-// of the allocated ones: numbers that were reserved and not allocated are skipped after a
-// restart. Without the file it starts at a random number of 62 bits, so that a manager whose
-// data was deleted is unlikely to repeat numbers; and units refuse a second secret for a known
-// session id.
+// ranges allocates session numbers, each at most once. The number in the file is greater than
+// all allocated numbers: after a restart, reserved numbers that were not allocated are skipped.
+// Without the file, ranges starts at a random number of 62 bits, so that a manager whose data
+// was deleted is unlikely to repeat numbers. If it does, units refuse a second secret for a
+// known session id.
 type ranges struct {
 	path string
 
 	mu       sync.Mutex
 	next     uint64    // guarded by mu: first number of the next range
-	reserved uint64    // guarded by mu: first number that is not reserved on disk
-	moved    time.Time // guarded by mu: last move away from another manager's numbers
+	reserved uint64    // guarded by mu: first number not reserved on disk
+	moved    time.Time // guarded by mu: last move away from numbers of another manager
 }
 
 func openRanges(dir string) (*ranges, error) {
@@ -48,14 +48,16 @@ func openRanges(dir string) (*ranges, error) {
 	return r, r.reserve() // fails now if the directory is not writable
 }
 
-// randomPoint returns a number that is not 0 and leaves 2^62 numbers of 63 bits above it.
+// randomPoint returns a random number, not 0 and below 2^62, so that at least 2^62 numbers of 63
+// bits are above it.
 func randomPoint() uint64 {
 	var b [8]byte
 	rand.Read(b[:])
 	return binary.BigEndian.Uint64(b[:])>>2 | 1
 }
 
-// allocate returns the next range, which is reserved on disk before it is returned.
+// allocate returns the next range of rangeSize numbers. The numbers are reserved on disk before
+// allocate returns.
 func (r *ranges) allocate() (bus.Range, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,9 +78,9 @@ func (r *ranges) unallocated() bus.Range {
 	return bus.Range{First: r.next, Count: r.reserved - r.next}
 }
 
-// avoidClaim moves to other numbers if another manager has reserved the same, by chance or because
-// its directory is a copy. Claims of other managers are hints: an invented claim costs one
-// write every few seconds.
+// avoidClaim moves to different numbers if another manager has reserved the same ones, by chance
+// or because its directory is a copy. Claims of other managers are hints: an invented claim
+// costs at most one disk write per moveInterval.
 func (r *ranges) avoidClaim(other bus.Range, now time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -92,7 +94,7 @@ func (r *ranges) avoidClaim(other bus.Range, now time.Time) error {
 	return r.reserve()
 }
 
-// reserve writes a higher mark. The caller holds mu, or is the only user.
+// reserve reserves rangeReserve more numbers on disk. The caller holds mu, or is the only user.
 func (r *ranges) reserve() error {
 	if r.reserved > math.MaxInt64-rangeReserve { // units refuse numbers from 2^63 on
 		r.next = randomPoint()
@@ -106,7 +108,7 @@ func (r *ranges) reserve() error {
 	return nil
 }
 
-// replaceFile replaces a file atomically and durably.
+// replaceFile replaces a file atomically, and syncs the file and its directory to disk.
 func replaceFile(path string, content []byte) error {
 	temporary := path + ".new"
 	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)

@@ -14,15 +14,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// registry holds the units that send heartbeats. The certificate says which unit it is, and
-// the TLS leaf that the gateway sees when it connects contains its DNS names; a heartbeat adds
-// its address and load.
+// registry contains the units that send heartbeats. A unit's certificate identifies it, its
+// heartbeats contain its address and load, and the TLS leaf that it presents to the gateway
+// contains its DNS names.
 type registry struct {
 	limits     Limits
 	dialer     dialer
 	successors *relay.Successors
-	nameProbes chan struct{}  // one value for each running connection that reads names
-	tasks      sync.WaitGroup // connections that read names
+	nameProbes chan struct{}  // one value for each open connection that reads DNS names
+	tasks      sync.WaitGroup // open connections that read DNS names
 	ctx        context.Context
 	end        context.CancelFunc
 
@@ -40,7 +40,7 @@ func newRegistry(l Limits, d dialer) *registry {
 	return r
 }
 
-// reporter says who reported a unit.
+// reporter is the source of a heartbeat.
 type reporter bool
 
 // A heartbeat arrives over the unit's own connection or is announced by another manager. An
@@ -50,8 +50,8 @@ const (
 	otherManager  reporter = false
 )
 
-// recordHeartbeat records a heartbeat, and reports whether the unit is new. A unit can change its
-// address once a second.
+// recordHeartbeat records a heartbeat, and reports whether the unit is new. It ignores an
+// address change less than addressInterval after the last one.
 func (r *registry) recordHeartbeat(u bus.Unit, b bus.Heartbeat, by reporter, now time.Time) bool {
 	if b.Address == "" {
 		return false
@@ -77,7 +77,7 @@ func (r *registry) recordHeartbeat(u bus.Unit, b bus.Heartbeat, by reporter, now
 		r.units[u.ID] = fresh
 	}
 	if same && m.heartbeat.Ready && !b.Ready {
-		m.closeIdle() // a unit that shuts down waits for unused connections to close
+		m.closeIdle() // a unit that shuts down waits until idle connections are closed
 	}
 	if !same || b.Ready && !m.heartbeat.Ready {
 		close(r.changed)
@@ -89,8 +89,8 @@ func (r *registry) recordHeartbeat(u bus.Unit, b bus.Heartbeat, by reporter, now
 	return m == nil
 }
 
-// fetchNames connects to a unit to read its DNS names, if they are unknown and not too many such
-// connections are open. The caller holds mu.
+// fetchNames connects to a unit to read its DNS names, if they are unknown and fewer than
+// maxNaming such connections are open. The caller holds mu.
 func (r *registry) fetchNames(m *backend, now time.Time) {
 	if m.names.Load() != nil || now.Before(m.nextNameProbe) || r.ctx.Err() != nil {
 		return
@@ -105,12 +105,13 @@ func (r *registry) fetchNames(m *backend, now time.Time) {
 	r.tasks.Go(func() {
 		defer func() { <-r.nameProbes }()
 		if conn, err := m.transport.DialTLSContext(r.ctx, "tcp", ""); err == nil {
-			conn.Close() // the handshake has recorded the names
+			conn.Close() // the handshake recorded the names
 		}
 	})
 }
 
-// unitByCertificates returns the unit that is recorded with these certificates, in DER.
+// unitByCertificates returns a recorded unit if its certificates are equal to leaf and cross
+// (DER).
 func (r *registry) unitByCertificates(id wire.UnitID, leaf, cross []byte) (bus.Unit, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -121,7 +122,7 @@ func (r *registry) unitByCertificates(id wire.UnitID, leaf, cross []byte) (bus.U
 	return m.unit, true
 }
 
-// hasRoom reports whether one more unit of a cluster fits into the limits. The caller holds mu.
+// hasRoom reports whether one more unit of cluster c is within the limits. The caller holds mu.
 func (r *registry) hasRoom(c bus.Cluster) bool {
 	if len(r.units) >= r.limits.Units {
 		return false
@@ -134,8 +135,9 @@ func (r *registry) hasRoom(c bus.Cluster) bool {
 }
 
 // dropSilent removes units without a recent heartbeat. Requests in progress at such a unit
-// continue if a new connection to it succeeds; otherwise they are cancelled, since a network
-// that drops packets would never end them. It blocks until these connections succeed or fail.
+// continue if a new connection to it succeeds. Otherwise dropSilent cancels them, since they
+// would never end on a network that drops packets. It blocks until these connections succeed or
+// fail.
 func (r *registry) dropSilent(ctx context.Context, now time.Time) {
 	var probes sync.WaitGroup
 	defer probes.Wait()
@@ -162,7 +164,7 @@ func (r *registry) close() {
 	}
 }
 
-// counts returns the number of units, and of those that are ready.
+// counts returns the number of units and the number of ready units.
 func (r *registry) counts() (units, ready int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -176,21 +178,21 @@ func (r *registry) counts() (units, ready int) {
 
 // unitFilter selects the units that can serve a request. Zero fields select all units.
 type unitFilter struct {
-	unit     wire.UnitID   // this unit only
-	clusters []bus.Cluster // of one of these clusters, or, if none of them is usable, of their task
-	identity wire.Digest   // of this identity
-	task     string        // of this task or GROUP/ROLE; GROUP/ selects all roles of a group
-	// sealedFor are the identities or roles for which the session is sealed, if known. Units
-	// of other roles in their groups cannot open it.
+	unit     wire.UnitID   // only this unit
+	clusters []bus.Cluster // units of these clusters; if none is usable, units of their task
+	identity wire.Digest   // units of this identity
+	task     string        // units of this task or GROUP/ROLE; GROUP/ selects all roles of a group
+	// sealedFor are the identities or roles for which the session is sealed, if known. In a
+	// group, units of other roles cannot open it.
 	sealedFor []wire.Digest
-	host      string     // with this DNS name, if any unit has it
+	host      string     // units with this DNS name, if any unit has it
 	exclude   []*backend // units already tried
 }
 
-// selectUnit returns the unit that the filter names, ready or not. Without one it returns the
-// ready unit with the fewest requests in progress that is not resting after a failure. If all
-// are resting it returns one of them: the last unit is never ejected. It returns nil if no unit
-// matches.
+// selectUnit returns the unit that the filter names, ready or not. If the filter names no unit,
+// selectUnit returns the matching ready unit with the fewest requests in progress. It prefers
+// units that do not rest after a failure, and returns a resting unit only if all are resting. It
+// returns nil if no unit matches.
 func (r *registry) selectUnit(filter unitFilter, now time.Time) *backend {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -215,9 +217,9 @@ func (r *registry) selectUnit(filter unitFilter, now time.Time) *backend {
 	return best
 }
 
-// candidates returns the units that match w, restricted to those with the requested host name
-// if any has it. If no usable unit of the clusters is left it adds the other units of their
-// task, since another release may have inherited their sessions. The caller holds mu.
+// candidates returns the units that match w; if any of them have the requested host name, only
+// those. If no unit of the clusters is usable, candidates adds the other units of their task,
+// since a later release may have inherited the sessions. The caller holds mu.
 func (r *registry) candidates(w unitFilter, now time.Time) []*backend {
 	found := r.matching(w)
 	left := func(m *backend) bool {
@@ -234,7 +236,7 @@ func (r *registry) candidates(w unitFilter, now time.Time) []*backend {
 func (r *registry) matching(w unitFilter) []*backend {
 	var all, named []*backend
 	if w.isUnpinned() && hasSeveralTenants(r.units, w.host) {
-		return nil // no tenant receives a request of another tenant's user
+		return nil // a tenant must not receive requests of another tenant's users
 	}
 	for _, m := range r.units {
 		switch {
@@ -255,17 +257,20 @@ func (r *registry) matching(w unitFilter) []*backend {
 	return all
 }
 
-// servesHolder reports whether a unit's holder is the wanted task, role or group.
+// servesHolder reports whether a unit's holder (its task or GROUP/ROLE) is the wanted task, role
+// or group.
 func servesHolder(holder, wanted string) bool {
 	return holder == wanted || strings.HasSuffix(wanted, "/") && strings.HasPrefix(holder, wanted)
 }
 
-// canServeSession reports whether a unit can open a session. Outside groups all units of a cluster can.
+// canServeSession reports whether a unit can open a session that is sealed for sealedFor.
+// Outside groups, all units of a cluster can.
 func canServeSession(u bus.Unit, sealedFor []wire.Digest) bool {
 	return u.Group == "" || slices.Contains(sealedFor, u.Identity) || slices.Contains(sealedFor, wire.RoleID(u.Identity, u.Role))
 }
 
-// waitForUnit is selectUnit that, until warm, waits for a unit whose first heartbeat has not arrived.
+// waitForUnit is like selectUnit, but until the time warm it waits for a matching unit to send
+// its first heartbeat.
 func (r *registry) waitForUnit(ctx context.Context, w unitFilter, now func() time.Time, warm time.Time) *backend {
 	for {
 		r.mu.RLock()
@@ -290,8 +295,8 @@ func (r *registry) waitForUnit(ctx context.Context, w unitFilter, now func() tim
 	}
 }
 
-// alternatives returns the value of the Cohort-Units field: the ids of some ready units that match w,
-// in random order.
+// alternatives returns the value of the Cohort-Units field: ids of at most unitsHinted ready
+// units that match w, in random order.
 func (r *registry) alternatives(w unitFilter) string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

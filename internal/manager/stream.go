@@ -9,17 +9,17 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// buffers are the buffers in which responses are copied.
+// buffers are reused to copy responses.
 var buffers = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 
-// copyResponse copies a unit's response to the client as it arrives and flushes each piece. A client
-// that stops reading blocks the unit, and is disconnected by the server's write limit. If the
-// unit's connection breaks, copyResponse aborts the client's connection, so that a truncated
-// response never looks complete.
+// copyResponse copies a unit's response to the client as it arrives and flushes each piece. A
+// client that stops reading blocks the unit until the server's write deadline disconnects the
+// client. If the unit's connection breaks, copyResponse aborts the client's connection, so that
+// a truncated response never looks complete.
 func (x *forwardedRequest) copyResponse(response *http.Response) {
-	response.Header.Del(wire.FieldUnits) // set by the gateway alone
+	response.Header.Del(wire.FieldUnits) // only the gateway sets it
 	copyFields(x.w.Header(), response.Header)
-	x.w.Header().Set("X-Accel-Buffering", "no") // keep nginx from buffering
+	x.w.Header().Set("X-Accel-Buffering", "no") // stops nginx from buffering
 	x.closeUnreadConnection()
 	x.w.WriteHeader(response.StatusCode)
 	buffer := buffers.Get().(*[chunkSize]byte)
@@ -34,7 +34,7 @@ func (x *forwardedRequest) copyResponse(response *http.Response) {
 			}
 		}
 		if n > 0 && !x.writePiece(buffer[:n], left != 0) {
-			panic(http.ErrAbortHandler) // the client is gone
+			panic(http.ErrAbortHandler) // the client has disconnected
 		}
 		if err == io.EOF {
 			return
@@ -45,16 +45,16 @@ func (x *forwardedRequest) copyResponse(response *http.Response) {
 	}
 }
 
-// closeUnreadConnection asks the client to close an HTTP/1.1 connection whose request may not be read to its
-// end although the response has begun. Otherwise the client might send the next request while
-// the server closes the connection, and not know its outcome.
+// closeUnreadConnection asks the client to close an HTTP/1.1 connection if the response starts
+// before the request was read to its end. Otherwise the client might send the next request while
+// the server closes the connection, and would not learn whether that request was processed.
 func (x *forwardedRequest) closeUnreadConnection() {
 	if x.r.ProtoMajor == 1 && x.fullDuplex && !x.body.atEOF() {
 		x.w.Header().Set("Connection", "close")
 	}
 }
 
-// writePiece writes one piece, and flushes it if more follow.
+// writePiece writes one piece, flushes it if more follow, and reports whether that worked.
 func (x *forwardedRequest) writePiece(piece []byte, more bool) bool {
 	_, err := x.w.Write(piece)
 	if err == nil && more {

@@ -10,10 +10,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// routeByTicket narrows the units for a request in a session of which the manager has no copy to those of
-// the identity that the client's ticket names. It refuses with [wire.TicketWanted] a request
-// that could belong to several tenants, so that no tenant receives a request of another
-// tenant's user.
+// routeByTicket handles a request in a session of which the manager has no copy: it restricts
+// the filter to units of the identity that the client's ticket names. It refuses a request that
+// could belong to several tenants with [wire.TicketWanted], so that no tenant receives a request
+// of another tenant's user.
 func (g *gateway) routeByTicket(w *unitFilter, session wire.SessionID, ticket string) error {
 	if w.unit != (wire.UnitID{}) || w.clusters != nil {
 		return nil
@@ -29,7 +29,7 @@ func (g *gateway) routeByTicket(w *unitFilter, session wire.SessionID, ticket st
 	return nil
 }
 
-// clustersOf returns the clusters of an identity, or of a role of a group.
+// clustersOf returns the clusters of an identity or of a group's role.
 func (r *registry) clustersOf(d wire.Digest) (list []bus.Cluster) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -45,7 +45,8 @@ func (r *registry) clustersOf(d wire.Digest) (list []bus.Cluster) {
 	return list
 }
 
-// isAmbiguous reports whether a request selects no units and there are units of several tenants.
+// isAmbiguous reports whether the filter names no target while there are units of several
+// tenants.
 func (r *registry) isAmbiguous(w unitFilter) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -57,8 +58,8 @@ func (w unitFilter) isUnpinned() bool {
 	return w.unit == (wire.UnitID{}) && w.clusters == nil && w.identity.IsZero() && w.task == ""
 }
 
-// hasSeveralTenants reports whether units are of more than one task or group, and no unit has the
-// DNS name.
+// hasSeveralTenants reports whether the units belong to more than one task or group and none has
+// the DNS name.
 func hasSeveralTenants(units map[wire.UnitID]*backend, name string) bool {
 	several, first := false, ""
 	for _, m := range units {

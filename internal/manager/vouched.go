@@ -6,9 +6,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// sessionSet is a set of sessions that a unit has opened, or served a request of, through this
-// gateway. They exist although the manager may not have a copy yet. It contains at least the
-// last maxKnownSessions sessions, and at most twice as many.
+// sessionSet is a set of sessions that exist although the manager may have no copy yet: a unit
+// opened them, or served a request in them, through this gateway. It contains at least the last
+// maxKnownSessions sessions that were inserted, and at most twice as many.
 type sessionSet struct {
 	mu               sync.Mutex
 	recent, previous map[wire.SessionID]struct{} // guarded by mu
