@@ -10,15 +10,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Heartbeat is a heartbeat, which a unit sends every [HeartbeatInterval]. All of its fields are hints. The
-// certificate says which unit it is ([Unit]).
+// Heartbeat is the state of a unit, which the unit sends every [HeartbeatInterval]. All of its
+// fields are hints. The unit's certificate identifies the unit ([UnitOf]).
 type Heartbeat struct {
-	Address  string      // host:port of its listener; empty: none
-	Inherits wire.Digest // identity whose sessions the unit can open too; zero: none
+	Address  string      // host:port of the unit's listener; empty: none
+	Inherits wire.Digest // identity of the previous release, whose sessions the unit can open too; zero: none
 	InFlight int         // requests in progress, 0 to 2^31-1
 	Sessions int         // 0 to 2^31-1
 	Ready    bool
-	Relay    bool // push sealed sessions of other units over this connection
+	Relay    bool // the manager pushes sealed sessions of other units over this connection
 }
 
 // Flags of a heartbeat; all other bits are zero.
@@ -31,7 +31,7 @@ const (
 const heartbeatFixed = 1 + 4 + 4 + 32
 
 // Append appends the body of the heartbeat's frame to b. It refuses with [wire.BadRequest]
-// what [ParseHeartbeat] would refuse.
+// values that [ParseHeartbeat] would refuse.
 func (h Heartbeat) Append(b []byte) ([]byte, error) {
 	if !validCount(h.InFlight) || !validCount(h.Sessions) || !validAddress(h.Address) {
 		return nil, wire.Refuse(wire.BadRequest, "heartbeat", h, "counts of 31 bits, host:port of at most 255 bytes")

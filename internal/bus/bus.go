@@ -1,20 +1,21 @@
-// Package bus implements the protocol between units and a cluster manager that runs beside the
-// requests of users: heartbeats, sealed sessions, ranges of session numbers. docs/spec/bus.md
+// Package bus implements the protocol between units and a cluster manager: heartbeats, sealed
+// sessions and ranges of session numbers. It does not carry users' requests. docs/spec/bus.md
 // specifies every byte.
 //
 // [Connect] makes the [Conn] of a unit, [Listen] the [Server] of a manager. A unit has one
-// connection over mutual TLS 1.3 to each of its managers. It carries hints and sealed bytes,
-// and no security decision depends on them: a heartbeat decides only which unit the gateway
-// tries first, a sealed session opens under a ring key or not at all, and a range helps to
-// avoid collisions. A lost message costs time only: a unit that misses a session requests it.
+// connection over mutual TLS 1.3 to each of its managers. The connection carries hints and
+// sealed bytes, and no security decision depends on them: a heartbeat only affects which unit
+// the gateway tries first, a sealed session can be decrypted only with a ring key, and a range
+// only avoids collisions. A lost message costs only time: a unit that lacks a session requests
+// it.
 //
-// The manager identifies a unit by its certificate alone ([UnitOf]). Each side refuses frames
-// that are not in the one encoding, buffers no more than one frame, gives every read and write
-// a deadline, and bounds what is queued for the peer. A peer that breaks a rule loses its
-// connection. The package uses the standard library alone, because it runs inside a TEE on
-// bytes of an untrusted manager.
+// The manager identifies a unit only by its certificate ([UnitOf]). Each side accepts exactly
+// one encoding of a frame, buffers at most one incoming frame, sets a deadline on every read and
+// write, and limits the queue of outgoing frames. It closes the connection of a peer that breaks
+// a rule. The package imports only the standard library, because it parses bytes from an
+// untrusted manager inside a TEE.
 //
-// Managers reach one another over NATS, in package cluster below this one.
+// Managers exchange messages over NATS: see the subpackage cluster.
 //
 // Files, each using those before it: limits.go, frame.go, item.go, bus.go, beat.go,
 // unit.go, conn.go, link.go, server.go, station.go.
@@ -33,17 +34,17 @@ const Protocol = "cohort-bus/1"
 // Sizes in bytes.
 const (
 	MaxFrame   = 8 << 10  // a frame with its size and kind
-	MaxSealed  = 4 << 10  // sealed bytes of one session; ours are below 1 KiB
-	MaxBatch   = 64 << 10 // frames of one push
+	MaxSealed  = 4 << 10  // sealed bytes of one session, which today has at most 1 KiB
+	MaxBatch   = 64 << 10 // all frames of one push
 	maxAddress = 255
 )
 
 // HeartbeatInterval is the interval between two heartbeats of a unit.
 const HeartbeatInterval = time.Second
 
-// Cluster names all units of one identity on the bus: the first 16 bytes of the SHA-256 of the
-// identity's public key (SubjectPublicKeyInfo, DER). It follows from any certificate chain of
-// the identity.
+// Cluster identifies the units of one identity on the bus. It is the first 16 bytes of the
+// SHA-256 of the identity's public key (SubjectPublicKeyInfo, DER), so that it can be computed
+// from any certificate chain of the identity.
 type Cluster [16]byte
 
 // ClusterOf returns the cluster of the identity whose public key is spki.
@@ -64,13 +65,13 @@ func ParseCluster(text string) (c Cluster, ok bool) {
 	return Cluster(b), true
 }
 
-// Range is a range of session numbers that no other unit receives.
+// Range is a range of session numbers that a manager allocates to one unit.
 type Range struct {
 	First, Count uint64
 }
 
-// rangeEnd is the first number that managers do not allocate: units without a manager draw
-// numbers from 2^63 on.
+// rangeEnd is the first number that managers do not allocate. Units without a manager choose
+// random numbers from 2^63 on.
 const rangeEnd = 1 << 63
 
 // isValid reports whether the range is not empty and ends below [rangeEnd].

@@ -17,24 +17,23 @@ import (
 
 // Config configures the connections of a unit.
 type Config struct {
-	URL string // tls://host:port of the manager, or of several, separated by commas
+	URL string // tls://host:port of each manager, separated by commas
 
-	// TLS verifies a manager's certificate, and presents the unit's signing certificate and
-	// its cross-certificate at every handshake. The manager's certificate must contain the
-	// host of its URL.
+	// TLS verifies a manager's certificate, which must contain the host of the manager's URL. At
+	// every handshake it presents the unit's signing certificate and its cross-certificate.
 	TLS *tls.Config
 
-	// Ended, if set, is called with the error when a connection to a manager ended or failed,
-	// from one goroutine for each manager.
+	// Ended, if set, is called after a connection to a manager ended or could not be made, from
+	// one goroutine for each manager.
 	Ended func(manager string, err error)
 }
 
-// Conn is a unit's connections to its managers, one to each. It reconnects with jitter until
-// it is closed, so that failures of its methods are temporary. One connected manager is the
-// relay: it receives the items that the unit seals, and pushes the items of other units. When
-// the relay's connection is lost, another manager becomes the relay.
+// Conn has a unit's connections, one to each of its managers. It reconnects with jitter until it
+// is closed, so failures of its methods are temporary. One connected manager is the relay: it
+// receives the items that the unit seals, and pushes the items of other units. When the relay's
+// connection is lost, a different connected manager becomes the relay.
 //
-// It is safe for concurrent use. Only methods with a context wait for a manager.
+// It is safe for concurrent use. Only Close and methods with a context wait for a manager.
 type Conn struct {
 	links      []*link
 	items      chan Item // queued for the relay
@@ -42,17 +41,17 @@ type Conn struct {
 	subscriber atomic.Pointer[func(Item)]
 
 	once    sync.Once
-	closing chan struct{} // closed: write queued items, then end
+	closing chan struct{} // when closed, links write queued items and end
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 
 	mu        sync.Mutex
-	heartbeat Heartbeat // guarded by mu: the heartbeat that is sent
+	heartbeat Heartbeat // guarded by mu: contents of the next heartbeat
 	relay     *link     // guarded by mu; nil: no manager is connected
 }
 
-// Connect starts to connect, and does not wait for a connection: its errors, with the reason
-// [wire.BadRequest], are about the configuration. The caller ends it with [Conn.Close].
+// Connect starts connecting in the background and returns at once. It fails only if the
+// configuration is invalid, with [wire.BadRequest]. The caller ends the Conn with [Conn.Close].
 func Connect(c Config) (*Conn, error) {
 	if c.TLS == nil {
 		return nil, wire.Refuse(wire.BadRequest, "bus: TLS", "no configuration", "a configuration with the unit's certificate")
@@ -64,7 +63,7 @@ func Connect(c Config) (*Conn, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	conn := &Conn{items: make(chan Item, mostWaiting), ended: c.Ended, closing: make(chan struct{}), cancel: cancel}
 	for _, text := range managers {
-		u, _ := url.Parse(text) // ValidURLs has verified it
+		u, _ := url.Parse(text) // ValidURLs accepted it
 		conn.links = append(conn.links, newLink(conn, u, c.TLS))
 	}
 	// Shuffle, so that units choose different managers as their relay.
@@ -75,7 +74,7 @@ func Connect(c Config) (*Conn, error) {
 	return conn, nil
 }
 
-// ValidURLs reports whether a text lists managers as [Config] requires.
+// ValidURLs reports whether text is a valid URL field of [Config].
 func ValidURLs(text string) bool {
 	for one := range strings.SplitSeq(text, ",") {
 		u, err := url.Parse(one)
@@ -86,8 +85,8 @@ func ValidURLs(text string) bool {
 	return true
 }
 
-// Close ends the connections. A manager that is connected receives what was published before,
-// if it accepts it within a second.
+// Close ends the connections. It first sends the items that are still queued to the relay, for
+// at most one second.
 func (c *Conn) Close() {
 	c.once.Do(func() { close(c.closing) })
 	timer := time.AfterFunc(closeTime, c.cancel)
@@ -96,15 +95,16 @@ func (c *Conn) Close() {
 	c.running.Wait()
 }
 
-// Connected reports whether a manager is connected now.
+// Connected reports whether at least one manager is connected.
 func (c *Conn) Connected() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.relay != nil
 }
 
-// SendHeartbeat sends a heartbeat to every manager, now and every [HeartbeatInterval] until the next call. The
-// Conn sets its Relay. It refuses a heartbeat that [Heartbeat.Append] refuses.
+// SendHeartbeat sends a heartbeat to every manager, now and every [HeartbeatInterval] until the
+// next call. The Conn sets the field Relay. SendHeartbeat refuses a heartbeat that
+// [Heartbeat.Append] refuses.
 func (c *Conn) SendHeartbeat(b Heartbeat) error {
 	if _, err := b.Append(nil); err != nil {
 		return err
@@ -118,24 +118,24 @@ func (c *Conn) SendHeartbeat(b Heartbeat) error {
 	return nil
 }
 
-// heartbeatBody returns the body of the heartbeat for one of the managers.
+// heartbeatBody returns the body of the heartbeat frame for the manager of l.
 func (c *Conn) heartbeatBody(l *link) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b := c.heartbeat
 	b.Relay = c.relay == l
-	body, _ := b.Append(nil) // Beat has encoded it before, or it is zero
+	body, _ := b.Append(nil) // cannot fail: SendHeartbeat validated the heartbeat, or it is zero
 	return body
 }
 
-// isRelay reports whether a manager is the relay.
+// isRelay reports whether the manager of l is the relay.
 func (c *Conn) isRelay(l *link) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.relay == l
 }
 
-// updateRelay records that a manager is connected or not, and chooses the relay.
+// updateRelay chooses the relay after the manager of l connected (there) or disconnected.
 func (c *Conn) updateRelay(l *link, there bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -151,9 +151,9 @@ func (c *Conn) updateRelay(l *link, there bool) {
 	}
 }
 
-// Publish queues an item for the relay, for all units of the cluster, and takes ownership of
-// its bytes. It refuses with [wire.Overload] while the queue is full, and with
-// [wire.Malformed] an invalid item.
+// Publish queues an item, which the relay pushes to all units of the cluster. It takes ownership
+// of the item's bytes. It refuses an invalid item with [wire.Malformed], and any item with
+// [wire.Overload] while the queue is full.
 func (c *Conn) Publish(i Item) error {
 	if err := i.validate(); err != nil {
 		return err
@@ -166,7 +166,7 @@ func (c *Conn) Publish(i Item) error {
 	}
 }
 
-// PublishWithin is Publish that, while the queue is full, waits until ctx ends.
+// PublishWithin is like Publish, but waits for room in the queue until ctx ends.
 func (c *Conn) PublishWithin(ctx context.Context, i Item) error {
 	if err := i.validate(); err != nil {
 		return err
@@ -179,13 +179,13 @@ func (c *Conn) PublishWithin(ctx context.Context, i Item) error {
 	}
 }
 
-// Subscribe calls f with every item that a manager pushes, the unit's own included, from one
-// goroutine for each manager. The item's bytes are valid during the call only.
+// Subscribe calls f with every item that a manager pushes, including the unit's own items, from
+// one goroutine for each manager. The item's bytes are valid only during the call.
 func (c *Conn) Subscribe(f func(Item)) { c.subscriber.Store(&f) }
 
-// FetchCopy requests the stored copy of a session: a sealed session or its tombstone. It asks one
-// manager after the other. Its error has the reason [wire.NotFound] if the managers that
-// respond have no copy, and [wire.Unavailable] if none responds.
+// FetchCopy requests the stored copy of a session: a sealed session or its tombstone. It asks
+// one manager after the other, the relay first. Its error has the reason [wire.NotFound] if at
+// least one manager responds and none has a copy, and [wire.Unavailable] if no manager responds.
 func (c *Conn) FetchCopy(ctx context.Context, s wire.SessionID) (Item, error) {
 	err := error(wire.Refuse(wire.Unavailable, "bus: managers connected", 0, "at least one"))
 	for _, l := range c.connectedLinks() {
@@ -216,8 +216,8 @@ func (c *Conn) connectedLinks() []*link {
 	return list
 }
 
-// AllocateRange requests session numbers from the relay that no other unit receives. Its error has the
-// reason [wire.Unavailable].
+// AllocateRange requests session numbers from the relay, which allocates them to this unit only.
+// Its error has the reason [wire.Unavailable].
 func (c *Conn) AllocateRange(ctx context.Context) (Range, error) {
 	c.mu.Lock()
 	l := c.relay
@@ -228,7 +228,7 @@ func (c *Conn) AllocateRange(ctx context.Context) (Range, error) {
 	return l.fetchRange(ctx)
 }
 
-// deliver calls the subscriber.
+// deliver passes an item to the function set by Subscribe, if any.
 func (c *Conn) deliver(i Item) {
 	if f := c.subscriber.Load(); f != nil {
 		(*f)(i)

@@ -16,14 +16,14 @@ type Kind byte
 const (
 	kindHeartbeat Kind = 1
 	kindRange     Kind = 2
-	Sealed        Kind = 3 // a push: a session, sealed under a ring key
+	Sealed        Kind = 3 // push: a session sealed under a ring key
 	kindPull      Kind = 4
 	kindCopy      Kind = 5
-	Tombstone     Kind = 6 // the end of a session, sealed under a ring key
+	Tombstone     Kind = 6 // end of a session, sealed under a ring key
 	kindHint      Kind = 7
 )
 
-// Sizes in bytes of a frame's header, and of the largest body.
+// Sizes in bytes of a frame's header and of the largest body.
 const (
 	frameHead = 2 + 1
 	maxBody   = MaxFrame - frameHead
@@ -69,7 +69,7 @@ func nextFrame(b []byte) (k Kind, body, rest []byte, err error) {
 	return Kind(b[2]), b[frameHead:size:size], b[size:], nil
 }
 
-// frames reads frames from a connection. It buffers one frame.
+// frames reads frames from a connection. It buffers at most one frame.
 type frames struct {
 	in       *bufio.Reader
 	deadline func(time.Time) error // sets the read deadline
@@ -81,14 +81,13 @@ func newFrames(in io.Reader, deadline func(time.Time) error) *frames {
 	return &frames{in: bufio.NewReaderSize(in, MaxFrame), deadline: deadline, pace: newBucket(bytesEach, bytesBurst)}
 }
 
-// readFrame returns the next frame, whose body is valid until the next call. The whole frame must
-// arrive within frameTime, however slow the peer is. An error with the reason [wire.Malformed]
-// is the peer's fault.
+// readFrame returns the next frame. The body is valid until the next call. The whole frame must
+// arrive within frameTime. Invalid bytes are an error with the reason [wire.Malformed].
 func (f *frames) readFrame() (Kind, []byte, error) {
 	if wait := f.pace.reserve(float64(f.unread), time.Now()); wait > 0 {
-		time.Sleep(wait) // at most the time of one frame at the permitted rate
+		time.Sleep(wait) // at most the duration of one frame at the permitted rate
 	}
-	_, _ = f.in.Discard(f.unread) // it is buffered
+	_, _ = f.in.Discard(f.unread) // no error: the bytes are buffered
 	f.unread = 0
 	if err := f.deadline(time.Now().Add(frameTime)); err != nil {
 		return 0, nil, err

@@ -6,9 +6,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Item is a sealed session or tombstone that the manager relays and stores: the sealed bytes,
-// and in the clear the fields with which a relay finds and expires it. Its encoding is a frame
-// of its kind with the body
+// Item is a sealed session or tombstone that the manager relays and stores. Session and Expiry
+// are in plain text, so that the manager can find the item and remove it when it expires. The
+// encoding of an item is a frame of its kind with the body
 //
 //	session 24 ‖ expiry 8 (Unix seconds, big-endian) ‖ sealed bytes
 //
@@ -38,7 +38,7 @@ func (i Item) appendAs(b []byte, k Kind) []byte {
 	return appendFrame(b, k, i.Session[:], expiry[:], i.Bytes)
 }
 
-// validate refuses an invalid item, with [wire.Malformed].
+// validate refuses an invalid item with [wire.Malformed].
 func (i Item) validate() error {
 	switch {
 	case i.Kind != Sealed && i.Kind != Tombstone:

@@ -6,33 +6,33 @@ import (
 	"github.com/cohort-tee/cohort/internal/retry"
 )
 
-// Times. Those of frames and writes apply to both sides.
+// Times. frameTime and writeTime apply to both sides.
 const (
 	handshakeTime = 5 * time.Second
-	frameTime     = 4 * time.Second        // for a whole frame to arrive: four heartbeats
+	frameTime     = 4 * time.Second        // for a whole frame to arrive: four heartbeat intervals
 	writeTime     = 4 * time.Second        // for the peer to accept a write
-	dialTime      = 5 * time.Second        // TCP and TLS, at a unit
-	closeTime     = time.Second            // to write what was published before Close
-	stableAfter   = time.Second            // a connection that lasted this long resets the back-off; a certificate lasts 3 s at least
-	hintTime      = 500 * time.Millisecond // to write the reason before a connection ends
+	dialTime      = 5 * time.Second        // for a unit to connect, TCP and TLS
+	closeTime     = time.Second            // for Close to write queued items
+	stableAfter   = time.Second            // a connection that lasted this long resets the back-off; certificates last at least 3 s
+	hintTime      = 500 * time.Millisecond // to write a hint before the connection ends
 )
 
 // connectBackoff is the wait between two attempts of a unit to connect.
 var connectBackoff = retry.Backoff{First: 50 * time.Millisecond, Max: 2 * time.Second}
 
-// Rates a second, and bursts.
+// Rates per second, and bursts.
 const (
-	bytesEach, bytesBurst           = 32 << 20, 64 << 20 // from the peer
-	heartbeatsEach, heartbeatsBurst = 10, 20             // of one unit; honest units send 1
-	rangesEach, rangesBurst         = 2, 8               // of one unit; each may cause a write to the manager's disk
+	bytesEach, bytesBurst           = 32 << 20, 64 << 20 // bytes from the peer
+	heartbeatsEach, heartbeatsBurst = 10, 20             // from one unit; honest units send 1
+	rangesEach, rangesBurst         = 2, 8               // from one unit; each may cause a disk write at the manager
 )
 
 // Counts.
 const (
-	mostHalfOpen   = 1_024 // concurrent handshakes at a manager; when exceeded, the oldest is closed
+	mostHalfOpen   = 1_024 // concurrent handshakes at a manager; above this the oldest is closed
 	mostOfAddress  = 64    // concurrent handshakes from one address
-	mostPulls      = 64    // concurrent pulls of one unit
-	mostBatches    = 128   // queued for one unit; all units share the memory of a batch
+	mostPulls      = 64    // concurrent pulls by one unit
+	mostBatches    = 128   // batches queued for one unit; the queues share the memory of a batch
 	mostWaiting    = 4_096 // sealed sessions queued at a unit
 	mostRequests   = 2 * mostPulls
 	maxHintedCause = 32 // bytes of a reason in a hint
@@ -40,9 +40,9 @@ const (
 
 // bucket is a token bucket.
 type bucket struct {
-	rate, burst float64 // tokens a second, and at most
+	rate, burst float64 // tokens per second, and maximum number of tokens
 	tokens      float64
-	at          time.Time // time of the count in tokens; zero: never used
+	at          time.Time // time of the last update of tokens; zero: never updated
 }
 
 func newBucket(rate, burst float64) bucket { return bucket{rate: rate, burst: burst, tokens: burst} }
@@ -54,7 +54,7 @@ func (b *bucket) refill(now time.Time) {
 	b.at = now
 }
 
-// tryTake takes a token, and reports whether there was one.
+// tryTake takes a token if one is available, and reports whether it did.
 func (b *bucket) tryTake(now time.Time) bool {
 	b.refill(now)
 	if b.tokens < 1 {
@@ -64,7 +64,7 @@ func (b *bucket) tryTake(now time.Time) bool {
 	return true
 }
 
-// reserve takes n tokens, and returns the wait until they are available.
+// reserve takes n tokens, available or not, and returns the wait until they are available.
 func (b *bucket) reserve(n float64, now time.Time) time.Duration {
 	b.refill(now)
 	b.tokens -= n

@@ -22,7 +22,7 @@ type link struct {
 	address      string
 	config       *tls.Config
 	alive        atomic.Bool
-	heartbeatNow chan struct{} // a value requests a heartbeat now
+	heartbeatNow chan struct{} // a value requests an immediate heartbeat
 	frames       chan []byte   // queued requests
 
 	mu      sync.Mutex
@@ -50,7 +50,7 @@ func (l *link) requestHeartbeat() {
 	}
 }
 
-// keepConnected keeps the link connected until ctx ends or the Conn is closed.
+// keepConnected connects, and reconnects with back-off, until ctx ends or the Conn is closed.
 func (l *link) keepConnected(ctx context.Context) {
 	for attempt := 1; ; attempt++ {
 		begun := time.Now()
@@ -110,7 +110,7 @@ func (l *link) connectOnce(ctx context.Context) error {
 	return err
 }
 
-// connect connects, and requires the protocol in ALPN.
+// connect makes the TLS connection, and requires Protocol in ALPN.
 func (l *link) connect(ctx context.Context) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
@@ -130,8 +130,8 @@ func (l *link) connect(ctx context.Context) (*tls.Conn, error) {
 	return conn, nil
 }
 
-// writeLoop sends heartbeats, requests and, at the relay, items, until over is closed, a write
-// fails or the Conn is closed.
+// writeLoop sends heartbeats, requests and, if the manager is the relay, items. It ends when
+// over is closed, a write fails or the Conn is closed.
 func (l *link) writeLoop(conn *tls.Conn, over <-chan struct{}) {
 	ticker := time.NewTicker(HeartbeatInterval)
 	defer ticker.Stop()
@@ -164,7 +164,7 @@ func (l *link) writeLoop(conn *tls.Conn, over <-chan struct{}) {
 	}
 }
 
-// appendPending appends queued items to out, up to a batch.
+// appendPending appends queued items to out, up to the size of a batch.
 func appendPending(out []byte, items <-chan Item) []byte {
 	for len(out) < MaxBatch-MaxFrame {
 		select {
@@ -177,9 +177,10 @@ func appendPending(out []byte, items <-chan Item) []byte {
 	return out
 }
 
-// flushAndClose sends the last heartbeat and the queued items, and waits until the manager has read
-// them and closes the connection: closing it here while bytes of the manager are unread would
-// reset the connection and lose bytes in transit. The Conn bounds the wait.
+// flushAndClose sends the last heartbeat and the queued items, then waits until the manager has
+// read them and closes the connection. If the unit closed it while bytes from the manager were
+// unread, TCP would reset the connection and lose bytes in transit. [Conn.Close] limits the
+// wait.
 func (l *link) flushAndClose(conn *tls.Conn, items <-chan Item, over <-chan struct{}) {
 	out := appendFrame(nil, kindHeartbeat, l.conn.heartbeatBody(l))
 	for {
@@ -219,7 +220,7 @@ func (l *link) readLoop(in *frames) error {
 	}
 }
 
-// handleFrame handles one frame of the manager. An error ends the connection.
+// handleFrame handles one frame from the manager. An error ends the connection.
 func (l *link) handleFrame(k Kind, body []byte) error {
 	switch k {
 	case kindHeartbeat:
@@ -255,7 +256,7 @@ func (l *link) handleFrame(k Kind, body []byte) error {
 	return wire.Refuse(wire.Malformed, "bus: kind of a manager's frame", k, "heartbeat, range, push, copy, tombstone or hint")
 }
 
-// parseRange parses the body of a manager's range. The zero Range means none.
+// parseRange parses the body of a manager's range. The zero Range means that none is available.
 func parseRange(body []byte) (Range, error) {
 	if len(body) != 16 {
 		return Range{}, wire.Refuse(wire.Malformed, "bus: range in bytes", len(body), 16)
@@ -267,7 +268,8 @@ func parseRange(body []byte) (Range, error) {
 	return r, nil
 }
 
-// parseCopy parses the body of a copy: an item, or one without bytes if there is no copy.
+// parseCopy parses the body of a copy frame. If there is no copy it returns an item without
+// bytes.
 func parseCopy(body []byte) (Item, error) {
 	if len(body) == len(wire.SessionID{}) {
 		return Item{Session: wire.SessionID(body)}, nil
@@ -275,7 +277,7 @@ func parseCopy(body []byte) (Item, error) {
 	return parseItem(Sealed, body)
 }
 
-// parseHint returns the error for a hint, which says why the manager ends the connection.
+// parseHint returns an error with the hint's reason for the end of the connection.
 func parseHint(body []byte) error {
 	strange := func(r rune) bool { return r != '-' && (r < 'a' || r > 'z') }
 	if len(body) == 0 || len(body) > maxHintedCause || bytes.IndexFunc(body, strange) >= 0 {
@@ -284,7 +286,7 @@ func parseHint(body []byte) error {
 	return wire.Refuse(wire.Unavailable, "bus: connection", "ended by the manager: "+string(body), "a lasting connection")
 }
 
-// fetchCopy requests a copy.
+// fetchCopy is [Conn.FetchCopy] for one manager.
 func (l *link) fetchCopy(ctx context.Context, s wire.SessionID) (Item, error) {
 	waiter := make(chan Item, 1)
 	l.mu.Lock()
@@ -313,7 +315,7 @@ func (l *link) fetchCopy(ctx context.Context, s wire.SessionID) (Item, error) {
 	}
 }
 
-// removeWaiter removes a waiter.
+// removeWaiter removes a call that no longer waits for a copy.
 func (l *link) removeWaiter(s wire.SessionID, waiter chan<- Item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -335,13 +337,13 @@ func (l *link) deliverCopy(i Item) {
 	}
 	i.Bytes = bytes.Clone(i.Bytes)
 	for _, w := range waiting {
-		w <- i // buffered for one value
+		w <- i // does not block: the channel has a buffer for one value
 	}
 	l.pulling -= len(waiting)
 	delete(l.pulls, i.Session)
 }
 
-// fetchRange requests a range.
+// fetchRange is [Conn.AllocateRange] for one manager.
 func (l *link) fetchRange(ctx context.Context) (Range, error) {
 	given := make(chan Range, 1)
 	waiter := (chan<- Range)(given)
@@ -355,7 +357,7 @@ func (l *link) fetchRange(ctx context.Context) (Range, error) {
 		return Range{}, wire.Refuse(wire.Unavailable, "bus: requests for ranges under way", mostPulls, "fewer")
 	}
 	select {
-	case r := <-given: // the zero Range when the link is gone
+	case r := <-given: // the zero Range if the manager disconnected
 		if r.Count == 0 {
 			return Range{}, wire.Refuse(wire.Unavailable, "bus: session numbers in the range", 0, "at least one")
 		}
@@ -368,12 +370,12 @@ func (l *link) fetchRange(ctx context.Context) (Range, error) {
 	}
 }
 
-// deliverRange sends a range to the call that has waited longest.
+// deliverRange sends a range to the longest-waiting call.
 func (l *link) deliverRange(r Range) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.ranges) > 0 {
-		l.ranges[0] <- r // buffered for one value
+		l.ranges[0] <- r // does not block: the channel has a buffer for one value
 		l.ranges = l.ranges[1:]
 	}
 }
@@ -391,7 +393,7 @@ func (l *link) enqueue(k Kind, body []byte) bool {
 	}
 }
 
-// releaseWaiters ends all calls that wait for a manager that has disconnected.
+// releaseWaiters ends all waiting calls, since the manager disconnected.
 func (l *link) releaseWaiters() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -15,26 +15,26 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Handlers are a manager's handlers of units' messages. Each is called from one goroutine for
-// each unit, Pull from several. While a handler blocks, no further message of its unit is
-// read; other units are not affected.
+// Handlers are a manager's handlers of units' messages. For each unit, one goroutine calls them;
+// Pull is called from several. While a handler other than Pull blocks, the server reads no
+// message of that unit; other units are not affected.
 type Handlers struct {
 	Heartbeat func(Unit, Heartbeat)
-	Item      func(Unit, Item) // it takes ownership of the item's bytes
+	Item      func(Unit, Item) // takes ownership of the item's bytes
 	Pull      func(context.Context, Unit, wire.SessionID) (Item, bool)
 	Range     func() (Range, error)
 }
 
 // ServerConfig configures a server. All fields but Ended are required.
 type ServerConfig struct {
-	Address     string // host:port; port 0 takes a free one
+	Address     string // host:port; port 0 means any free port
 	Certificate func() (*tls.Certificate, error)
 	Roots       *x509.CertPool // authority roots
 	Clock       func() time.Time
-	Connections int // of units at a time
+	Connections int // maximum number of connected units
 	Handlers    Handlers
 
-	// Ended, if set, is called with the error when a connection ended or was refused.
+	// Ended, if set, is called after a connection ended or was refused, with the error.
 	Ended func(remote net.Addr, err error)
 }
 
@@ -90,12 +90,12 @@ func (s *Server) Stop() {
 	s.running.Wait()
 }
 
-// Push queues a batch, items of at most [MaxBatch] bytes, for all units of a cluster that want
-// pushes. A unit whose queue is full is skipped.
+// Push queues a batch of items, at most [MaxBatch] bytes, for all units of a cluster that
+// request pushes in their heartbeats. It skips a unit whose queue is full.
 func (s *Server) Push(c Cluster, batch []byte) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	batch = bytes.Clone(batch) // one copy, which all of them share
+	batch = bytes.Clone(batch) // one copy, shared by all units
 	for _, u := range s.clusters[c] {
 		if u.wantsItems.Load() {
 			u.enqueue(batch)
@@ -103,8 +103,8 @@ func (s *Server) Push(c Cluster, batch []byte) {
 	}
 }
 
-// PushTo sends a batch to one unit after the frames queued for it. It blocks until the unit's
-// connection takes the batch, and reports whether it does.
+// PushTo sends a batch to one unit after the unit's queued frames. It blocks until the
+// connection's writer accepts the batch, and reports whether it did.
 func (s *Server) PushTo(ctx context.Context, to Unit, batch []byte) bool {
 	s.mu.RLock()
 	u := s.clusters[to.Cluster][to.ID]
@@ -128,7 +128,7 @@ func (s *Server) accept() {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil:
-			time.Sleep(10 * time.Millisecond) // out of descriptors, for now
+			time.Sleep(10 * time.Millisecond) // for example, out of file descriptors for a moment
 			continue
 		}
 		s.half.track(conn)
@@ -179,8 +179,8 @@ func (s *Server) handshake(raw net.Conn) (conn *tls.Conn, unit Unit, err error) 
 	return conn, unit, conn.HandshakeContext(ctx)
 }
 
-// admit adds a unit's connection. A second connection of a unit replaces the first, which a
-// network failure may have left open.
+// admit adds a unit's connection. A unit's new connection replaces an older one, which may still
+// be open after a network failure.
 func (s *Server) admit(u *unitConn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -204,7 +204,7 @@ func (s *Server) admit(u *unitConn) error {
 	return nil
 }
 
-// remove removes a connection, unless a later one of the unit has replaced it.
+// remove removes a connection unless a later connection of the unit has replaced it.
 func (s *Server) remove(u *unitConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,9 +218,9 @@ func (s *Server) remove(u *unitConn) {
 	}
 }
 
-// halfOpen tracks the connections whose handshake is not complete, of which any client can
-// make an unlimited number. When an address or the server has too many, the oldest is closed:
-// honest handshakes take milliseconds, so the oldest is never one of them.
+// halfOpen tracks connections whose handshake is not complete, since any client can open many of
+// them. When an address or the server has too many, halfOpen closes the oldest: an honest
+// handshake takes milliseconds, so the oldest is unlikely to be honest.
 type halfOpen struct {
 	mu        sync.Mutex
 	waiting   []net.Conn     // guarded by mu: the oldest first
@@ -228,7 +228,7 @@ type halfOpen struct {
 	closed    bool           // guarded by mu
 }
 
-// track adds a connection. After close it closes the connection.
+// track adds a connection, or closes it if close was called before.
 func (h *halfOpen) track(c net.Conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -282,8 +282,8 @@ func (h *halfOpen) removeAt(i int) {
 	h.waiting = slices.Delete(h.waiting, i, i+1)
 }
 
-// sourceAddress returns the address that a connection is counted for: an IPv4 address, or the /64
-// network of an IPv6 address.
+// sourceAddress returns the address under which a connection is counted: an IPv4 address, or the
+// /64 network of an IPv6 address.
 func sourceAddress(c net.Conn) string {
 	address, ok := c.RemoteAddr().(*net.TCPAddr)
 	if !ok {

@@ -16,15 +16,15 @@ type unitConn struct {
 	server     *Server
 	conn       *tls.Conn
 	unit       Unit
-	wantsItems atomic.Bool // the unit receives items of other units
+	wantsItems atomic.Bool // whether the unit receives items of other units
 	out        chan []byte // queued frames
-	bulk       chan []byte // sent while no frame is queued
+	bulk       chan []byte // batches that are sent only while out is empty
 	done       chan struct{}
 	ending     sync.Once
-	cause      error // set before over is closed: why the manager ends the connection, or nil
+	cause      error // set before done is closed: the refusal for which the manager ends the connection, or nil
 
 	pulls         chan struct{} // one value for each running pull
-	heartbeats    bucket        // these two are used by the read loop alone
+	heartbeats    bucket        // these two are used only by the read loop
 	rangeRequests bucket
 }
 
@@ -37,7 +37,7 @@ func newUnitConn(s *Server, conn *tls.Conn, unit Unit) *unitConn {
 	return u
 }
 
-// serve reads and writes until one of the two fails, the certificate expires or the manager
+// serve runs the connection until a read or write fails, the certificate expires or the manager
 // ends the connection.
 func (u *unitConn) serve() error {
 	left := u.unit.NotAfter.Sub(u.server.config.Clock())
@@ -56,12 +56,13 @@ func (u *unitConn) serve() error {
 	return err
 }
 
-// terminate ends the connection, once. If there is a cause, the unit receives its reason as a hint.
+// terminate ends the connection. Only the first call has an effect. If cause is not nil, the
+// unit receives its reason as a hint.
 func (u *unitConn) terminate(cause error) {
 	u.ending.Do(func() { u.cause = cause; close(u.done) })
 }
 
-// writeLoop sends queued frames. It closes the connection at its end, which ends reading too.
+// writeLoop sends queued frames. When it ends it closes the connection, which ends readLoop.
 func (u *unitConn) writeLoop() {
 	defer u.conn.Close()
 	defer u.terminate(nil)
@@ -89,7 +90,8 @@ func (u *unitConn) writeLoop() {
 	}
 }
 
-// sendHint sends the unit the reason for which the connection ends. Errors are ignored.
+// sendHint sends the unit a hint with the reason for the end of the connection. It ignores
+// errors.
 func (u *unitConn) sendHint(reason wire.Reason) {
 	if reason == wire.Internal {
 		return
@@ -98,8 +100,8 @@ func (u *unitConn) sendHint(reason wire.Reason) {
 	_, _ = u.conn.Write(appendFrame(nil, kindHint, []byte(reason)))
 }
 
-// enqueue queues frames for the unit, and reports whether there was room. The bytes are shared
-// and never written to.
+// enqueue queues frames for the unit, and reports whether there was room. Queues of several
+// units may share b: it must not be modified.
 func (u *unitConn) enqueue(b []byte) bool {
 	select {
 	case u.out <- b:
@@ -122,7 +124,7 @@ func (u *unitConn) readLoop(in *frames, tasks *sync.WaitGroup) error {
 	}
 }
 
-// handleFrame handles one frame of the unit. An error ends the connection.
+// handleFrame handles one frame from the unit. An error ends the connection.
 func (u *unitConn) handleFrame(k Kind, body []byte, tasks *sync.WaitGroup) error {
 	switch k {
 	case kindHeartbeat:
@@ -156,8 +158,8 @@ func (u *unitConn) handleFrame(k Kind, body []byte, tasks *sync.WaitGroup) error
 	return wire.Refuse(wire.Malformed, "bus: kind of a unit's frame", k, "heartbeat, range, push, pull or tombstone")
 }
 
-// allocateRange returns the body of the response to a range request: the zero range if none can be
-// allocated.
+// allocateRange returns the body of the response to a range request. If no range can be
+// allocated it is the zero range.
 func (u *unitConn) allocateRange() []byte {
 	var r Range
 	if u.rangeRequests.tryTake(time.Now()) {
@@ -168,8 +170,8 @@ func (u *unitConn) allocateRange() []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, r.First), r.Count)
 }
 
-// sendCopy responds with the copy of a session. While too many pulls of the unit are running it
-// responds that there is none.
+// sendCopy responds to a pull with the copy of a session. While mostPulls pulls of the unit are
+// running, it responds that there is no copy.
 func (u *unitConn) sendCopy(s wire.SessionID, tasks *sync.WaitGroup) {
 	select {
 	case u.pulls <- struct{}{}:

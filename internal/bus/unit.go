@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Unit is a unit as its certificate describes it. Only [UnitOf] makes one; the zero Unit is of
-// no existing cluster.
+// Unit describes a unit, with fields from its verified certificate. Only [UnitOf] makes one; the
+// zero Unit belongs to no existing cluster.
 type Unit struct {
 	ID       wire.UnitID
 	Cluster  Cluster
@@ -21,12 +21,12 @@ type Unit struct {
 	Role     string
 	NotAfter time.Time
 
-	// Leaf and Cross are DER. Cross is the certificate of the issuer's key under the authority
-	// root: in a group it is of kind group-bus.
+	// Leaf and Cross are certificates in DER. Cross is the certificate of the leaf's issuer
+	// under the authority root; in a group its kind is group-bus.
 	Leaf, Cross []byte
 }
 
-// Holder returns the task of the unit, or GROUP/ROLE.
+// Holder returns the unit's task, or GROUP/ROLE in a group.
 func (u Unit) Holder() string {
 	if u.Group != "" {
 		return u.Group + "/" + u.Role
@@ -44,13 +44,14 @@ const (
 )
 
 // UnitOf verifies the chain that a unit presents: its signing certificate and its identity's
-// cross-certificate, under one of the authority roots. In a group the group root may be
-// between them. It refuses another chain with [wire.BadChain], leaves that serve TLS and those
-// of other kinds with [wire.WrongKind], certificates without the private extension with
+// cross-certificate, under one of the authority roots. In a group the group root may be between
+// them. It refuses any other chain with [wire.BadChain], a leaf that serves TLS or has a wrong
+// kind with [wire.WrongKind], certificates without the private extension with
 // [wire.NoExtension], and a leaf that does not match its issuer or its own key with
-// [wire.WrongIdentity]. It verifies neither code nor policy: identity.Check does, which a
-// manager cannot import. In a group UnitOf accepts more than peers and clients do, who accept
-// no group under the authority root: the decisions of a manager affect availability alone.
+// [wire.WrongIdentity]. It appraises neither code nor policy: identity.Check does, which a
+// manager cannot import. In a group, peers and clients are stricter: they accept no group under
+// the authority root. UnitOf may accept it, because a manager's decisions affect only
+// availability.
 func UnitOf(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (Unit, error) {
 	cluster, err := VerifyChain(chain, roots, at)
 	if err != nil {
@@ -75,7 +76,7 @@ func UnitOf(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (Unit
 	return u.withNames(leaf, cross)
 }
 
-// withNames sets the fields that follow from the private extensions of leaf and cross-certificate.
+// withNames sets the fields that come from the private extensions of leaf and cross-certificate.
 func (u Unit) withNames(leaf, cross [][]byte) (Unit, error) {
 	switch kind, issuer := string(leaf[fieldKind]), string(cross[fieldKind]); {
 	case kind == leafOfTask && issuer == crossOfTask:
@@ -94,7 +95,7 @@ func (u Unit) withNames(leaf, cross [][]byte) (Unit, error) {
 	return u, nil
 }
 
-// Indices of fields in the private extension. The role exists in kind group alone.
+// Indices of fields in the private extension. Only kind group has a role.
 const (
 	fieldKind     = 0
 	fieldIdentity = 1
@@ -103,11 +104,11 @@ const (
 	fieldRole     = 9
 )
 
-// maxExtension bounds the private extension, in bytes.
+// maxExtension is the maximum size of the private extension in bytes.
 const maxExtension = 32 << 10
 
-// extensionFields returns the fields of a certificate's private extension. It finds the extension by
-// its label: the authority signs no other extension of that form.
+// extensionFields returns the fields of a certificate's private extension. It finds the
+// extension by its label: the authority signs only one extension of that form.
 func extensionFields(c *x509.Certificate) ([][]byte, error) {
 	for _, x := range c.Extensions {
 		var framed []byte
@@ -124,8 +125,8 @@ func extensionFields(c *x509.Certificate) ([][]byte, error) {
 	return nil, wire.Refuse(wire.NoExtension, "bus: private extension of", c.Subject, "a certificate with the authority's private extension")
 }
 
-// withoutGroupRoot removes from a chain the group root that may precede the group-bus certificate of
-// the same key.
+// withoutGroupRoot removes the group root from a chain in which it precedes the group-bus
+// certificate of the same key.
 func withoutGroupRoot(chain []*x509.Certificate) []*x509.Certificate {
 	if len(chain) == 3 && bytes.Equal(chain[1].RawSubjectPublicKeyInfo, chain[2].RawSubjectPublicKeyInfo) {
 		return []*x509.Certificate{chain[0], chain[2]}
@@ -133,10 +134,10 @@ func withoutGroupRoot(chain []*x509.Certificate) []*x509.Certificate {
 	return chain
 }
 
-// VerifyChain verifies a leaf under an identity's cross-certificate under one of the authority
-// roots, and returns the cluster of the leaf. A group's root may precede the
-// cross-certificate. No other shape is accepted, so a leaf directly under the root belongs to
-// no cluster. The error has the reason [wire.BadChain].
+// VerifyChain verifies a chain of a leaf and an identity's cross-certificate under one of the
+// authority roots, and returns the cluster of the leaf. A group's root may precede the
+// cross-certificate. It accepts no other chain: a leaf directly under the root belongs to no
+// cluster. The error has the reason [wire.BadChain].
 func VerifyChain(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (Cluster, error) {
 	chain = withoutGroupRoot(chain)
 	if len(chain) != 2 || chain[0].IsCA || roots == nil {

@@ -1,9 +1,9 @@
-// Package busrelay carries the sealed sessions of a unit over the bus of its manager.
+// Package busrelay sends and fetches the sealed sessions of a unit over the bus.
 //
-// A [Relay] publishes what the unit seals, fetches sessions that the unit does not have, and
-// numbers new sessions from ranges that the manager allocates. The manager is untrusted: it
-// only sees sealed bytes, and without a connection, or with a manager that withholds sessions,
-// units share sessions by the clients' tickets alone.
+// A [Relay] publishes the sessions that the unit seals, fetches sessions that the unit does not
+// have, and numbers new sessions from ranges that the manager allocates. The manager is
+// untrusted: it receives only sealed bytes. If no manager is connected, or the manager withholds
+// sessions, units share sessions only through clients' tickets.
 package busrelay
 
 import (
@@ -21,9 +21,9 @@ import (
 )
 
 const (
-	pullTimeout  = 250 * time.Millisecond // a request waits for it
+	pullTimeout  = 250 * time.Millisecond // a client's request waits during this time
 	rangeTimeout = 500 * time.Millisecond
-	lowRange     = 1 << 12 // remaining numbers below which another range is allocated
+	lowRange     = 1 << 12 // with fewer remaining numbers, Refill allocates a new range
 )
 
 // Relay connects the channel of a unit with the bus. Without a connection it does nothing. It
@@ -34,7 +34,7 @@ type Relay struct {
 	conn  atomic.Pointer[bus.Conn] // nil without a connection
 
 	mu      sync.Mutex
-	numbers bus.Range // guarded by mu: the remaining ones
+	numbers bus.Range // guarded by mu: remaining numbers
 }
 
 // New makes the relay of a host, without a connection.
@@ -43,14 +43,14 @@ func New(host *channel.Host, clock func() time.Time) *Relay { return &Relay{host
 // SetConn replaces the connection; nil removes it. The caller closes it.
 func (r *Relay) SetConn(conn *bus.Conn) { r.conn.Store(conn) }
 
-// Connected reports whether a manager is connected now.
+// Connected reports whether at least one manager is connected.
 func (r *Relay) Connected() bool {
 	conn := r.conn.Load()
 	return conn != nil && conn.Connected()
 }
 
-// Number returns the next number of the allocated range, or without one a random number of
-// those above 2^63, with which no allocated range begins.
+// Number returns the next number of the allocated range. If no range is left it returns a random
+// number from 2^63 on, which managers never allocate.
 func (r *Relay) Number() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -63,7 +63,7 @@ func (r *Relay) Number() uint64 {
 	return n
 }
 
-// Refill allocates another range of numbers if few remain. If that fails, the next call tries
+// Refill requests a new range of numbers if few remain. If that fails, the next call tries
 // again.
 func (r *Relay) Refill(ctx context.Context) {
 	r.mu.Lock()
@@ -86,25 +86,25 @@ func (r *Relay) setRange(numbers bus.Range) {
 	r.numbers = numbers
 }
 
-// Push publishes a sealed session or a tombstone for all other units. If too many items wait,
-// it is dropped: a unit that misses the session pulls it.
+// Push publishes a sealed session or a tombstone for all other units. If the queue is full it
+// drops the message: a unit that lacks the session pulls it.
 func (r *Relay) Push(kind envelope.Kind, sealed []byte) {
 	item, err := itemOf(kind, sealed)
 	if conn := r.conn.Load(); err == nil && conn != nil {
-		_ = conn.Publish(item) // as above
+		_ = conn.Publish(item) // an error means that the item is dropped
 	}
 }
 
-// PushWithin publishes a sealed session, and waits for room until ctx is done. Clients' tickets
-// replace a session that is not published in time.
+// PushWithin publishes a sealed session, and waits for room in the queue until ctx is done. If a
+// session is not published in time, its client's ticket replaces it.
 func (r *Relay) PushWithin(ctx context.Context, sealed []byte) {
 	item, err := itemOf(envelope.Session, sealed)
 	if conn := r.conn.Load(); err == nil && conn != nil {
-		_ = conn.PublishWithin(ctx, item) // as above
+		_ = conn.PublishWithin(ctx, item) // an error means that the item is dropped
 	}
 }
 
-// itemOf adds to a sealed message the fields that a manager reads.
+// itemOf returns the item for a sealed message, with the plain-text fields from its header.
 func itemOf(kind envelope.Kind, sealed []byte) (bus.Item, error) {
 	s, err := envelope.ParseSealed(kind, sealed)
 	if err != nil {
@@ -117,8 +117,8 @@ func itemOf(kind envelope.Kind, sealed []byte) (bus.Item, error) {
 	return item, nil
 }
 
-// RequestCopy fetches the manager's copy of a session. A tombstone terminates the session in this
-// unit, so that no ticket opens it again.
+// RequestCopy fetches the manager's copy of a session. If the copy is a tombstone, RequestCopy
+// terminates the session in this unit, so that no ticket can open it again.
 func (r *Relay) RequestCopy(ctx context.Context, id wire.SessionID) ([]byte, error) {
 	conn := r.conn.Load()
 	if conn == nil || !conn.Connected() {
@@ -131,7 +131,7 @@ func (r *Relay) RequestCopy(ctx context.Context, id wire.SessionID) ([]byte, err
 		return nil, err
 	}
 	if item.Kind == bus.Tombstone {
-		_, err := r.host.Terminate(item.Bytes, r.clock()) // terminates nothing unless the tombstone verifies
+		_, err := r.host.Terminate(item.Bytes, r.clock()) // has no effect unless the tombstone verifies
 		return nil, errors.Join(wire.Refuse(wire.SessionOver, "session "+id.String(), "a tombstone", "a sealed session"), err)
 	}
 	return item.Bytes, nil

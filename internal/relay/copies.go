@@ -13,17 +13,17 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Copies stores the sealed sessions of the clusters in memory until they expire, the newest
-// item of each session. A tombstone replaces its session permanently. When a cluster exceeds
-// its share, the items that expire first are removed: their clients still have tickets.
+// Copies stores the newest item of each session in memory, by cluster, until it expires. A
+// tombstone replaces its session permanently. When a cluster exceeds its limit, Copies removes
+// the items that expire first: their clients still have tickets.
 type Copies struct {
-	maxBytes int // bytes of one cluster
+	maxBytes int // maximum for one cluster
 
 	mu       sync.RWMutex
 	clusters map[bus.Cluster]*clusterCopies // guarded by mu
 }
 
-// clusterCopies is the stored copies of one cluster.
+// clusterCopies has the stored copies of one cluster.
 type clusterCopies struct {
 	sessions map[wire.SessionID]*storedCopy
 	byExpiry expiryHeap
@@ -33,14 +33,15 @@ type clusterCopies struct {
 // storedCopy is one stored item.
 type storedCopy struct {
 	bus.Item
-	index int // in byExpiry
+	index int // index in byExpiry
 }
 
 func NewCopies(most int) *Copies {
 	return &Copies{maxBytes: most, clusters: make(map[bus.Cluster]*clusterCopies)}
 }
 
-// Store stores an item, whose bytes it copies, and reports whether it did.
+// Store stores a copy of an item, and reports whether it did. It does not store an item that has
+// expired, expires later than [CopyLifetime] from now, or follows the session's tombstone.
 func (c *Copies) Store(cluster bus.Cluster, item bus.Item, now time.Time) bool {
 	unix := uint64(now.Unix())
 	if item.Expiry <= unix || item.Expiry > unix+uint64(CopyLifetime/time.Second) {
@@ -70,7 +71,7 @@ func (c *Copies) Store(cluster bus.Cluster, item bus.Item, now time.Time) bool {
 	return true
 }
 
-// Lookup returns the stored item of a session. Its bytes are never written to.
+// Lookup returns the stored item of a session. The caller must not modify its bytes.
 func (c *Copies) Lookup(cluster bus.Cluster, session wire.SessionID, now time.Time) (bus.Item, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -85,7 +86,7 @@ func (c *Copies) Lookup(cluster bus.Cluster, session wire.SessionID, now time.Ti
 	return k.Item, true
 }
 
-// ofCluster lists the stored items of a cluster.
+// ofCluster returns the stored items of a cluster.
 func (c *Copies) ofCluster(cluster bus.Cluster) []bus.Item {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -100,13 +101,13 @@ func (c *Copies) ofCluster(cluster bus.Cluster) []bus.Item {
 	return items
 }
 
-// ClustersWith returns the clusters with a copy of a session: more than one if a later release has
-// sealed it again.
+// ClustersWith returns the clusters that have a copy of a session: more than one if a later
+// release sealed it again.
 func (c *Copies) ClustersWith(session wire.SessionID) []bus.Cluster {
 	return c.otherClustersWith(session, bus.Cluster{})
 }
 
-// otherClustersWith returns the clusters with a copy of a session, except one.
+// otherClustersWith returns the clusters that have a copy of a session, except the cluster but.
 func (c *Copies) otherClustersWith(session wire.SessionID, but bus.Cluster) []bus.Cluster {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -119,8 +120,8 @@ func (c *Copies) otherClustersWith(session wire.SessionID, but bus.Cluster) []bu
 	return found
 }
 
-// SealedFor returns the identities or roles that a session is sealed for, according to its
-// unauthenticated items.
+// SealedFor returns the identities or roles for which a session is sealed, according to the
+// unauthenticated headers of its items.
 func (c *Copies) SealedFor(session wire.SessionID) (found []wire.Digest) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -133,7 +134,7 @@ func (c *Copies) SealedFor(session wire.SessionID) (found []wire.Digest) {
 	return found
 }
 
-// sealedKind returns the kind of sealed message in an item.
+// sealedKind returns the kind of the sealed bytes of an item.
 func sealedKind(i bus.Item) envelope.Kind {
 	if i.Kind == bus.Tombstone {
 		return envelope.Tombstone
@@ -141,8 +142,8 @@ func sealedKind(i bus.Item) envelope.Kind {
 	return envelope.Session
 }
 
-// sealedForItem returns the identity or role that an item is sealed for. ok is false if the
-// sealed bytes are malformed, or name another session or expiry than the item.
+// sealedForItem returns the identity or role for which an item is sealed. ok is false if the
+// sealed bytes are malformed, or their session or expiry differs from that of the item.
 func sealedForItem(i bus.Item) (d wire.Digest, ok bool) {
 	s, err := envelope.ParseSealed(sealedKind(i), i.Bytes)
 	return s.For, err == nil && s.Session == i.Session && s.Expiry == i.Expiry
@@ -162,7 +163,7 @@ func (c *Copies) RemoveExpired(now time.Time) {
 	}
 }
 
-// Totals returns the number of stored items, and their bytes.
+// Totals returns the number of stored items and their size in bytes.
 func (c *Copies) Totals() (items, bytes int) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -201,7 +202,7 @@ func (s *clusterCopies) remove(k *storedCopy) {
 	s.bytes -= k.ByteSize()
 }
 
-// expiryHeap is a heap of items, the earliest expiry first.
+// expiryHeap is a heap of items with the earliest expiry at the top.
 type expiryHeap []*storedCopy
 
 func (e expiryHeap) Len() int           { return len(e) }

@@ -1,14 +1,14 @@
-// Package relay distributes sealed sessions between the units of a cluster, and stores
-// copies of them for units that join late, until they expire.
+// Package relay distributes sealed sessions between the units of a cluster. It stores copies of
+// them until they expire, for units that join late.
 //
-// It is untrusted and has no key: sealed bytes are opaque to it, and it reads only the
-// unauthenticated header beside them (package envelope). It accepts an item of a unit
-// only for the unit's own identity or role, refuses a session of another task or group, and
-// bounds the copies of each cluster. Copies are a cache and can be lost.
+// The relay is untrusted and has no key: it cannot decrypt sealed bytes, and parses only their
+// unauthenticated header (package envelope). It accepts an item from a unit only if the item is
+// sealed for the unit's own identity or role, refuses a session that belongs to a different task
+// or group, and limits the size of each cluster's copies. Copies are a cache and can be lost.
 //
-// [New] makes a [Relay] over [Copies], a [Journal] that keeps them across restarts, and the
-// [Successors] that say which releases continue which. A [ForwardLog] records which units
-// received the sessions of a predecessor.
+// [New] makes a [Relay] from [Copies], a [Journal] that saves them for the next start, and the
+// [Successors] of each release. A [ForwardLog] records which units received the sessions of a
+// predecessor.
 //
 // The files, each using those before it: copies.go, journal.go, successors.go,
 // forwardlog.go, relay.go.
@@ -16,14 +16,15 @@ package relay
 
 import "time"
 
-// CopyLifetime is the maximum lifetime of a session.
+// CopyLifetime is the maximum remaining lifetime of a session that the relay stores.
 const CopyLifetime = 2 * time.Hour
 
-// MaxClusters bounds the clusters with copies.
+// MaxClusters is the maximum number of clusters with copies.
 const MaxClusters = 1_024
 
-// BatchGap is the time between two pushes; items that arrive in between share a batch.
+// BatchGap is the minimum time between two pushes. Items that arrive in that time share a batch.
 const BatchGap = time.Millisecond
 
-// forwardAgainAfter is how long a unit was away before it receives inherited sessions again.
+// forwardAgainAfter is the time without heartbeats after which a unit receives inherited
+// sessions again.
 const forwardAgainAfter = 30 * time.Second

@@ -8,11 +8,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ForwardLog records which units were sent the stored sessions of which predecessor: once for
-// each unit, and again only after the unit was away, however often it reconnects.
+// ForwardLog records for each unit the predecessors whose stored sessions it received. A unit
+// receives them once, and again only after it sent no heartbeat for forwardAgainAfter, however
+// often it reconnects.
 type ForwardLog struct {
 	mu       sync.Mutex
-	lastSeen map[forward]time.Time // guarded by mu: last heartbeat of the unit
+	lastSeen map[forward]time.Time // guarded by mu: time of the unit's last heartbeat
 }
 
 type forward struct {
@@ -22,7 +23,8 @@ type forward struct {
 
 func NewForwardLog() *ForwardLog { return &ForwardLog{lastSeen: make(map[forward]time.Time)} }
 
-// ShouldForward records a heartbeat of a unit, and reports whether to send it the stored sessions.
+// ShouldForward records a heartbeat of a unit, and reports whether the unit should receive the
+// stored sessions of the cluster from.
 func (b *ForwardLog) ShouldForward(to wire.UnitID, from bus.Cluster, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

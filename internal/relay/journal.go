@@ -20,20 +20,20 @@ import (
 //	cluster 16 ‖ item ‖ CRC-32C 4 (of both)
 //
 // The file is a cache. It is not synced to disk, is read up to the first incomplete or damaged
-// Record, and is rewritten when most of it is out of date.
+// record, and is rewritten when most of it is out of date.
 const journalFile = "sessions"
 
-// journalSlack is the number of outdated bytes, beyond the size of the stored copies, from
-// which the file is rewritten.
+// journalSlack is the number of bytes that the file may exceed twice the size of the stored
+// copies before it is rewritten.
 const journalSlack = 1 << 20
 
-// maxRecord bounds a record in bytes: a cluster, an item's header and sealed bytes, and a
-// checksum.
+// maxRecord is an upper bound of the size of a record in bytes: a cluster, an item's header and
+// sealed bytes, and a checksum.
 const maxRecord = 16 + 64 + bus.MaxSealed + 4
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Journal stores copies across restarts. One goroutine owns it.
+// Journal saves copies to a file, so that they survive restarts. One goroutine owns it.
 type Journal struct {
 	path string
 	file *os.File
@@ -41,7 +41,7 @@ type Journal struct {
 	size int
 }
 
-// OpenJournal loads the copies of a previous process into c.
+// OpenJournal loads the copies that a previous process saved into c, and rewrites the file.
 func OpenJournal(dir string, c *Copies, now time.Time) (*Journal, error) {
 	j := &Journal{path: filepath.Join(dir, journalFile)}
 	if err := j.readRecords(c, now); err != nil {
@@ -70,7 +70,7 @@ func (j *Journal) readRecords(c *Copies, now time.Time) error {
 			return nil
 		}
 		c.Store(cluster, item, now)
-		_, _ = in.Discard(len(b) - len(rest)) // it is buffered
+		_, _ = in.Discard(len(b) - len(rest)) // no error: the bytes are buffered
 	}
 }
 
@@ -101,7 +101,7 @@ func (j *Journal) append(cluster bus.Cluster, item bus.Item) error {
 	return err
 }
 
-// flush writes the buffer to the file, and rewrites the file when it is mostly out of date.
+// flush writes the buffer to the file, or rewrites the file if most of it is out of date.
 func (j *Journal) flush(c *Copies) error {
 	if _, live := c.Totals(); j.size > 2*live+journalSlack {
 		return j.compact(c)
@@ -109,7 +109,7 @@ func (j *Journal) flush(c *Copies) error {
 	return j.out.Flush()
 }
 
-// compact replaces the file by one with the current copies.
+// compact replaces the file with a new one that contains the current copies.
 func (j *Journal) compact(c *Copies) error {
 	f, err := os.OpenFile(j.path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -128,8 +128,8 @@ func (j *Journal) compact(c *Copies) error {
 	return nil
 }
 
-// Close writes the buffer and closes the file. Errors are ignored: they lose no more than a
-// crash would.
+// Close writes the buffer and closes the file. It ignores errors: they lose no more copies than
+// a crash would.
 func (j *Journal) Close() {
 	if j.file != nil {
 		_ = j.out.Flush()

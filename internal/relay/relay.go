@@ -11,9 +11,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Relay distributes sealed sessions to all units of their cluster, in batches, and stores a
-// copy of each. The goroutine of run owns the batches and the journal. Each unit has at most
-// one item in the queue, so that no unit delays the others.
+// Relay distributes sealed sessions to all units of their cluster, in batches, and stores a copy
+// of each. The goroutine of [Relay.Run] owns the batches and the journal. While the queue is
+// full, each unit waits with one item only, so that no unit delays the others.
 type Relay struct {
 	copies     *Copies
 	successors *Successors
@@ -26,25 +26,25 @@ type Relay struct {
 	out            Sinks
 	unitBatches    map[bus.Cluster][]byte // pending batches for units
 	managerBatches map[bus.Cluster][]byte // pending batches for other managers
-	pending        bool                   // an item arrived since the last push
-	damaged        bool                   // the last write to the journal failed, and that was logged
+	pending        bool                   // whether an item arrived since the last push
+	damaged        bool                   // whether the last write to the journal failed and the failure was logged
 }
 
 // Sinks are the functions that push batches.
 type Sinks struct {
 	Units    func(bus.Cluster, []byte)
-	Managers func(bus.Cluster, []byte) error // nil without other managers
+	Managers func(bus.Cluster, []byte) error // nil if there are no other managers
 }
 
 // incoming is a received item.
 type incoming struct {
 	cluster     bus.Cluster
 	item        bus.Item
-	fromManager bool // received from another manager, which also sends it to the others
-	fromStream  bool // read from the NATS stream; it is stored and not pushed
+	fromManager bool // received from another manager, which also sends it to all other managers
+	fromStream  bool // read from the NATS stream: it is stored but not pushed
 }
 
-// New makes a relay that has not started. A clock returns the current time.
+// New makes a relay, which starts with [Relay.Run]. The function clock returns the current time.
 func New(c *Copies, l *Successors, j *Journal, clock func() time.Time, log *slog.Logger) *Relay {
 	return &Relay{
 		copies: c, successors: l, journal: j, clock: clock, log: log,
@@ -52,9 +52,9 @@ func New(c *Copies, l *Successors, j *Journal, clock func() time.Time, log *slog
 	}
 }
 
-// AcceptFromUnit queues an item that a unit published. It blocks while the queue is full. It refuses
-// with [wire.WrongIdentity] an item that is not sealed for the unit's own identity or role,
-// and a session of another task or group.
+// AcceptFromUnit queues an item that a unit published. It blocks while the queue is full. With
+// [wire.WrongIdentity] it refuses an item that is not sealed for the unit's own identity or
+// role, and a session of which a different task or group has a copy.
 func (r *Relay) AcceptFromUnit(u bus.Unit, item bus.Item) error {
 	sealedFor, ok := sealedForItem(item)
 	if !ok || sealedFor != u.Identity && (u.Group == "" || sealedFor != wire.RoleID(u.Identity, u.Role)) {
@@ -67,14 +67,15 @@ func (r *Relay) AcceptFromUnit(u bus.Unit, item bus.Item) error {
 	return nil
 }
 
-// SameTenant reports whether two holders are the same task or roles of the same group.
+// SameTenant reports whether two holders are the same task, or roles of the same group.
 func SameTenant(a, b string) bool {
 	groupA, _, inA := strings.Cut(a, "/")
 	groupB, _, inB := strings.Cut(b, "/")
 	return groupA == groupB && inA == inB
 }
 
-// AcceptFromManager queues an item that another manager pushed. It takes ownership of the item's bytes.
+// AcceptFromManager queues an item that another manager pushed. It takes ownership of the item's
+// bytes.
 func (r *Relay) AcceptFromManager(c bus.Cluster, item bus.Item) {
 	if _, ok := sealedForItem(item); ok {
 		r.enqueue(incoming{cluster: c, item: item, fromManager: true})
@@ -88,9 +89,8 @@ func (r *Relay) enqueue(a incoming) {
 	}
 }
 
-// Run relays until ctx ends, and then pushes the pending batches. An item that arrives more
-// than BatchGap after the last push is pushed at once; one that arrives earlier waits, to
-// share a batch.
+// Run relays items until ctx ends, and then pushes the pending batches. It pushes an item at
+// once if BatchGap has passed since the last push; otherwise the item waits and shares a batch.
 func (r *Relay) Run(ctx context.Context, out Sinks) {
 	r.out = out
 	defer close(r.ended)
@@ -114,8 +114,8 @@ func (r *Relay) Run(ctx context.Context, out Sinks) {
 	}
 }
 
-// distribute stores an item, and appends it to the batches of its cluster, of the cluster's
-// Successors, and for other managers.
+// distribute stores an item, and appends it to the batches for its cluster, for the successors
+// of the cluster and for the other managers.
 func (r *Relay) distribute(a incoming) {
 	r.pending = true
 	if r.copies.Store(a.cluster, a.item, r.clock()) {
@@ -141,8 +141,8 @@ func (r *Relay) appendToBatch(c bus.Cluster, batch []byte, item bus.Item, push f
 	return item.Append(batch)
 }
 
-// ForwardSessions sends a unit the stored sessions of a predecessor, without those that the unit's
-// own cluster has sealed again. It stops when the unit's connection ends.
+// ForwardSessions sends a unit the stored sessions of a predecessor, except those of which the
+// unit's own cluster has a copy. It stops when push returns false.
 func (r *Relay) ForwardSessions(from bus.Cluster, to bus.Unit, push func([]byte) bool) {
 	var batch []byte
 	for _, item := range r.copies.ofCluster(from) {
@@ -162,8 +162,9 @@ func (r *Relay) ForwardSessions(from bus.Cluster, to bus.Unit, push func([]byte)
 	}
 }
 
-// RestoreFromStream stores the items that read returns for sessions without a stored copy. An item that a
-// unit published in the meantime is newer and stays.
+// RestoreFromStream stores the items that read passes to its argument, for sessions without a
+// stored copy. If a unit published an item of the session in the meantime, that newer item
+// stays.
 func (r *Relay) RestoreFromStream(read func(func(bus.Cluster, bus.Item)) error) (items int, err error) {
 	missed := NewCopies(r.copies.maxBytes)
 	err = read(func(c bus.Cluster, item bus.Item) {
@@ -180,7 +181,7 @@ func (r *Relay) RestoreFromStream(read func(func(bus.Cluster, bus.Item)) error) 
 	}))
 }
 
-// isMissing reports whether there is no stored copy of a session.
+// isMissing reports whether cluster c has no stored copy of a session.
 func (r *Relay) isMissing(c bus.Cluster, session wire.SessionID) bool {
 	_, has := r.copies.Lookup(c, session, r.clock())
 	return !has
@@ -210,12 +211,12 @@ func (r *Relay) pushManagers(c bus.Cluster, batch []byte) {
 		return
 	}
 	if err := r.out.Managers(c, batch); err != nil {
-		r.log.Debug("pushing sealed sessions to other managers", "error", err) // other managers request the copies they miss
+		r.log.Debug("pushing sealed sessions to other managers", "error", err) // managers request copies that they lack
 	}
 }
 
-// logJournalError logs a failed write to the journal, once until a write succeeds. The relay continues
-// without the journal.
+// logJournalError logs the first of consecutive failed writes to the journal. The relay
+// continues without the journal.
 func (r *Relay) logJournalError(err error) {
 	if err != nil && !r.damaged {
 		r.log.Warn("stored copies will not survive a restart", "error", err)

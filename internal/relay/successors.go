@@ -9,16 +9,16 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Successors records which releases continue which. The identity of a unit comes from its
-// certificate. The identity that it inherits from is the unit's own claim, and counts only for
-// an identity of the same task, or of the same role of the same group. So a unit receives
-// sealed sessions of no other tenant, and of its own tenant it can open only those whose keys
-// the authority gave it.
+// Successors records which clusters inherit the sessions of an earlier release. A unit's
+// identity comes from its certificate. The identity that it inherits from is an unverified claim
+// of the unit, which counts only if both identities have the same task, or the same role of the
+// same group. So a unit receives no sealed sessions of other tenants, and of its own tenant's
+// sessions it can open only those for which the authority issued it the ring keys.
 type Successors struct {
 	mu         sync.Mutex
 	clusters   map[wire.Digest]bus.Cluster          // guarded by mu, by identity
 	holders    map[bus.Cluster]string               // guarded by mu: task or GROUP/ROLE
-	successors map[bus.Cluster]map[bus.Cluster]bool // guarded by mu: clusters that inherit from the key
+	successors map[bus.Cluster]map[bus.Cluster]bool // guarded by mu: for each cluster, those that inherit from it
 }
 
 func NewSuccessors() *Successors {
@@ -31,13 +31,13 @@ func (l *Successors) reset() {
 	l.clusters, l.holders, l.successors = map[wire.Digest]bus.Cluster{}, map[bus.Cluster]string{}, map[bus.Cluster]map[bus.Cluster]bool{}
 }
 
-// Record records the identity of a verified unit, and the identity that it claims to inherit
-// from. It returns the cluster of the latter if the claim counts.
+// Record records the identity of a verified unit, and the identity inherits that the unit claims
+// to inherit from. If the claim counts, Record returns the cluster of that identity.
 func (l *Successors) Record(u bus.Unit, inherits wire.Digest) (from bus.Cluster, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, known := l.clusters[u.Identity]; !known && len(l.clusters) >= 2*MaxClusters {
-		l.reset() // drops ended releases; heartbeats add the others again
+		l.reset() // removes ended releases; heartbeats add the running ones again
 	}
 	l.clusters[u.Identity], l.holders[u.Cluster] = u.Cluster, u.Holder()
 	from, known := l.clusters[inherits]
@@ -78,8 +78,8 @@ func (l *Successors) PredecessorsOf(c bus.Cluster) (list []bus.Cluster) {
 	return list
 }
 
-// HolderOf returns the task, or GROUP/ROLE, of the first known cluster of a list, empty if it
-// knows none.
+// HolderOf returns the holder (task or GROUP/ROLE) of the first known cluster of a list, or ""
+// if none is known.
 func (l *Successors) HolderOf(clusters []bus.Cluster) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

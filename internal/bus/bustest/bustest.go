@@ -1,7 +1,7 @@
-// Package bustest provides tests of the bus and the manager with an authority that issues real
-// certificates to units, without a cluster. It verifies nothing.
+// Package bustest provides an authority that issues real certificates to units, for tests of the
+// bus and the manager without a cluster. It verifies nothing.
 //
-// It is for tests only: no package of the product imports it.
+// Only tests import it.
 package bustest
 
 import (
@@ -20,17 +20,17 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Tasks of every authority, all in key mode shared: two with a long lifetime, of which one has
-// a second release that continues the first, and one whose certificates expire within 3
-// seconds.
+// Tasks of every authority, all in key mode shared. Certificates of Scoring and Keys are valid
+// for an hour, those of Short for 3 seconds. Keys has a second release, which continues the
+// first.
 const (
 	Scoring = "scoring"
 	Keys    = "keys"
 	Short   = "short"
 )
 
-// Group and Role are the group of every authority, in which the first release of
-// [Scoring] works.
+// Group and Role are the group of every authority and its only role. The first release of
+// [Scoring] is the role's member.
 const (
 	Group = "trial"
 	Role  = "scorer"
@@ -39,7 +39,7 @@ const (
 // DNSName returns the DNS name of a task.
 func DNSName(task string) string { return task + ".clinic.example" }
 
-// tasks is the policy text of every authority's tasks and group.
+// tasks is the part of every authority's policy that defines tasks and group.
 const tasks = `
 [task.keys]
 key_mode = "shared"
@@ -74,7 +74,7 @@ party = [ PARTY ]
 scorer = { members = [ { party = "north", task = "scoring", release = "1" } ] }
 `
 
-// Authority issues certificates.
+// Authority issues certificates under a root of its own.
 type Authority struct {
 	Root   *x509.Certificate
 	world  *testworld.World
@@ -82,11 +82,11 @@ type Authority struct {
 	issuer *identity.Issuer
 }
 
-// Unit is one start of a unit.
+// Unit is a unit with new certificates, as after one start.
 type Unit struct {
 	bus.Unit
-	Signing tls.Certificate // for its signing key, used on the bus
-	Serving tls.Certificate // the shared leaf
+	Signing tls.Certificate // certificate of its signing key, for the bus
+	Serving tls.Certificate // certificate of the shared key, for the gateway's requests
 }
 
 // New makes an authority with a root of its own.
@@ -117,13 +117,13 @@ func (a *Authority) AuthorityLeaf() tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{leaf.DER, a.Root.Raw}, PrivateKey: leaf.Key}
 }
 
-// Unit starts a unit of a task's first release.
+// Unit returns a new unit of a task's first release.
 func (a *Authority) Unit(task string) Unit { a.world.T.Helper(); return a.startProgram(task, task) }
 
-// Successor starts a unit of the second release of [Keys].
+// Successor returns a new unit of the second release of [Keys].
 func (a *Authority) Successor() Unit { a.world.T.Helper(); return a.startProgram(Keys, "keys 2") }
 
-// Member starts a unit of the role in the group, whose certificates are under the group root.
+// Member returns a new unit of the group's role, with certificates under the group root.
 func (a *Authority) Member() Unit {
 	a.world.T.Helper()
 	p := a.policy.GroupByName(Group)
@@ -135,7 +135,7 @@ func (a *Authority) Member() Unit {
 	return a.issueUnit(grant, id)
 }
 
-// startProgram starts a program of a task.
+// startProgram returns a new unit of a task that runs program.
 func (a *Authority) startProgram(task, program string) Unit {
 	a.world.T.Helper()
 	grant := a.world.Grant(a.policy, task, program, time.Now())

@@ -1,11 +1,11 @@
-// Package cluster connects managers over a NATS cluster, which each joins by the server in its
-// own process (package natsd). It is the only importer of the NATS client, and the only
-// package that knows subjects. No unit uses NATS, and no package that runs inside a TEE
-// imports this one.
+// Package cluster connects managers over a NATS cluster. Each manager joins that cluster with a
+// NATS server in its own process (package natsd). Only this package imports the NATS client and
+// defines subjects. Units do not use NATS, and no package that runs inside a TEE imports this
+// one.
 //
-// [Attach] makes the [Hub] of a manager. The operator of the NATS cluster can send anything:
-// its messages are hints and sealed bytes, a unit that another manager announces is verified
-// again by its certificate, and malformed messages are dropped.
+// [Attach] makes the [Hub] of a manager. The NATS cluster is untrusted, and its operator can
+// send any message. Messages are hints and sealed bytes, a manager verifies the certificates of
+// each announced unit ([VerifyUnit]), and malformed messages are dropped.
 package cluster
 
 import (
@@ -23,42 +23,43 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Subjects. Those that end in a dot are followed by the cluster.
+// Subjects. The cluster follows push and ask, a random name follows inbox.
 const (
 	subjectPush  = "cohort.push."  // batch of items
-	subjectAsk   = "cohort.ask."   // request: session id, response: item, or none
-	subjectUnit  = "cohort.unit"   // a unit and its heartbeat
+	subjectAsk   = "cohort.ask."   // request: session id; response: item, or no response
+	subjectUnit  = "cohort.unit"   // certificates of a unit and its heartbeat
 	subjectClaim = "cohort.claim"  // first ‖ count
 	subjectInbox = "cohort.inbox." // responses
 )
 
-// maxUnit bounds the announcement of a unit in bytes: two certificates, of which the private
-// extension is the largest part, and a heartbeat.
+// maxUnit is the maximum size of a unit's announcement in bytes: two certificates, whose largest
+// part is the private extension, and a heartbeat.
 const maxUnit = 80 << 10
 
-// copyTimeout is how long other managers have to return a copy.
+// copyTimeout limits the wait for a copy from other managers.
 const copyTimeout = 50 * time.Millisecond
 
-// Server is the embedded NATS server, as the manager reaches it in process.
+// Server is the embedded NATS server, to which the manager connects in process.
 type Server interface{ InProcessConn() (net.Conn, error) }
 
-// Handlers are a manager's handlers of other managers' messages. Each is called from one
+// Handlers are a manager's handlers of other managers' messages. Each handler is called from a
 // goroutine of its own.
 type Handlers struct {
-	Item  func(bus.Cluster, bus.Item) // published by a unit of another manager
+	Item  func(bus.Cluster, bus.Item) // an item from a unit of another manager
 	Claim func(bus.Range)             // session numbers that another manager has reserved
 	Pull  func(bus.Cluster, wire.SessionID) (bus.Item, bool)
-	// Unit is a unit that is connected to another manager, by its unverified certificates.
+	// Unit receives the unverified certificates and the heartbeat of a unit that is connected to
+	// another manager.
 	Unit func(leaf, cross []byte, b bus.Heartbeat)
 }
 
-// Hub is the manager's connection to other managers. It is safe for concurrent use.
+// Hub is the manager's connection to the other managers. It is safe for concurrent use.
 type Hub struct {
 	nc *nats.Conn
 }
 
-// Attach connects a manager to its server and starts its handlers. The caller ends it with
-// [Hub.Close].
+// Attach connects a manager to its embedded server and subscribes its handlers. The caller ends
+// the Hub with [Hub.Close].
 func Attach(s Server, d Handlers) (*Hub, error) {
 	nc, err := nats.Connect("nats://embedded", nats.InProcessServer(s), nats.NoEcho(), nats.CustomInboxPrefix(subjectInbox+rand.Text()),
 		nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(), nats.IgnoreDiscoveredServers(),
@@ -85,18 +86,19 @@ func Attach(s Server, d Handlers) (*Hub, error) {
 // Close disconnects, which ends the handlers.
 func (h *Hub) Close() { h.nc.Close() }
 
-// PushBatch sends other managers a batch, items of at most [bus.MaxBatch] bytes. It does not retain
-// the batch.
+// PushBatch sends a batch of items, at most [bus.MaxBatch] bytes, to the other managers. It does
+// not retain the batch.
 func (h *Hub) PushBatch(c bus.Cluster, batch []byte) error {
 	return h.nc.Publish(subjectPush+c.String(), batch)
 }
 
-// AnnounceRanges announces to other managers which numbers this one has reserved.
+// AnnounceRanges announces the session numbers that this manager has reserved to the other
+// managers.
 func (h *Hub) AnnounceRanges(r bus.Range) error {
 	return h.nc.Publish(subjectClaim, binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, r.First), r.Count))
 }
 
-// AnnounceUnit announces to other managers a unit that is connected to this one.
+// AnnounceUnit announces a unit that is connected to this manager to the other managers.
 func (h *Hub) AnnounceUnit(u bus.Unit, b bus.Heartbeat) error {
 	body, err := b.Append(nil)
 	if err != nil {
@@ -105,7 +107,8 @@ func (h *Hub) AnnounceUnit(u bus.Unit, b bus.Heartbeat) error {
 	return h.nc.Publish(subjectUnit, wire.Frame(wire.LabelBusUnit, u.Leaf, u.Cross, body))
 }
 
-// RequestCopy requests the copy of a session from other managers, for at most 50 ms.
+// RequestCopy requests the copy of a session from the other managers, and waits for at most
+// copyTimeout.
 func (h *Hub) RequestCopy(ctx context.Context, c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
 	ctx, cancel := context.WithTimeout(ctx, copyTimeout)
 	defer cancel()
@@ -117,14 +120,14 @@ func (h *Hub) RequestCopy(ctx context.Context, c bus.Cluster, s wire.SessionID) 
 	return item, err == nil && len(rest) == 0 && item.Session == s
 }
 
-// respondCopy responds with a copy. Without one it does not respond.
+// respondCopy responds with the copy of a session. If there is no copy it does not respond.
 func (d Handlers) respondCopy(m *nats.Msg) {
 	c, ok := clusterOfSubject(m.Subject, subjectAsk)
 	if !ok || len(m.Data) != len(wire.SessionID{}) || !strings.HasPrefix(m.Reply, subjectInbox) {
 		return
 	}
 	if item, found := d.Pull(c, wire.SessionID(m.Data)); found {
-		_ = m.Respond(item.Append(nil)) // if it is lost the unit repeats its request
+		_ = m.Respond(item.Append(nil)) // if the response is lost, the unit repeats its request
 	}
 }
 
@@ -147,9 +150,9 @@ func parseUnit(message []byte) (leaf, cross []byte, b bus.Heartbeat, err error) 
 	return fields[0], fields[1], b, err
 }
 
-// VerifyUnit is [bus.UnitOf] for the certificates of an announced unit. A unit that known returns
-// for its id and certificates is not verified again. It refuses malformed certificates with
-// [wire.Malformed], and expired ones with [wire.Expired].
+// VerifyUnit is [bus.UnitOf] for the certificates of an announced unit. If known returns a unit
+// for the id and certificates, VerifyUnit checks only that they have not expired. It refuses
+// malformed certificates with [wire.Malformed], and expired ones with [wire.Expired].
 func VerifyUnit(leaf, cross []byte, known func(id wire.UnitID, leaf, cross []byte) (bus.Unit, bool), roots *x509.CertPool, at time.Time) (bus.Unit, error) {
 	first, err := x509.ParseCertificate(leaf)
 	if err != nil {
@@ -178,7 +181,7 @@ func (d Handlers) handleClaim(m *nats.Msg) {
 	}
 }
 
-// forEachItem calls f with the items of a batch, up to the first malformed one.
+// forEachItem calls f with the items of a batch, up to the first malformed item.
 func forEachItem(subject string, rest []byte, f func(bus.Cluster, bus.Item)) {
 	c, ok := clusterOfSubject(subject, subjectPush)
 	for ok && len(rest) > 0 {

@@ -10,25 +10,26 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Stream is the JetStream stream of the external cluster that stores pushed items, for
-// managers that were not connected. It is a cache: it may lag and lose items.
+// Stream describes the JetStream stream of the external cluster. The stream stores pushed items
+// for managers that were not connected. It is a cache: it may lag and lose items.
 type Stream struct {
-	Domain   string        // JetStream domain, which is its address over a leaf node
+	Domain   string        // JetStream domain of the cluster, which addresses it over a leaf node
 	Replicas int           // 1 to 3
-	MaxAge   time.Duration // of stored messages
+	MaxAge   time.Duration // maximum age of stored messages
 }
 
-// The stream's name, and its bound in bytes; the oldest messages are removed first.
+// Name of the stream, and its maximum size in bytes; NATS removes the oldest messages first.
 const (
 	streamName  = "cohort"
 	streamBytes = 1 << 30
 )
 
-// streamWait bounds the wait for a response of the external cluster.
+// streamWait limits the wait for one response of the external cluster.
 const streamWait = 5 * time.Second
 
-// Recall calls f with the items that the stream stored since a time, oldest first. It creates
-// the stream if it does not exist, and uses an existing one unchanged.
+// Recall calls f with the items that the stream stored since the time since, or with all if it
+// is zero, oldest first. It creates the stream if it does not exist, and does not change an
+// existing stream.
 func (h *Hub) Recall(ctx context.Context, s Stream, since time.Time, f func(bus.Cluster, bus.Item)) error {
 	js, err := jetstream.NewWithDomain(h.nc, s.Domain, jetstream.WithDefaultTimeout(streamWait))
 	if err != nil {

@@ -12,28 +12,28 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// Join names the NATS cluster that a server joins as a leaf node. The zero Join names none.
-// The cluster is untrusted; verifying its certificate protects availability alone.
+// Join configures the NATS cluster that a server joins as a leaf node. The zero Join means no
+// cluster. The cluster is untrusted; the check of its certificate protects only availability.
 type Join struct {
-	URLs []string       // of leaf node ports; they may contain a user and password
+	URLs []string       // URLs of leaf node ports; they may contain a user and password
 	CA   *x509.CertPool // nil: the system's roots
 
-	// JetStream is the cluster's JetStream domain, where a stream stores the items that
-	// managers push; "" means none.
+	// JetStream is the cluster's JetStream domain, in which a stream stores the items that
+	// managers push. "" means that no stream is used.
 	JetStream string
 }
 
 // Times of the link to an external cluster.
 const (
-	reconnectInterval = 500 * time.Millisecond // between attempts to connect, plus up to as much jitter
+	reconnectInterval = 500 * time.Millisecond // between attempts to connect, plus jitter of up to the same time
 	joinDial          = time.Second
 )
 
 // domainName matches the names of JetStream domains.
 var domainName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
-// Validate verifies the URLs, which are tls://host:port, or nats://IP:port on loopback, and the
-// domain.
+// Validate checks the URLs and the domain. A URL is tls://host:port, or nats://IP:port on
+// loopback.
 func (j Join) Validate() error {
 	if j.JetStream != "" && (len(j.URLs) == 0 || !domainName.MatchString(j.JetStream)) {
 		return wire.Refuse(wire.BadRequest, "nats: domain of JetStream", j.JetStream, "1 to 64 of A-Z, a-z, 0-9, _ and -, and a URL")

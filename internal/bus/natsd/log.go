@@ -6,13 +6,13 @@ import (
 	"sync"
 )
 
-// logger writes the server's log to ours, at DEBUG: a lost link reconnects, and a metric shows
-// its state.
+// logger writes the log of the NATS server to log at DEBUG level: a lost link reconnects, and a
+// metric shows its state.
 type logger struct {
 	log *slog.Logger
 
 	mu   sync.Mutex
-	last error // guarded by mu: the fatal error
+	last error // guarded by mu: last fatal error
 }
 
 func (l *logger) debug(format string, v []any) {
@@ -31,7 +31,7 @@ func (l *logger) Fatalf(format string, v ...any) {
 	l.last = fmt.Errorf(format, v...)
 }
 
-// fatal returns the error for which the server gave up, or nil.
+// fatal returns the last fatal error of the server, or nil.
 func (l *logger) fatal() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,10 +1,11 @@
-// Package natsd runs the NATS server inside a cluster manager that exchanges messages with
-// other managers. The server opens no port: the manager reaches it in process, and it joins an
-// external NATS cluster as a leaf node ([Join]), over which managers exchange the messages of
-// package cluster. No unit connects to it, and no program that runs inside a TEE imports it.
+// Package natsd runs the NATS server inside a cluster manager that exchanges messages with other
+// managers. The server opens no port: the manager connects in process, and the server joins an
+// external NATS cluster as a leaf node ([Join]). Over that link managers exchange the messages
+// of package cluster. Units do not connect to the server, and no program that runs inside a TEE
+// imports this package.
 //
-// The link is untrusted, and its messages are bounded. The server has no store, no monitoring
-// port, no system account and no cluster of its own.
+// The link is untrusted, and the size of its messages is limited. The server has no store, no
+// monitoring port, no system account and no cluster of its own.
 //
 // Files, each using those before it: log.go, join.go, natsd.go.
 package natsd
@@ -21,10 +22,10 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// Bounds of the server.
+// Limits of the server.
 const (
 	startTime  = 10 * time.Second // for the server to start
-	writeTime  = 2 * time.Second  // a link whose writes block longer is closed and reconnected
+	writeTime  = 2 * time.Second  // a link with a longer blocked write is closed and reconnected
 	maxPending = 64 << 20         // bytes queued for the link
 	maxMessage = 128 << 10        // bytes: a batch, or a unit's certificates
 	pingEvery  = 5 * time.Second
@@ -35,8 +36,8 @@ type Server struct {
 	nats *server.Server
 }
 
-// Start starts a server that joins the cluster. The caller ends it with [Server.Stop]. It
-// refuses, with [wire.BadRequest], a Join without a URL and one that [Join.Validate] refuses.
+// Start starts a server that joins the cluster. The caller ends it with [Server.Stop]. With
+// [wire.BadRequest] it refuses a Join that has no URL or that [Join.Validate] refuses.
 func Start(join Join, log *slog.Logger) (*Server, error) {
 	if len(join.URLs) == 0 {
 		return nil, wire.Refuse(wire.BadRequest, "nats: URLs", 0, "a URL of the cluster to join")
@@ -67,7 +68,7 @@ func Start(join Join, log *slog.Logger) (*Server, error) {
 	return s, nil
 }
 
-// InProcessConn returns a connection for the manager itself.
+// InProcessConn returns a connection for the manager of this process.
 func (s *Server) InProcessConn() (net.Conn, error) { return s.nats.InProcessConn() }
 
 // Stop closes all connections and returns when the server has ended.
