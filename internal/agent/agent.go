@@ -1,10 +1,12 @@
-// Package agent runs a program that knows nothing of Cohort as a unit: behind the
-// unit's certificate, with a port on loopback, and with its peers at plain HTTP addresses.
+// Package agent runs a program that has no Cohort code as a unit. The agent serves the unit's
+// certificate and forwards requests to the program's port on loopback. The program calls its
+// peers at plain HTTP addresses on loopback.
 //
-// [Run] starts the program from its open file and gives it the environment that policy
-// names, and nothing else of the agent's. Requests reach it once it accepts connections,
-// and it never outlives the agent. What the unit trusts and refuses, package unit says;
-// nothing that a client sends is passed to the program as the agent's own word.
+// [Run] starts the program from its open file, with the environment variables of the policy and
+// no others of the agent's environment. The agent accepts requests once the program accepts
+// connections, and the program never outlives the agent. Package unit documents what the unit
+// trusts and refuses. The agent removes header fields of clients that the program could mistake
+// for the agent's.
 //
 // Files, each using those before it: proxy.go, splice.go, peers.go, program.go,
 // certdir.go, agent.go.
@@ -26,53 +28,52 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// Forward says what the agent passes on to its program.
+// Forward is the protocol that the agent forwards to its program.
 type Forward string
 
-// What an agent forwards.
+// Protocols that an agent forwards.
 const (
 	ForwardHTTP Forward = "http" // HTTP/1.1, HTTP/2 and upgrades, as a reverse proxy
-	ForwardTCP  Forward = "tcp"  // what TLS carries, byte by byte
+	ForwardTCP  Forward = "tcp"  // the plaintext bytes of TLS connections
 )
 
-// Config says which program an agent runs and how it serves it.
+// Config configures an agent: its program, and how requests reach it.
 type Config struct {
 	Unit    *unit.Unit   // enrolled; the caller closes it
-	Program *os.File     // the program's file, which is executed as it is, not by name
-	Args    []string     // after argv[0]; {port} stands for the program's port
-	Listen  net.Listener // closed by the agent; nil only with CertDir, for a program that serves TLS itself
+	Program *os.File     // the program's open file; the agent executes this file, not a path
+	Args    []string     // arguments after argv[0]; {port} is replaced with the program's port
+	Listen  net.Listener // the agent closes it; nil only with CertDir, for a program that serves TLS itself
 	Forward Forward      // required with Listen
 	Peers   []Peer       // roles of the unit's group that the program calls
-	Stdout  io.Writer    // of the program; nil discards
+	Stdout  io.Writer    // output of the program; nil discards it
 	Stderr  io.Writer
 	Log     *slog.Logger // nil discards
 
-	// CertDir is a directory on a tmpfs that the agent keeps filled with
-	// tls.crt, tls.key and ca.crt. Empty writes none.
+	// CertDir is a directory on a tmpfs in which the agent writes and renews tls.crt, tls.key
+	// and ca.crt. If it is empty, the agent writes no files.
 	CertDir string
-	// Disk accepts a CertDir on a medium that survives the TEE's memory.
+	// Disk permits a CertDir on other file systems, whose files may outlive the TEE's memory.
 	Disk bool
-	// Reload is sent to the program after each renewal of CertDir. Zero
-	// sends none.
+	// Reload is the signal that the program receives after each renewal of CertDir. Zero means
+	// no signal.
 	Reload syscall.Signal
-	// Started is called once, when the program accepts connections and CertDir is
-	// filled. Nil is not called.
+	// Started, if not nil, is called once, when the program accepts connections and the files in
+	// CertDir are written.
 	Started func()
 }
 
-// acceptTime is how long a program may take until it accepts connections.
+// acceptTime is the time within which the program must accept connections.
 const acceptTime = 30 * time.Second
 
-// Run runs a program that knows nothing of Cohort behind the unit's
-// certificate, until ctx is done or the program ends. The program gets a
-// loopback port as PORT and in place of {port}, the environment that policy
-// gives it, and nothing else of the agent's environment. No connection is
-// accepted before the program accepts its own.
+// Run runs the program and forwards requests to it until ctx is done or the program ends. The
+// program receives a loopback port as PORT and in place of {port}, the environment variables of
+// the policy, and no others of the agent's environment. Run accepts no connection before the
+// program accepts connections.
 //
-// When ctx is done, requests in flight are finished, the program and what it
-// started are asked to end (SIGTERM) and after 10 seconds made to (SIGKILL), and
-// Run returns nil. When the program ends by itself the error is an [*Exit].
-// The program never outlives the agent, however that ends.
+// When ctx is done, Run lets requests in flight finish, sends SIGTERM to the program and the
+// processes that it started, sends SIGKILL after 10 seconds, and returns nil. If the program
+// ends by itself the error is an [*Exit]. The program never outlives the agent, even if the
+// agent is killed.
 func Run(ctx context.Context, c Config) (err error) {
 	if err := c.validate(); err != nil {
 		return err
@@ -117,7 +118,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	return c.serve(ctx, address)
 }
 
-// serve forwards until ctx is done, and says why when that is the program's end.
+// serve forwards until ctx is done. If the program ended, the error is its [*Exit].
 func (c Config) serve(ctx context.Context, address string) error {
 	var err error
 	switch {
@@ -133,7 +134,7 @@ func (c Config) serve(ctx context.Context, address string) error {
 	return errors.Join(endedBy(ctx), err)
 }
 
-// endedBy is the program's exit when that is what ended ctx.
+// endedBy returns the program's [*Exit] if it cancelled ctx, else nil.
 func endedBy(ctx context.Context) error {
 	if exit := (*Exit)(nil); errors.As(context.Cause(ctx), &exit) {
 		return exit
@@ -141,7 +142,7 @@ func endedBy(ctx context.Context) error {
 	return nil
 }
 
-// validate tells every fault of a configuration.
+// validate reports all faults of a configuration together.
 func (c Config) validate() error {
 	var faults []error
 	fault := func(rule string, got, want any) {
@@ -165,7 +166,7 @@ func (c Config) validate() error {
 	return errors.Join(faults...)
 }
 
-// freeAddress is a loopback address without a listener at present.
+// freeAddress returns a loopback address that has no listener now.
 func freeAddress() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

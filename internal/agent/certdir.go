@@ -15,17 +15,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// certDir keeps a directory with the unit's certificate and key for programs
-// that read files. Its files are links through one directory link, "current",
-// which is renamed over: a program that opens the files by way of "current" resolved
-// once sees one pair. The zero certDir keeps nothing.
+// certDir maintains a directory with the unit's certificate and key, for programs that read
+// files. Its files are links through one link to a directory, "current", which each renewal
+// replaces atomically: a program that resolves "current" once and opens the files in that
+// directory reads a matching pair. The zero certDir does nothing.
 type certDir struct {
 	path   string
 	unit   *unit.Unit
 	reload syscall.Signal
 	log    *slog.Logger
-	newer  <-chan struct{} // closed when the unit holds a newer pair than the files; nil when it holds none
-	last   string          // name of the newest pair
+	newer  <-chan struct{} // closed when the unit has a newer pair than the files; nil when the unit is closed
+	last   string          // directory name of the newest pair
 }
 
 // Names in a certificate directory.
@@ -35,7 +35,7 @@ const (
 	freshPrefix = ".pair-"
 )
 
-// certFiles are the chain, its key, and the root.
+// certFiles are the names of the certificate chain, its key and the root.
 var certFiles = []string{"tls.crt", "tls.key", "ca.crt"}
 
 // openCertDir prepares the directory and writes the first pair.
@@ -68,8 +68,8 @@ func openCertDir(c Config) (*certDir, error) {
 	return d, d.write(pair)
 }
 
-// checkMedium refuses, with "not-allowed", a directory whose files may outlive
-// the TEE's memory.
+// checkMedium refuses a directory whose files may outlive the TEE's memory with "not-allowed",
+// unless Disk is set.
 func (c Config) checkMedium() error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(c.CertDir, &fs); err != nil {
@@ -81,8 +81,8 @@ func (c Config) checkMedium() error {
 	return nil
 }
 
-// watchUpdates writes each new pair and tells the program, until ctx is done. It then
-// removes the pair and sends how that went.
+// watchUpdates writes each new pair and signals the program, until ctx is done. It then removes
+// the pairs and sends the error of the removal, or nil.
 func (d *certDir) watchUpdates(ctx context.Context, p *program) <-chan error {
 	done := make(chan error, 1)
 	if d.path == "" {
@@ -124,7 +124,7 @@ func (d *certDir) update(p *program) error {
 	return p.cmd.Process.Signal(d.reload)
 }
 
-// write puts the pair into a fresh directory and renames the link to it.
+// write writes the pair to a new directory and points the link "current" to it.
 func (d *certDir) write(pair unit.Credentials) error {
 	d.newer = pair.Replaced
 	fresh, err := os.MkdirTemp(d.path, freshPrefix)
@@ -144,7 +144,7 @@ func (d *certDir) write(pair unit.Credentials) error {
 	return d.clean(older, d.last)
 }
 
-// replaceLink makes link point to target in one step.
+// replaceLink atomically makes link point to target.
 func replaceLink(target, link string) error {
 	next := filepath.Join(filepath.Dir(link), nextName)
 	if err := os.Symlink(target, next); err != nil {
@@ -153,8 +153,8 @@ func replaceLink(target, link string) error {
 	return os.Rename(next, link)
 }
 
-// clean removes what an agent that was killed left, and all pairs but those
-// kept: the newest, and the one before, which a program may be reading.
+// clean removes leftovers of an agent that was killed, and all pairs except kept. These are the
+// newest pair and the one before it, which a program may be reading.
 func (d *certDir) clean(kept ...string) error {
 	stale, err := filepath.Glob(filepath.Join(d.path, freshPrefix+"*"))
 	if err != nil {

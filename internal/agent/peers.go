@@ -19,28 +19,29 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// RoleField is the header field in which an agent tells its program the role of
-// the unit that sent a request. It is never the sender's word.
+// RoleField is the header field that contains the role of the unit that sent a request. The
+// agent sets it from the sender's certificate, and removes any value that the sender set.
 const RoleField = "Cohort-Role"
 
-// Peer is a role that an agent's program calls: in plain HTTP at a loopback
-// address, from where the agent brings requests to units of the role over mutual
-// TLS. The program finds the URL in the variable PEER_ROLE, with the role in
-// capitals and "_" for "-", and in place of {peer.role} in its arguments.
+// Peer is a role that an agent's program calls. The program sends plain HTTP requests to a
+// loopback address, and the agent forwards them to units of the role over mutual TLS. The
+// program receives the URL in the variable PEER_ROLE, with the role in capitals and "_" for "-",
+// and in place of {peer.role} in its arguments.
 type Peer struct {
 	Role string
-	// Addresses are "host:port" of units of the role, which are trusted with
-	// nothing. One that cannot be reached is passed over.
+	// Addresses are "host:port" of units of the role. They are untrusted. The agent skips an
+	// address that it cannot connect to.
 	Addresses []string
 }
 
-// peerIdleTime is how long a connection to or from a peer is kept without a request.
+// peerIdleTime is the time after which an idle connection to a peer, or from the program, is
+// closed.
 const peerIdleTime = 2 * time.Minute
 
 // peers are the open loopback addresses of an agent, by role.
 type peers map[string]*peerProxy
 
-// peerProxy brings requests to the units of one role.
+// peerProxy forwards requests to the units of one role.
 type peerProxy struct {
 	url       string
 	addresses []string
@@ -50,7 +51,7 @@ type peerProxy struct {
 	done      sync.WaitGroup
 }
 
-// openPeers opens one loopback address for each peer.
+// openPeers starts a proxy on a loopback address for each peer.
 func (c Config) openPeers() (peers, error) {
 	all := peers{}
 	for _, peer := range c.Peers {
@@ -100,12 +101,12 @@ func (c Config) openPeer(peer Peer) (*peerProxy, error) {
 		Handler: proxy, ReadHeaderTimeout: handshakeTime, IdleTimeout: peerIdleTime,
 		ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug),
 	}
-	p.done.Go(func() { _ = p.server.Serve(l) }) // ends by close
+	p.done.Go(func() { _ = p.server.Serve(l) }) // ends when close closes the server
 	return p, nil
 }
 
-// dialPeer connects to the next address at which there is a unit that the newest policy
-// accepts.
+// dialPeer connects to a unit that the newest policy accepts. It tries the addresses in turn,
+// each call from the next one on.
 func (p *peerProxy) dialPeer(ctx context.Context, u *unit.Unit, config *tls.Config) (net.Conn, error) {
 	var faults []error
 	first := p.turn.Add(1)
@@ -127,7 +128,7 @@ func (all peers) close() {
 	}
 }
 
-// environment is what tells the program where its peers are.
+// environment returns the variables with the URLs of the program's peers.
 func (all peers) environment() []string {
 	var env []string
 	for role, p := range all {
@@ -136,7 +137,7 @@ func (all peers) environment() []string {
 	return env
 }
 
-// loadIdentities puts the peers' URLs into an argument.
+// loadIdentities replaces {peer.role} in an argument with the peer's URL.
 func (all peers) loadIdentities(arg string) string {
 	for role, p := range all {
 		arg = strings.ReplaceAll(arg, "{peer."+role+"}", p.url)

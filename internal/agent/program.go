@@ -17,29 +17,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopTime is how long a program that was asked to end may take.
+// stopTime is the time between SIGTERM and SIGKILL.
 const stopTime = 10 * time.Second
 
-// programName is argv[0] of every measured program, so that no name of the
-// host's choice reaches it.
+// programName is argv[0] of every program, so that the host cannot choose a name that the
+// program reads.
 const programName = "program"
 
-// Exit is the error of [Run] when the program ended by itself.
+// Exit is the error of [Run] if the program ended by itself.
 type Exit struct {
-	// Code is the program's exit code, or 128 and the number of the signal
-	// that ended it.
+	// Code is the program's exit code, or 128 plus the number of the signal that ended it.
 	Code int
 }
 
-// Error tells the code.
+// Error returns a text with the code.
 func (e *Exit) Error() string { return fmt.Sprintf("program ended with code %d", e.Code) }
 
-// program is a running program. It leads a process group of its own.
+// program is a running program, the leader of its own process group.
 type program struct {
 	cmd     *exec.Cmd
-	address string                  // where it is to listen
-	died    context.CancelCauseFunc // told the [*Exit]
-	ended   chan struct{}           // closed when it has ended, together with its group
+	address string                  // where the program should listen
+	died    context.CancelCauseFunc // called with the [*Exit] when the program ends
+	ended   chan struct{}           // closed when the program has ended and its process group was killed
 }
 
 // launch starts the program from its open file.
@@ -69,7 +68,7 @@ func launch(c Config, address string, peers peers, died context.CancelCauseFunc)
 	return p, <-started
 }
 
-// environment is what policy gives the program, and its port.
+// environment returns the program's variables: those of the policy, and PORT.
 func environment(given map[string]string, port string) []string {
 	env := make([]string, 0, len(given)+1)
 	for _, name := range slices.Sorted(maps.Keys(given)) {
@@ -78,9 +77,9 @@ func environment(given map[string]string, port string) []string {
 	return append(env, "PORT="+port)
 }
 
-// runProcess starts the program, says how that went, and waits for its end. It keeps
-// its thread: Linux sends the parent-death signal when the thread that forked
-// ends, whatever becomes of the process.
+// runProcess starts the program, sends the error of the start (or nil), and waits for the
+// program's end. It locks its thread, since Linux sends the parent-death signal when the thread
+// that forked ends, even if the process continues.
 func (p *program) runProcess(started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -91,8 +90,8 @@ func (p *program) runProcess(started chan<- error) {
 	}
 	defer close(p.ended)
 	p.awaitEnd()
-	p.signalGroup(syscall.SIGKILL) // what it left behind
-	p.cmd.Wait()                   // its outcome is read from the state below
+	p.signalGroup(syscall.SIGKILL) // processes that the program left running
+	p.cmd.Wait()                   // ProcessState below contains its outcome
 	status := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	exit := &Exit{Code: status.ExitStatus()}
 	if status.Signaled() {
@@ -101,19 +100,19 @@ func (p *program) runProcess(started chan<- error) {
 	p.died(exit)
 }
 
-// awaitEnd blocks until the program has ended, and leaves it unreaped, so that
-// its process group cannot become another's.
+// awaitEnd blocks until the program has ended. It does not reap the process, so that the kernel
+// cannot reuse the id of its process group.
 func (p *program) awaitEnd() {
 	for unix.Waitid(unix.P_PID, p.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
 	}
 }
 
 func (p *program) signalGroup(s syscall.Signal) {
-	_ = syscall.Kill(-p.cmd.Process.Pid, s) // only fails when no process is left
+	_ = syscall.Kill(-p.cmd.Process.Pid, s) // fails only if no process is left
 }
 
-// terminate asks the program and what it started to end, insists after a while, and
-// waits.
+// terminate sends SIGTERM to the program and the processes that it started, sends SIGKILL after
+// stopTime, and waits for the program's end.
 func (p *program) terminate() {
 	select {
 	case <-p.ended:
@@ -126,8 +125,8 @@ func (p *program) terminate() {
 	<-p.ended
 }
 
-// accepts blocks until the program accepts a connection, and refuses with
-// "unavailable" one that does not within limit.
+// accepts blocks until the program accepts a connection. If it accepts none within limit, the
+// error has the reason "unavailable".
 func (p *program) accepts(ctx context.Context, limit time.Duration) error {
 	deadline, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -16,15 +16,15 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// bufferSize is that of copying between connections, in bytes.
+// bufferSize is the size in bytes of a buffer for copying between connections.
 const bufferSize = 32 << 10
 
-// idleProgramTime is how long a connection to the program is kept without a
-// request: less than usual servers keep theirs (gunicorn 2 s, node 5 s), so that
-// no request meets one that is just being closed.
+// idleProgramTime is the time after which an idle connection to the program is closed. It is
+// shorter than in common servers (gunicorn 2 s, node 5 s), so that no request is sent on a
+// connection that the server is about to close.
 const idleProgramTime = time.Second
 
-// newProxy is a reverse proxy to the program, and what closes its idle
+// newProxy returns a reverse proxy to the program, and a function that closes its idle
 // connections.
 func newProxy(address string, log *slog.Logger) (http.Handler, func()) {
 	transport := &http.Transport{
@@ -36,13 +36,13 @@ func newProxy(address string, log *slog.Logger) (http.Handler, func()) {
 	proxy := &httputil.ReverseProxy{
 		Transport:     transport,
 		Rewrite:       func(r *httputil.ProxyRequest) { rewrite(r, address) },
-		FlushInterval: -1, // at once
+		FlushInterval: -1, // flush at once
 		BufferPool:    buffers{},
 		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			log.Debug("program did not answer", "cause", err)
 			if errors.Is(err, context.Canceled) {
-				panic(http.ErrAbortHandler) // the client is gone
+				panic(http.ErrAbortHandler) // the client has disconnected
 			}
 			w.WriteHeader(http.StatusBadGateway)
 		},
@@ -56,20 +56,20 @@ func newProxy(address string, log *slog.Logger) (http.Handler, func()) {
 	return handler, transport.CloseIdleConnections
 }
 
-// fullDuplex lets the response begin before the request has ended, which HTTP/1.1 must
-// enable. It fails only for writers that are not the server's own. A response that does
-// begin before is the last on its connection: the server of net/http panics at the next
-// request when this one was not read to its end (go.dev/issue/68560), and
-// the client would not know the outcome of that.
+// fullDuplex permits the response to start before the end of the request. For HTTP/1.1 it must
+// be enabled, which fails only for writers that are not the server's own. A response that does
+// start early is the last one on its connection: the server of net/http panics at the next
+// request if this request was not read to its end (go.dev/issue/68560), and the client would not
+// learn the outcome of that next request.
 func fullDuplex(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request) {
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	body := &watchedBody{ReadCloser: r.Body}
-	r = r.WithContext(r.Context()) // the server goes on looking at its own
+	r = r.WithContext(r.Context()) // the server keeps using the original request
 	r.Body = body
 	return lastOn{w, body}, r
 }
 
-// watchedBody remembers whether it was read to its end.
+// watchedBody records whether the body was read to its end.
 type watchedBody struct {
 	io.ReadCloser
 	ended atomic.Bool
@@ -83,8 +83,8 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// lastOn is a response that closes its connection when it begins before its request
-// was read to its end.
+// lastOn is a response that closes its connection if it starts before its request was read to
+// its end.
 type lastOn struct {
 	http.ResponseWriter
 	request *watchedBody
@@ -97,11 +97,11 @@ func (l lastOn) WriteHeader(status int) {
 	l.ResponseWriter.WriteHeader(status)
 }
 
-// Unwrap is for [http.ResponseController].
+// Unwrap returns the wrapped writer for [http.ResponseController].
 func (l lastOn) Unwrap() http.ResponseWriter { return l.ResponseWriter }
 
-// rewrite sends a request to the program, with a Forwarded header (RFC 7239) of
-// the agent's own and none of what the client says about earlier hops.
+// rewrite addresses a request to the program. It sets the header field Forwarded (RFC 7239) and
+// the sender's role, and removes fields in which the client describes earlier hops.
 func rewrite(r *httputil.ProxyRequest, address string) {
 	for name := range r.Out.Header {
 		if name == "Forwarded" || name == RoleField || name == "X-Real-Ip" || strings.HasPrefix(name, "X-Forwarded-") {
@@ -115,8 +115,8 @@ func rewrite(r *httputil.ProxyRequest, address string) {
 	r.Out.Header["Forwarded"] = []string{forwarded(r.In.RemoteAddr, r.In.Host)}
 }
 
-// forwarded is a Forwarded header. The host is the client's word, so it stays
-// inside its quotes.
+// forwarded returns the value of a Forwarded field. The client chose host, so it is quoted and
+// escaped.
 func forwarded(remote, host string) string {
 	node, _, err := net.SplitHostPort(remote)
 	switch {
@@ -128,7 +128,7 @@ func forwarded(remote, host string) string {
 	return "for=" + node + `;host="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(host) + `";proto=https`
 }
 
-// buffers lends copy buffers.
+// buffers implements [httputil.BufferPool].
 type buffers struct{}
 
 var bufferPool = sync.Pool{New: func() any { return new([bufferSize]byte) }}

@@ -17,21 +17,21 @@ import (
 	"github.com/cohort-tee/cohort/unit"
 )
 
-// Bounds of forwarding, as those of [unit.Unit.Serve].
+// Limits of forwarding, equal to those of [unit.Unit.Serve].
 const (
 	handshakeTime  = 10 * time.Second
-	forwardTime    = 10 * time.Second      // connections open at shutdown
-	acceptPause    = 50 * time.Millisecond // while no file can be opened
-	maxConnections = 10_000                // open at once
+	forwardTime    = 10 * time.Second      // for open connections to finish at shutdown
+	acceptPause    = 50 * time.Millisecond // wait while the process has no free file descriptor
+	maxConnections = 10_000                // open connections
 )
 
-// serveTCP forwards what TLS connections carry to address, until ctx is done;
-// it then lets open connections finish for at most 10 seconds. A connection
-// ends with its certificate. It closes l.
+// serveTCP forwards the bytes of TLS connections to address until ctx is done. It then lets open
+// connections finish for at most 10 seconds. A connection ends when the unit's certificate of
+// its handshake expires. serveTCP closes l.
 //
-// Handshakes are bounded as those of [unit.Unit.Serve] are, and what is forwarded counts
-// as requests in flight do. What the program speaks is not known here, and a
-// connection on which nothing moves may be as it should be: it stays.
+// The limits of [unit.Unit.Serve] apply to handshakes, and a forwarded connection counts as a
+// request in flight. Idle connections stay open: the agent does not know the program's protocol,
+// in which they may be normal.
 func serveTCP(ctx context.Context, u *unit.Unit, l net.Listener, address string) error {
 	l = u.Listen(l)
 	cut, cutAll := context.WithCancel(context.WithoutCancel(ctx))
@@ -40,7 +40,7 @@ func serveTCP(ctx context.Context, u *unit.Unit, l net.Listener, address string)
 	defer closing()
 
 	config := u.ServerTLS()
-	config.NextProtos = nil // the program's protocol has no name here
+	config.NextProtos = nil // the agent does not know the program's protocol
 	crowd := limit.NewConnections(maxConnections)
 	var open sync.WaitGroup
 	for {
@@ -56,7 +56,7 @@ func serveTCP(ctx context.Context, u *unit.Unit, l net.Listener, address string)
 		}
 		if ctx.Err() != nil {
 			if endedBy(ctx) != nil {
-				cutAll() // no connection is left to drain
+				cutAll() // the program has ended, so open connections cannot finish
 			}
 			cutting := time.AfterFunc(forwardTime, cutAll)
 			defer cutting.Stop()
@@ -68,12 +68,12 @@ func serveTCP(ctx context.Context, u *unit.Unit, l net.Listener, address string)
 			open.Wait()
 			return fmt.Errorf("accepting: %w", err)
 		}
-		_ = retry.Sleep(ctx, acceptPause) // until a file is closed
+		_ = retry.Sleep(ctx, acceptPause) // until a file descriptor is free
 	}
 }
 
-// forward completes the handshake and carries both directions of one
-// connection until both have ended, while there is room for it.
+// forward completes the handshake and forwards both directions of one connection until both have
+// ended. It aborts the connection if there are too many.
 func forward(cut context.Context, u *unit.Unit, c *tls.Conn, address string, crowd *limit.Connections) {
 	defer c.Close()
 	defer context.AfterFunc(cut, func() { abort(c) })()
@@ -108,18 +108,18 @@ func shake(ctx context.Context, c *tls.Conn) error {
 	return c.HandshakeContext(ctx)
 }
 
-// halfConn is a connection whose two directions end apart.
+// halfConn is a connection whose two directions can be closed separately.
 type halfConn interface {
 	net.Conn
 	CloseWrite() error
 }
 
-// splice copies one direction and passes its end on. A direction that breaks
-// breaks both connections: a cut-off message is never taken for a whole one.
+// splice copies one direction and forwards its end. If the direction breaks, splice aborts both
+// connections, so that the receiver never takes a truncated message for a complete one.
 func splice(to, from halfConn) {
 	buffer := buffers{}.Get()
 	defer buffers{}.Put(buffer)
-	// The wrappers hide methods that would copy with a buffer of their own.
+	// The wrappers hide ReadFrom and WriteTo, which would use buffers of their own.
 	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buffer)
 	if err == nil {
 		err = to.CloseWrite()
@@ -130,15 +130,15 @@ func splice(to, from halfConn) {
 	}
 }
 
-// abort ends a connection so that its peer sees it broken, by a reset: most TLS
-// stacks take a mere end for a good one.
+// abort resets a connection, so that its peer detects the failure: most TLS implementations
+// treat a plain TCP close as a normal end.
 func abort(c halfConn) {
 	raw := net.Conn(c)
 	if t, ok := c.(*tls.Conn); ok {
 		raw = t.NetConn()
 	}
 	if tcp, ok := raw.(interface{ SetLinger(sec int) error }); ok {
-		_ = tcp.SetLinger(0) // fails on a closed connection alone
+		_ = tcp.SetLinger(0) // fails only on a closed connection
 	}
 	raw.Close()
 }

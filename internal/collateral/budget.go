@@ -8,50 +8,50 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// What vendors are asked for on behalf of strangers. AMD's service responds to about
-// one request in ten seconds for long, and some twenty at once: most of that is for
-// unknown chips, the rest for lists and renewals.
+// Limits of requests to vendors for evidence of strangers. AMD's service permits about one
+// request in ten seconds over time, and about twenty at once. Most of these are for unknown
+// chips, the rest for revocation lists and renewals.
 const (
-	maxUnknown   = 8                // documents of unknown chips at once
+	maxUnknown   = 8                // burst of documents for unknown chips
 	everyUnknown = 30 * time.Second // one more after this
-	maxGrowth    = 8                // the same for networks whose evidence was accepted
+	maxGrowth    = 8                // burst for networks whose evidence was accepted
 	everyGrowth  = 20 * time.Second
-	maxInVain    = 2         // of both for one network, until its evidence is accepted
+	maxInVain    = 2         // burst of both for one network, until its evidence is accepted
 	everyInVain  = time.Hour // one more after this
 )
 
-// maxAccepted is how many networks are remembered whose evidence was accepted.
+// maxAccepted is the maximum number of recorded networks whose evidence was accepted.
 const maxAccepted = 4096
 
-// overBudget is a refusal by the budget, which is returned to strangers unchanged.
+// overBudget is a refusal by the budget. EndorseFor returns it unchanged.
 type overBudget struct{ error }
 
 func (o overBudget) Unwrap() error { return o.error }
 
-// budget bounds how often vendors are asked for documents of chips that strangers
-// name: by all networks together, and by each in vain. Networks whose evidence was
-// accepted have a bucket of their own, so that a cluster grows while strangers flood.
-// Each acceptance makes the share of a network whole: many machines behind one address
-// are served, and a network that makes chips up has a few tries. The zero budget
-// refuses.
+// budget limits the requests to vendors for documents of chips that strangers name: the requests
+// for all networks together, and for each network the requests in vain, after which no evidence
+// was accepted. Networks whose evidence was accepted share a bucket of their own, so that a
+// cluster can grow during a flood of strangers. Each acceptance resets the share of its network,
+// so that many machines behind one address are served while a network that invents chips has
+// only a few tries. The zero budget refuses all requests.
 type budget struct {
 	unknown, growth bucket
 	inVain          map[string]share
 	accepted        map[string]time.Time // when, by network
 }
 
-// share is what one network asked for since its evidence was accepted.
+// share counts the requests for one network since its evidence was last accepted.
 type share struct {
 	asked float64
 	at    time.Time
 }
 
-// bucket holds at most so many tokens, and gains one each so often.
+// bucket is a token bucket of at most most tokens. It gains one token in each interval every.
 type bucket struct {
 	left  float64
 	most  int
 	every time.Duration
-	at    time.Time // when left was right; zero before the first take
+	at    time.Time // time of the last update of left; zero before the first token is taken
 }
 
 func newBudget() budget {
@@ -62,7 +62,7 @@ func newBudget() budget {
 	}
 }
 
-// takeToken reports whether there was a token, and takes it.
+// takeToken takes a token if one is left, and reports whether it did.
 func (b *bucket) takeToken(now time.Time) bool {
 	if !b.at.IsZero() {
 		b.left = min(float64(b.most), b.left+float64(max(0, now.Sub(b.at)))/float64(b.every))
@@ -74,8 +74,8 @@ func (b *bucket) takeToken(now time.Time) bool {
 	return true
 }
 
-// charge counts one document for an address, or refuses it with "rate" and the quota
-// that is spent.
+// charge charges one document to an address. If a quota is used up, charge refuses with "rate"
+// and names the quota.
 func (b *budget) charge(address string, now time.Time) error {
 	from := network(address)
 	mine := b.inVain[from].decayed(now)
@@ -86,7 +86,7 @@ func (b *budget) charge(address string, now time.Time) error {
 	if !(known && b.growth.takeToken(now)) && !b.unknown.takeToken(now) {
 		return quotaRefusal("unknown chips, of all addresses", maxUnknown, everyUnknown)
 	}
-	for network, other := range b.inVain { // it grows by one for each token
+	for network, other := range b.inVain { // each token adds at most one entry to the map
 		if other.decayed(now).asked == 0 {
 			delete(b.inVain, network)
 		}
@@ -95,8 +95,8 @@ func (b *budget) charge(address string, now time.Time) error {
 	return nil
 }
 
-// refund returns a request that the vendor did not serve: the sender is not
-// to blame.
+// refund undoes the charge for a request that the vendor did not serve, which is not the
+// sender's fault.
 func (b *budget) refund(address string) {
 	from := network(address)
 	if mine, there := b.inVain[from]; there {
@@ -105,8 +105,8 @@ func (b *budget) refund(address string) {
 	}
 }
 
-// recordAccepted makes the share of an address whole, and remembers its network. The one that
-// was accepted longest ago makes room.
+// recordAccepted resets the share of an address's network and records the network as accepted.
+// If there are too many, it removes the network with the oldest acceptance.
 func (b *budget) recordAccepted(address string, now time.Time) {
 	from := network(address)
 	delete(b.inVain, from)
@@ -122,7 +122,7 @@ func (b *budget) recordAccepted(address string, now time.Time) {
 	b.accepted[from] = now
 }
 
-// decayed is the share as of now.
+// decayed returns the share at the time now: it decays by one request each everyInVain.
 func (s share) decayed(now time.Time) share {
 	s.asked = max(0, s.asked-float64(max(0, now.Sub(s.at)))/float64(everyInVain))
 	s.at = now
@@ -133,7 +133,8 @@ func quotaRefusal(quota string, most int, every time.Duration) error {
 	return overBudget{wire.Refuse(wire.TooMany, "collateral: documents of "+quota, fmt.Sprintf("more than %d", most), fmt.Sprintf("%d, and one more each %v", most, every))}
 }
 
-// network is what one stranger has for sure: an IPv4 address, or 64 bits of IPv6.
+// network returns the key of a stranger's share: an IPv4 address, or the /64 network of an IPv6
+// address, since one host has all addresses of the latter.
 func network(address string) string {
 	ip, err := netip.ParseAddr(address)
 	if with, portErr := netip.ParseAddrPort(address); err != nil && portErr == nil {

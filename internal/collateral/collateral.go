@@ -1,23 +1,23 @@
-// Package collateral finds what TEE vendors state beside evidence: certificates of
-// chips, revocation lists, statements on firmware. It keeps them, renews them
-// before they end, and never runs inside appraisal.
+// Package collateral provides endorsements (RFC 9334), documents of TEE vendors that appraisal
+// needs in addition to evidence: certificates of chips, revocation lists, and statements on
+// firmware. It caches the documents and renews them before they expire. It never runs inside
+// appraisal.
 //
-// It trusts no source and is trusted with availability only. What to ask for is
-// read out of evidence that was not checked yet, and what comes back is
-// checked by the appraiser, each time it is used. Here a document need only have
-// its form, for its end is read out of it, and a list or statement that ends
-// before the one at hand is refused, so that a mirror cannot turn time back. The time
-// of fetching is set by this package alone, and ignored where it is in the future.
+// It trusts no source, and only availability depends on it. It reads the names of documents from
+// unverified evidence, and the appraiser verifies the documents each time it uses them. This
+// package only parses a document to read its expiry. It refuses a revocation list or statement
+// that expires before the cached one, so that a mirror cannot serve older documents. Only this
+// package sets the time of fetching, and it ignores such a time in the future.
 //
-// Vendors limit the rate. So evidence of strangers is screened before anything is
-// fetched for it, documents of unknown chips have a small budget of their own, with
-// a share for each address, and what all chips need (lists, statements on the
-// vendor's own software, chains) is never evicted for them.
+// Vendors limit the rate of requests. So the package screens evidence of strangers before it
+// fetches documents for it, and limits requests for unknown chips by a small budget with a share
+// for each address. It never evicts documents that all chips need (revocation lists, statements
+// on the vendor's own software, certificate chains) to cache those of one chip.
 //
-// Documents come from a directory, from the vendor or from its mirror. A
-// vendor who is down or limits the rate is left alone for a while; meanwhile
-// what is at hand is given, past its end too, for the appraiser to refuse with
-// reason "expired". Evidence of platforms without collateral gets none.
+// Documents come from a directory, from the vendor or from a mirror of the vendor. After a
+// vendor failed or limited the rate, the package sends it no requests for a while. Meanwhile it
+// returns cached documents, even expired ones, which the appraiser refuses with reason
+// "expired". Platforms without collateral need no documents.
 //
 //	c := collateral.New(collateral.Config{Documents: platforms.Supported().Documents, Sources: map[string]string{"amd": amd}})
 //	go c.Run(ctx) // renews
@@ -45,69 +45,69 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Config states where documents come from. A source that is left out is not asked.
+// Config configures the sources of documents. No request is sent to a source that is not listed.
 type Config struct {
-	// Documents lists the documents that belong to evidence: platforms.Table.Documents.
+	// Documents returns the documents that evidence needs: platforms.Table.Documents.
 	Documents func(unverified attest.Evidence) []attest.Document
-	// Mirror holds documents as files, by the names of
-	// docs/how-to/collateral.md and [Status]; it is asked first. It is for closed networks.
+	// Mirror contains documents as files, with the names of docs/how-to/collateral.md and
+	// [Status]. It is read first. It is for closed networks.
 	Mirror fs.FS
-	// Sources are the URLs of the vendors' services or of mirrors with the same paths,
-	// by the names of platforms.Table.Sources. A source whose value is its name has
-	// each document where the evidence states.
+	// Sources are the URLs of the vendors' services, or of mirrors with the same paths, by the
+	// names of platforms.Table.Sources. If the value of a source is the source's own name,
+	// documents are fetched from the URLs that the evidence states.
 	Sources map[string]string
-	// Client asks them. Nil is http.DefaultClient.
+	// Client sends the requests. Nil means http.DefaultClient.
 	Client *http.Client
-	// Cache keeps documents across restarts. Nil keeps them in memory only.
+	// Cache stores documents across restarts. Nil means that they are stored only in memory.
 	Cache Cache
-	// Clock reports the time. Nil is time.Now.
+	// Clock returns the current time. Nil means time.Now.
 	Clock func() time.Time
 }
 
-// Document is what a vendor published, unchecked. Its JSON is what a [Cache] keeps.
+// Document is an unverified document of a vendor. A [Cache] stores its JSON encoding.
 type Document struct {
 	Content []byte
-	Chain   []byte        // certificates of the signer, where they come apart; PEM
-	Fetched time.Time     // zero where it is not known
-	Expires time.Time     `json:"-"` // read out of Content and Chain, and nowhere else
-	OfChip  bool          `json:"-"` // of one chip or model; such make room for one another
-	digest  attest.Digest // of Content, once it is at hand
+	Chain   []byte        // certificates of the signer in PEM, if they are separate from Content
+	Fetched time.Time     // zero if unknown
+	Expires time.Time     `json:"-"` // read only from Content and Chain
+	OfChip  bool          `json:"-"` // whether it is of one chip or model; only such documents are evicted
+	digest  attest.Digest // digest of Content, set when it is loaded or fetched
 }
 
-// Cache keeps documents by their names, as well as it can. It
-// returns only what was stored under the name: no vendor signs the time of fetching.
-// It is called concurrently.
+// Cache stores documents by name, on a best-effort basis. Load must return only a document that
+// was stored under that name, since no vendor's signature protects the time of fetching. A Cache
+// must be safe for concurrent use.
 type Cache interface {
-	// Load returns the zero Document where there is none.
+	// Load returns the zero Document if there is none.
 	Load(ctx context.Context, name string) Document
 	Store(ctx context.Context, name string, d Document)
 }
 
-// Stranger is the sender of evidence that is not appraised yet.
+// Stranger is the sender of evidence that was not yet appraised.
 type Stranger struct {
-	Address string // "host:port" or a host; of IPv6 the first 64 bits count
-	// Screen refuses what can be refused without a document. It is called before a
-	// vendor is asked, and not where all is at hand; it may be called again.
+	Address string // "host:port" or a host; quotas count an IPv6 address by its first 64 bits
+	// Screen refuses evidence that can be refused without documents. It is called before each
+	// request to a vendor, and not at all if all documents are cached.
 	Screen func() error
 }
 
-// Bounds of the memory, at about 10 KiB for a document. Chips that were used least
-// lately make room for others; what all chips need does not.
+// Maximum numbers of documents in memory, of about 10 KiB each. The least recently used document
+// of a chip is evicted for a new one; documents that all chips need are not evicted.
 const (
 	maxChips  = 4096
-	maxShared = 256 // of three vendors, with all their generations, there are some 30
+	maxShared = 256 // three vendors with all their generations need about 30
 )
 
 // Times of renewal.
 const (
 	tick     = time.Minute
-	daily    = 24 * time.Hour     // lists and statements are renewed at least so often
-	idle     = 7 * 24 * time.Hour // what was not requested for so long is forgotten
-	absence  = 10 * time.Minute   // what a vendor does not have is not asked for again before
-	patience = 15 * time.Second   // for one document
+	daily    = 24 * time.Hour     // revocation lists and statements are renewed at least this often
+	idle     = 7 * 24 * time.Hour // documents not used for this long are dropped
+	absence  = 10 * time.Minute   // wait before a document that its vendor did not have is requested again
+	patience = 15 * time.Second   // time limit for one document
 )
 
-// Collateral returns endorsements. It is safe for concurrent use.
+// Collateral fetches and caches endorsements. It is safe for concurrent use.
 type Collateral struct {
 	config  Config
 	flights singleflight.Group
@@ -118,14 +118,15 @@ type Collateral struct {
 	budget  budget                 // guarded by mu
 }
 
-// vendorLine is what the back-off of a vendor counts for: a limit on requests for chips,
-// which strangers name, does not end requests for lists.
+// vendorLine is the key of a back-off. Requests for documents of chips, which strangers name,
+// have a back-off of their own, so that a vendor's limit on them does not stop requests for
+// revocation lists.
 type vendorLine struct {
 	host   string
 	ofChip bool
 }
 
-// New makes a Collateral that has nothing yet.
+// New makes a Collateral without documents.
 func New(c Config) *Collateral {
 	if c.Client == nil {
 		c.Client = http.DefaultClient
@@ -136,20 +137,21 @@ func New(c Config) *Collateral {
 	return &Collateral{config: c, entries: map[string]*entry{}, vendors: map[vendorLine]backoff{}, budget: newBudget()}
 }
 
-// Endorse returns what belongs to evidence and did not come with it. It asks
-// vendors only for what is not at hand. A revocation list that cannot be fetched is
-// left out, because policy states what that means, and so is a statement that came
-// with the evidence; without any other document it refuses with "unavailable". In
-// role [attest.RoleChecked] it states when it had the lists and statements. It is for
-// evidence of one's own: for that of others there is [Collateral.EndorseFor].
+// Endorse returns the endorsements that evidence needs but does not contain. It sends requests
+// to vendors only for documents without a current copy. It omits a revocation list that cannot
+// be fetched, because policy defines what that means, and a statement that cannot be fetched but
+// came with the evidence. If any other document is missing, it refuses with "unavailable". The
+// role [attest.RoleChecked] contains the times at which revocation lists and statements were
+// fetched. Endorse is for the caller's own evidence; for evidence of other parties use
+// [Collateral.EndorseFor].
 func (c *Collateral) Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsements, error) {
 	return c.endorse(ctx, e, nil)
 }
 
-// EndorseFor is Endorse for evidence of a stranger. Screen is called before a vendor
-// is asked, and its refusal is returned unchanged. Documents of unknown chips are
-// fetched no more often than the budget of all strangers and the share of this one
-// allow; beyond it EndorseFor refuses with "rate".
+// EndorseFor is Endorse for evidence of a stranger. It calls Screen before it sends a request to
+// a vendor, and returns its refusal unchanged. Documents of unknown chips count against the
+// budget of all strangers and the share of this stranger; when one is used up, EndorseFor
+// refuses with "rate".
 func (c *Collateral) EndorseFor(ctx context.Context, e attest.Evidence, s Stranger) (attest.Endorsements, error) {
 	if s.Screen == nil {
 		return nil, wire.Refuse(wire.BadRequest, "collateral: stranger", "a stranger without Screen", "a Screen function")
@@ -157,8 +159,8 @@ func (c *Collateral) EndorseFor(ctx context.Context, e attest.Evidence, s Strang
 	return c.endorse(ctx, e, &s)
 }
 
-// RecordAccepted notes that evidence from an address was accepted: what was fetched for it
-// was not fetched in vain, and its share is whole again.
+// RecordAccepted records that evidence from an address was accepted. It resets the share of the
+// address.
 func (c *Collateral) RecordAccepted(address string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -184,7 +186,7 @@ func (c *Collateral) endorse(ctx context.Context, e attest.Evidence, s *Stranger
 			switch {
 			case err == nil:
 				d = fresh
-			case len(d.Content) > 0: // past its end, for the appraiser to refuse
+			case len(d.Content) > 0: // expired: the appraiser refuses it
 			case it.Kind == attest.RevocationListDocument || brought:
 				continue
 			case errors.As(err, &spent):
@@ -207,8 +209,8 @@ func (c *Collateral) endorse(ctx context.Context, e attest.Evidence, s *Stranger
 	return endorsed, nil
 }
 
-// Run renews documents before they end, until ctx does. Without it they are
-// renewed only once they have ended.
+// Run renews documents before they expire, until ctx is done. Without Run, documents are renewed
+// only after they have expired.
 func (c *Collateral) Run(ctx context.Context) {
 	every := time.NewTicker(tick)
 	defer every.Stop()
@@ -226,14 +228,14 @@ func (c *Collateral) Run(ctx context.Context) {
 
 // Status is the state of one document.
 type Status struct {
-	Name    string    // as in a mirror directory
-	Role    string    // in endorsements
-	Fetched time.Time // its age counts from here; zero while there is none
+	Name    string    // file name in a mirror directory
+	Role    string    // role in endorsements
+	Fetched time.Time // start of its age; zero if there is no document
 	Expires time.Time
-	Fault   error // why it could not be renewed; nil when it could
+	Fault   error // error of the last renewal; nil if it succeeded
 }
 
-// Stats is the state of every document that was asked for lately, by name.
+// Stats returns the state of every document in memory, sorted by name.
 func (c *Collateral) Stats() []Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -245,14 +247,14 @@ func (c *Collateral) Stats() []Status {
 	return out
 }
 
-// item is one document, and where it is asked for.
+// item is a document and the URL from which it is fetched.
 type item struct {
 	attest.Document
-	url string // empty when no service is asked
+	url string // empty if it has no source on the network
 }
 
-// items lists the documents that belong to evidence, as far as it can be read.
-// Nothing in it is verified, so a document may be of another chip or of none.
+// items returns the documents that evidence needs, as far as the evidence can be parsed. The
+// evidence is unverified, so a document may be of a different chip or of none.
 func (c *Collateral) items(e attest.Evidence) []item {
 	if c.config.Documents == nil {
 		return nil
@@ -262,7 +264,7 @@ func (c *Collateral) items(e attest.Evidence) []item {
 		it := item{Document: d}
 		switch base := c.config.Sources[d.Source]; {
 		case base == "" && d.URL != "":
-			continue // evidence alone states where it is, and no source is asked
+			continue // only the evidence states its URL, and its source is not listed
 		case base == "":
 		case base == d.Source && d.URL != "":
 			it.url = d.URL
@@ -274,10 +276,10 @@ func (c *Collateral) items(e attest.Evidence) []item {
 	return items
 }
 
-// maxChain bounds the certificates of one text.
+// maxChain is the maximum number of certificates in one chain.
 const maxChain = 8
 
-// expiry reads when a document ends: the first of its parts.
+// expiry returns the expiry of a document: the earliest expiry of its parts.
 func (it item) expiry(d Document) (time.Time, error) {
 	switch {
 	case it.Kind == attest.RevocationListDocument:
@@ -298,7 +300,8 @@ func (it item) expiry(d Document) (time.Time, error) {
 	return cert.NotAfter, nil
 }
 
-// statementExpiry is when a statement ends: itself, or the certificates of its signer.
+// statementExpiry returns the expiry of a statement or of its signer's certificates, whichever
+// is earlier.
 func (it item) statementExpiry(d Document) (time.Time, error) {
 	end, err := it.Expires(d.Content)
 	if err != nil || it.Chain == "" {

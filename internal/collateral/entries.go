@@ -17,18 +17,17 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// entry is what is known of one document.
+// entry is the state of one document.
 type entry struct {
 	item  item
-	doc   Document // without content while there is none
-	fault error    // of the last try; nil when it went well
+	doc   Document // zero if there is none
+	fault error    // error of the last attempt to fetch; nil if it succeeded
 	retry time.Time
 	used  time.Time
 }
 
-// cached is the document at hand, in memory or in the cache, and whether it is
-// current: it has not ended, and was fetched in the past. A time of fetching in the
-// future is ignored.
+// cached returns a document from memory or the cache. The document is current if it has not
+// expired and was fetched in the past. A time of fetching in the future is ignored.
 func (c *Collateral) cached(ctx context.Context, it item) (d Document, current bool) {
 	now := c.config.Clock()
 	c.mu.Lock()
@@ -49,7 +48,7 @@ func (c *Collateral) cached(ctx context.Context, it item) (d Document, current b
 	return d, !d.Fetched.IsZero() && now.Before(d.Expires)
 }
 
-// loadCached reads a document in the cache. Its end is read out of it, as of a new one.
+// loadCached loads a document from the cache, and parses its expiry as for a new document.
 func (c *Collateral) loadCached(ctx context.Context, it item) Document {
 	if c.config.Cache == nil {
 		return Document{}
@@ -66,9 +65,9 @@ func (c *Collateral) loadCached(ctx context.Context, it item) Document {
 	return d
 }
 
-// remember adds an entry, unless a concurrent call just did. Where there is no room,
-// the chip that was used least lately makes some for another; documents that all
-// chips need are then kept for this once only. The caller holds mu.
+// remember adds an entry unless there is one already, and returns the entry. If memory is full,
+// an entry of a chip replaces the least recently used one; an entry that all chips need is not
+// added. The caller holds mu.
 func (c *Collateral) remember(e *entry) *entry {
 	if known := c.entries[e.item.Name]; known != nil {
 		return known
@@ -92,7 +91,7 @@ func (c *Collateral) remember(e *entry) *entry {
 	return e
 }
 
-// dueItems lists what should be renewed now, and forgets what is not used.
+// dueItems returns the documents to renew now, and drops documents that are not in use.
 func (c *Collateral) dueItems() []item {
 	now := c.config.Clock()
 	c.mu.Lock()
@@ -109,7 +108,8 @@ func (c *Collateral) dueItems() []item {
 	return items
 }
 
-// renewAt is when a document should be renewed: after two thirds of its validity.
+// renewAt returns the time at which to renew a document: after two thirds of its validity, but
+// for revocation lists and statements after at most a day.
 func (e *entry) renewAt() time.Time {
 	at := e.doc.Fetched.Add(e.doc.Expires.Sub(e.doc.Fetched) / 3 * 2)
 	if day := e.doc.Fetched.Add(daily); e.item.Kind != attest.CertificateDocument && day.Before(at) {
@@ -118,10 +118,10 @@ func (e *entry) renewAt() time.Time {
 	return at
 }
 
-// renew fetches a document anew, for a stranger or, with none, on our own account.
-// Concurrent callers share one fetch, strangers only with others of their network, so
-// that a refusal by the budget concerns one network. A caller that leaves does not
-// end it for the others.
+// renew fetches a new copy of a document, for a stranger if s is not nil. Concurrent callers
+// share one fetch. For a document of a chip, strangers share it only within their network, so
+// that a refusal by the budget affects one network only. The fetch continues if the context of
+// one caller ends.
 func (c *Collateral) renew(ctx context.Context, it item, s *Stranger) (Document, error) {
 	flight := it.Name
 	if s != nil && it.OfChip {
@@ -140,10 +140,10 @@ func (c *Collateral) renew(ctx context.Context, it item, s *Stranger) (Document,
 	}
 }
 
-// replace fetches a document and puts it in the place of the one at hand, unless
-// that is newer.
+// replace fetches a document and stores it in place of the current copy, unless that copy is
+// newer.
 func (c *Collateral) replace(ctx context.Context, it item, s *Stranger) (Document, error) {
-	if s != nil { // another flight may have ended since it was looked for
+	if s != nil { // another fetch may have stored it in the meantime
 		if d, current := c.cached(ctx, it); current {
 			return d, nil
 		}
@@ -158,15 +158,14 @@ func (c *Collateral) replace(ctx context.Context, it item, s *Stranger) (Documen
 	return fresh, nil
 }
 
-// record notes what came of fetching a document. One that has ended already, or is
-// older than what is at hand, is all that its source has for now, so it is not
-// asked again for a while.
+// record records the result of a fetch. If the fetched document has expired, or is older than
+// the stored one, its source has no newer one for now, so no request for it is sent for a while.
 func (c *Collateral) record(it item, fresh Document, err error) error {
 	now := c.config.Clock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.entries[it.Name]; e == nil && it.OfChip && err != nil {
-		return err // a chip without a document takes no room
+		return err // a chip without a document gets no entry
 	}
 	e := c.remember(&entry{item: it, used: now})
 	if end := e.doc.Expires; err == nil && it.Kind != attest.CertificateDocument && fresh.Expires.Before(end) {
@@ -182,23 +181,23 @@ func (c *Collateral) record(it item, fresh Document, err error) error {
 	return err
 }
 
-// maxDocument bounds a document in bytes: AMD's lists have under 10 KiB, Intel's
-// statements under 30.
+// maxDocument is the maximum size of a document in bytes. AMD's revocation lists have less than
+// 10 KiB, Intel's statements less than 30 KiB.
 const maxDocument = 1 << 20
 
-// vendorBackoff is the wait while a vendor does not respond, or refuses.
+// vendorBackoff is the wait after a vendor did not respond or limited the rate.
 var vendorBackoff = retry.Backoff{First: time.Second, Max: 10 * time.Minute}
 
-// mostWait is the longest wait that a vendor can ask for.
+// mostWait is the longest Retry-After of a vendor that is obeyed.
 const mostWait = time.Hour
 
-// backoff states until when a vendor is left alone.
+// backoff is the time until which a vendor receives no requests, after consecutive failures.
 type backoff struct {
 	failures int
 	until    time.Time
 }
 
-// fetch gets a document from the directory, or else from the vendor.
+// fetch reads a document from the directory, or requests it from the vendor.
 func (c *Collateral) fetch(ctx context.Context, it item, s *Stranger) (Document, error) {
 	d, err := c.readMirror(it)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -214,8 +213,8 @@ func (c *Collateral) fetch(ctx context.Context, it item, s *Stranger) (Document,
 	return d, err
 }
 
-// readMirror reads a document in the directory. The age of a file is the document's; a
-// file of a time to come is refused, which is looked at once that time has come.
+// readMirror reads a document from the directory. The modification time of its file is the time
+// of fetching. A file with a time in the future is refused until that time.
 func (c *Collateral) readMirror(it item) (Document, error) {
 	if c.config.Mirror == nil {
 		return Document{}, fs.ErrNotExist
@@ -234,7 +233,7 @@ func (c *Collateral) readMirror(it item) (Document, error) {
 	return d, err
 }
 
-// readFile reads a file of the directory.
+// readFile reads a file from the directory.
 func (c *Collateral) readFile(name string) ([]byte, error) {
 	f, err := c.config.Mirror.Open(name)
 	if err != nil {
@@ -244,7 +243,7 @@ func (c *Collateral) readFile(name string) ([]byte, error) {
 	return readBounded(f)
 }
 
-// readBounded reads at most what a document may have.
+// readBounded reads r to its end, and refuses more than maxDocument bytes.
 func readBounded(r io.Reader) ([]byte, error) {
 	content, err := io.ReadAll(io.LimitReader(r, maxDocument+1))
 	if err == nil && len(content) > maxDocument {
@@ -253,7 +252,7 @@ func readBounded(r io.Reader) ([]byte, error) {
 	return content, err
 }
 
-// requestDocument asks the vendor, unless it is to be left alone.
+// requestDocument requests a document from its vendor, unless mayAsk refuses.
 func (c *Collateral) requestDocument(ctx context.Context, it item, s *Stranger) (Document, error) {
 	if it.url == "" {
 		return Document{}, errors.New("no such file, and no source to ask")
@@ -288,8 +287,9 @@ func (c *Collateral) requestDocument(ctx context.Context, it item, s *Stranger) 
 	return d, err
 }
 
-// mayAsk refuses to ask a vendor that is to be left alone, or for what it did not
-// have a short while ago, or for more chips than strangers may name.
+// mayAsk refuses a request to a vendor during its back-off, a request for a document that the
+// vendor did not have a short time ago, and a stranger's request for an unknown chip that
+// exceeds the budget.
 func (c *Collateral) mayAsk(it item, asked vendorLine, s *Stranger) error {
 	now := c.config.Clock()
 	c.mu.Lock()
@@ -310,7 +310,7 @@ func (c *Collateral) mayAsk(it item, asked vendorLine, s *Stranger) error {
 	return nil
 }
 
-// checkStatus reads the status of a response, and notes what follows from it.
+// checkStatus returns an error unless the status of a response is 200, and updates the back-off.
 func (c *Collateral) checkStatus(it item, asked vendorLine, s *Stranger, r *http.Response) error {
 	switch status := r.StatusCode; {
 	case status == http.StatusOK:
@@ -326,7 +326,8 @@ func (c *Collateral) checkStatus(it item, asked vendorLine, s *Stranger, r *http
 	return fmt.Errorf("%s responded with %s", asked.host, r.Status)
 }
 
-// recordMissing notes that a vendor responds, but not with this document.
+// recordMissing records that a vendor responded without this document, so that it is not
+// requested again for a while.
 func (c *Collateral) recordMissing(it item) {
 	now := c.config.Clock()
 	c.mu.Lock()
@@ -334,8 +335,8 @@ func (c *Collateral) recordMissing(it item) {
 	c.remember(&entry{item: it, used: now}).retry = now.Add(absence)
 }
 
-// failed leaves a vendor alone: for twice as long each time, and for as long as
-// it asks.
+// failed starts a vendor's back-off: twice as long after each consecutive failure, and at least
+// as long as wanted.
 func (c *Collateral) failed(asked vendorLine, s *Stranger, wanted time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -347,7 +348,7 @@ func (c *Collateral) failed(asked vendorLine, s *Stranger, wanted time.Duration)
 	}
 }
 
-// retryAfter reads the header, seconds or a date (RFC 9110, section 10.2.3).
+// retryAfter parses a Retry-After field (RFC 9110, section 10.2.3), in seconds or as a date.
 func retryAfter(value string, now time.Time) time.Duration {
 	var wait time.Duration
 	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {

@@ -8,12 +8,12 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// maxAddresses bounds the memory of buckets. When it is exceeded all addresses start with full
-// buckets.
+// maxAddresses limits the number of buckets. When it is exceeded, all buckets are dropped and
+// addresses start with full ones.
 const maxAddresses = 4096
 
-// Buckets are token buckets, one for each remote address, with a burst of two seconds. It is
-// safe for concurrent use.
+// Buckets are token buckets, one for each remote address, with a burst of twice the tokens per
+// second. It is safe for concurrent use.
 type Buckets struct {
 	perSecond int
 
@@ -21,17 +21,17 @@ type Buckets struct {
 	sources map[netip.Addr]*rate.Limiter // guarded by mu
 }
 
-// NewBuckets makes buckets that fill with perSecond tokens a second, at least 1.
+// NewBuckets makes buckets that gain perSecond tokens per second, at least 1.
 func NewBuckets(perSecond int) *Buckets {
 	return &Buckets{perSecond: perSecond, sources: make(map[netip.Addr]*rate.Limiter)}
 }
 
-// TakeToken reports whether there was a token for a remote "host:port", and takes it.
+// TakeToken takes a token of a remote "host:port" if one is left, and reports whether it did.
 func (b *Buckets) TakeToken(remote string, at time.Time) bool {
 	return b.bucketOf(remote).AllowN(at, 1)
 }
 
-// bucketOf is the bucket of the address of a remote "host:port".
+// bucketOf returns the bucket of a remote "host:port".
 func (b *Buckets) bucketOf(remote string) *rate.Limiter {
 	ip := AddressOf(remote)
 	b.mu.Lock()

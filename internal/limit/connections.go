@@ -10,33 +10,34 @@ import (
 	"sync/atomic"
 )
 
-// Connections bounds the open connections of a server. When the bound is exceeded, the address
-// with the most connections without a running request loses the one of them that has waited
-// longest. So half-open connections cannot keep honest clients out, nor exhaust memory, and a
-// flood from some addresses closes its own connections. It is safe for concurrent use.
+// Connections limits the open connections of a server. A connection waits while no request runs
+// on it. When the limit is exceeded, Connections chooses the address with the most waiting
+// connections and closes the longest-waiting one. So half-open connections can neither keep
+// honest clients out nor exhaust memory, and a flood from some addresses closes only connections
+// of these addresses. It is safe for concurrent use.
 type Connections struct {
 	most    int
 	crowded atomic.Int64
 
 	mu       sync.Mutex
-	excluded int                            // guarded by mu: open connections that another quota bounds
+	excluded int                            // guarded by mu: number of open connections that Exclude took out of the count
 	open     map[net.Conn]*connection       // guarded by mu
-	waiting  map[netip.Addr]*waitingAddress // guarded by mu: of the addresses below
-	crowds   waitingHeap                    // guarded by mu: addresses with any that waits
+	waiting  map[netip.Addr]*waitingAddress // guarded by mu: the addresses in crowds
+	crowds   waitingHeap                    // guarded by mu: addresses with waiting connections
 }
 
 // connection is an open connection.
 type connection struct {
 	from  netip.Addr
-	place *list.Element // among the waiting connections of its address; nil while a request is running
+	place *list.Element // element in the list of its address's waiting connections; nil while a request runs
 }
 
-// NewConnections bounds them to most, which is at least 1.
+// NewConnections permits at most most open connections, at least 1.
 func NewConnections(most int) *Connections {
 	return &Connections{most: most, open: make(map[net.Conn]*connection), waiting: make(map[netip.Addr]*waitingAddress)}
 }
 
-// Track is the ConnState of an http.Server.
+// Track is the ConnState hook of an [http.Server].
 func (c *Connections) Track(conn net.Conn, state http.ConnState) {
 	if crowded := c.recordState(conn, state); crowded != nil {
 		c.crowded.Add(1)
@@ -44,11 +45,11 @@ func (c *Connections) Track(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// Crowded is how many were closed because there was one too many.
+// Crowded returns the number of connections that were closed because the limit was exceeded.
 func (c *Connections) Crowded() int64 { return c.crowded.Load() }
 
-// Exclude takes one connection that is at work out of the count until back is called, which
-// is once: another quota bounds how many there are of those.
+// Exclude takes one connection with a running request out of the count until back is called. The
+// caller limits such connections by another quota, and calls back once.
 func (c *Connections) Exclude() (back func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -60,8 +61,8 @@ func (c *Connections) Exclude() (back func()) {
 	}
 }
 
-// recordState records the new state and returns the connection to be closed, or nil. It counts
-// the returned connection as closed at once; that connection's own goroutine reports it later.
+// recordState records the new state and returns the connection to close, or nil. It counts the
+// returned connection as closed at once, although the server reports StateClosed later.
 func (c *Connections) recordState(conn net.Conn, state http.ConnState) net.Conn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -90,8 +91,7 @@ func (c *Connections) recordState(conn net.Conn, state http.ConnState) net.Conn 
 	return crowded
 }
 
-// addWaiting puts a connection behind the others of its address that wait. The caller
-// holds mu.
+// addWaiting appends a connection to the waiting ones of its address. The caller holds mu.
 func (c *Connections) addWaiting(k *connection, conn net.Conn) {
 	a := c.waiting[k.from]
 	if a == nil {
@@ -119,14 +119,14 @@ func (c *Connections) removeWaiting(k *connection) {
 	heap.Fix(&c.crowds, a.index)
 }
 
-// waitingAddress is an address with its connections that wait, the longest first.
+// waitingAddress has the waiting connections of one address, the longest-waiting first.
 type waitingAddress struct {
 	from    netip.Addr
-	waiting *list.List // of net.Conn; never empty in a heap at rest
-	index   int        // in the heap
+	waiting *list.List // of net.Conn; never empty while mu is free
+	index   int        // index in the heap
 }
 
-// waitingHeap is a heap, the address with the most waiting connections first.
+// waitingHeap is a heap with the address with the most waiting connections at the top.
 type waitingHeap []*waitingAddress
 
 func (c waitingHeap) Len() int           { return len(c) }
@@ -136,7 +136,7 @@ func (c waitingHeap) Swap(i, j int) {
 	c[i].index, c[j].index = i, j
 }
 
-// Push and Pop are for container/heap alone.
+// Push and Pop implement heap.Interface.
 func (c *waitingHeap) Push(x any) {
 	a := x.(*waitingAddress)
 	a.index = len(*c)
@@ -151,7 +151,7 @@ func (c *waitingHeap) Pop() any {
 	return a
 }
 
-// rawConn is the connection below TLS: closing it never waits for the peer.
+// rawConn returns the connection below TLS, whose Close never waits for the peer.
 func rawConn(c net.Conn) net.Conn {
 	if outer, ok := c.(interface{ NetConn() net.Conn }); ok {
 		return outer.NetConn()

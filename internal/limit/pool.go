@@ -6,19 +6,20 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Pool is a number of places of which each holder takes at most a share, even if more are
-// free: long waits of some do not keep others out. It is safe for concurrent use.
+// Pool limits concurrent operations. Each holder can have at most a fixed share of the places,
+// even if more are free, so that long waits of some holders do not keep others out. It is safe
+// for concurrent use.
 type Pool[K comparable] struct {
 	what        string
 	most, share int
 
 	mu       sync.Mutex
 	taken    int       // guarded by mu
-	byHolder map[K]int // guarded by mu: by each holder that has any
+	byHolder map[K]int // guarded by mu: places of each holder, without zeros
 }
 
-// NewPool makes most places, of which one holder takes at most share. What names the
-// quota, in refusals and metrics.
+// NewPool makes a pool of most places, of which one holder can have at most share. The quota has
+// the name what in refusals and metrics.
 func NewPool[K comparable](what string, most, share int) *Pool[K] {
 	return &Pool[K]{what: what, most: most, share: share, byHolder: make(map[K]int)}
 }
@@ -48,7 +49,7 @@ func (p *Pool[K]) Release(by K) {
 	}
 }
 
-// InUse is how many places are taken.
+// InUse returns the number of places that are taken.
 func (p *Pool[K]) InUse() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

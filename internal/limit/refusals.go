@@ -5,15 +5,15 @@ import (
 	"sync"
 )
 
-// Refusals counts refusals by the quota that refused them. The zero Refusals is ready for use,
-// by concurrent callers.
+// Refusals counts refusals by quota. The zero Refusals is ready for use. It is safe for
+// concurrent use.
 type Refusals struct {
 	mu     sync.Mutex
 	counts map[string]uint64 // guarded by mu: by quota
 }
 
-// Count counts a refusal by a quota, and no other error. There are few quotas, and no peer
-// chooses the name of one.
+// Count counts err if it is a refusal by a quota. The map stays small, since peers cannot choose
+// the names of quotas.
 func (r *Refusals) Count(err error) {
 	quota, ok := QuotaOf(err)
 	if !ok {

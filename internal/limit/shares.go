@@ -10,28 +10,28 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Shares divides a bounded resource, such as requests in progress or bytes of their bodies,
-// between remote addresses. An address can have no more than the rest that is free: a single
-// address half of all, two addresses a third each, fifty a fifty-first each. So no few
-// addresses can take everything before a new address arrives, and nothing is revoked. It is
-// safe for concurrent use.
+// Shares divides a limited resource, such as requests in progress or bytes of their bodies,
+// between remote addresses. An address can have no more than the amount that stays free: one
+// address can have half of the resource, two addresses a third each, fifty addresses 1/51 each.
+// So a few addresses cannot use up the resource before a new address arrives, and nothing is
+// taken back from an address. It is safe for concurrent use.
 type Shares struct {
 	what string
 	most int
 
 	mu        sync.Mutex
-	taken     int                // guarded by mu: of most, by all
-	byAddress map[netip.Addr]int // guarded by mu: by each address that has any
+	taken     int                // guarded by mu: sum over all addresses, at most most
+	byAddress map[netip.Addr]int // guarded by mu: amount of each address, without zeros
 }
 
-// NewShares divides most, which is at least 1. What names the quota, in refusals
-// and metrics: "gateway: requests under way".
+// NewShares divides an amount of most, at least 1. The quota has the name what in refusals and
+// metrics, for example "gateway: requests under way".
 func NewShares(what string, most int) *Shares {
 	return &Shares{what: what, most: most, byAddress: make(map[netip.Addr]int)}
 }
 
-// Acquire takes n for an address until [Shares.Release]. It refuses with "rate" more than the
-// share of the address, and with "overload" more than is free.
+// Acquire takes an amount n for an address until [Shares.Release]. It refuses with "rate" if the
+// address would exceed its share, and with "overload" if less than n is free.
 func (s *Shares) Acquire(from netip.Addr, n int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -47,7 +47,7 @@ func (s *Shares) Acquire(from netip.Addr, n int) error {
 	return nil
 }
 
-// Release returns n of what the address took.
+// Release returns an amount n that the address took.
 func (s *Shares) Release(from netip.Addr, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,18 +57,19 @@ func (s *Shares) Release(from netip.Addr, n int) {
 	}
 }
 
-// InUse returns the sum over all addresses.
+// InUse returns the amount that all addresses have taken together.
 func (s *Shares) InUse() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.taken
 }
 
-// oneAddressSuffix follows the name of the quota in the refusal of more than a share.
+// oneAddressSuffix follows the name of the quota in a refusal because an address exceeds its
+// share.
 const oneAddressSuffix = ", of one address"
 
-// QuotaOf is the name of the quota that refused something with "rate" or
-// "overload"; ok is false of other errors.
+// QuotaOf returns the name of the quota if err is a refusal with "rate" or "overload"; ok is
+// false for other errors.
 func QuotaOf(err error) (name string, ok bool) {
 	var refusal *wire.Refusal
 	if !errors.As(err, &refusal) || refusal.Reason != wire.TooMany && refusal.Reason != wire.Overload {
@@ -77,9 +78,9 @@ func QuotaOf(err error) (name string, ok bool) {
 	return strings.TrimSuffix(refusal.Rule, oneAddressSuffix), true
 }
 
-// AddressOf is the address that quotas count for a remote "host:port": an IPv4
-// address, or an IPv6 network of 64 bits, because a single host has all of the
-// latter. What cannot be read shares the zero address.
+// AddressOf returns the address under which quotas count a remote "host:port": an IPv4 address,
+// or the /64 network of an IPv6 address, because a single host has all addresses of the latter.
+// It returns the zero address if remote cannot be parsed.
 func AddressOf(remote string) netip.Addr {
 	address, _ := netip.ParseAddrPort(remote)
 	ip := address.Addr().Unmap()

@@ -11,29 +11,29 @@ import (
 )
 
 // Turns limits the concurrency of slow operations, such as collecting evidence from a TEE, and
-// queues the other calls. Addresses take turns, and within one address its senders, however
-// many calls each of them has queued. A cancelled call leaves the queue at once. It is safe
-// for concurrent use.
+// queues further calls. Addresses take turns, and so do the senders of one address, regardless
+// of the number of calls that each has queued. A cancelled call leaves the queue at once. It is
+// safe for concurrent use.
 type Turns struct {
 	what string
 	most int
 
 	mu      sync.Mutex
 	free    int   // guarded by mu
-	waiters queue // guarded by mu: that wait
+	waiters queue // guarded by mu: waiting calls
 }
 
-// NewTurns lets so many at a time go on and most others wait, both at least 1.
-// What names the quota of those that wait, in refusals and metrics.
+// NewTurns permits places concurrent operations and at most most waiting calls, both at least 1.
+// The quota of waiting calls has the name what in refusals and metrics.
 func NewTurns(what string, places, most int) *Turns {
 	return &Turns{what: what, most: most, free: places}
 }
 
-// Acquire waits for the turn of a sender at an address; the caller then goes on until
-// [Turns.Release]. The name of the sender is its own word: it takes from no other
-// address. It returns the error of ctx when that ends first, and refuses with
-// "overload" where too many wait: the address with the most of them, and of it the
-// sender, loses the one that came last.
+// Acquire waits for the turn of a sender at an address. The caller ends the turn with
+// [Turns.Release]. The name of the sender is unverified, but affects only the turns of its own
+// address. Acquire returns the cause of ctx if ctx ends first. If too many calls wait, a call is
+// refused with "overload": the last call of the sender with the most waiting calls, at the
+// address with the most waiting calls.
 func (t *Turns) Acquire(ctx context.Context, from netip.Addr, sender string) error {
 	c, err := t.enqueue(from, sender)
 	if c == nil {
@@ -48,7 +48,7 @@ func (t *Turns) Acquire(ctx context.Context, from netip.Addr, sender string) err
 	defer t.mu.Unlock()
 	if c.released {
 		if c.err == nil {
-			t.releaseNext() // it came too late
+			t.releaseNext() // the turn came too late: pass it on
 		}
 	} else {
 		t.waiters.remove(c)
@@ -67,7 +67,7 @@ func (t *Turns) TryAcquire() bool {
 	return true
 }
 
-// enqueue returns the call that waits, or nil when it need not or may not.
+// enqueue adds a call to the queue and returns it, or takes a free turn and returns nil.
 func (t *Turns) enqueue(from netip.Addr, sender string) (*waiter, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -85,14 +85,15 @@ func (t *Turns) enqueue(from netip.Addr, sender string) (*waiter, error) {
 	return c, nil
 }
 
-// Release ends what [Turns.Acquire] began, and lets the next go on.
+// Release ends a turn that [Turns.Acquire] or [Turns.TryAcquire] started, and gives it to the
+// next waiting call.
 func (t *Turns) Release() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.releaseNext()
 }
 
-// Waiting is how many wait.
+// Waiting returns the number of waiting calls.
 func (t *Turns) Waiting() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -107,29 +108,29 @@ func (t *Turns) releaseNext() {
 	t.waiters.popFront().release(nil)
 }
 
-// waiter is one that waits. Turns.mu guards it, but turn.
+// waiter is a waiting call. Turns.mu guards its fields except turn.
 type waiter struct {
 	queues   []*queue // the queues that contain it, the outermost first
 	turn     chan struct{}
 	released bool
-	err      error // once it is called
+	err      error // nil, or the refusal; set before turn is closed
 }
 
-// release ends the wait of the call: with its turn, or with an error.
+// release ends the wait of the call, with its turn if err is nil.
 func (c *waiter) release(err error) {
 	c.released, c.err = true, err
 	close(c.turn)
 }
 
-// queue is a line of calls, or of lines that come in turn.
+// queue is a queue of calls, or a queue of queues that take turns.
 type queue struct {
 	key     string
-	queues  []*queue  // the next first; none of them is empty
-	calls   []*waiter // the first first
-	waiting int       // in all
+	queues  []*queue  // the next one first; none is empty
+	calls   []*waiter // the longest-waiting first
+	waiting int       // number of calls in it, at all levels
 }
 
-// pushBack puts a call at the end of the line that the keys name.
+// pushBack appends a call to the queue that the keys name, one key for each level.
 func (l *queue) pushBack(c *waiter, keys ...string) {
 	l.waiting++
 	c.queues = append(c.queues, l)
@@ -145,8 +146,8 @@ func (l *queue) pushBack(c *waiter, keys ...string) {
 	l.queues[i].pushBack(c, keys[1:]...)
 }
 
-// popFront removes and returns the call whose turn it is, and puts its lines behind the
-// others. The queue is not empty.
+// popFront removes and returns the call whose turn it is, and moves its queues behind the
+// others. The queue must not be empty.
 func (l *queue) popFront() *waiter {
 	if len(l.queues) == 0 {
 		c := l.calls[0]
@@ -175,8 +176,8 @@ func (l *queue) remove(c *waiter) {
 	}
 }
 
-// longestLast is the call that came last of the longest line in the longest; of equal
-// ones, of that whose turn is last.
+// longestLast returns the newest call in the longest queue of the longest queue. Among queues of
+// equal length it chooses the one whose turn is last.
 func (l *queue) longestLast() *waiter {
 	if len(l.queues) == 0 {
 		return l.calls[len(l.calls)-1]

@@ -1,5 +1,5 @@
-// Program is what the agent's tests run: an HTTP server that knows nothing of
-// Cohort, or an echo of bytes.
+// Program is the program that the agent's tests run: an HTTP server without Cohort code, or a
+// server that echoes bytes.
 package main
 
 import (
@@ -71,7 +71,7 @@ func serve(port string) {
 	log.Fatal(http.ListenAndServe("127.0.0.1:"+port, nil))
 }
 
-// stream sends a line, and the next one for each line it is sent.
+// stream sends a line, and then echoes what it receives as it arrives.
 func stream(w http.ResponseWriter, r *http.Request) {
 	c := http.NewResponseController(w)
 	c.EnableFullDuplex()
@@ -88,7 +88,7 @@ func stream(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// upgrade leaves HTTP for a protocol that echoes.
+// upgrade switches from HTTP to a protocol that echoes bytes.
 func upgrade(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Upgrade") != "echo" {
 		w.WriteHeader(http.StatusUpgradeRequired)
@@ -103,8 +103,8 @@ func upgrade(w http.ResponseWriter, r *http.Request) {
 	io.Copy(c, c)
 }
 
-// echo answers, after the end of what it is sent, with all of it. It resets a
-// connection that sends "break" first.
+// echo reads each connection to its end and then sends back all bytes. It resets a connection
+// whose first bytes are "break".
 func echo(port string) {
 	l, err := net.Listen("tcp", "127.0.0.1:"+port)
 	if err != nil {
