@@ -8,19 +8,19 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// serialAttester is an attester that one goroutine at a time calls: a renewal and a
-// session may want evidence together.
+// serialAttester calls an attester from one goroutine at a time, since a renewal and a session
+// may need evidence at the same time.
 type serialAttester struct {
-	turn chan struct{} // contains a value during a call
+	turn chan struct{} // contains a value while a call runs
 	attest.Attester
 }
 
-// Attest waits for its turn, but not for longer than ctx.
+// Attest waits for its turn until ctx is done.
 func (o serialAttester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
 	return o.attest(ctx, data, nil)
 }
 
-// attest is Attest with the secret of a credential; nil is none.
+// attest is Attest with the secret of a credential; nil means no credential.
 func (o serialAttester) attest(ctx context.Context, data attest.ReportData, credential []byte) (attest.Evidence, error) {
 	select {
 	case o.turn <- struct{}{}:

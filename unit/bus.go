@@ -12,24 +12,24 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Times of a unit at the bus.
+// Times of a unit's bus connection.
 const (
-	reportInterval  = 100 * time.Millisecond // between looks whether the unit's state changed
-	handOverTimeout = 2 * time.Second        // for the sessions that are published at the end
+	reportInterval  = 100 * time.Millisecond // between checks whether the unit's state changed
+	handOverTimeout = 2 * time.Second        // to publish sessions when the unit stops
 )
 
-// runBus keeps the unit connected to its managers until ctx is done.
+// runBus connects the unit to its managers, again after errors, until ctx is done.
 func (u *Unit) runBus(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := u.joinCluster(ctx, u.enrolled.Load()); err != nil {
 			u.config.Log.Warn("no manager", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
-			_ = retry.Sleep(ctx, authorityBackoff.Max) // the loop sees ctx
+			_ = retry.Sleep(ctx, authorityBackoff.Max) // the loop checks ctx
 		}
 	}
 }
 
-// joinCluster takes part in the cluster of the identity in e, until the unit has
-// another identity or ctx is done.
+// joinCluster connects to the managers as a unit of the identity in e, until the unit's identity
+// changes or ctx is done.
 func (u *Unit) joinCluster(ctx context.Context, e *enrolment) error {
 	conn, err := bus.Connect(bus.Config{URL: u.config.Manager.URL, TLS: u.busTLS(), Ended: u.managerEnded})
 	if err != nil {
@@ -43,8 +43,8 @@ func (u *Unit) joinCluster(ctx context.Context, e *enrolment) error {
 	return nil
 }
 
-// managerEnded logs why a connection to a manager ended. A manager that sends
-// malformed messages causes a warning; other ends are routine.
+// managerEnded logs the end of a connection to a manager. Malformed messages of the manager
+// cause a warning; all other causes are routine.
 func (u *Unit) managerEnded(manager string, err error) {
 	level := slog.LevelDebug
 	if errors.Is(err, wire.Malformed) {
@@ -53,8 +53,8 @@ func (u *Unit) managerEnded(manager string, err error) {
 	u.config.Log.Log(context.Background(), level, "connection to the manager ended", "unit", u.id, "manager", manager, "reason", wire.ReasonOf(err), "cause", err)
 }
 
-// busTLS presents the newest certificate of the signing key. The name that the
-// manager's certificate must contain is that of the URL in use.
+// busTLS returns a TLS configuration that presents the newest certificate of the signing key.
+// The bus client adds the server name, from the URL of the manager.
 func (u *Unit) busTLS() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, RootCAs: u.config.Manager.CA,
@@ -80,18 +80,18 @@ func (u *Unit) handlePushed(i bus.Item) {
 	}
 }
 
-// report sends the unit's state every second, and at once when it begins or ceases to be
-// ready, and allocates numbers.
+// report sends a heartbeat every second, and at once when the unit's readiness or address
+// changes. It also requests ranges of session numbers.
 func (u *Unit) report(ctx context.Context, conn *bus.Conn, e *enrolment) {
 	ticker := time.NewTicker(reportInterval)
 	defer ticker.Stop()
 	var sent bus.Heartbeat
-	quiet, asked := bus.HeartbeatInterval, bus.HeartbeatInterval // since it was sent, and since numbers were asked for
+	quiet, asked := bus.HeartbeatInterval, bus.HeartbeatInterval // time since the last heartbeat, and since the last request for numbers
 	for {
 		select {
 		case <-ctx.Done():
 			sent.Ready = false
-			_ = conn.SendHeartbeat(sent) // otherwise the gateway sends requests to this unit for some time
+			_ = conn.SendHeartbeat(sent) // otherwise the gateway would still send requests to this unit for a while
 			u.handOver()
 			return
 		case <-ticker.C:
@@ -102,7 +102,7 @@ func (u *Unit) report(ctx context.Context, conn *bus.Conn, e *enrolment) {
 		}
 		quiet, asked = quiet+reportInterval, asked+reportInterval
 		if state := u.heartbeat(now); state.Ready != sent.Ready || state.Address != sent.Address || quiet >= bus.HeartbeatInterval {
-			_ = conn.SendHeartbeat(state) // the next one is the same
+			_ = conn.SendHeartbeat(state) // on an error, the next heartbeat has the same content
 			sent, quiet = state, 0
 		}
 		if conn.Connected() && asked >= bus.HeartbeatInterval {
@@ -112,9 +112,9 @@ func (u *Unit) report(ctx context.Context, conn *bus.Conn, e *enrolment) {
 	}
 }
 
-// handOver publishes sessions that only this unit may have: sessions under the keys of the
-// preceding release are sealed again, because the following release cannot open them.
-// Clients' tickets replace what does not reach a manager in time.
+// handOver publishes sessions of which this unit may have the only copy. It seals sessions under
+// ring keys of the preceding release again, because the next release cannot open them. If a
+// session does not reach a manager in time, its client's ticket replaces it.
 func (u *Unit) handOver() {
 	ctx, cancel := context.WithTimeout(context.Background(), handOverTimeout)
 	defer cancel()
@@ -127,7 +127,7 @@ func (u *Unit) handOver() {
 	}
 }
 
-// heartbeat returns the unit's present state.
+// heartbeat returns a heartbeat with the unit's current state.
 func (u *Unit) heartbeat(e *enrolment) bus.Heartbeat {
 	b := bus.Heartbeat{
 		Inherits: e.ring.Inherited.Identity,

@@ -20,19 +20,20 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Times of a unit's part in its cluster.
+// Times of a unit in its cluster.
 const (
-	hastenInterval     = 30 * time.Second // renewals ahead of time, at most one
-	hastenSpread       = time.Second      // so that units do not all renew at once
-	maxResealDelay     = 5 * time.Second  // after a renewal, at most
+	hastenInterval     = 30 * time.Second // at most one early renewal in this time
+	hastenSpread       = time.Second      // random delay, so that units do not all renew at once
+	maxResealDelay     = 5 * time.Second  // maximum delay after a renewal
 	resealPause        = 20 * time.Millisecond
-	lateResealInterval = 200 * time.Millisecond // sessions that came under older keys, about so often
+	lateResealInterval = 200 * time.Millisecond // about the interval at which sessions that arrived under older keys are sealed again
 )
 
-// maxReseal bounds the sessions that are sealed again at a time.
+// maxReseal is the maximum number of sessions that one call seals again.
 const maxReseal = 256
 
-// startCluster begins the unit's part in its cluster, until ctx is done.
+// startCluster starts the goroutines that share sessions with the other units, until ctx is
+// done.
 func (u *Unit) startCluster(ctx context.Context) {
 	u.cluster.tasks.Go(func() { u.reseal(ctx) })
 	if u.config.Manager.URL != "" {
@@ -40,8 +41,8 @@ func (u *Unit) startCluster(ctx context.Context) {
 	}
 }
 
-// applyCredentials gives the channel the credentials of an enrolment. The goroutine that
-// enrols calls it before the enrolment is current.
+// applyCredentials passes the credentials of an enrolment to the channel. The goroutine that
+// enrols calls it before the enrolment becomes current.
 func (u *Unit) applyCredentials(e *enrolment) error {
 	unit, err := x509.ParseCertificate(e.unit)
 	if err != nil {
@@ -73,9 +74,9 @@ func (u *Unit) applyCredentials(e *enrolment) error {
 	})
 }
 
-// withOldKeys returns next with the newest key of before, if an authority that restarted
-// does not know that key: sessions under it remain valid until its end. No unit may have
-// been cut off in between.
+// withOldKeys returns next with the newest key of before as its previous key, for an authority
+// that restarted and no longer knows that key. Sessions under the key stay valid until it
+// expires. The caller ensures that no unit was cut off in between.
 func withOldKeys(before, next identity.RingKeys, now time.Time) identity.RingKeys {
 	for _, old := range []*identity.RingKey{before.Current, before.Previous} {
 		if next.Previous == nil && old != nil && old.ID() != next.Current.ID() && now.Before(old.Expires()) {
@@ -85,23 +86,24 @@ func withOldKeys(before, next identity.RingKeys, now time.Time) identity.RingKey
 	return next
 }
 
-// reseal seals sessions again after each renewal, because the ring may have
-// rolled. Units wait for a random while first, so that mostly one does it. From
-// then on it seals those again that come under older keys, such as those of the
-// release that this one continues: a successor opens only what is sealed here.
+// reseal seals sessions again after each renewal, because the current ring key may have changed.
+// Each unit first waits for a random time, so that usually only one unit does it. In between,
+// reseal seals sessions again that arrive under older keys, such as those of the release that
+// this one continues: a successor can open only sessions under this release's keys.
 func (u *Unit) reseal(ctx context.Context) {
 	for ctx.Err() == nil {
 		e := u.enrolled.Load()
 		for replaced := false; !replaced && ctx.Err() == nil; {
 			u.resealAll(ctx)
-			replaced, _ = pauseUntil(ctx, lateResealInterval/2+rand.N(lateResealInterval), e.replaced) // the loop sees ctx
+			replaced, _ = pauseUntil(ctx, lateResealInterval/2+rand.N(lateResealInterval), e.replaced) // the loop checks ctx
 		}
 		wait := min(maxResealDelay, e.renewBefore.Sub(e.renewAfter))
-		_ = retry.Sleep(ctx, rand.N(wait+1)) // the loop sees ctx
+		_ = retry.Sleep(ctx, rand.N(wait+1)) // the loop checks ctx
 	}
 }
 
-// resealAll seals and publishes again what is not under a current ring key, a part at a time.
+// resealAll seals and publishes again all sessions that are not under a current ring key,
+// maxReseal at a time.
 func (u *Unit) resealAll(ctx context.Context) {
 	for {
 		sealed, left := u.resealSome()
@@ -114,18 +116,18 @@ func (u *Unit) resealAll(ctx context.Context) {
 	}
 }
 
-// resealSome seals some sessions again, and returns how many are left.
+// resealSome seals at most maxReseal sessions again, and returns the number of those left.
 func (u *Unit) resealSome() (sealed [][]byte, left int) {
 	sealed, left, err := u.cluster.host.Reseal(maxReseal, u.currentTime())
-	if err != nil && !errors.Is(err, wire.CutOff) { // a unit that is cut off seals nothing
+	if err != nil && !errors.Is(err, wire.CutOff) { // a unit that is cut off seals no sessions
 		u.config.Log.Warn("sessions are not sealed again", "unit", u.id, "reason", wire.ReasonOf(err), "cause", err)
 	}
 	return sealed, left
 }
 
-// renewSoon asks for a renewal ahead of time, because a session came under a ring
-// key that the unit does not have. Any client can invent such a session, so the
-// rate is limited to once in hastenInterval.
+// renewSoon requests an early renewal, because a session arrived under a ring key that the unit
+// does not have, or a peer under a policy that the unit may not have seen. Any client can invent
+// such a session, so only one call in hastenInterval has an effect.
 func (u *Unit) renewSoon() {
 	now, last := u.currentTime().UnixNano(), u.cluster.lastHastened.Load()
 	if now-last < int64(hastenInterval) || !u.cluster.lastHastened.CompareAndSwap(last, now) {
@@ -137,8 +139,8 @@ func (u *Unit) renewSoon() {
 	}
 }
 
-// awaitStep blocks for d, or until a renewal is asked for ahead of time or a step concerns
-// the unit, and reports whether it was one of these.
+// awaitStep blocks for the time d, or until an early renewal is requested or a policy step
+// concerns the unit. It returns soon = true in the latter cases.
 func (u *Unit) awaitStep(ctx context.Context, d time.Duration) (soon bool, err error) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -159,8 +161,8 @@ func (u *Unit) awaitStep(ctx context.Context, d time.Duration) (soon bool, err e
 	}
 }
 
-// withChannel returns h behind the trusted channel: requests of sessions
-// reach h like any others.
+// withChannel returns a handler that serves the trusted channel, and passes requests of sessions
+// and all others to h.
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	server, err := channelhttp.NewServer(channelhttp.ServerConfig{
 		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.forClients(),
@@ -176,7 +178,7 @@ func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	}), nil
 }
 
-// announceAddress reports to the manager where the unit serves, until leave is called.
+// announceAddress reports the unit's address to the managers until leave is called.
 func (u *Unit) announceAddress(listening net.Addr) (leave func()) {
 	address := u.config.Address
 	if address == "" {
@@ -187,8 +189,8 @@ func (u *Unit) announceAddress(listening net.Addr) (leave func()) {
 	return sync.OnceFunc(func() { u.cluster.serving.Add(-1) })
 }
 
-// forClients returns the unit's attester for clients, who can challenge it if its
-// platform supports challenges.
+// forClients returns an attester for clients' sessions. It supports credentials if the unit's
+// TEE does.
 func (u *Unit) forClients() attest.Attester {
 	if tee, ok := u.tee.Attester.(attest.CredentialAttester); ok {
 		return challengedAttester{staplingAttester{u}, tee}
@@ -196,8 +198,8 @@ func (u *Unit) forClients() attest.Attester {
 	return staplingAttester{u}
 }
 
-// staplingAttester is the unit's attester that adds the endorsements of the newest report to
-// the evidence.
+// staplingAttester adds the endorsements from the newest certificate report to the unit's
+// evidence.
 type staplingAttester struct{ u *Unit }
 
 // Attest implements [attest.Attester].
@@ -213,7 +215,7 @@ func (s staplingAttester) attest(ctx context.Context, data attest.ReportData, cr
 	return evidence, err
 }
 
-// challengedAttester is a stapling attester that introduces itself.
+// challengedAttester is a staplingAttester that implements [attest.CredentialAttester].
 type challengedAttester struct {
 	staplingAttester
 	tee attest.CredentialAttester
@@ -225,10 +227,10 @@ func (c challengedAttester) AttestFor(ctx context.Context, data attest.ReportDat
 	return c.attest(ctx, data, credential)
 }
 
-// Caller is who sent a request through the trusted channel, as a handler may
-// know it: a tag that is the same for all requests of one session.
+// Caller identifies the sender of a request through the trusted channel to a handler, by a tag
+// that is the same for all requests of one session.
 type Caller = channel.Caller
 
-// CallerOf returns the caller of a request; ok is false when it did not come
-// through the trusted channel.
+// CallerOf returns the caller of a request; ok is false if the request did not arrive through
+// the trusted channel.
 func CallerOf(ctx context.Context) (c Caller, ok bool) { return channelhttp.CallerOf(ctx) }

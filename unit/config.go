@@ -20,77 +20,74 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// Manager is the cluster manager that a unit connects to. It is untrusted:
-// without it, or with a bad one, the sessions of a unit are shared with the
-// others by the clients' tickets alone. The unit reads a protocol of Cohort's own
-// from it and nothing that a library parses (docs/spec/bus.md).
+// Manager configures the cluster manager that a unit connects to. The manager is untrusted:
+// without it, or with a malicious one, units share sessions only through clients' tickets. The
+// unit parses only Cohort's own protocol from it, without third-party parsers
+// (docs/spec/bus.md).
 type Manager struct {
-	// URL is tls://host:port of the bus, or those of several managers, with
-	// commas between: the unit connects to each of them. Empty is no manager.
+	// URL is tls://host:port of the bus, or the URLs of several managers separated by commas:
+	// the unit connects to each of them. Empty means no manager.
 	URL string
-	// CA is what the managers' certificates chain to. Nil is the system's.
+	// CA contains the roots for the managers' certificates. Nil means the system's roots.
 	CA *x509.CertPool
 }
 
-// Config is the identity of a unit, and what it trusts.
+// Config configures a unit: its identity, its trust anchors and its TEE.
 type Config struct {
-	// Authorities are the https URLs of the authority's replicas. They are
-	// tried in order, the one that responded last first. They are
-	// untrusted.
+	// Authorities are the https URLs of the authority's replicas. The unit tries them in order,
+	// beginning with the one that issued the last certificate. The URLs are untrusted.
 	Authorities []string
-	// Genesis is the digest of the first policy, the one value that all
-	// trust follows from.
+	// Genesis is the digest of the first policy, the only trust anchor.
 	Genesis attest.Digest
-	// Task is the task whose code this program is. Either it is given, or
-	// Group and Role.
+	// Task is the task of this program. Set either Task, or Group and Role.
 	Task string
-	// Group and Role are the group that the unit works in, and as what. Its
-	// program is then a member of that role.
+	// Group and Role are the group that the unit joins and its role there. The policy must name
+	// the unit's program as a member of that role.
 	Group, Role string
-	// PartyKeys are the digests (policy.KeyDigest) of the SSH keys of the unit's own
-	// party, required with Group: its key, or its old and its new key. The unit is
-	// admitted only under rosters that name exactly this party for its program in
-	// its role, and that this party approves; the unit checks both at each renewal.
-	// Evidence is bound to the keys, but no measurement covers them: they protect the
-	// data of those who configure the unit.
+	// PartyKeys are the digests (policy.KeyDigest) of the SSH keys of the unit's own party: its
+	// key, or its old and its new key. They are required with Group. The unit is admitted only
+	// under a roster that names exactly this party for the unit's program in its role, and that
+	// this party approves. The unit checks both at each renewal. Evidence is bound to the keys,
+	// but no measurement covers them: they protect the data of those who configure the unit.
 	PartyKeys []attest.Digest
-	// Roster is the one roster under which the unit works. Zero is any roster that
-	// its party approves.
+	// Roster is the only roster that the unit accepts. Zero means any roster that its party
+	// approves.
 	Roster attest.Digest
-	// PeerParties are, by role, the digests of the SSH keys of the parties whose
-	// programs the unit accepts in that role, as caller and as server. Programs of
-	// a role that is left out are accepted from each party of the roster.
+	// PeerParties maps a role to the digests of the SSH keys of parties. In that role the unit
+	// accepts only programs of these parties, as callers and as servers. In a role without an
+	// entry it accepts programs of every party of the roster.
 	PeerParties map[string][]attest.Digest
-	// Attester is the TEE the program runs in. It is called from one
-	// goroutine at a time.
+	// Attester is the TEE in which the program runs. The unit calls it from one goroutine at a
+	// time.
 	Attester attest.Attester
-	// Manager is the cluster manager that relays sessions between the units
-	// and whose gateway users come through. It is optional.
+	// Manager is the cluster manager that relays sessions between units and forwards users'
+	// requests to them. It is optional.
 	Manager Manager
-	// Address is the host:port at which the manager's gateway reaches
-	// [Unit.Serve]. Empty is the address of its listener.
+	// Address is the host:port at which the manager's gateway connects to [Unit.Serve]. Empty
+	// means the address of the listener.
 	Address string
-	// Sessions is how many open sessions the unit keeps, those that others
-	// opened included, at up to 640 bytes each. It opens a quarter of them
-	// at most. Zero is 131,072. Above that, sessions are evicted that were not used yet,
-	// or not for 2 minutes; the client's ticket restores them.
+	// Sessions is the maximum number of open sessions in memory, of up to 640 bytes each,
+	// including sessions that other units opened. At most a quarter of them are opened by this
+	// unit. Zero means 131,072. Above the maximum, the unit evicts sessions that were not yet
+	// used, or not for 2 minutes; the client's ticket restores them.
 	Sessions int
-	// Log receives one warning for each step of back-off. Nil discards them.
+	// Log receives warnings, for example one for each failed round of attempts to get a
+	// certificate. Nil discards all records.
 	Log *slog.Logger
-	// Clock reads the machine's wall clock, which its host sets, and the time since
-	// some fixed moment, suspended time included. The unit's own time is the wall
-	// clock at its start plus what passed since. Nil is the machine's clocks, the
-	// latter CLOCK_BOOTTIME.
+	// Clock reads the machine's wall clock, which the host controls, and the time elapsed since
+	// some fixed moment, including suspended time. The unit's own time is the wall clock at its
+	// start plus the time elapsed since then. Nil means the machine's clocks, with
+	// CLOCK_BOOTTIME for elapsed.
 	Clock func() (wall time.Time, elapsed time.Duration)
-	// Fatal ends the program. It is called with a fault that only another
-	// start repairs: the wall clock was set more than 2 minutes off and stayed so
-	// for 10 seconds ("clock"), or a call locks the unit's sessions and does not
-	// end ("internal"). The unit serves nothing then, and Close would wait for
-	// Fatal. Nil prints the fault on the standard error and exits with status 1.
+	// Fatal must end the program. The unit calls it with a fault that only a restart repairs:
+	// the wall clock was more than 2 minutes off for 10 seconds ("clock"), or a call locks the
+	// unit's sessions and does not return ("internal"). The unit then serves no requests, and
+	// Close would wait for Fatal to return. Nil prints the fault to standard error and exits
+	// with status 1.
 	Fatal func(error)
 }
 
-// validate returns every fault of a configuration.
+// validate reports all faults of a configuration together.
 func (c Config) validate() error {
 	var faults []error
 	fault := func(rule string, got, want any) {
@@ -135,7 +132,7 @@ func addressOK(address string) bool {
 	return address == "" || err == nil && host != "" && port != ""
 }
 
-// checkParties reports the faults of what a configuration says of parties.
+// checkParties reports the faults of the fields about parties.
 func (c Config) checkParties(fault func(rule string, got, want any)) {
 	if c.Group == "" {
 		if len(c.PartyKeys)+len(c.PeerParties) > 0 || !c.Roster.IsZero() {
@@ -153,7 +150,7 @@ func (c Config) checkParties(fault func(rule string, got, want any)) {
 	}
 }
 
-// keysOK reports whether there are keys, each once.
+// keysOK reports whether there is at least one key and no key is zero or repeated.
 func keysOK(keys []attest.Digest) bool {
 	for i, key := range keys {
 		if key.IsZero() || slices.Contains(keys[:i], key) {
@@ -163,9 +160,10 @@ func keysOK(keys []attest.Digest) bool {
 	return len(keys) > 0
 }
 
-// ownParty is the key of the unit's own party, where the roster of a report names exactly
-// that party for the unit's program in its role. That it approves the roster was checked of
-// the report's signer: a quorum of others, and the authority's word, count for neither.
+// ownParty returns the key of the unit's own party, if the roster of a report names exactly that
+// party for the unit's program in its role. The check of the report's signer already verified
+// that the party approves the roster. Neither a quorum of other parties nor a statement of the
+// authority replaces these two checks.
 func (c Config) ownParty(p policy.Approved, report api.Report) (attest.Digest, error) {
 	id, err := identity.ReleaseID(p, report.Task, report.Release)
 	if err != nil {
@@ -175,13 +173,13 @@ func (c Config) ownParty(p policy.Approved, report api.Report) (attest.Digest, e
 	return key, err
 }
 
-// terms are the policy's rules for a unit's certificates.
+// terms are the policy's terms for a unit's certificates.
 type terms struct {
 	keyMode  policyfile.KeyMode
 	lifetime time.Duration
 }
 
-// certificateTerms finds them, or refuses with "not-found".
+// certificateTerms returns the terms for this unit, or refuses with "not-found".
 func (c Config) certificateTerms(p policy.Approved) (terms, error) {
 	if c.Group == "" {
 		task, err := findTask(p, c.Task)
@@ -197,9 +195,9 @@ func (c Config) certificateTerms(p policy.Approved) (terms, error) {
 	return terms{pact.Group.KeyMode, pact.Group.Lifetime}, nil
 }
 
-// identity is what the report must be about: a release of the task, or the
-// group, under the roster that its parties approve, with the unit's program in
-// its role.
+// identity returns the identity that the report must have: that of a release of the task, or
+// that of the group. A report about a group must have the policy's roster, with the unit's
+// program as a member of its role.
 func (c Config) identity(p policy.Approved, report api.Report) (attest.Digest, error) {
 	if report.Group != c.Group || report.Role != c.Role || c.Group == "" && report.Task != c.Task {
 		return attest.Digest{}, wire.Refuse(wire.WrongIdentity, "report: task, group, role",

@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// connSet are the connections of a unit that last only while policy lets both ends have
-// them: a certificate is checked in the handshake, and policy may cut it off later.
+// connSet contains a unit's open connections. A handshake verifies a certificate only once, but
+// a later policy may cut off a peer or the unit, and the unit then closes the connection.
 type connSet struct {
 	mu    sync.Mutex // guards conns
 	conns map[revocable]struct{}
 }
 
-// revocable is a connection that may be cut off.
+// revocable is a connection that a newer policy may refuse.
 type revocable interface {
-	// checkStillAllowed refuses what the newest policy refuses of the other side.
+	// checkStillAllowed returns an error if the newest policy refuses the peer.
 	checkStillAllowed() error
 	// closeNow ends the connection.
 	closeNow()
@@ -47,7 +47,7 @@ func (o *connSet) snapshot() []revocable {
 	return slices.Collect(maps.Keys(o.conns))
 }
 
-// listener makes each connection a [conn] of the unit.
+// listener wraps each accepted connection in a [conn].
 type listener struct {
 	net.Listener
 	unit *Unit
@@ -63,27 +63,28 @@ func (l listener) Accept() (net.Conn, error) {
 	return made, nil
 }
 
-// conn is a connection below TLS that ends with its certificate, and with what policy
-// cuts off.
+// conn is an accepted connection below TLS. It ends when a certificate of its handshake expires,
+// or when policy cuts off the peer or the unit.
 type conn struct {
 	net.Conn
 	unit *Unit
 
 	mu     sync.Mutex  // guards the fields below
-	served *enrolment  // what the handshake was served from
-	end    *time.Timer // cuts the connection at the certificate's end
-	peer   Peer        // who presented a certificate; OK only in a group
+	served *enrolment  // enrolment whose certificate the handshake presented
+	end    *time.Timer // closes the connection when a certificate expires
+	peer   Peer        // peer that presented a certificate; verified only in a group
 }
 
-// setEnrolment ends the connection with an enrolment, after the time that is left.
+// setEnrolment records the enrolment of the handshake, and closes the connection after the time
+// left.
 func (c *conn) setEnrolment(e *enrolment, left time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.served, c.end = e, time.AfterFunc(left, func() { c.Conn.Close() })
 }
 
-// setPeer records the verified peer of the connection. The connection ends with the first of
-// both certificates.
+// setPeer records the verified peer of the connection. The connection then ends when the first
+// of both certificates expires.
 func (c *conn) setPeer(p Peer, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -94,7 +95,7 @@ func (c *conn) setPeer(p Peer, now time.Time) {
 	}
 }
 
-// checkStillAllowed refuses a peer that the newest policy cuts off.
+// checkStillAllowed returns an error if the newest policy cuts off the peer.
 func (c *conn) checkStillAllowed() error {
 	c.mu.Lock()
 	peer := c.peer
@@ -107,7 +108,7 @@ func (c *conn) checkStillAllowed() error {
 
 func (c *conn) closeNow() { c.Conn.Close() }
 
-// SetLinger is that of the TCP connection: with 0, Close resets it.
+// SetLinger sets SO_LINGER of the TCP connection: with 0, Close resets the connection.
 func (c *conn) SetLinger(sec int) error {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		return tcp.SetLinger(sec)
@@ -121,8 +122,8 @@ func (c *conn) enrolment() *enrolment {
 	return c.served
 }
 
-// Read makes an end that comes from below TLS an error. crypto/tls takes it for
-// a regular end, so any host on the path could truncate a message.
+// Read returns an error if TCP ends before TLS does. crypto/tls would treat it as a regular end,
+// so any host on the path could truncate a message.
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if err == io.EOF {
@@ -131,7 +132,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the connection and its timer.
+// Close closes the connection and stops its timer.
 func (c *conn) Close() error {
 	c.unit.conns.remove(c)
 	c.mu.Lock()
@@ -149,11 +150,11 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c.(*tls.Conn).NetConn())
 }
 
-// Dial connects to an address with a configuration of [Unit.ClientTLS] or [Unit.PeerTLS],
-// as a client. The connection ends as soon as the unit adopts a policy that refuses the
-// other side or cuts the unit itself off, while one that a program makes with the
-// configuration by itself is checked in its handshake only. It blocks until the handshake
-// is complete, for at most 10 seconds, or until ctx is done.
+// Dial connects to an address as a client, with a configuration of [Unit.ClientTLS] or
+// [Unit.PeerTLS]. The connection ends as soon as the unit adopts a policy that refuses the peer
+// or cuts off the unit itself. A connection that a program makes with the configuration on its
+// own is checked only in its handshake. Dial blocks until the handshake is complete, for at most
+// 10 seconds, or until ctx is done.
 func (u *Unit) Dial(ctx context.Context, config *tls.Config, address string) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, headerTime)
 	defer cancel()
@@ -170,14 +171,14 @@ func (u *Unit) Dial(ctx context.Context, config *tls.Config, address string) (*t
 	state := secured.ConnectionState()
 	c.check = func() error { return config.VerifyConnection(state) }
 	u.conns.insert(c)
-	if err := c.checkStillAllowed(); err != nil { // a policy was adopted meanwhile
+	if err := c.checkStillAllowed(); err != nil { // the unit may have adopted a policy in the meantime
 		secured.Close()
 		return nil, err
 	}
 	return secured, nil
 }
 
-// outgoingConn is a connection below TLS that the unit has made.
+// outgoingConn is a connection below TLS that [Unit.Dial] made.
 type outgoingConn struct {
 	net.Conn
 	of    *connSet
@@ -188,7 +189,7 @@ func (c *outgoingConn) checkStillAllowed() error { return c.check() }
 
 func (c *outgoingConn) closeNow() { c.Conn.Close() }
 
-// Close ends the connection.
+// Close closes the connection.
 func (c *outgoingConn) Close() error {
 	c.of.remove(c)
 	return c.Conn.Close()

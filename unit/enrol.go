@@ -24,13 +24,13 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// secrets are the private keys of one request.
+// secrets are the private keys of one certificate request.
 type secrets struct {
 	hpke hpke.PrivateKey
 	tls  *ecdsa.PrivateKey // nil in key mode shared
 }
 
-// enrol obtains one certificate report from one authority.
+// enrol requests a certificate report from one authority and verifies it.
 func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	if !u.watchedAt(p) {
 		if err := u.refresh(ctx, p); err != nil {
@@ -67,7 +67,8 @@ func (u *Unit) enrol(ctx context.Context, p *peer) (*enrolment, error) {
 	return e, e.stapleEndorsements(sealed)
 }
 
-// introduction returns the keys of a TPM; other TEEs need no credential.
+// introduction returns a challenge request with the keys of a TPM. Other TEEs need no
+// credential.
 func (u *Unit) introduction() api.ChallengeRequest {
 	if tee, ok := u.tee.Attester.(attest.CredentialAttester); ok {
 		in := tee.TPMKeys()
@@ -76,7 +77,7 @@ func (u *Unit) introduction() api.ChallengeRequest {
 	return api.ChallengeRequest{}
 }
 
-// request makes the keys of one request, and evidence that is bound to them.
+// request makes a certificate request: new keys, and evidence that is bound to them.
 func (u *Unit) request(ctx context.Context, challenge api.Challenge) (api.CertificateRequest, secrets, error) {
 	approved := u.seen.Load().Policy()
 	request := api.CertificateRequest{
@@ -102,8 +103,8 @@ func (u *Unit) request(ctx context.Context, challenge api.Challenge) (api.Certif
 	return request, keys, nil
 }
 
-// newSecrets draws the keys that the key mode asks for, and puts their public
-// halves into the request.
+// newSecrets generates the keys that the key mode requires, and sets the public keys in the
+// request.
 func newSecrets(mode policyfile.KeyMode, request *api.CertificateRequest) (keys secrets, err error) {
 	if keys.hpke, err = hpke.MLKEM768X25519().GenerateKey(); err != nil {
 		return keys, fmt.Errorf("making the HPKE key: %w", err)
@@ -129,8 +130,8 @@ func findTask(p policy.Approved, name string) (*policyfile.Task, error) {
 	return task, nil
 }
 
-// openReport decrypts the response. Decryption proves that the report was made for this
-// request, but not who made it.
+// openReport decrypts the response. Successful decryption proves that the report is for this
+// request, but does not authenticate its sender.
 func (s secrets) openReport(request api.CertificateRequest, sealed api.SealedReport) (api.SignedReport, error) {
 	var unverified api.SignedReport
 	recipient, err := hpke.NewRecipient(sealed.Encapsulated, s.hpke, hpke.HKDFSHA256(), hpke.AES256GCM(), api.SealInfo(request, sealed.GroupRoot))
@@ -148,8 +149,8 @@ func (s secrets) openReport(request api.CertificateRequest, sealed api.SealedRep
 	return unverified, nil
 }
 
-// accept checks, in this order, who signed the report, that it is about this
-// unit under the newest policy, and that its certificates and keys are good.
+// accept verifies a report in this order: its signature, that it is about this unit under the
+// newest policy, its certificates, and its keys.
 func (u *Unit) accept(request api.CertificateRequest, groupRoot wire.Digest, signed api.SignedReport, keys secrets) (*enrolment, error) {
 	defer clear(signed.Report)
 	chain, err := u.checkSignature(request, groupRoot, signed)
@@ -178,10 +179,10 @@ func (u *Unit) accept(request api.CertificateRequest, groupRoot wire.Digest, sig
 	return e, e.setTimes(report, u.currentTime())
 }
 
-// checkSignature demands the signature of the authority that the newest policy
-// names over this report and this request; of a unit in a group, that of a leaf under
-// the group root which its parties approve, and to which the report was sealed. It
-// returns the signer's chain.
+// checkSignature verifies the signature over the report and this request, by the authority that
+// the newest policy names. For a unit in a group, the signer must be a leaf under the group root
+// that its parties approve, and this root must be the one in the sealed report. It returns the
+// signer's chain.
 func (u *Unit) checkSignature(request api.CertificateRequest, groupRoot wire.Digest, signed api.SignedReport) ([]*x509.Certificate, error) {
 	chain, err := parseAll(signed.Chain...)
 	if err != nil {
@@ -211,8 +212,8 @@ func (u *Unit) checkSignature(request api.CertificateRequest, groupRoot wire.Dig
 	return chain, nil
 }
 
-// snapshot checks the claims of the report against the unit's configuration and policy, and the roots in it
-// against those of its signer.
+// snapshot checks the report's claims against the unit's configuration and the policy, and its
+// roots against the signer's chain. It returns an enrolment without leaf, keys and times.
 func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolment, error) {
 	approved, root := u.seen.Load().Policy(), signer[len(signer)-1]
 	terms, err := u.config.certificateTerms(approved)
@@ -222,7 +223,7 @@ func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolme
 	switch {
 	case report.Schema != api.ReportSchema:
 		return nil, wire.Refuse(wire.Malformed, "report: schema", report.Schema, api.ReportSchema)
-	case !approved.Knows(report.Head): // an older head is of a step that was adopted in the meantime
+	case !approved.Knows(report.Head): // an older head is known too: the unit adopted a step in the meantime
 		return nil, wire.Refuse(wire.Behind, "report: policy head", report.Head, approved.PolicyHead())
 	case report.KeyMode != string(terms.keyMode):
 		return nil, wire.Refuse(wire.WrongKind, "report: key mode", report.KeyMode, terms.keyMode)
@@ -258,8 +259,8 @@ func (u *Unit) snapshot(report api.Report, signer []*x509.Certificate) (*enrolme
 	}, nil
 }
 
-// fetchTimes returns the authority's statements of when it fetched the vendors' documents for
-// each part of the evidence.
+// fetchTimes returns, for each part of the evidence, the times at which the authority fetched
+// the vendors' documents.
 func fetchTimes(report api.Report) (all []attest.Endorsements) {
 	for _, checked := range append([][]byte{report.Checked}, report.DevicesChecked...) {
 		one := attest.Endorsements{}
@@ -271,8 +272,9 @@ func fetchTimes(report api.Report) (all []attest.Endorsements) {
 	return all
 }
 
-// stapleEndorsements keeps what a client needs to appraise the unit's evidence without its
-// vendors: their documents, unverified, and the authority's statement of when it fetched them.
+// stapleEndorsements stores the endorsements with which a client appraises the unit's evidence
+// without requests to the vendors: the vendors' documents, unverified, and the times at which
+// the authority fetched them.
 func (e *enrolment) stapleEndorsements(sealed api.SealedReport) error {
 	unverified := append([]map[string][]byte{sealed.Endorsements}, sealed.DeviceEndorsements...)
 	if len(unverified) != len(e.endorsed) {
@@ -291,7 +293,7 @@ func (e *enrolment) stapleEndorsements(sealed api.SealedReport) error {
 	return nil
 }
 
-// checkUnit checks the certificate of the unit's signing key.
+// checkUnit verifies the certificate of the unit's signing key, and sets facts.
 func (u *Unit) checkUnit(e *enrolment, report api.Report) error {
 	own, err := u.checkOwn(e, e.identity.Signing(report.Unit), u.signing.Public(), identity.Expect{
 		Kinds: []identity.Kind{identity.KindUnit}, Use: identity.UseSigning,
@@ -305,7 +307,7 @@ func (u *Unit) checkUnit(e *enrolment, report api.Report) error {
 	return nil
 }
 
-// checkLeaf checks the pair that TLS serves, and takes it over.
+// checkLeaf verifies the certificate and key for TLS, and sets leaf.
 func (u *Unit) checkLeaf(e *enrolment, report api.Report, keys secrets) error {
 	kind, key := identity.KindUnit, keys.tls
 	if report.KeyMode == string(policyfile.Shared) {
@@ -329,8 +331,8 @@ func (u *Unit) checkLeaf(e *enrolment, report api.Report, keys secrets) error {
 	return nil
 }
 
-// checkOwn checks a chain of the unit's own identity: it certifies key and is
-// what expect says of kind and use.
+// checkOwn verifies a chain of the unit's own identity: it must certify key, and have the kind
+// and use in expect.
 func (u *Unit) checkOwn(e *enrolment, raw [][]byte, key crypto.PublicKey, expect identity.Expect) (identity.Peer, error) {
 	chain, err := parseAll(raw...)
 	if err != nil {
@@ -353,8 +355,9 @@ func (u *Unit) checkOwn(e *enrolment, raw [][]byte, key crypto.PublicKey, expect
 	return own, err
 }
 
-// setTimes takes over when to renew, and refuses with "clock" a window whose
-// successor began longer ago than clocks may differ.
+// setTimes sets the times of renewal and expiry. It refuses with "clock" a certificate window
+// that is too old: the next window began longer ago than the permitted difference between
+// clocks.
 func (e *enrolment) setTimes(report api.Report, now time.Time) error {
 	e.renewAfter, e.renewBefore, e.notAfter = report.RenewAfter, report.RenewBefore, e.leaf.Leaf.NotAfter
 	if !e.renewAfter.Before(e.notAfter) || e.renewBefore.Before(e.renewAfter) {
@@ -380,9 +383,9 @@ func parseAll(raw ...[]byte) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
-// setRing takes over the ring keys of a report. It refuses, with "malformed",
-// keys of another form and a kind of session without a current key, and with
-// "identity" keys that are inherited from another release than policy says.
+// setRing sets the ring keys. It refuses malformed keys and a missing current key with
+// "malformed", and with "identity" keys that are inherited from a release other than the one
+// that this release continues by policy.
 func (e *enrolment) setRing(r api.Rings) (err error) {
 	if e.ring.Strict, err = openRing(r.Strict); err != nil {
 		return err
@@ -423,12 +426,11 @@ func openRing(from api.RingKeys) (identity.RingKeys, error) {
 	return keys, nil
 }
 
-// leaveTime bounds how long the end of a unit waits for the authority: a place that is not
-// released expires.
+// leaveTime limits the wait for the authority in leave: a place that is not released expires.
 const leaveTime = 2 * time.Second
 
-// leave releases the unit's place among the units of its task. No more certificates are
-// issued to this unit. One authority that responds is enough.
+// leave releases the unit's place among the units of its task: the authority issues no more
+// certificates to this unit. One response of an authority is enough.
 func (u *Unit) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
 	defer cancel()

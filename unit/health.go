@@ -7,17 +7,17 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// readiness is the body of /readyz.
+// readiness is the content of a response for /readyz.
 type readiness struct {
 	Ready  bool        `json:"ready"`
 	Reason wire.Reason `json:"reason,omitempty"`
 	Detail string      `json:"detail,omitempty"`
 }
 
-// Health serves /livez with 200, /readyz with 200 or 503 and the reason of
-// [Unit.Ready], and /stats with [Stats], all JSON. Nothing in it is secret. Serve
-// it on a listener without the unit's certificate: a unit that is not ready cannot
-// serve with that.
+// Health serves /livez with 200, /readyz with 200 or 503 and the reason of [Unit.Ready], and
+// /stats with [Stats], all JSON. The responses contain no secrets. Serve Health on a listener
+// without the unit's certificate: a unit that is not ready cannot serve TLS with that
+// certificate.
 func (u *Unit) Health() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
@@ -41,6 +41,6 @@ func (u *Unit) Health() http.Handler {
 func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	// The caller may be gone; no one else needs the error.
+	// An error means that the client has disconnected.
 	_ = json.NewEncoder(w).Encode(body)
 }

@@ -22,7 +22,8 @@ func (u *Unit) newPeer(address string) (*peer, error) {
 	return &peer{p, address}, nil
 }
 
-// signingCertificate is the newest certificate of the signing key; none before the first.
+// signingCertificate returns the newest certificate of the signing key, or an empty one if there
+// is none.
 func (u *Unit) signingCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 	e, err := u.currentEnrolment()
 	if err != nil {
@@ -31,15 +32,15 @@ func (u *Unit) signingCertificate(*tls.CertificateRequestInfo) (*tls.Certificate
 	return &tls.Certificate{Certificate: [][]byte{e.unit, e.identity.Cross}, PrivateKey: u.signing}, nil
 }
 
-// leafPolicy returns the policy and the time for checking the authority's leaf in a handshake.
+// leafPolicy returns the policy and the time for the verification of an authority's leaf.
 func (u *Unit) leafPolicy(leaf *x509.Certificate) (policy.Approved, time.Time, error) {
 	at, err := verificationTime(leaf, u.currentTime())
 	return u.seen.Load().Policy(), at, err
 }
 
-// checkSigner demands a leaf of kind authority, and at the end of the chain the root
-// that the newest policy names. For a group the leaf is one that signs its reports, and
-// the group root stands between.
+// checkSigner verifies a chain from a leaf of kind authority to the root that the newest policy
+// names. For a group, the chain also contains the group root, and the leaf must be one that
+// signs the group's reports.
 func (u *Unit) checkSigner(chain []*x509.Certificate, group string) error {
 	last := len(chain) - 1
 	approved, at, err := u.leafPolicy(chain[0])
@@ -52,9 +53,9 @@ func (u *Unit) checkSigner(chain []*x509.Certificate, group string) error {
 	return err
 }
 
-// verificationTime is the time at which a fresh certificate is checked: now, or its
-// begin when this machine's clock is behind the authority's by no more than
-// clocks may differ. It refuses, with "clock", certificates of another time.
+// verificationTime returns the time for the verification of a new certificate: now, or the
+// certificate's NotBefore if the unit's clock is behind the authority's by no more than the
+// permitted difference. It refuses with "clock" any other certificate that is not valid now.
 func verificationTime(c *x509.Certificate, now time.Time) (time.Time, error) {
 	earliest := c.NotBefore.Add(wire.WindowLead - wire.MaxClockSkew)
 	if now.Before(earliest) || !now.Before(c.NotAfter) {
@@ -67,9 +68,9 @@ func verificationTime(c *x509.Certificate, now time.Time) (time.Time, error) {
 	return now, nil
 }
 
-// refresh brings the unit to the authority's policy. An authority that does not
-// know the unit's policy is refused with "behind", after it was given the newer
-// history, so that the next attempt may find it caught up.
+// refresh adopts the authority's policy history. If the authority does not know the unit's
+// policy, refresh refuses with "behind" and sends its newer history to the authority, so that
+// the next attempt can succeed.
 func (u *Unit) refresh(ctx context.Context, p *peer) error {
 	next, err := p.Follow(ctx, *u.seen.Load(), u.config.Genesis)
 	if err != nil {
@@ -79,8 +80,8 @@ func (u *Unit) refresh(ctx context.Context, p *peer) error {
 	return nil
 }
 
-// pushHistory sends the unit's history to an authority that is behind. It ignores other
-// causes.
+// pushHistory sends the unit's history to an authority if cause says that the authority is
+// behind.
 func (u *Unit) pushHistory(ctx context.Context, p *peer, cause error) error {
 	if !errors.Is(cause, wire.Behind) {
 		return nil

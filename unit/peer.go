@@ -13,13 +13,11 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Peer is a unit of another role, or of another task, whose certificate was
-// checked.
+// Peer is a unit of a different role or task, with a verified certificate.
 type Peer = identity.Peer
 
-// PeerOf returns the unit of the group that sent a request to [Unit.Serve]; its
-// [Peer.Role] is one that may call this unit's. ok is false for requests of
-// sessions.
+// PeerOf returns the unit of the group that sent a request to [Unit.Serve]. The group permits
+// the role [Peer.Role] to call this unit's role. ok is false for requests of sessions.
 func PeerOf(ctx context.Context) (p Peer, ok bool) {
 	c, _ := ctx.Value(connKey{}).(*conn)
 	if c == nil {
@@ -30,18 +28,17 @@ func PeerOf(ctx context.Context) (p Peer, ok bool) {
 	return c.peer, c.peer.Verified()
 }
 
-// PeerTLS is a live TLS 1.3 configuration for units of a role in the unit's own
-// group: as a client it calls them, as a server it is called by them, each as
-// far as the group's calls allow. It presents the unit's newest certificate, and
-// completes a handshake only with a leaf of exactly that role, under the newest
-// roster that the unit has seen and that the group's parties approve.
+// PeerTLS returns a live TLS 1.3 configuration for connections with units of a role in the
+// unit's own group. A client uses it to call them and a server to be called by them, each only
+// if the group's calls permit it. It presents the unit's newest certificate. It completes a
+// handshake only with a leaf of exactly that role, under the newest roster that the unit has
+// seen and that the group's parties approve.
 //
-// It does not end connections that outlive a cut of their peer: [Unit.Serve] and
+// The configuration does not close connections whose peer is cut off later: [Unit.Serve] and
 // [Unit.Dial] do.
 //
-// It refuses with "group" another group than the unit's, with "role" a role that
-// the group does not have, and with "not-allowed" one that may neither call nor
-// be called.
+// PeerTLS refuses a group other than the unit's with "group", and a role that may neither call
+// the unit's role nor be called by it with "not-allowed".
 func (u *Unit) PeerTLS(group, role string) (*tls.Config, error) {
 	if _, err := u.currentEnrolment(); err != nil {
 		return nil, err
@@ -69,19 +66,19 @@ func (u *Unit) PeerTLS(group, role string) (*tls.Config, error) {
 	return config, nil
 }
 
-// admitPeers is, for each connection, the configuration with a check of the unit
-// that presents a certificate, which is noted on the connection.
+// admitPeers returns a function that, for each connection, returns config with a check of the
+// peer's certificate. The check records the peer on the connection.
 func (u *Unit) admitPeers(config *tls.Config) func(*tls.ClientHelloInfo) (*tls.Config, error) {
 	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		own := config.Clone()
 		own.VerifyConnection = func(s tls.ConnectionState) error {
 			if len(s.PeerCertificates) == 0 {
-				return nil // was only asked for: a gateway, or for membersOnly to refuse
+				return nil // the certificate was only requested: a gateway has none, and membersOnly refuses other clients
 			}
 			p, err := u.checkPeer(s, u.expectPeer(u.mayBeCalledBy, u.roles()...))
 			if c, ok := hello.Conn.(*conn); ok && err == nil {
 				c.setPeer(p, u.currentTime())
-				return c.checkStillAllowed() // a policy may have been adopted meanwhile
+				return c.checkStillAllowed() // the unit may have adopted a policy in the meantime
 			}
 			return err
 		}
@@ -89,8 +86,8 @@ func (u *Unit) admitPeers(config *tls.Config) func(*tls.ClientHelloInfo) (*tls.C
 	}
 }
 
-// checkPeer verifies the chain that the peer presented. An unknown identity may be of a
-// policy that the unit has not seen yet, so the unit renews soon.
+// checkPeer verifies the chain that the peer presented. An unknown identity may come from a
+// policy that the unit has not seen yet, so the unit requests an early renewal.
 func (u *Unit) checkPeer(s tls.ConnectionState, e identity.Expect) (Peer, error) {
 	p, err := identity.Check(s.PeerCertificates, u.authorityRoot(), e)
 	if errors.Is(err, wire.StaleRoster) || errors.Is(err, wire.NoQuorum) || errors.Is(err, wire.Withdrawn) {
@@ -99,8 +96,8 @@ func (u *Unit) checkPeer(s tls.ConnectionState, e identity.Expect) (Peer, error)
 	return p, err
 }
 
-// groupState is the unit's group as the newest policy has it, and as its parties agree on it,
-// the unit's own among them; nil when they do not.
+// groupState returns the newest state of the unit's group that its parties approve, including
+// the unit's own party, or nil if there is none.
 func (u *Unit) groupState() *policy.GroupState {
 	at := u.currentTime()
 	for p := u.seen.Load().Policy().GroupByName(u.config.Group); p != nil; p = p.Predecessor {
@@ -128,8 +125,8 @@ func (u *Unit) mayBeCalledBy(p *policy.GroupState, role string) bool {
 	return p.Group.MayCall(role, u.config.Role)
 }
 
-// expectPeer is what a unit of one of the roles must be now. Roles that may not
-// call, or be called, are left out; without any it refuses everything.
+// expectPeer returns the requirements for a peer in one of the roles at this time. It omits
+// roles for which may returns false. If no role is left, the requirements refuse every peer.
 func (u *Unit) expectPeer(may func(*policy.GroupState, string) bool, roles ...string) identity.Expect {
 	e := identity.Expect{
 		Policy: u.seen.Load().Policy(), Kinds: []identity.Kind{identity.KindGroup}, Use: identity.UseTLS,
@@ -141,7 +138,8 @@ func (u *Unit) expectPeer(may func(*policy.GroupState, string) bool, roles ...st
 	return e
 }
 
-// membersOnly serves h to units of the group and to sessions only.
+// membersOnly restricts h to requests of the group's units and of sessions. Outside groups it
+// returns h.
 func (u *Unit) membersOnly(h http.Handler) http.Handler {
 	if u.config.Group == "" {
 		return h

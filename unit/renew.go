@@ -11,34 +11,34 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// attemptTime is the longest that one attempt at one authority takes.
+// attemptTime limits one attempt at one authority.
 const attemptTime = 5 * time.Second
 
-// authorityBackoff is the wait while no authority issues a certificate. One that comes back is
-// asked within attemptTime and Most.
+// authorityBackoff is the wait between attempts while no authority issues a certificate. An
+// authority that is available again receives a request within attemptTime and Max.
 var authorityBackoff = retry.Backoff{First: 50 * time.Millisecond, Max: 5 * time.Second}
 
-// longestPause is how long the clock is not looked at: timers stop while
-// a machine sleeps, but certificates expire.
+// longestPause is the maximum time between two readings of the clock. Timers stop while a
+// machine sleeps, but certificates still expire.
 const longestPause = time.Minute
 
-// renew replaces the certificate when it is time, until ctx is done. The current
-// one is kept while no authority issues a newer one.
+// renew replaces the certificate at the times of renewal, until ctx is done. The current
+// certificate stays in use while no authority issues a newer one.
 func (u *Unit) renew(ctx context.Context) {
 	defer close(u.done)
 	for u.awaitRenewal(ctx) == nil {
-		// It ends without a certificate only with ctx, as the loop sees.
+		// obtain fails only if ctx is done, which the loop checks.
 		_ = u.obtain(ctx, func(error) bool { return false })
 	}
 }
 
-// awaitRenewal blocks until the current certificate is to be renewed, at a random
-// point of the time for it, or ahead of that when a ring key is missed, or ctx is
-// done. However clocks differ it else lets half of that time pass, so that a unit
-// never asks in a tight loop.
+// awaitRenewal blocks until the unit should renew the current certificate: at a random time in
+// the renewal window, or earlier if an early renewal is requested. It returns an error if ctx is
+// done. Otherwise it waits at least half the length of the window, even if clocks differ, so
+// that a unit never sends requests in a tight loop.
 //
-// A step that concerns the unit makes it renew at a random point of the spread that the
-// authority proved with it.
+// After a step that concerns the unit, the unit renews at a random time within the spread that
+// the authority signed with the step.
 func (u *Unit) awaitRenewal(ctx context.Context) error {
 	e := u.enrolled.Load()
 	spread := e.renewBefore.Sub(e.renewAfter)
@@ -54,10 +54,9 @@ func (u *Unit) awaitRenewal(ctx context.Context) error {
 	return nil
 }
 
-// obtain tries all authorities until one issues a certificate, with back-off and
-// one warning for each step of it. It ends early with an error for which ends
-// is true, or when ctx is done, with that of the last attempt that ctx did not cut
-// off.
+// obtain tries all authorities until one issues a certificate, with back-off and a warning after
+// each failed attempt. It returns early on an error for which ends is true. When ctx is done, it
+// returns the cause of ctx and the error of the last attempt that ctx did not interrupt.
 func (u *Unit) obtain(ctx context.Context, ends func(error) bool) error {
 	var firstErr error
 	for failures := 1; ; failures++ {
@@ -78,14 +77,15 @@ func (u *Unit) obtain(ctx context.Context, ends func(error) bool) error {
 		case err != nil:
 			return errors.Join(context.Cause(ctx), firstErr)
 		case stepped:
-			failures = 0 // what was refused may be approved now
+			failures = 0 // the new policy may approve a request that was refused before
 		}
 	}
 }
 
-// Attempt asks each authority once, beginning with the one that issued the last
-// certificate: of several, one issues ring keys. When none issues a certificate the
-// error is that of the first final refusal, or of the first address.
+// Attempt requests a certificate from each authority once, until one issues it. It begins with
+// the authority that issued the last certificate, since only one of several issues ring keys. If
+// none issues a certificate, the error is that of the first final refusal, or else of the first
+// address.
 func (u *Unit) Attempt(ctx context.Context) error {
 	var firstErr error
 	for i, p := range u.peers {
@@ -119,11 +119,11 @@ func (u *Unit) attemptAt(ctx context.Context, p *peer) error {
 	return nil
 }
 
-// isFinal reports whether trying again cannot help. An error that is no refusal
-// is the network's or a fault of the authority.
+// isFinal reports whether a retry cannot succeed. An error that is not a refusal comes from the
+// network or from a fault of the authority, and is not final.
 func isFinal(err error) bool {
 	switch wire.ReasonOf(err) {
-	case wire.NoQuorum, wire.Withdrawn, wire.NoPlace: // parties may still approve, a place becomes free
+	case wire.NoQuorum, wire.Withdrawn, wire.NoPlace: // parties may still approve, or a place may become free
 		return false
 	case wire.Behind, wire.RingElsewhere, wire.GroupElsewhere, wire.Unavailable, wire.TooMany, wire.Overload, wire.StoreFailed, wire.Internal:
 		return false
@@ -131,8 +131,7 @@ func isFinal(err error) bool {
 	return true
 }
 
-// pauseUntil is [retry.Sleep] that ends early with a channel that is closed, and reports
-// whether it was.
+// pauseUntil is [retry.Sleep] that ends early when moved is closed, and reports whether it did.
 func pauseUntil(ctx context.Context, d time.Duration, moved <-chan struct{}) (early bool, err error) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

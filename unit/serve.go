@@ -16,47 +16,45 @@ import (
 
 // Times of a server.
 const (
-	headerTime = 10 * time.Second       // handshake and request header
-	idleTime   = 2 * time.Minute        // kept-alive connection without a request
-	readTime   = time.Minute            // the next bytes of a request
-	writeTime  = 30 * time.Second       // the client takes the next bytes of a response
-	restTime   = time.Second            // what a handler leaves of a request
-	drainTime  = 10 * time.Second       // requests in flight at shutdown
-	lingerTime = 100 * time.Millisecond // between the last heartbeat and the end of the listener
+	headerTime = 10 * time.Second       // for the handshake and the request header
+	idleTime   = 2 * time.Minute        // for a connection without a request
+	readTime   = time.Minute            // for the next bytes of a request
+	writeTime  = 30 * time.Second       // for the client to accept the next bytes of a response
+	restTime   = time.Second            // for the rest of a request that the handler did not read
+	drainTime  = 10 * time.Second       // for requests in flight at shutdown
+	lingerTime = 100 * time.Millisecond // between the last heartbeat and the close of the listener
 )
 
-// Bounds of a server.
+// Limits of a server.
 const (
-	maxConns    = 10_000 // open connections; beyond, the address with the most loses the one that waits longest
-	maxRequests = 10_000 // requests in flight; one address has no more of them than are free
+	maxConns    = 10_000 // open connections; above this, the longest-waiting one of the address with the most is closed
+	maxRequests = 10_000 // requests in flight; one address can have no more than the number that stays free
 )
 
-// quotaRequests names the latter in refusals and [Stats].
+// quotaRequests is the name of the quota of maxRequests in refusals and [Stats].
 const quotaRequests = "unit: requests under way"
 
-// clientPace is that of a server's clients.
+// clientPace returns the time limits for a server's clients.
 func clientPace() limit.Pace { return limit.Pace{Read: readTime, Write: writeTime, Rest: restTime} }
 
-// Serve serves HTTP/1.1 and HTTP/2 over TLS on a listener, which it closes,
-// until ctx is done; it then lets requests in flight finish for at most 10
-// seconds and returns nil.
+// Serve serves HTTP/1.1 and HTTP/2 over TLS on a listener until ctx is done. It then closes the
+// listener, lets requests in flight finish for at most 10 seconds, and returns nil.
 //
-// A connection never outlives the certificate of its handshake. Once the unit
-// holds a newer one, responses on older connections ask the client to make
-// another (Connection: close, GOAWAY), and at the certificate's end whatever is
-// left is cut.
+// A connection never outlives the certificate of its handshake. Once the unit has a newer
+// certificate, responses on older connections ask the client to reconnect (Connection: close,
+// GOAWAY). When the certificate expires, its remaining connections are closed.
 //
-// A request whose body brings nothing for a minute is cut off, and a response of
-// which the client takes nothing for 30 seconds. A handler that calls SetReadDeadline
-// of [http.ResponseController] decides about the former itself. One address has at
-// most half of 10,000 requests in flight, or what others leave of them: other requests
-// get status 429, or 503 when there are no more.
+// Serve aborts a request if no bytes of its body arrive for a minute, or if the client accepts
+// no bytes of the response for 30 seconds. A handler can replace the former limit with
+// SetReadDeadline of [http.ResponseController]. Of the 10,000 requests in flight, one address
+// can have at most half, and no more than the number that stays free. Further requests receive
+// status 429, or 503 if no place is free.
 //
-// It also serves the trusted channel: requests of sessions reach the handler
-// like any others, and [CallerOf] distinguishes them.
+// Serve also serves the trusted channel: the handler receives requests of sessions like all
+// others, and [CallerOf] distinguishes them.
 //
-// Of a unit in a group the handler gets requests of units whose role may call
-// this one, which [PeerOf] names, and of sessions. All others get status 403.
+// In a group, the handler receives only requests of units whose role may call this unit's role
+// ([PeerOf] returns the unit), and requests of sessions. All other requests receive status 403.
 func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	served, err := u.withChannel(u.membersOnly(h))
 	if err != nil {
@@ -83,16 +81,16 @@ func (u *Unit) Serve(ctx context.Context, l net.Listener, h http.Handler) error 
 	return <-stopped
 }
 
-// linger serves until managers know that the unit leaves, and then once more as long for
-// clients to know it: requests that are bound to a unit that has ended have an unknown
-// outcome.
+// linger keeps the unit serving until managers know that the unit stops, and then as long again
+// until clients know it: if a unit has stopped, the outcome of requests that are bound to it is
+// unknown.
 func (u *Unit) linger() {
 	if u.cluster.relay.Connected() {
 		time.Sleep(2 * reportInterval)
 	}
 }
 
-// shutDown lets requests in flight finish, and cuts those that do not.
+// shutDown lets requests in flight finish, and aborts them after drainTime.
 func shutDown(server *http.Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
@@ -102,9 +100,9 @@ func shutDown(server *http.Server) error {
 	return nil
 }
 
-// whileCertified serves a request only before the end of its connection's
-// certificate, while the clock is right and, in a group, while the unit has a recent head of the
-// authority, and asks the client to reconnect when there is a newer certificate.
+// whileCertified aborts a request if the certificate of its connection has expired, if the wall
+// clock is wrong or, in a group, if the unit has no recent head of the authority. If there is a
+// newer certificate, it asks the client to reconnect.
 func (u *Unit) whileCertified(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		e := r.Context().Value(connKey{}).(*conn).enrolment()
@@ -118,7 +116,7 @@ func (u *Unit) whileCertified(h http.Handler) http.Handler {
 	})
 }
 
-// withQuota serves a request while there is room for it.
+// withQuota refuses requests above the quota of requests in flight.
 func (u *Unit) withQuota(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		release, err := u.Admit(r.RemoteAddr)
@@ -131,8 +129,9 @@ func (u *Unit) withQuota(h http.Handler) http.Handler {
 	})
 }
 
-// Admit takes a place among the 10,000 requests in flight for an address, host:port, as
-// [Unit.Serve] does for each request; release returns it. It refuses when there is none.
+// Admit counts a request of an address, host:port, among the 10,000 requests in flight until
+// release is called, as [Unit.Serve] does for each request. It refuses a request above the
+// quota.
 func (u *Unit) Admit(address string) (release func(), err error) {
 	from := limit.AddressOf(address)
 	if err := u.requests.Acquire(from, 1); err != nil {
@@ -142,10 +141,10 @@ func (u *Unit) Admit(address string) (release func(), err error) {
 	return func() { u.requests.Release(from, 1) }, nil
 }
 
-// Listen is a listener whose connections end with the certificate of their handshake, and
-// with what a policy cuts off. It is for servers with the configuration of [Unit.ServerTLS];
-// [Unit.Serve] does it by itself.
+// Listen returns a listener for servers with the configuration of [Unit.ServerTLS]. Its
+// connections are closed when the certificate of their handshake expires, and when a policy cuts
+// off the peer or the unit. [Unit.Serve] does this itself.
 func (u *Unit) Listen(l net.Listener) net.Listener { return listener{l, u} }
 
-// errTruncated is the end of a connection that TLS did not announce.
+// errTruncated means that a connection ended without the closing alert of TLS.
 var errTruncated = errors.New("connection ended without the closing alert of TLS")

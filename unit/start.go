@@ -18,10 +18,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Start makes the unit's signing key, enrols, and begins to renew. It blocks
-// until the unit has a certificate, retrying an authority that is unreachable,
-// busy or behind until ctx is done; any other refusal ends it, with an error
-// that wraps the refusal. The caller closes the unit.
+// Start makes the unit's signing key, enrols, and starts automatic renewal. It blocks until the
+// unit has a certificate. It retries until ctx is done if an authority is unreachable, busy or
+// behind; any other refusal is an error that wraps the refusal. The caller closes the unit.
 func Start(ctx context.Context, c Config) (*Unit, error) {
 	u, err := prepare(c)
 	if err != nil {
@@ -40,7 +39,8 @@ func Start(ctx context.Context, c Config) (*Unit, error) {
 	return u, nil
 }
 
-// watch calls Fatal, until ctx is done, when only another start of the program helps.
+// watch calls Fatal if a fault occurs that only a restart of the program repairs, until ctx is
+// done.
 func (u *Unit) watch(ctx context.Context) {
 	for _, watch := range []func(context.Context) error{u.clock.Watch, u.cluster.host.Watch} {
 		u.cluster.tasks.Go(func() {
@@ -51,7 +51,7 @@ func (u *Unit) watch(ctx context.Context) {
 	}
 }
 
-// prepare makes a unit that has not enrolled.
+// prepare makes a unit that is not enrolled.
 func prepare(c Config) (*Unit, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -98,9 +98,9 @@ func prepare(c Config) (*Unit, error) {
 	return u, nil
 }
 
-// Close ends renewal, waits for it, and drops the unit's certificate: handshakes
-// fail from then on. It releases the unit's place among those of its task, and waits
-// at most 2 seconds for that. Closing again does nothing.
+// Close stops renewal, waits for its end, and drops the unit's certificate: later handshakes
+// fail. It releases the unit's place among the units of its task, for which it waits at most 2
+// seconds. A second call has no effect.
 func (u *Unit) Close() {
 	started := u.enrolled.Load() != nil
 	u.stop()

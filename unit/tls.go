@@ -13,14 +13,14 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// ServerTLS is a live TLS 1.3 configuration that serves the newest certificate.
-// Handshakes fail once that is past its end. It does not end connections that
-// outlive their certificate; [Unit.Serve] does. Of a unit in a group it completes
-// a handshake only with a unit whose role may call this one.
+// ServerTLS returns a live TLS 1.3 configuration that presents the unit's newest certificate.
+// Handshakes fail when that certificate has expired. The configuration does not close
+// connections whose certificate expires later; [Unit.Serve] and [Unit.Listen] do. In a group it
+// completes a handshake only with a unit whose role may call this unit's role.
 func (u *Unit) ServerTLS() *tls.Config { return u.serverTLS(tls.RequireAnyClientCert) }
 
-// serverTLS is ServerTLS with a client certificate demanded, or requested, of
-// any caller of a unit in a group.
+// serverTLS is ServerTLS; in a group, peers says whether a client certificate is required or
+// only requested.
 func (u *Unit) serverTLS(peers tls.ClientAuthType) *tls.Config {
 	config := identity.ServerTLS(nil)
 	config.GetCertificate = u.certificate
@@ -31,7 +31,8 @@ func (u *Unit) serverTLS(peers tls.ClientAuthType) *tls.Config {
 	return config
 }
 
-// certificate is what a handshake is served with. A [conn] is bound to it.
+// certificate returns the certificate for a handshake, and binds the lifetime of its [conn] to
+// it.
 func (u *Unit) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	e, err := u.currentEnrolment()
 	if err != nil {
@@ -44,11 +45,10 @@ func (u *Unit) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	return e.leaf, nil
 }
 
-// ClientTLS is a live TLS 1.3 configuration for calling units of a task. It
-// presents the unit's own certificate, and completes a handshake only with an
-// identity that the newest policy names for the task. It refuses with
-// "not-allowed" a task that policy does not let this one call, and, when policy
-// stops doing so, every handshake from then on.
+// ClientTLS returns a live TLS 1.3 configuration for calls to units of a task. It presents the
+// unit's own certificate, and completes a handshake only with an identity that the newest policy
+// names for the task. ClientTLS refuses with "not-allowed" a task that policy does not permit
+// this unit's task to call. If a later policy withdraws the permission, handshakes fail.
 func (u *Unit) ClientTLS(task string) (*tls.Config, error) {
 	e, err := u.currentEnrolment()
 	if err != nil {
@@ -58,7 +58,7 @@ func (u *Unit) ClientTLS(task string) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := "" // a task without names is known by the URI in its leaf
+	name := "" // a task without DNS names is identified by the URI in its leaf
 	if len(callee.Names) > 0 {
 		name = callee.Names[0]
 	}
@@ -67,7 +67,7 @@ func (u *Unit) ClientTLS(task string) (*tls.Config, error) {
 	return config, nil
 }
 
-// clientCertificate is the newest certificate.
+// clientCertificate returns the newest certificate, for handshakes as a client.
 func (u *Unit) clientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 	e, err := u.currentEnrolment()
 	if err != nil {
@@ -76,7 +76,7 @@ func (u *Unit) clientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate,
 	return e.leaf, nil
 }
 
-// findCallee is the task that caller asks to call, if policy lets it.
+// findCallee returns a task if policy permits caller to call it.
 func findCallee(p policy.Approved, caller, task string) (*policyfile.Task, error) {
 	own, err := findTask(p, caller)
 	if err != nil {
@@ -88,8 +88,8 @@ func findCallee(p policy.Approved, caller, task string) (*policyfile.Task, error
 	return findTask(p, task)
 }
 
-// expectCallee is what a server of the task must be now; the zero Expect, which
-// refuses everything, when there is nothing it may be.
+// expectCallee returns the requirements for a server of the task at this time. If policy permits
+// none, it returns the zero Expect, which refuses every peer.
 func (u *Unit) expectCallee(task string) identity.Expect {
 	e, err := u.currentEnrolment()
 	if err != nil {
@@ -112,19 +112,19 @@ func (u *Unit) expectCallee(task string) identity.Expect {
 	}
 }
 
-// Credentials are the certificate and key that a unit serves TLS with, in PEM, for programs
-// that read them from files.
+// Credentials are the certificate and key of a unit for TLS, in PEM, for programs that read them
+// from files.
 type Credentials struct {
-	Chain []byte // the chain that TLS serves
-	Key   []byte // its private key, PKCS #8
-	Root  []byte // the root that trusts this identity and no other
+	Chain []byte // certificate chain for TLS
+	Key   []byte // private key of the leaf, PKCS #8
+	Root  []byte // root under which only this identity verifies
 
-	// Replaced is closed when the unit has newer ones, and when it is closed.
+	// Replaced is closed when the unit has newer credentials, and when the unit is closed.
 	Replaced <-chan struct{}
 }
 
-// Credentials returns the newest ones, whatever [Unit.Ready] reports. It refuses with
-// "not-enrolled" after Close.
+// Credentials returns the newest credentials, even if [Unit.Ready] returns an error. It refuses
+// with "not-enrolled" after Close.
 func (u *Unit) Credentials() (Credentials, error) {
 	e := u.enrolled.Load()
 	if e == nil {

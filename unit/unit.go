@@ -1,22 +1,21 @@
-// Package unit is the SDK for computing units: programs that run inside a TEE
-// with their task's attested identity.
+// Package unit is the SDK for units: programs that run inside a TEE with the attested identity
+// of their task.
 //
-// [Start] proves the program to an authority and returns a [Unit] that has a
-// certificate, serves TLS with it, and renews it automatically, with fresh evidence
-// each time, until [Unit.Close]. There is no half-ready Unit.
+// [Start] proves the program's identity to an authority, and returns a [Unit] with a
+// certificate. The unit serves TLS with the certificate, and renews it automatically with fresh
+// evidence until [Unit.Close]. Start never returns a unit without a certificate.
 //
-// It trusts the TEE it runs in and one digest, that of the genesis policy. The
-// policy history authenticates itself by its owners' signatures back to that
-// digest; the authority must have the root which the newest policy names; the
-// certificate report must be signed by that authority and respond to this
-// unit's own request. It refuses everything else, a history older than one it
-// has seen, and certificates that are not valid at its own time. The host, which
-// also provides addresses, is trusted for availability only.
+// A unit trusts the TEE in which it runs, and one digest: that of the genesis policy. It
+// verifies the policy history by the owners' signatures back to that digest. The authority must
+// have the root that the newest policy names, and must sign the certificate report together with
+// this unit's own request. The unit refuses a history that is older than one it has seen, and
+// certificates that are not valid at its own time. Only availability depends on the host, which
+// also provides addresses.
 //
-// `cohort unit` does the same for a program that knows nothing of Cohort.
+// `cohort unit` does the same for a program that does not use this package.
 //
-// Private keys live in memory only. Go copies memory freely, so erasing them is
-// best effort unless the program is built with GOEXPERIMENT=runtimesecret.
+// Private keys exist only in memory. The Go runtime can copy memory, so their erasure is best
+// effort unless the program is built with GOEXPERIMENT=runtimesecret.
 //
 // Files, each using those before it: config.go, attester.go, unit.go, conn.go, watch.go,
 // history.go, enrol.go, tls.go, peer.go, channel.go, bus.go, renew.go, serve.go,
@@ -45,26 +44,26 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Unit is one start of one program with its certificate. It is safe for
-// concurrent use. The TLS configurations and handlers that it returns are
-// live: they use the newest certificate and the newest policy at each handshake.
+// Unit is a running program with its certificate. It is safe for concurrent use. The TLS
+// configurations and handlers that it returns are live: they use the newest certificate and the
+// newest policy at each handshake.
 type Unit struct {
 	config   Config
 	tee      serialAttester
 	id       wire.UnitID
 	signing  *ecdsa.PrivateKey
 	clock    *hostclock.Clock
-	spki     []byte  // of signing
-	peers    []*peer // ordered by the goroutine that enrols
+	spki     []byte  // SubjectPublicKeyInfo of signing
+	peers    []*peer // reordered only by the goroutine that enrols
 	cluster  clusterState
-	requests *limit.Shares // in flight, and connections that are forwarded as TCP
+	requests *limit.Shares // requests in flight, and TCP connections that the agent forwards
 
-	seen     atomic.Pointer[history.History] // the newest; written by adopt
+	seen     atomic.Pointer[history.History] // newest history; only adopt writes it
 	steps    stepNotifier
 	watcher  history.Watcher
 	conns    connSet
-	cutOff   atomic.Pointer[cutOffResult] // of the newest policy on held; nil before the first
-	enrolled atomic.Pointer[enrolment]    // nil before the first and after Close
+	cutOff   atomic.Pointer[cutOffResult] // cached result of checkNotCutOff; nil before its first call
+	enrolled atomic.Pointer[enrolment]    // newest enrolment; nil before the first and after Close
 	counters counters
 
 	stop context.CancelFunc
@@ -74,45 +73,45 @@ type Unit struct {
 // enrolment is the verified content of one certificate report. It is immutable.
 type enrolment struct {
 	policy      policy.Approved
-	lifetime    time.Duration     // of certificates, as policy has it
+	lifetime    time.Duration     // lifetime of certificates, from policy
 	root        *x509.Certificate // authority root
 	identity    identity.Identity
-	party       attest.Digest    // whose program the unit runs, in a group: key
+	party       attest.Digest    // in a group, the key of the party of the unit's program
 	unit        []byte           // certificate of the signing key, DER
 	leaf        *tls.Certificate // leaf and cross-certificate, with the key
-	ring        identity.Ring    // keys under which units seal sessions
+	ring        identity.Ring    // ring keys
 	env         map[string]string
-	facts       policy.Facts          // that the unit certificate says of the unit
-	proved      identity.ProvedHead   // that came with the report
-	offset      time.Duration         // how far the unit's clock was ahead of the authority's then, and how long the report travelled
-	endorsed    []attest.Endorsements // of our evidence, the TEE's and then each device's: the vendor's words, and when the authority had them
+	facts       policy.Facts          // facts about the unit, from its certificate
+	proved      identity.ProvedHead   // policy head in the report
+	offset      time.Duration         // unit's clock minus authority's clock at the report, including the report's transmission time
+	endorsed    []attest.Endorsements // of the unit's evidence, first the TEE, then each device: vendors' documents, and when the authority fetched them
 	renewAfter  time.Time
 	renewBefore time.Time
 	notAfter    time.Time
-	replaced    chan struct{} // closed when a newer enrolment is current
+	replaced    chan struct{} // closed when a newer enrolment replaces this one
 }
 
-// peer is one address of the authority.
+// peer is the authority at one address.
 type peer struct {
 	*history.Peer
 	address string
 }
 
-// clusterState is the unit's part in its cluster: the sessions it shares with the
-// other units, and what it reports to the manager. No fault in it makes a
-// unit unready.
+// clusterState is the unit's state in its cluster: the sessions that it shares with the other
+// units, and the values that it reports to the manager. A fault in it does not make the unit
+// unready.
 type clusterState struct {
 	host         *channel.Host
 	relay        *busrelay.Relay
-	renewNow     chan struct{} // a value in it asks for a renewal ahead of time
-	lastHastened atomic.Int64  // when that was last asked for, Unix nanoseconds
+	renewNow     chan struct{} // a value requests an early renewal
+	lastHastened atomic.Int64  // time of the last request for an early renewal, Unix nanoseconds
 	inFlight     atomic.Int64  // requests being served
-	serving      atomic.Int64  // calls of Serve that do not end yet
+	serving      atomic.Int64  // calls of Serve that are not shutting down
 	address      atomic.Pointer[string]
-	tasks        sync.WaitGroup // the goroutines below
+	tasks        sync.WaitGroup // goroutines of the cluster, and of watch and watchHistory
 }
 
-// stepNotifier announces steps that a unit adopts.
+// stepNotifier notifies goroutines of policy steps that the unit adopts.
 type stepNotifier struct {
 	mu    sync.Mutex
 	moved chan struct{} // guarded by mu: closed when a step is adopted
@@ -125,8 +124,8 @@ func (s *stepNotifier) nextStep() <-chan struct{} {
 	return s.moved
 }
 
-// cutOffResult is what the newest policy says of an enrolment. It is kept until one of the two
-// changes, because it is asked for at every request.
+// cutOffResult is the cached result of a check whether the newest policy cuts off an enrolment.
+// It is used until the policy or the enrolment changes, because every handshake needs it.
 type cutOffResult struct {
 	of   *enrolment
 	head attest.Digest
@@ -139,28 +138,28 @@ type counters struct {
 	lastFailure                    atomic.Pointer[wire.Reason]
 }
 
-// failed counts an attempt that obtained no certificate.
+// failed records an attempt that obtained no certificate.
 func (c *counters) failed(err error) {
 	reason := wire.ReasonOf(err)
 	c.lastFailure.Store(&reason)
 	c.failures.Add(1)
 }
 
-// currentTime returns the unit's time.
+// currentTime returns the unit's own time.
 func (u *Unit) currentTime() time.Time { return u.clock.Now() }
 
-// newest is the newest policy that the unit has seen.
+// newest returns the newest policy that the unit has adopted.
 func (u *Unit) newest() policy.Approved { return u.seen.Load().Policy() }
 
-// provedHead is the newest proved head, to be shown to clients.
+// provedHead returns the newest proved head, for clients.
 func (u *Unit) provedHead() []byte { return u.seen.Load().Proved().Bytes() }
 
-// spread is how long renewals that one step makes necessary are spread, as the authority
-// has it.
+// spread returns the time over which units spread the renewals after a step, from the newest
+// proved head.
 func (u *Unit) spread() time.Duration { return u.seen.Load().Proved().Spread() }
 
-// pollTime is how long one poll waits: in a group a third of the time that it goes on
-// without a proved head, at most.
+// pollTime returns the maximum wait of one poll. In a group this is at most a third of the time
+// for which a unit may continue without a proved head.
 func (u *Unit) pollTime() time.Duration {
 	p := u.newest()
 	if pact := p.GroupByName(u.config.Group); u.config.Group != "" && pact != nil {
@@ -176,10 +175,10 @@ func (u *Unit) authorityRoot() *x509.Certificate {
 	return nil
 }
 
-// ID returns the name of this start of this unit.
+// ID returns the unit id. It is new at each start.
 func (u *Unit) ID() wire.UnitID { return u.id }
 
-// Identity returns the identity of the unit, zero after Close.
+// Identity returns the identity of the unit, or the zero Identity after Close.
 func (u *Unit) Identity() identity.Identity {
 	if e := u.enrolled.Load(); e != nil {
 		return e.identity
@@ -187,8 +186,8 @@ func (u *Unit) Identity() identity.Identity {
 	return identity.Identity{}
 }
 
-// PolicyHead returns the head of the newest policy that the unit has adopted: peers are checked
-// against it, and connections that it refuses have ended.
+// PolicyHead returns the head of the newest policy that the unit has adopted. The unit verifies
+// peers against that policy, and has closed the connections that it refuses.
 func (u *Unit) PolicyHead() attest.Digest {
 	u.steps.mu.Lock()
 	defer u.steps.mu.Unlock()
@@ -203,16 +202,16 @@ func (u *Unit) Environment() map[string]string {
 	return nil
 }
 
-// Stats are counters since Start, and the state of the certificate.
+// Stats has counters since Start, and the state of the certificate.
 type Stats struct {
-	Renewals    uint64      `json:"renewals"`               // certificates obtained, the first included
-	Failures    uint64      `json:"failures"`               // attempts without a certificate
-	Handshakes  uint64      `json:"handshakes"`             // TLS handshakes a certificate was served to
-	LastFailure wire.Reason `json:"last_failure,omitempty"` // of the newest failed attempt
+	Renewals    uint64      `json:"renewals"`               // certificates obtained, including the first
+	Failures    uint64      `json:"failures"`               // attempts that obtained no certificate
+	Handshakes  uint64      `json:"handshakes"`             // TLS handshakes in which the unit presented its certificate as a server
+	LastFailure wire.Reason `json:"last_failure,omitempty"` // reason of the last failed attempt
 	NotAfter    time.Time   `json:"not_after,omitzero"`     // end of the current certificate
-	Sessions    int         `json:"sessions"`               // of the trusted channel, known here
-	Manager     bool        `json:"manager"`                // connected to it
-	// Refused are requests by the quota that refused them, which its refusal names.
+	Sessions    int         `json:"sessions"`               // sessions of the trusted channel in memory
+	Manager     bool        `json:"manager"`                // whether a manager is connected
+	// Refused counts refused requests by the quota that refused them.
 	Refused map[string]uint64 `json:"refused,omitempty"`
 }
 

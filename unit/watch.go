@@ -8,9 +8,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// adopt makes a history the newest that is seen, unless another goroutine has adopted a
-// newer one meanwhile. All checks of peers count by it from then on, and connections end
-// that it does not let the unit have.
+// adopt makes h the unit's newest history, unless the unit already has a newer one. From then
+// on, checks of peers use it, and adopt closes connections that its policy refuses.
 func (u *Unit) adopt(h history.History) {
 	u.steps.mu.Lock()
 	defer u.steps.mu.Unlock()
@@ -30,37 +29,37 @@ func (u *Unit) adopt(h history.History) {
 	u.steps.moved = make(chan struct{})
 }
 
-// watchHistory keeps the history that the unit has seen current until ctx is done.
+// watchHistory keeps the unit's history up to date until ctx is done.
 func (u *Unit) watchHistory(ctx context.Context) {
 	select {
-	case <-u.steps.nextStep(): // the first history comes with the first certificate
+	case <-u.steps.nextStep(): // the first enrolment fetches the first history
 	case <-ctx.Done():
 	}
 	u.watcher.Run(ctx)
 }
 
-// hintHead handles a head that a client or a peer presents.
+// hintHead handles an unverified policy head that a client or a peer presents.
 func (u *Unit) hintHead(unverified []byte) {
 	u.watcher.HintHead(unverified, u.authorityRoot(), u.currentTime())
 }
 
-// watchedAt reports whether the history is kept current by a poll at an authority, so that
-// a renewal there need not ask for it.
+// watchedAt reports whether the watcher's polls of authority p keep the history up to date, so
+// that a renewal at p need not request it.
 func (u *Unit) watchedAt(p *peer) bool {
 	proved, e := u.seen.Load().Proved(), u.enrolled.Load()
 	return u.watcher.CurrentSource() == history.Source(p) && e != nil && u.currentTime().Add(-e.offset).Sub(proved.SignedAt()) < u.pollTime()+attemptTime
 }
 
-// mustRenew reports whether a step that was adopted since a certificate was issued makes
-// the unit renew at once: one about its task or group, its platform, the tasks it calls or
-// the authority. Any other it adopts, and goes on.
+// mustRenew reports whether a step that was adopted since the certificate of e was issued
+// requires a renewal at once: a step about the unit's task or group, its platform, the tasks it
+// calls, or the authority. Other steps need no renewal.
 func (u *Unit) mustRenew(e *enrolment) bool {
 	newest := u.newest()
 	return e != nil && newest.Genuine() && newest.Concerns(e.facts.Head, e.facts)
 }
 
-// checkNotCutOff refuses what the newest policy cuts off, with the reason that any peer has for it,
-// and a unit in a group without a recent head of the authority.
+// checkNotCutOff returns an error if the newest policy cuts off the unit, with the same reason
+// as a peer's check, or if a unit in a group has no recent head of the authority.
 func (u *Unit) checkNotCutOff(e *enrolment, at time.Time) error {
 	newest := u.newest()
 	v := u.cutOff.Load()
@@ -74,10 +73,10 @@ func (u *Unit) checkNotCutOff(e *enrolment, at time.Time) error {
 	return u.checkSilence(e, at)
 }
 
-// checkSilence refuses, with "expired", a unit in a group whose newest proved head is older
-// than policy lets it be: of the parties' approvals it knows nothing newer, and a withdrawal
-// may have been kept from it. The head's age is counted by the authority's clock, as it was
-// when the report came.
+// checkSilence returns an error with the reason "expired" for a unit in a group whose newest
+// proved head is older than policy permits: the network may withhold a party's withdrawal from
+// it. The age of the head is measured by the authority's clock, using the offset at the time of
+// the report.
 func (u *Unit) checkSilence(e *enrolment, at time.Time) error {
 	newest := u.seen.Load()
 	pact := newest.Policy().GroupByName(u.config.Group)
@@ -88,7 +87,7 @@ func (u *Unit) checkSilence(e *enrolment, at time.Time) error {
 	if proved.SignedAt().Before(e.proved.SignedAt()) {
 		proved = e.proved
 	}
-	// Times of heads are rounded down to a second.
+	// Times of heads are rounded down to whole seconds.
 	age, most := at.Add(-e.offset).Sub(proved.SignedAt())-time.Second, newest.Policy().Document().Silence(pact.Group)
 	if age >= most {
 		return wire.Refuse(wire.Expired, "unit: newest proved policy head", age.String()+" old", "younger than "+most.String()+" (max_silence)")
@@ -96,7 +95,8 @@ func (u *Unit) checkSilence(e *enrolment, at time.Time) error {
 	return nil
 }
 
-// currentEnrolment returns the enrolment that handshakes are served from.
+// currentEnrolment returns the newest enrolment for handshakes, or a refusal if the unit cannot
+// serve.
 func (u *Unit) currentEnrolment() (*enrolment, error) {
 	e := u.enrolled.Load()
 	if e == nil {
@@ -115,18 +115,19 @@ func (u *Unit) currentEnrolment() (*enrolment, error) {
 	return e, nil
 }
 
-// Ready reports whether the unit can serve: nil, or a refusal with the reason
-// "certificate-expired" when no authority renewed in time, "clock" while the wall
-// clock is more than 2 minutes from the unit's time, "cut-off" or "withdrawn" when the
-// newest policy cuts the unit off, or "not-enrolled" after Close.
+// Ready returns nil if the unit can serve. Otherwise it returns a refusal with the reason
+// "certificate-expired" if no authority renewed the certificate in time, "clock" while the wall
+// clock differs from the unit's time by more than 2 minutes, "cut-off" or "withdrawn" if the
+// newest policy cuts off the unit, "expired" if a unit in a group has no recent policy head, or
+// "not-enrolled" after Close.
 func (u *Unit) Ready() error {
 	_, err := u.currentEnrolment()
 	return err
 }
 
-// closeRevoked ends the connections that the newest policy does not let the unit have: those
-// with a peer that it cuts off, and all of a unit that it cuts off. A unit that needs no
-// more than a newer certificate keeps its own.
+// closeRevoked closes the connections that the newest policy refuses: those with a peer that is
+// cut off, and all connections if the unit itself is cut off. If the unit only needs a newer
+// certificate, its connections stay open.
 func (u *Unit) closeRevoked() {
 	own := false
 	if e := u.enrolled.Load(); e != nil {

@@ -14,20 +14,21 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Says has a party approve the group under its root, or withdraw.
+// Says makes a party approve the group under its own root, or withdraw.
 func (w *World) Says(party string, withdraws bool) {
 	w.T.Helper()
 	w.SaysOf(groupKeys(w.Policy().GroupByName("trial").ID()).RootDigest(), party, withdraws)
 }
 
-// SaysOf adds what a party states of the group under a root.
+// SaysOf adds a party's statement about the group under a root: an approval or a withdrawal.
 func (w *World) SaysOf(root attest.Digest, party string, withdraws bool) {
 	w.T.Helper()
 	w.World = w.WithStep(w.Statement("trial", party, root, func(s *policy.Statement) { s.Withdraws = withdraws }))
 }
 
-// Grouped is a world whose policy has a group that its one party approves:
-// scorers call holders. Edits are pairs of old and new text of the policy before it.
+// Grouped returns a World whose policy has a group that its one party approves, in which role
+// scorer calls role holder. Edits are pairs of old and new text, applied to the policy before
+// the group is added.
 func Grouped(t *testing.T, edits ...string) *World {
 	t.Helper()
 	w := New(t, "1h")
@@ -51,15 +52,16 @@ scorer = { members = [ { party = "north", task = "scoring", release = "1" } ], c
 	return w
 }
 
-// groupKeys are the keys of a roster, as the parties' authority drew them.
+// groupKeys returns the group keys of a roster at the authority that the parties approve.
 func groupKeys(roster attest.Digest) *identity.GroupKeys {
 	return GroupKeysOf(OwnSecret, roster)
 }
 
-// OwnSecret is what the root of each roster comes from at the authorities of its parties.
+// OwnSecret is the secret from which the authority that the parties approve derives each
+// roster's root.
 const OwnSecret = "the group's own secret"
 
-// GroupKeysOf are the keys of a roster whose secret comes from a text.
+// GroupKeysOf returns the group keys of a roster, derived from the secret from.
 func GroupKeysOf(from string, roster attest.Digest) *identity.GroupKeys {
 	seed := wire.Sum([]byte(from + roster.Hex()))
 	secret, err := identity.OpenSecret(seed[:])
@@ -73,7 +75,7 @@ func GroupKeysOf(from string, roster attest.Digest) *identity.GroupKeys {
 	return keys
 }
 
-// groupsOf are the keys of all rosters of a policy.
+// groupsOf returns the group keys of all rosters of a policy.
 func groupsOf(secret string, p policy.Approved) (all []*identity.GroupKeys) {
 	for _, name := range p.Document().GroupNames() {
 		for pact := p.GroupByName(name); pact != nil; pact = pact.Predecessor {
@@ -105,7 +107,8 @@ func (f *Authority) groupReport(i *identity.Issuer, p policy.Approved, request a
 	return report, f.leaves(i, grant, request, &report)
 }
 
-// RingKeys are ring keys of which every byte is the given one or follows it.
+// RingKeys returns a previous, a current and a next ring key. Their bytes are all first, first+1
+// and first+2.
 func RingKeys(first byte, now time.Time) api.RingKeys {
 	key := func(n byte) *api.RingKey {
 		return &api.RingKey{Key: bytes.Repeat([]byte{first + n}, 32), End: now.Add(time.Duration(n+1) * time.Hour).UTC()}
@@ -113,7 +116,7 @@ func RingKeys(first byte, now time.Time) api.RingKeys {
 	return api.RingKeys{Previous: key(0), Current: key(1), Next: key(2)}
 }
 
-// Rings are the ring keys that the authority gives at a time.
+// Rings returns the ring keys in the authority's reports at the time now.
 func Rings(now time.Time) api.Rings {
 	return api.Rings{Strict: RingKeys(0x10, now), Follow: RingKeys(0x20, now)}
 }

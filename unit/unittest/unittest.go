@@ -1,5 +1,5 @@
-// Package unittest is a trust domain with an authority that can be made to misbehave, for
-// the tests of units and of what runs beside them. Only tests import it.
+// Package unittest provides a trust domain with a fake authority that can misbehave, for tests
+// of package unit and of packages that use units. Only tests import it.
 package unittest
 
 import (
@@ -31,13 +31,13 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// World is a trust domain, and the keys of its authority.
+// World is a trust domain with the keys of its authority.
 type World struct {
 	*testworld.World
 	AuthorityKeys *identity.Keys
 }
 
-// New makes a world whose genesis policy gives certificates of this life.
+// New makes a World whose genesis policy sets this lifetime of certificates.
 func New(t testing.TB, life string) *World {
 	t.Helper()
 	w := &World{World: testworld.New(t), AuthorityKeys: newKeys()}
@@ -45,13 +45,13 @@ func New(t testing.TB, life string) *World {
 	return w
 }
 
-// FoundAs begins the history with a policy that names a root.
+// FoundAs starts the history with a policy that names root as the authority root.
 func (w *World) FoundAs(root wire.Digest, life string) {
 	w.SignFirst(root, strings.ReplaceAll(tasks, "LIFE", life))
 }
 
-// Edited is a world that goes on from w with one more policy, a copy of the
-// newest with one change; w itself stays where it is.
+// Edited returns a World with the history of w and one more policy, in which new replaces old.
+// It does not change w.
 func (w *World) Edited(old, new string) *World {
 	w.T.Helper()
 	return &World{World: w.NextPolicy(old, new), AuthorityKeys: w.AuthorityKeys}
@@ -83,14 +83,14 @@ lifetime  = "LIFE"
 reference = [ { platform = "soft", program = "other" } ]
 `
 
-// AuthorityRoot is the certificate of the authority's root.
+// AuthorityRoot returns the certificate of the authority root.
 func (w *World) AuthorityRoot() *x509.Certificate {
 	i := testworld.Must(w.AuthorityKeys.Issuer(w.Policy(), groupsOf(OwnSecret, w.Policy())...))
 	return testworld.Must(x509.ParseCertificate(i.AuthorityRoot()))
 }
 
-// Authority is an authority that can be made to misbehave. It holds all checks that
-// units rely on an authority for, and keeps nothing.
+// Authority is a fake authority that can misbehave. Without Faults it makes all checks that
+// units rely on. It has no store.
 type Authority struct {
 	*httptest.Server
 	world *World
@@ -101,31 +101,31 @@ type Authority struct {
 	Requests []api.CertificateRequest
 	Left     []api.LeaveRequest
 	Clock    func() time.Time
-	Secret   string // that its group roots come from
+	Secret   string // secret from which group roots are derived
 	Faults   Faults
-	Spread   time.Duration // in proved heads
-	moved    chan struct{} // closed by set, which polls wait for
+	Spread   time.Duration // spread in proved heads
+	moved    chan struct{} // closed by Set, to end waiting polls
 }
 
-// Faults change the responses of a fake, from inside to outside.
+// Faults change the responses of a fake authority, in the order in which it makes them.
 type Faults struct {
 	History func(*api.History)
-	Party   []attest.Digest               // whose program a unit in a group is, whatever it asks for
-	Deaf    bool                          // adopts nothing that is pushed
-	Request func(*api.CertificateRequest) // the request as the fake understands it
+	Party   []attest.Digest               // party keys used for a unit in a group, in place of those in its request
+	Deaf    bool                          // ignores pushed histories
+	Request func(*api.CertificateRequest) // changes the request before the fake handles it
 	Report  func(*api.Report)
 	Signed  func(*api.SignedReport)
 	Sealed  func(*api.SealedReport)
-	// Of reports for a group: the root that they are sealed under, the secret that their
-	// signer has, and whether the domain's authority signs them.
+	// For reports about a group: the group root in the sealed report, the secret of the signer,
+	// and whether the authority's own leaf signs them.
 	GroupRoot   func(*wire.Digest)
 	GroupSecret string
 	DomainSigns bool
-	Refusal     error        // instead of a report
-	Serve       http.Handler // instead of the fake
+	Refusal     error        // returned in place of a report
+	Serve       http.Handler // handles all requests in place of the fake
 }
 
-// Authority starts an authority of the world with a root secret.
+// Authority starts a fake authority with these keys for the history of w.
 func (w *World) Authority(keys *identity.Keys) *Authority {
 	f := &Authority{world: w, keys: keys, Secret: OwnSecret, Steps: w.Entries(), Clock: time.Now, Spread: time.Second, moved: make(chan struct{})}
 	f.Server = httptest.NewUnstartedServer(f)
@@ -137,7 +137,7 @@ func (w *World) Authority(keys *identity.Keys) *Authority {
 	return f
 }
 
-// Set changes the fake while it serves.
+// Set changes the fake while it serves, and ends waiting polls.
 func (f *Authority) Set(change func(*Authority)) {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
@@ -146,7 +146,8 @@ func (f *Authority) Set(change func(*Authority)) {
 	f.moved = make(chan struct{})
 }
 
-// Issuer issues under the newest policy, whatever root that names.
+// Issuer returns an issuer with the fake's keys under its newest policy, even if the policy
+// names a different root.
 func (f *Authority) Issuer() (*identity.Issuer, policy.Approved) {
 	h, err := history.History{}.Extend(f.world.Genesis(), f.Steps)
 	if err != nil {
@@ -167,7 +168,7 @@ func (f *Authority) certificate() (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: [][]byte{leaf.DER, i.AuthorityRoot()}, PrivateKey: leaf.Key}, err
 }
 
-// prove signs the head of p.
+// prove returns the signed policy head of p.
 func (f *Authority) prove(p policy.Approved) []byte {
 	i, _ := f.Issuer()
 	leaf, err := i.AuthorityLeaf(f.Clock())
@@ -181,7 +182,7 @@ func (f *Authority) prove(p policy.Approved) []byte {
 	return head
 }
 
-// wait holds a poll until the fake changes.
+// wait blocks a poll of the newest head until the fake changes.
 func (f *Authority) wait(r *http.Request) {
 	poll, named, err := api.ParsePollQuery(r.URL.Query())
 	if r.URL.Path != api.PathHistory || !named || err != nil {
@@ -336,7 +337,7 @@ func (f *Authority) report(request api.CertificateRequest) (api.Report, error) {
 	return report, f.leaves(i, grant, request, &report)
 }
 
-// leaves issues what the key mode asks for.
+// leaves issues the leaves that the key mode requires.
 func (f *Authority) leaves(i *identity.Issuer, grant policy.Grant, request api.CertificateRequest, report *api.Report) error {
 	signing, err := x509.ParsePKIXPublicKey(request.SigningKey)
 	if err != nil {
@@ -390,8 +391,8 @@ func (f *Authority) sign(request api.CertificateRequest, report api.Report) (api
 	return api.SignedReport{Report: raw, Signature: signature, Chain: chain}, err
 }
 
-// reporterOf are the keys under which a report for a group is signed: those of the roster
-// that it is for, unless it was spoilt.
+// reporterOf returns the group keys under which a report about a group is signed: those of the
+// report's roster, or of the newest roster if a fault changed the report.
 func (f *Authority) reporterOf(p policy.Approved, request api.CertificateRequest, report api.Report) *identity.GroupKeys {
 	id := report.Identity
 	if p.GroupByID(id) == nil {
@@ -403,26 +404,26 @@ func (f *Authority) reporterOf(p policy.Approved, request api.CertificateRequest
 	return GroupKeysOf(f.Secret, id)
 }
 
-// Ahead is a clock that runs ahead of this machine's.
+// Ahead returns a clock that is d ahead of this machine's clock.
 func Ahead(d time.Duration) func() time.Time {
 	return func() time.Time { return time.Now().Add(d) }
 }
 
-// Unavailable responds as an authority that is shutting down.
+// Unavailable responds like an authority that is shutting down.
 type Unavailable struct{}
 
 func (Unavailable) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	api.ProblemOf(wire.Refuse(wire.Unavailable, "authority", "", "")).Write(w)
 }
 
-// Asked is how many certificates were asked of a fake.
+// Asked returns the number of certificate requests that the fake received.
 func (f *Authority) Asked() int {
 	f.Mu.Lock()
 	defer f.Mu.Unlock()
 	return len(f.Requests)
 }
 
-// Step makes the fake adopt what w has.
+// Step makes the fake adopt the history of w.
 func (f *Authority) Step(w *World) {
 	f.Set(func(f *Authority) { f.Steps = w.Entries() })
 }
