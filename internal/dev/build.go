@@ -17,19 +17,19 @@ import (
 
 const modulePath = "github.com/cohort-tee/cohort"
 
-// Binaries are the files a development cluster measures.
+// Binaries are the programs that a development cluster runs and measures.
 type Binaries struct {
 	Cohort  string   // authority and agent; static
 	Program []string // path and arguments
 
-	Example  Example    // that they are of; zero for the user's own program
-	Members  [][]string // of a group: what its roles run, in their order
-	Generate string     // program that makes what they compute on
-	Tables   string     // folder of that
+	Example  Example    // source of the programs; zero for the user's own program
+	Members  [][]string // of a group: paths and arguments of the roles' programs, in the order of the roles
+	Generate string     // program that generates the data of the group
+	Tables   string     // folder of the data
 }
 
-// findBinaries finds what a cluster runs: this cohort, and the user's program or
-// an example. Inside the source tree what is missing is built into dir.
+// findBinaries returns the programs of a cluster: this cohort, and the user's program or an
+// example. In the source tree it builds missing programs into dir.
 func (f Flags) findBinaries(ctx context.Context, dir string, program []string) (Binaries, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -47,9 +47,9 @@ func (f Flags) findBinaries(ctx context.Context, dir string, program []string) (
 	return b, err
 }
 
-// staticCohort is this cohort, or a static build of the same source: `go run`
-// makes a dynamic one where there is a C compiler, and an authority that loads
-// unmeasured libraries is refused.
+// staticCohort returns the path of this cohort if it is static, or else of a static build of the
+// same source: with a C compiler, `go run` makes a dynamic program, and policy refuses an
+// authority that loads unmeasured libraries.
 func staticCohort(ctx context.Context, self, dir string) (string, error) {
 	m, err := localtee.Measure("", []string{self})
 	if err != nil || !m.Dynamic {
@@ -61,7 +61,7 @@ func staticCohort(ctx context.Context, self, dir string) (string, error) {
 	return GoBuild(ctx, "./cmd/cohort", filepath.Join(dir, "bin", "cohort"))
 }
 
-// sourceTree is the folder of this module above the working directory.
+// sourceTree returns this module's root, if the working directory is in it.
 func sourceTree() (string, bool) {
 	dir, err := os.Getwd()
 	for err == nil {
@@ -77,14 +77,14 @@ func sourceTree() (string, bool) {
 	return "", false
 }
 
-// GoBuild builds a static program of the source tree. -trimpath and no stamp
-// make the same source the same bytes.
+// GoBuild builds a static program from the source tree. With -trimpath and without version
+// stamps, equal sources result in equal bytes.
 func GoBuild(ctx context.Context, pkg, out string) (string, error) {
 	tree, _ := sourceTree()
 	return build(ctx, tree, pkg, out)
 }
 
-// build is GoBuild in a folder.
+// build is GoBuild for a package in the folder dir.
 func build(ctx context.Context, dir, pkg, out string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", out, pkg)
 	cmd.Dir = dir
@@ -95,7 +95,7 @@ func build(ctx context.Context, dir, pkg, out string) (string, error) {
 	return out, nil
 }
 
-// stateName names a state: what is measured, as which task, in which key mode.
+// stateName returns a name for the state of these measurements with a task and key mode.
 func (b Binaries) stateName(task, keyMode string) (string, error) {
 	var measured string
 	for _, program := range append([][]string{b.Program}, b.Members...) {

@@ -20,22 +20,23 @@ import (
 	"github.com/cohort-tee/cohort/internal/retry"
 )
 
-// restarts is the wait before a child is started again; one that ran for settled begins anew.
+// restarts is the back-off before a child is started again. A child that ran for settled resets
+// it.
 var restarts = retry.Backoff{First: 100 * time.Millisecond, Max: 5 * time.Second}
 
 const settled = 10 * time.Second
 
-// longestSocket is the length of a socket's path that the kernel takes.
+// longestSocket is the longest path of a socket that is safe for the kernel's limit.
 const longestSocket = 100
 
-// Daemon is the soft daemon as a child process.
+// Daemon is the soft TEE daemon as a child process.
 type Daemon struct {
 	Root   string
 	Socket string
-	temp   string // folder of the socket, where the state's own path is too long
+	temp   string // folder of the socket if the path in the state would be too long
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when err is set
-	err    error         // how the process ended
+	err    error         // result of the process
 }
 
 // StartDaemon runs `cohort soft` and waits until it listens.
@@ -64,9 +65,10 @@ func StartDaemon(ctx context.Context, cohort, state string) (*Daemon, error) {
 	return d, nil
 }
 
-// plainCommand is a cohort outside the TEE, which is asked to end when ctx is
-// done. A group of its own keeps the terminal's Ctrl-C from it; should the thread
-// that starts it end, as when this process is killed, the kernel ends it.
+// plainCommand returns a command that runs cohort outside the TEE. It receives SIGTERM when ctx
+// is done. It has a process group of its own, so that the terminal's Ctrl-C does not reach it.
+// If the thread that starts it ends, for example because this process is killed, the kernel
+// sends it SIGTERM.
 func plainCommand(ctx context.Context, log *os.File, cohort string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, cohort, args...)
 	cmd.Env, cmd.Stderr = []string{}, log
@@ -75,8 +77,9 @@ func plainCommand(ctx context.Context, log *os.File, cohort string, args ...stri
 	return cmd
 }
 
-// runProcess starts the process on a thread that lives as long as it, because the
-// parent-death signal is the thread's, and reads the root it prints.
+// runProcess starts the process and reads the root that it prints. The thread that starts the
+// process lives as long as the process, because the kernel sends the parent-death signal when
+// that thread ends.
 func (d *Daemon) runProcess(ctx context.Context, out io.Reader) error {
 	started := make(chan error)
 	read := make(chan error, 1)
@@ -106,7 +109,7 @@ func (d *Daemon) runProcess(ctx context.Context, out io.Reader) error {
 	}
 }
 
-// Stop ends the daemon, and with it whatever it launched.
+// Stop ends the daemon and all programs that it launched.
 func (d *Daemon) Stop() error {
 	if d.cmd.Process != nil {
 		_ = d.cmd.Process.Signal(syscall.SIGTERM)
@@ -119,8 +122,8 @@ func (d *Daemon) Stop() error {
 	return err
 }
 
-// output runs a cohort command measured and returns what it printed. What it printed
-// beside that is passed on where it failed.
+// output runs a cohort command in the TEE and returns its standard output. If the command fails,
+// the error contains the end of its standard error.
 func (d *Daemon) output(ctx context.Context, cohort string, args ...string) ([]byte, error) {
 	settings, err := localtee.CommandSettings(args)
 	if err != nil {
@@ -153,25 +156,25 @@ func (d *Daemon) output(ctx context.Context, cohort string, args ...string) ([]b
 	return os.ReadFile(out.Name())
 }
 
-// child is one supervised process.
+// child is a supervised process.
 type child struct {
 	name    string
 	Log     string
 	run     runner
 	started func(pid int)
-	failed  chan error // the first end, for who waits until it is ready
+	failed  chan error // receives the first error, for Await
 }
 
-// runner runs a process until it ends, which it is asked to when ctx is done.
-// Its error is never nil.
+// runner runs a process until it ends, and asks it to end when ctx is done. It always returns an
+// error.
 type runner func(ctx context.Context, log *os.File, started func(pid int)) error
 
-// NewChild prepares a process with a log of its own.
+// NewChild prepares a process with its own log file.
 func (d *Cluster) NewChild(name string, run runner) *child {
 	return &child{name: name, Log: filepath.Join(d.State, name+".log"), run: run, started: func(int) {}, failed: make(chan error, 1)}
 }
 
-// Measured runs a cohort with a command line in the TEE.
+// Measured returns a runner of a launch in the TEE, with a command line of cohort.
 func (d *Cluster) Measured(l localtee.Launch, args []string) runner {
 	return func(ctx context.Context, log *os.File, started func(int)) (err error) {
 		l.Stdout, l.Stderr = log, log
@@ -193,7 +196,7 @@ func (d *Cluster) Measured(l localtee.Launch, args []string) runner {
 	}
 }
 
-// plain runs a cohort with a command line outside the TEE.
+// plain returns a runner of cohort outside the TEE, with a command line.
 func (d *Cluster) plain(args ...string) runner {
 	return func(ctx context.Context, log *os.File, started func(int)) error {
 		runtime.LockOSThread() // see plainCommand
@@ -210,7 +213,7 @@ func (d *Cluster) plain(args ...string) runner {
 	}
 }
 
-// supervise keeps a child running until ctx is done.
+// supervise runs a child, again after each end, until ctx is done.
 func (d *Cluster) supervise(ctx context.Context, c *child) {
 	d.children.Go(func() {
 		failures := 0
@@ -230,12 +233,12 @@ func (d *Cluster) supervise(ctx context.Context, c *child) {
 			failures++
 			pause := restarts.Longest(failures)
 			d.App.Notef("%s ended (%v); starting it again in %v", c.name, err, pause)
-			_ = retry.Sleep(ctx, pause) // the loop sees ctx
+			_ = retry.Sleep(ctx, pause) // the loop checks ctx
 		}
 	})
 }
 
-// RunOnce runs the child until it ends, with its log.
+// RunOnce runs the child once until it ends, and appends to its log.
 func (c *child) RunOnce(ctx context.Context) error {
 	log, err := os.OpenFile(c.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -245,8 +248,8 @@ func (c *child) RunOnce(ctx context.Context) error {
 	return c.run(ctx, log, c.started)
 }
 
-// Await tries ready until it holds. A child that ends before is an error, with
-// the end of its log.
+// Await calls ready until it returns nil. If the child ends first, or StartTime passes, it
+// returns an error with the end of the child's log.
 func (c *child) Await(ctx context.Context, ready func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, StartTime)
 	defer cancel()

@@ -22,16 +22,16 @@ import (
 
 const (
 	Domain    = "dev.test"
-	Units     = 3 // of a task; a group has one for each role
+	Units     = 3 // units of a task; a group has one unit for each role
 	StartTime = 30 * time.Second
 )
 
-// Cluster is a development cluster: the soft daemon, an authority, a manager and
-// three units, all children of this process.
+// Cluster is a development cluster: the soft daemon, an authority, a manager, and three units or
+// a group's units, all children of this process.
 type Cluster struct {
 	App       *frame.App
-	Dir       string // of dev.json
-	State     string // of this build, below dir
+	Dir       string // folder of dev.json
+	State     string // folder of this build's state, in Dir
 	Bin       Binaries
 	bus       string // address where units connect to the manager
 	reference localtee.Measurement
@@ -39,13 +39,14 @@ type Cluster struct {
 	children  sync.WaitGroup
 	Cancel    context.CancelFunc
 	members   []*child // units of a group, by role
-	checking  bool     // the first check has the last party of a group approve
+	checking  bool     // the last party of a group approves in the first check, not at the start
 
-	mu  sync.Mutex // guards cluster
+	mu  sync.Mutex // guards Doc
 	Doc Description
 }
 
-// New chooses names, addresses and the state of this build.
+// New makes a cluster that is not started. It chooses names, addresses and the folder of this
+// build's state.
 func New(a *frame.App, f Flags, dir string, b Binaries) (*Cluster, error) {
 	key, err := b.stateName(f.Task, f.KeyMode)
 	if err != nil {
@@ -83,7 +84,7 @@ func New(a *frame.App, f Flags, dir string, b Binaries) (*Cluster, error) {
 	return d, nil
 }
 
-// Describe is the present content of dev.json.
+// Describe returns the current content of dev.json.
 func (d *Cluster) Describe() Description {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -96,7 +97,7 @@ func (d *Cluster) Describe() Description {
 	return c
 }
 
-// Start brings everything up, in the order in which one needs the other.
+// Start starts all processes in the order of their dependencies, and writes dev.json.
 func (d *Cluster) Start(ctx context.Context) error {
 	ctx, d.Cancel = context.WithCancel(ctx)
 	if err := errors.Join(d.removeDescription(), d.PrepareState()); err != nil {
@@ -129,7 +130,8 @@ func (d *Cluster) StoreFile() string { return filepath.Join(d.State, "authority.
 
 func (d *Cluster) authorityRoot() string { return filepath.Join(d.State, "authority-root.pem") }
 
-// PrepareState keeps a state that was finished once, and begins anew otherwise.
+// PrepareState keeps a state that has a genesis policy, and otherwise replaces it with an empty
+// one.
 func (d *Cluster) PrepareState() error {
 	if _, err := os.Stat(d.GenesisFile()); err == nil {
 		return nil
@@ -149,10 +151,10 @@ func (d *Cluster) startTEE(ctx context.Context) error {
 	return err
 }
 
-// StartAuthority starts the authority, and writes its roots once it can be trusted.
+// StartAuthority starts the authority, and writes its root files once a client has verified it.
 func (d *Cluster) StartAuthority(ctx context.Context) error {
 	args := []string{"authority", "run", "--store", "sqlite:" + d.StoreFile(), "--listen", strings.TrimPrefix(d.Doc.Authority, "https://"), "--genesis-policy", d.GenesisFile(),
-		"--polls-per-address", "256"} // everyone is on this machine
+		"--polls-per-address", "256"} // all clients are on this machine
 	sigs, err := filepath.Glob(d.GenesisFile() + ".*.sig")
 	if err != nil {
 		return err
@@ -171,8 +173,8 @@ func (d *Cluster) StartAuthority(ctx context.Context) error {
 	})
 }
 
-// startManager starts the manager with its gateway. It is trusted with nothing,
-// and so runs outside the TEE.
+// startManager starts the manager with its gateway. The manager is untrusted, so it runs outside
+// the TEE.
 func (d *Cluster) startManager(ctx context.Context) error {
 	d.Doc.Manager.Data, d.Doc.Manager.Bus = filepath.Join(d.State, "manager"), d.bus
 	c := d.NewChild("manager", d.plain("manager", "--listen", strings.TrimPrefix(d.Doc.Gateway, "http://"),
@@ -185,12 +187,12 @@ func (d *Cluster) startManager(ctx context.Context) error {
 	})
 }
 
-// ClientPins are what a client of this cluster is given.
+// ClientPins returns the pins of this cluster for a client.
 func (d *Cluster) ClientPins() authorityclient.Pins {
 	return authorityclient.Pins{Authorities: []string{d.Doc.Authority}, Genesis: d.Doc.Genesis, Task: d.Doc.Task, State: filepath.Join(d.State, "seen.json")}
 }
 
-// unitArgs is the command line of a unit.
+// unitArgs returns the command line of a unit.
 func (d *Cluster) unitArgs(u Unit, as ...string) []string {
 	return append(append([]string{"unit"}, as...), "--authority", d.Doc.Authority, "--genesis", d.Doc.Genesis,
 		"--manager", "tls://"+d.bus, "--manager-ca", manager.SelfSignedCA(d.Doc.Manager.Data),
@@ -224,14 +226,14 @@ func (d *Cluster) startUnits(ctx context.Context) error {
 	return nil
 }
 
-// unitRunner runs the agent with the program of the release in use.
+// unitRunner returns a runner of the agent with the program of the current release.
 func (d *Cluster) unitRunner(args []string) runner {
 	return func(ctx context.Context, log *os.File, started func(int)) error {
 		return d.Measured(localtee.Launch{Agent: d.Bin.Cohort, Program: d.Program()}, args)(ctx, log, started)
 	}
 }
 
-// UpdateDescription changes the description, in dev.json too once there is one.
+// UpdateDescription changes the description, and dev.json if it exists.
 func (d *Cluster) UpdateDescription(change func(*Description)) {
 	d.mu.Lock()
 	change(&d.Doc)
@@ -244,8 +246,8 @@ func (d *Cluster) UpdateDescription(change func(*Description)) {
 	}
 }
 
-// Stop ends everything and waits for it. dev.json goes, since its content is
-// no longer true.
+// Stop ends all processes and waits for their end. It removes dev.json, whose content is no
+// longer valid.
 func (d *Cluster) Stop() error {
 	if d.Cancel != nil {
 		d.Cancel()
@@ -258,7 +260,7 @@ func (d *Cluster) Stop() error {
 	return err
 }
 
-// removeDescription removes dev.json, if it is there.
+// removeDescription removes dev.json if it exists.
 func (d *Cluster) removeDescription() error {
 	if err := os.Remove(filepath.Join(d.Dir, File)); !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -266,7 +268,7 @@ func (d *Cluster) removeDescription() error {
 	return nil
 }
 
-// LogTail is the end of a log file, for an error.
+// LogTail returns the last lines of a log file, for an error.
 func LogTail(path string) string {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -276,10 +278,10 @@ func LogTail(path string) string {
 	return string(bytes.Join(lines[max(0, len(lines)-6):], []byte("\n")))
 }
 
-// handshakeTime bounds one TLS handshake.
+// handshakeTime limits one TLS handshake.
 const handshakeTime = 10 * time.Second
 
-// Handshake does one TLS handshake and returns the connection's state.
+// Handshake makes a TLS connection, closes it and returns its state.
 func Handshake(ctx context.Context, address string, config *tls.Config) (tls.ConnectionState, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
@@ -290,5 +292,5 @@ func Handshake(ctx context.Context, address string, config *tls.Config) (tls.Con
 	return conn.(*tls.Conn).ConnectionState(), conn.Close()
 }
 
-// Program is what units run when they start next.
+// Program returns the program and arguments that units run from their next start on.
 func (d *Cluster) Program() []string { return d.Describe().Program }

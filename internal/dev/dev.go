@@ -1,9 +1,9 @@
-// Package dev is a development cluster on one machine: the development TEE, an authority, a
-// manager, and three units of a program, or one unit of each role of a group. All of them are
-// children of this process, which starts them again when they end.
+// Package dev runs a development cluster on one machine: the development TEE, an authority, a
+// manager, and three units of a program or one unit of each role of a group. All of them are
+// children of this process. It restarts each of them that ends, except the TEE.
 //
-// It protects nothing from the machine that it runs on, and prints that. [File] describes the
-// running cluster to clients and to checks.
+// The cluster is not protected from the machine that it runs on, and it prints a notice of that.
+// [File] describes the running cluster to clients and to checks.
 //
 // Files, each using those before it: build.go, state.go, example.go, child.go,
 // group.go, cluster.go, dev.go, found.go.
@@ -31,8 +31,8 @@ type Flags struct {
 	Example  Example // zero for the user's own program
 	KeyMode  string
 	Upgrades int
-	Rows     int    // of the example's data; 0 is its default
-	Task     string // the example's, or "app" for the user's own program
+	Rows     int    // size of the example's data; 0 means its default
+	Task     string // name of the example's task, or "app" for the user's own program
 }
 
 // Run runs a cluster until ctx is done.
@@ -57,7 +57,7 @@ func Run(ctx context.Context, a *frame.App, f Flags, program []string) error {
 	})
 }
 
-// WithCluster starts a cluster in f.dir, runs use, and stops it.
+// WithCluster starts a cluster in f.Dir, calls use, and stops the cluster.
 func WithCluster(ctx context.Context, a *frame.App, f Flags, program []string, use func(*Cluster) error) (err error) {
 	dir, err := filepath.Abs(f.Dir)
 	if err != nil {
@@ -87,7 +87,7 @@ func WithCluster(ctx context.Context, a *frame.App, f Flags, program []string, u
 	return use(d)
 }
 
-// banner lists what runs and commands to try.
+// banner returns a list of the running processes and of commands to try.
 func (d *Cluster) banner() string {
 	c := d.Describe()
 	var b strings.Builder

@@ -19,43 +19,43 @@ import (
 
 const (
 	exampleSchema = "cohort/dev-example/v1"
-	maxExample    = 64 << 10 // bytes of a description
+	maxExample    = 64 << 10 // maximum bytes of a description
 )
 
-// Example describes what a development cluster runs: three units of one program, or one
-// unit of each role of a group. It is read from a TOML file that is beside the programs.
+// Example describes the programs of a development cluster: three units of one program, or one
+// unit of each role of a group. It is read from a TOML file in the folder of the programs.
 type Example struct {
 	Schema  string    `toml:"schema"`  // "cohort/dev-example/v1"
-	Name    string    `toml:"name"`    // of the task, or of the group
-	Program string    `toml:"program"` // of the task: "." or a folder of Go code beside the file
+	Name    string    `toml:"name"`    // name of the task or of the group
+	Program string    `toml:"program"` // program of the task: "." or a folder of Go code, relative to the file
 	Args    []string  `toml:"args"`
 	Stream  *Stream   `toml:"stream"`
 	Data    *Data     `toml:"data"`
-	Roles   []Role    `toml:"role"` // of the group; the units of the cluster have their order
+	Roles   []Role    `toml:"role"` // roles of the group; the cluster's units have the same order
 	Request *Requests `toml:"request"`
 
-	dir string // of the file
+	dir string // folder of the file
 }
 
 // Stream is a request whose response is a stream of events.
 type Stream struct {
 	Path  string `toml:"path" json:"path"`
 	Body  string `toml:"body" json:"body"`
-	Event string `toml:"event" json:"event"` // text of each event
+	Event string `toml:"event" json:"event"` // text that occurs in each event
 	Count int    `toml:"count" json:"count"` // of events
 }
 
-// Data is what the programs of a group compute on. In arguments {data} stands for its
-// folder, and {rows} for its size.
+// Data is the input data of a group's programs. In arguments, {data} is replaced with its folder
+// and {rows} with its size.
 type Data struct {
 	Program   string   `toml:"program"`
 	Args      []string `toml:"args"`
-	Rows      int      `toml:"rows"`       // where --rows is not given
-	CheckRows int      `toml:"check_rows"` // with --check
+	Rows      int      `toml:"rows"`       // size without --rows
+	CheckRows int      `toml:"check_rows"` // size with --check
 }
 
-// Role is a role of the group, with the program and the party of its one member. Its task
-// has the same name.
+// Role is a role of the group, with the program and the party of its only member. Its task has
+// the same name.
 type Role struct {
 	Name    string   `toml:"name"`
 	Party   string   `toml:"party"`
@@ -64,16 +64,16 @@ type Role struct {
 	Calls   []string `toml:"calls"`
 }
 
-// Requests is what a user asks a role of the group.
+// Requests describes the request of a user to a role of the group.
 type Requests struct {
 	Role      string   `toml:"role"`
 	Path      string   `toml:"path"`
-	Same      []string `toml:"same"`       // arguments of the data's program, which then prints the response
-	Note      string   `toml:"note"`       // what that is, for people
-	HandedOut string   `toml:"handed_out"` // what a called role logs each time that data leaves it
+	Same      []string `toml:"same"`       // arguments with which the data's program prints the same response
+	Note      string   `toml:"note"`       // description of that command, for users
+	HandedOut string   `toml:"handed_out"` // text that a called role logs each time it returns data
 }
 
-// ReadExample reads the description of an example.
+// ReadExample reads the description of an example from a file.
 func ReadExample(path string) (Example, error) {
 	e := Example{}
 	b, err := frame.ReadFile(path, maxExample)
@@ -90,7 +90,7 @@ func ReadExample(path string) (Example, error) {
 	return e, err
 }
 
-// FindExample reads the description of an example by its name: NAME.toml beside this
+// FindExample reads the description of the example with a name: NAME.toml in the folder of this
 // executable, or examples/NAME/dev.toml in the source tree.
 func FindExample(name string) (Example, error) {
 	self, err := os.Executable()
@@ -115,7 +115,7 @@ func FindExample(name string) (Example, error) {
 	}
 }
 
-// validate refuses a description that leaves something open.
+// validate refuses an incomplete or contradictory description.
 func (e Example) validate() error {
 	switch {
 	case e.Schema != exampleSchema:
@@ -148,7 +148,7 @@ func (e Example) validate() error {
 	return nil
 }
 
-// roleIndex is the place of a role, -1 where there is none.
+// roleIndex returns the index of a role, or -1 if there is none.
 func (e Example) roleIndex(name string) int {
 	return slices.IndexFunc(e.Roles, func(r Role) bool { return r.Name == name })
 }
@@ -156,11 +156,11 @@ func (e Example) roleIndex(name string) int {
 // Grouped reports whether the example is a group.
 func (e Example) Grouped() bool { return len(e.Roles) > 0 }
 
-// Asked is the place of the role that users ask.
+// Asked returns the index of the role to which users send requests.
 func (e Example) Asked() int { return e.roleIndex(e.Request.Role) }
 
-// Holders are the places of the roles that others call and that call none: those that
-// hold data.
+// Holders returns the indices of the roles that are called by other roles and call none: these
+// roles hold data.
 func (e Example) Holders() (places []int) {
 	for i, r := range e.Roles {
 		called := func(other Role) bool { return slices.Contains(other.Calls, r.Name) }
@@ -171,7 +171,7 @@ func (e Example) Holders() (places []int) {
 	return places
 }
 
-// Parties are the names of the parties, sorted.
+// Parties returns the names of the parties, sorted.
 func (e Example) Parties() (names []string) {
 	for _, r := range e.Roles {
 		names = append(names, r.Party)
@@ -180,12 +180,12 @@ func (e Example) Parties() (names []string) {
 	return slices.Compact(names)
 }
 
-// OfParty is the place of the first role of a party.
+// OfParty returns the index of the first role of a party.
 func (e Example) OfParty(party string) int {
 	return slices.IndexFunc(e.Roles, func(r Role) bool { return r.Party == party })
 }
 
-// MainTask is the task that a cluster of the example is described by.
+// MainTask returns the task in the description of a cluster of the example.
 func (e Example) MainTask() string {
 	if e.Grouped() {
 		return e.Request.Role
@@ -193,7 +193,7 @@ func (e Example) MainTask() string {
 	return e.Name
 }
 
-// tables is the folder of the data of a cluster in dir.
+// tables returns the folder of the data, for a cluster in dir.
 func (f Flags) tables(dir string) string {
 	rows := f.Rows
 	switch {
@@ -205,11 +205,11 @@ func (f Flags) tables(dir string) string {
 	return filepath.Join(dir, "tables-"+strconv.Itoa(rows))
 }
 
-// RowsOf is the size of the data in a folder.
+// RowsOf returns the size of the data in a folder, from the folder's name.
 func RowsOf(tables string) string { return strings.TrimPrefix(filepath.Base(tables), "tables-") }
 
-// FindPrograms finds the programs of an example beside the executable self, or builds them
-// into dir, and makes the data that they compute on once.
+// FindPrograms finds the programs of an example in the folder of the executable self, or builds
+// them into dir. It generates a group's data if it does not exist.
 func (f Flags) FindPrograms(ctx context.Context, b Binaries, self, dir string) (Binaries, error) {
 	b.Example = f.Example
 	if !f.Example.Grouped() {
@@ -233,7 +233,7 @@ func (f Flags) FindPrograms(ctx context.Context, b Binaries, self, dir string) (
 	return b, b.MakeTables(ctx)
 }
 
-// findProgram finds a program of the example, or builds it.
+// findProgram returns the path of a program of the example, which it builds if necessary.
 func (e Example) findProgram(ctx context.Context, program, self, dir string) (string, error) {
 	name := filepath.Join(e.Name, program)
 	beside := filepath.Join(filepath.Dir(self), name)
@@ -250,7 +250,7 @@ func (e Example) findProgram(ctx context.Context, program, self, dir string) (st
 	return build(ctx, source, ".", filepath.Join(dir, "bin", name))
 }
 
-// filled puts the folder of the data and its size into arguments.
+// filled replaces {data} and {rows} in arguments.
 func (b Binaries) filled(args []string, folder string) []string {
 	filled := make([]string, len(args))
 	for i, arg := range args {
@@ -259,7 +259,7 @@ func (b Binaries) filled(args []string, folder string) []string {
 	return filled
 }
 
-// MakeTables makes the data, unless it is there.
+// MakeTables generates the data if it does not exist.
 func (b Binaries) MakeTables(ctx context.Context) error {
 	if _, err := os.Stat(b.Tables); err == nil {
 		return nil
@@ -275,12 +275,12 @@ func (b Binaries) MakeTables(ctx context.Context) error {
 	return os.Rename(unfinished, b.Tables)
 }
 
-// requestCommand is the command that prints what the request of the example returns.
+// requestCommand returns the command that prints the same result as the example's request.
 func (b Binaries) requestCommand() []string {
 	return append([]string{b.Generate}, b.filled(b.Example.Request.Same, b.Tables)...)
 }
 
-// Pooled is what the request of the example returns, computed on all data at once.
+// Pooled returns the result of the example's request, computed by one program on all data.
 func (b Binaries) Pooled(ctx context.Context) ([]byte, error) {
 	command := b.requestCommand()
 	out, err := exec.CommandContext(ctx, command[0], command[1:]...).Output()

@@ -18,13 +18,13 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// Files of a cluster's founding, in its state.
+// draftFile and initFile are files in the cluster's state with the steps of the founding.
 func (d *Cluster) draftFile() string { return filepath.Join(d.State, "draft.toml") }
 
 func (d *Cluster) initFile() string { return filepath.Join(d.State, "authority-init.json") }
 
-// InitAuthority writes the draft of the first policy and makes the root for it, once
-// in the lifetime of a state.
+// InitAuthority writes the draft of the first policy and makes the authority root for it, once
+// for each state.
 func (d *Cluster) InitAuthority(ctx context.Context) error {
 	if _, err := os.Stat(d.GenesisFile()); err == nil {
 		return nil
@@ -43,8 +43,8 @@ func (d *Cluster) InitAuthority(ctx context.Context) error {
 	return frame.ReplaceFile(d.initFile(), out)
 }
 
-// writeDraft is the draft of the first policy: this cohort as authority, the program
-// as task.
+// writeDraft returns the draft of the first policy, with this cohort as authority and the
+// program as task.
 func (d *Cluster) writeDraft() ([]byte, error) {
 	owners, err := Owners(filepath.Join(d.State, "owners"))
 	if err != nil {
@@ -85,11 +85,11 @@ func (d *Cluster) draft(owners []sshkey.Pair) (drafttext.Draft, error) {
 	return out, err
 }
 
-// Quorum is how many of the three owners sign.
+// Quorum is the number of the three owners that must sign.
 const Quorum = 2
 
-// SignGenesis does what two founders do: each checks what init printed by the draft,
-// and signs the genesis that it becomes.
+// SignGenesis performs the steps of two founders: each verifies the output of init against the
+// draft, and signs the resulting genesis policy.
 func (d *Cluster) SignGenesis(context.Context) error {
 	text, err := os.ReadFile(d.GenesisFile())
 	if errors.Is(err, os.ErrNotExist) {

@@ -24,14 +24,15 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// Parties are the SSH keys of the parties, in the order of their names.
-// They are beside the clusters' states, so that an owner can bring other keys,
-// or public keys only: then the party approves by itself.
+// Parties returns the SSH keys of the parties, in the order of their names. Their folder is not
+// part of a cluster's state, so that a user can provide other keys, or only public keys: then
+// the party itself approves.
 func (d *Cluster) Parties() ([]sshkey.Pair, error) {
 	return sshkey.Pairs(filepath.Join(d.Dir, "parties"), d.Bin.Example.Parties()...)
 }
 
-// withGroup is the first policy with the other tasks and the group.
+// withGroup returns the draft of the first policy with the tasks of the other roles and the
+// group.
 func (d *Cluster) withGroup(first drafttext.Draft) ([]byte, error) {
 	parties, err := d.Parties()
 	if err != nil {
@@ -60,7 +61,7 @@ func (d *Cluster) withGroup(first drafttext.Draft) ([]byte, error) {
 	return policyfile.CopyAuthority([]byte(b.String()))
 }
 
-// writeTasks writes the tasks of the other roles than the draft's own.
+// writeTasks writes the tasks of all roles except that of the draft.
 func (d *Cluster) writeTasks(line func(string, ...any), like drafttext.Task) error {
 	for i, m := range d.Bin.Example.Roles {
 		if i == d.Bin.Example.Asked() {
@@ -78,7 +79,7 @@ func (d *Cluster) writeTasks(line func(string, ...any), like drafttext.Task) err
 	return nil
 }
 
-// roles describes the units of a group, each as its role's.
+// roles describes each unit of a group as a service of its role.
 func (d *Cluster) roles(c Description) []service {
 	all := make([]service, len(c.Units))
 	for i, u := range c.Units {
@@ -99,22 +100,23 @@ func (d *Cluster) SubmitStatement(ctx context.Context, party sshkey.Pair, ns ssh
 		return err
 	}
 	if ns == sshsig.ForApprove && d.approves(pact, party.Name) {
-		return nil // in an earlier run on this state
+		return nil // approved in an earlier run on this state
 	}
 	s := partystatement.Flags{Digest: pact.ID().String(), Party: party.Name, Key: party.Path, Kept: filepath.Join(d.State, "statements")}
 	_, _, err = partystatement.Submit(ctx, d.App, c, d.Doc.Group, s, ns)
 	return err
 }
 
-// approves reports whether a party approves the group that the policy has in force.
+// approves reports whether a party currently approves the group p under one of its roots.
 func (d *Cluster) approves(p *policy.GroupState, party string) bool {
 	return slices.ContainsFunc(p.Roots(d.App.Now()), func(root attest.Digest) bool {
 		return slices.Contains(p.ApprovalStatus(root, d.App.Now()).Approved, party)
 	})
 }
 
-// startMembers starts a unit of each role, and has those parties approve whose
-// keys are here; with --check all but the last. Until all did the units wait.
+// startMembers submits the approvals of all parties whose private keys are on this machine (with
+// --check, of all but the last) and starts a unit of each role. The units wait until all parties
+// have approved.
 func (d *Cluster) startMembers(ctx context.Context) error {
 	parties, err := d.Parties()
 	if err != nil {
@@ -141,7 +143,7 @@ func (d *Cluster) startMembers(ctx context.Context) error {
 	return d.agreed(ctx)
 }
 
-// MemberArgs is the command line of a unit in a role.
+// MemberArgs returns the command line of a unit in a role.
 func (d *Cluster) MemberArgs(role int, u Unit) []string {
 	m := d.Bin.Example.Roles[role]
 	as := []string{"--group", d.Doc.Group, "--role", m.Name, "--party-key", d.PartyKey(m.Party)}
@@ -156,10 +158,10 @@ func (d *Cluster) MemberArgs(role int, u Unit) []string {
 	return d.unitArgs(u, as...)
 }
 
-// PartyKey is the file of a party's public key.
+// PartyKey returns the path of a party's public key.
 func (d *Cluster) PartyKey(party string) string { return filepath.Join(d.Dir, "parties", party+".pub") }
 
-// Agree has the last party approve, and waits as agreed does.
+// Agree submits the approval of the last party, and waits until all units serve.
 func (d *Cluster) Agree(ctx context.Context) error {
 	parties, err := d.Parties()
 	if err != nil {
@@ -172,7 +174,7 @@ func (d *Cluster) Agree(ctx context.Context) error {
 	return d.agreed(ctx)
 }
 
-// agreed waits until all units serve a group that its parties approve.
+// agreed waits until all units are ready, and writes the group's root file.
 func (d *Cluster) agreed(ctx context.Context) error {
 	if err := d.await(ctx, func(ctx context.Context, u Unit) error { return Ready(ctx, u.Health) }); err != nil {
 		return err
@@ -184,7 +186,7 @@ func (d *Cluster) agreed(ctx context.Context) error {
 	return frame.ReplaceFile(d.Doc.Root, t.RootPEM())
 }
 
-// await waits until each member is as it should be.
+// await waits until is returns nil for each member.
 func (d *Cluster) await(ctx context.Context, is func(context.Context, Unit) error) error {
 	for i, c := range d.members {
 		u := d.Doc.Units[i]
@@ -195,7 +197,7 @@ func (d *Cluster) await(ctx context.Context, is func(context.Context, Unit) erro
 	return nil
 }
 
-// Ready asks a unit's health pages, which must be ready.
+// Ready returns nil if a unit's health pages report that it is ready.
 func Ready(ctx context.Context, pages string) error {
 	status, err := healthStatus(ctx, pages)
 	if err == nil && status != http.StatusOK {
@@ -204,7 +206,8 @@ func Ready(ctx context.Context, pages string) error {
 	return err
 }
 
-// healthStatus is the status of a unit's health pages.
+// healthStatus returns the status of the response of a unit's health pages to a readiness
+// request.
 func healthStatus(ctx context.Context, pages string) (int, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, pages+api.PathReady, nil)
 	if err != nil {
@@ -217,7 +220,8 @@ func healthStatus(ctx context.Context, pages string) (int, error) {
 	return response.StatusCode, response.Body.Close()
 }
 
-// GroupTrust is what the bank's company makes of the description. It remembers nothing.
+// GroupTrust returns the verified trust of a client that pins the party of the first role. It
+// stores no state.
 func (d *Cluster) GroupTrust(ctx context.Context) (*client.Trust, error) {
 	genesis, err := wire.ParseDigest(d.Doc.Genesis)
 	if err != nil {
@@ -232,13 +236,13 @@ func (d *Cluster) GroupTrust(ctx context.Context) (*client.Trust, error) {
 	})
 }
 
-// hasSeparateParty reports whether there is a party that approves by itself.
+// hasSeparateParty reports whether the private key of a party is not on this machine.
 func (d *Cluster) hasSeparateParty() bool {
 	parties, err := d.Parties()
 	return err == nil && slices.ContainsFunc(parties, func(p sshkey.Pair) bool { return !p.HasPrivateKey() })
 }
 
-// groupBanner lists the programs of a group and commands to try.
+// groupBanner returns a list of a group's programs and of commands to try.
 func (d *Cluster) groupBanner(c Description) string {
 	e := d.Bin.Example
 	var b strings.Builder

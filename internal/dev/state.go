@@ -14,8 +14,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/sshkey"
 )
 
-// Description describes a running cluster to its clients and checkers: the
-// content of dev.json.
+// Description describes a running cluster to its clients and to checks. It is the content of
+// dev.json.
 type Description struct {
 	Schema    string `json:"schema"` // "cohort/dev/v1"
 	Genesis   string `json:"genesis"`
@@ -23,23 +23,22 @@ type Description struct {
 	Gateway   string `json:"gateway"`
 	Manager   struct {
 		PID  int    `json:"pid"`
-		Data string `json:"data"` // its data directory
+		Data string `json:"data"` // data directory
 		Bus  string `json:"bus"`  // host:port where units connect
 	} `json:"manager"`
 	service
 	Tasks   []service `json:"tasks"`
-	Group   string    `json:"group,omitempty"` // that the units are in, one of each role
+	Group   string    `json:"group,omitempty"` // group of the units, one unit for each role
 	KeyMode string    `json:"key_mode"`
 	TEE     string    `json:"tee"`   // socket of the soft daemon
 	Agent   string    `json:"agent"` // the measured cohort
-	// Program is the measured program with its arguments, as it can be
-	// launched again.
+	// Program is the measured program with its arguments, with which it can be launched again.
 	Program []string `json:"program"`
-	// Stream is a request whose response streams, where the example has one.
+	// Stream is a request with a streaming response, if the example has one.
 	Stream *Stream `json:"stream,omitempty"`
 }
 
-// service is one task of a cluster and where its units are.
+// service is one task of a cluster with its units.
 type service struct {
 	Task       string `json:"task"`
 	ServerName string `json:"server_name"`
@@ -47,15 +46,15 @@ type service struct {
 	Units      []Unit `json:"units"`
 }
 
-// Unit is one running unit. PID is the process that holds its TLS
-// listener.
+// Unit is a running unit. PID is the process with its TLS listener.
 type Unit struct {
 	Address string `json:"address"`
 	PID     int    `json:"pid"`
 	Health  string `json:"health"` // URL of its health pages
 }
 
-// ClientTLS is what a Go program knows that was given one root file and one name.
+// ClientTLS returns the TLS configuration of an ordinary Go client, which has only the root file
+// and the server name.
 func (c Description) ClientTLS() (*tls.Config, error) {
 	roots, err := frame.ReadPool(c.Root)
 	if err != nil {
@@ -83,7 +82,7 @@ func ReadCluster(path string) (Description, error) {
 	return c, nil
 }
 
-// writeCluster replaces dir's dev.json in one step.
+// writeCluster atomically replaces dev.json in dir.
 func writeCluster(dir string, c Description) error {
 	b, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
@@ -92,7 +91,7 @@ func writeCluster(dir string, c Description) error {
 	return frame.ReplaceFile(filepath.Join(dir, File), append(b, '\n'))
 }
 
-// lockDir takes a directory for this process alone until the file is closed.
+// lockDir locks a directory for this process until the returned file is closed.
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -104,13 +103,13 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// Owners are the three owners of a development policy.
+// Owners returns the keys of the three owners of a development policy.
 func Owners(dir string) ([]sshkey.Pair, error) {
 	return sshkey.Pairs(dir, "owner-1", "owner-2", "owner-3")
 }
 
-// Addresses returns n loopback addresses: the ports from base on, each tried, or
-// any free ones when base is 0.
+// Addresses returns n loopback addresses with free ports: the ports from base on, or any if base
+// is 0.
 func Addresses(base, n int) ([]string, error) {
 	list := make([]string, n)
 	for i := range list {
@@ -123,7 +122,7 @@ func Addresses(base, n int) ([]string, error) {
 			return nil, fmt.Errorf("trying port %d: %w", port, err)
 		}
 		list[i] = l.Addr().String()
-		defer l.Close() // all are kept open until all are found, so that no two are equal
+		defer l.Close() // all stay open until the last is found, so that no two are equal
 	}
 	return list, nil
 }

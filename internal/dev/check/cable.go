@@ -12,14 +12,14 @@ import (
 	"github.com/cohort-tee/cohort/internal/retry"
 )
 
-// Times of a cut.
+// Times of a cut-off.
 const (
-	cutTime   = 5 * time.Second // after the adoption nothing of the unit is accepted any more
+	cutTime   = 5 * time.Second // from this time after the adoption, no response of the unit is accepted
 	QuietTime = 1500 * time.Millisecond
 )
 
-// Cable is a TCP connection to an address that can be cut: nothing is passed on from
-// then on, in any connection, and nothing ends.
+// Cable is a TCP proxy to an address. When it is cut, it forwards no more bytes but keeps all
+// connections open.
 type Cable struct {
 	Listener net.Listener
 	to       string
@@ -30,7 +30,7 @@ type Cable struct {
 	conns []net.Conn
 }
 
-// NewCable listens for connections that it passes on to an address.
+// NewCable starts a proxy to an address.
 func NewCable(to string) (*Cable, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -61,7 +61,7 @@ func (c *Cable) accept() {
 	}
 }
 
-// forward copies from one end to the other until the cable is cut.
+// forward copies one direction of a connection until the cable is cut.
 func (c *Cable) forward(to, from net.Conn) {
 	b := make([]byte, 16<<10)
 	for {
@@ -83,7 +83,7 @@ func (c *Cable) forward(to, from net.Conn) {
 	}
 }
 
-// Close ends all connections.
+// Close closes the listener and all connections.
 func (c *Cable) Close() {
 	c.Listener.Close()
 	c.mu.Lock()
@@ -94,22 +94,23 @@ func (c *Cable) Close() {
 	c.passing.Wait()
 }
 
-// Use is one way of using a unit: ask fails unless the unit's response is accepted.
+// Use is one way to use a unit. Ask sends a request and fails unless the client accepts the
+// unit's response.
 type Use struct {
 	Name string
 	Ask  func(context.Context) error
 	End  func()
 }
 
-// watched is when a use was accepted last.
+// watched records the time of the last accepted response of a use.
 type watched struct {
 	mu   sync.Mutex // guards last
 	last time.Time
 }
 
-// LastAccepted uses a unit in every way, cuts it off, and returns how long after that
-// the last response was accepted, of each way in their order. It refuses a way that did
-// not work before, and one that works for longer than cutTime.
+// LastAccepted repeats all uses of a unit, and calls cut to cut it off. For each use it returns
+// the time of the last accepted response after the start of cut. A use that fails before the
+// cut-off is an error, and so is one that still succeeds after cutTime.
 func LastAccepted(ctx context.Context, uses []Use, cut func(context.Context) error) (string, error) {
 	all := make([]watched, len(uses))
 	asking, stop := context.WithCancel(ctx)
@@ -151,7 +152,7 @@ func LastAccepted(ctx context.Context, uses []Use, cut func(context.Context) err
 	}
 }
 
-// keepUsing uses a unit until ctx is done.
+// keepUsing repeats a use until ctx is done.
 func (w *watched) keepUsing(ctx context.Context, u Use) {
 	for ctx.Err() == nil {
 		asking, cancel := context.WithTimeout(ctx, 2*time.Second)

@@ -1,8 +1,8 @@
-// Package check is the frame of the checks of a development cluster from outside: a check, its
-// outcome, and what checks have in common: sessions, a middleman before the gateway, a cable
-// that can be cut, units that must be refused, and owners who adopt a policy.
+// Package check is the framework for checks of a development cluster from outside: cases and
+// their outcomes, and helpers for sessions, a tampering proxy, a proxy that can be cut, units
+// that must be refused, and owners who adopt a policy.
 //
-// A check knows the cluster's description and no more. Production code imports none of this.
+// A check knows only the cluster's description. Production code does not import this package.
 //
 // Files, each using those before it: cable.go, check.go, load.go, owners.go,
 // session.go, tamperingproxy.go, unit.go.
@@ -21,22 +21,22 @@ import (
 	"github.com/cohort-tee/cohort/internal/dev"
 )
 
-// StepTime bounds one step of a check.
+// StepTime limits one step of a check.
 const StepTime = 10 * time.Second
 
-// Checker checks a cluster from outside, as any client sees it. All it knows is
-// the cluster's description.
+// Checker checks a cluster from outside, like any client. It knows only the cluster's
+// description.
 type Checker struct {
 	App     *frame.App
 	Cluster dev.Description
-	// Live is the description now: processes change when they start again.
+	// Live returns the current description: process ids change after restarts.
 	Live func() dev.Description
 }
 
-// ForCluster checks a cluster that this process runs.
+// ForCluster returns a Checker for a cluster that this process runs.
 func ForCluster(d *dev.Cluster) Checker { return Checker{d.App, d.Describe(), d.Describe} }
 
-// UnitPID is the process of a unit now.
+// UnitPID returns the current process id of a unit.
 func (c Checker) UnitPID(u dev.Unit) int {
 	for _, now := range c.Live().Units {
 		if now.Health == u.Health {
@@ -46,20 +46,21 @@ func (c Checker) UnitPID(u dev.Unit) int {
 	return u.PID
 }
 
-// Case is one check. Its detail is what was observed.
+// Case is one check. Its detail describes the observed behaviour.
 type Case struct {
 	Name string
 	Run  func(context.Context, Checker) (detail string, err error)
 }
 
-// Outcome is how one check went.
+// Outcome is the result of one check.
 type Outcome struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"`
 }
 
-// Run runs checks, prints one line for each, and refuses unless all pass.
+// Run runs checks and prints their outcomes, in text one line for each. It returns an error
+// unless all pass.
 func (c Checker) Run(ctx context.Context, cases []Case) error {
 	var all struct {
 		Outcomes []Outcome `json:"checks"`
@@ -90,7 +91,7 @@ func (c Checker) Run(ctx context.Context, cases []Case) error {
 	return nil
 }
 
-// FormatLine is the outcome as one line of text.
+// FormatLine returns the outcome as one line of text.
 func (o Outcome) FormatLine() string {
 	word := "ok"
 	if !o.OK {
@@ -99,10 +100,12 @@ func (o Outcome) FormatLine() string {
 	return fmt.Sprintf("%s %s %s\n", word, o.Name, o.Detail)
 }
 
-// Plain is what a Go program knows that was given one root file and one name.
+// Plain returns the TLS configuration of an ordinary Go client, which has only the root file and
+// the server name.
 func (c Checker) Plain() (*tls.Config, error) { return c.Cluster.ClientTLS() }
 
-// AnyReplica: the root file and the name suffice to get a response of each unit.
+// AnyReplica checks that a client with the root file and the server name receives a response
+// from each unit.
 func (c Checker) AnyReplica(ctx context.Context) (string, error) {
 	config, err := c.Plain()
 	if err != nil {
@@ -122,7 +125,7 @@ func (c Checker) AnyReplica(ctx context.Context) (string, error) {
 	return "GET / served by each unit: " + strings.Join(statuses, " "), nil
 }
 
-// GetStatus asks one unit for "/" over a connection of its own and returns the status.
+// GetStatus sends a request for "/" to one unit over a new connection and returns the status.
 func GetStatus(ctx context.Context, address string, config *tls.Config) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, StepTime)
 	defer cancel()

@@ -16,12 +16,12 @@ import (
 )
 
 const (
-	RestartTime = 15 * time.Second // a killed unit is back within this
-	SettleTime  = time.Second      // of load before the kill and after the restart
+	RestartTime = 15 * time.Second // within this time a killed unit is back
+	SettleTime  = time.Second      // duration of load before the kill and after the restart
 )
 
-// KillUnit ends a unit; back waits until another one is at its address and returns its
-// id.
+// KillUnit kills a unit. The function back waits until a new unit serves at its address, and
+// returns the new unit's id.
 func (c Checker) KillUnit(ctx context.Context, u dev.Unit) (back func() (string, error), err error) {
 	before, err := c.Issued(ctx)
 	if err != nil {
@@ -38,8 +38,8 @@ func (c Checker) KillUnit(ctx context.Context, u dev.Unit) (back func() (string,
 	return func() (string, error) { return c.comesBack(ctx, u.Address, before) }, nil
 }
 
-// comesBack waits until a unit that was not among before holds a certificate,
-// and the address responds again.
+// comesBack waits until a unit that is not in before has a certificate, and a TLS handshake with
+// the address succeeds.
 func (c Checker) comesBack(ctx context.Context, address string, before map[string]bool) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, RestartTime)
 	defer cancel()
@@ -60,7 +60,7 @@ func (c Checker) comesBack(ctx context.Context, address string, before map[strin
 	}
 }
 
-// newcomerAmong is a unit with a certificate that was not there before.
+// newcomerAmong returns a unit with a certificate that is not in before.
 func (c Checker) newcomerAmong(ctx context.Context, before map[string]bool) (string, error) {
 	now, err := c.Issued(ctx)
 	if err != nil {
@@ -74,7 +74,8 @@ func (c Checker) newcomerAmong(ctx context.Context, before map[string]bool) (str
 	return "", errors.New("no other unit was given a certificate")
 }
 
-// Issued are the unit ids of the newest certificates of the task.
+// Issued returns the ids of the units in the newest log entries of issued certificates for the
+// task.
 func (c Checker) Issued(ctx context.Context) (map[string]bool, error) {
 	a, err := authorityclient.Dial(ctx, c.App, c.ClientPins())
 	if err != nil {

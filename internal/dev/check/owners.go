@@ -20,7 +20,7 @@ import (
 // Edit changes the text of a policy.
 type Edit func(text string) (string, error)
 
-// Replaced replaces text that must be in the policy.
+// Replaced returns an Edit that replaces a text, which must occur exactly once.
 func Replaced(old, with string) Edit {
 	return func(text string) (string, error) {
 		if strings.Count(text, old) != 1 {
@@ -30,13 +30,13 @@ func Replaced(old, with string) Edit {
 	}
 }
 
-// After puts more text behind text that must be in the policy once.
+// After returns an Edit that inserts more after a text, which must occur exactly once.
 func After(text, more string) Edit { return Replaced(text, text+more) }
 
-// Appended puts text at the end of the policy.
+// Appended returns an Edit that appends more to the policy.
 func Appended(more string) Edit { return func(text string) (string, error) { return text + more, nil } }
 
-// PolicyText is the text of the policy in force.
+// PolicyText returns the text of the policy in force.
 func (c Checker) PolicyText(ctx context.Context) (string, error) {
 	a, err := authorityclient.Dial(ctx, c.App, c.ClientPins())
 	if err != nil {
@@ -46,8 +46,8 @@ func (c Checker) PolicyText(ctx context.Context) (string, error) {
 	return string(a.Approved.Document().Source()), nil
 }
 
-// Adopt has the owners adopt a text as the next policy, with the place of that in the
-// history.
+// Adopt signs a text as a quorum of owners and proposes it as the next policy, which the
+// authority must adopt. It sets the sequence, predecessor and time in the text.
 func (c Checker) Adopt(ctx context.Context, text string) error {
 	a, err := authorityclient.Dial(ctx, c.App, c.ClientPins())
 	if err != nil {
@@ -77,8 +77,8 @@ func (c Checker) Adopt(ctx context.Context, text string) error {
 	return err
 }
 
-// Approve writes a release behind the policy in force, signs that with the quorum
-// of owners, and proposes it.
+// Approve appends a release to the policy in force, signs the result as a quorum of owners, and
+// proposes it.
 func Approve(ctx context.Context, d *dev.Cluster, release int, m localtee.Measurement) error {
 	a, err := authorityclient.Dial(ctx, d.App, d.ClientPins())
 	if err != nil {

@@ -13,17 +13,17 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Asks is how many requests show what a cluster does.
+// Asks is the number of requests of one observation.
 const Asks = 12
 
-// Session is a channel of a check, with the session that it began with.
+// Session is a channel of a check, with the first session of the channel.
 type Session struct {
 	*client.Channel
 	client.Session
 	URL string
 }
 
-// InSession runs a check in a session that was opened on fresh evidence.
+// InSession opens a session with fresh evidence, and calls use with it.
 func (c Checker) InSession(ctx context.Context, gateway string, use func(*Session) (string, error)) (string, error) {
 	t, err := c.Trust(ctx)
 	if err != nil {
@@ -47,7 +47,7 @@ func (c Checker) InSession(ctx context.Context, gateway string, use func(*Sessio
 	return use(s)
 }
 
-// OverTamperingProxy is inSession through a middleman.
+// OverTamperingProxy is InSession through a tampering proxy.
 func (c Checker) OverTamperingProxy(ctx context.Context, use func(*TamperingProxy, *Session) (string, error)) (string, error) {
 	m, err := NewTamperingProxy(c.Cluster.Gateway)
 	if err != nil {
@@ -57,7 +57,8 @@ func (c Checker) OverTamperingProxy(ctx context.Context, use func(*TamperingProx
 	return c.InSession(ctx, m.URL, func(s *Session) (string, error) { return use(m, s) })
 }
 
-// RequestWithReceipt asks for "/" with a receipt, and returns that and the unit it names.
+// RequestWithReceipt requests "/" with a receipt, verifies the receipt, and returns it with the
+// unit that it names.
 func (s *Session) RequestWithReceipt(ctx context.Context) (r client.Record, unit wire.UnitID, err error) {
 	if err = RequestOnce(client.WithRecord(ctx, &r), s, s.URL); err != nil {
 		return r, unit, err
@@ -69,8 +70,8 @@ func (s *Session) RequestWithReceipt(ctx context.Context) (r client.Record, unit
 	return r, receipt.Unit.UnitID(), nil
 }
 
-// GoesOn asks several times and returns which units responded. It refuses when another
-// session had to be opened for that.
+// GoesOn sends several requests and returns the units that responded. It returns an error if the
+// channel had to open a second session.
 func (s *Session) GoesOn(ctx context.Context) (units []string, err error) {
 	for range Asks {
 		_, unit, err := s.RequestWithReceipt(ctx)
@@ -87,12 +88,12 @@ func (s *Session) GoesOn(ctx context.Context) (units []string, err error) {
 	return units, nil
 }
 
-// KillNamed kills the unit with an id, which its health pages show.
+// KillNamed kills the unit with an id, which it finds by the health pages.
 func (c Checker) KillNamed(ctx context.Context, id wire.UnitID) (back func() (string, error), err error) {
 	for _, u := range c.Cluster.Units {
 		response, err := http.Get(u.Health + "/livez")
 		if err != nil {
-			continue // another may be it
+			continue // a later unit may have the id
 		}
 		response.Body.Close()
 		if response.Header.Get(frame.UnitField) == id.String() {
@@ -102,7 +103,8 @@ func (c Checker) KillNamed(ctx context.Context, id wire.UnitID) (back func() (st
 	return nil, fmt.Errorf("unit %s is none of those described", id)
 }
 
-// SendOneOff sends a request that is marked, and returns the status of its response.
+// SendOneOff sends a one-off request with an idempotency key, and returns the status of its
+// response.
 func (c Checker) SendOneOff(ctx context.Context, o *client.OneOff, method string) (int, error) {
 	r, err := http.NewRequestWithContext(ctx, method, "https://"+c.Cluster.ServerName+"/", nil)
 	if err != nil {

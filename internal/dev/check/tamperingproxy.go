@@ -16,20 +16,22 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TamperingProxy is between a client and the gateway, as any host can be. It changes
-// the requests and responses of sessions and one-off requests, and reads of them what any host can.
+// TamperingProxy is a proxy between a client and the gateway, which any host can operate. It
+// changes the requests and responses of sessions and one-off requests, and reads their
+// plain-text header.
 type TamperingProxy struct {
 	URL    string
 	server *http.Server
 	served sync.WaitGroup
 	Way    atomic.Pointer[Change]
-	Target atomic.Pointer[wire.UnitID] // that the newest request is bound to
+	Target atomic.Pointer[wire.UnitID] // unit that the newest request is bound to
 }
 
-// Change makes other bytes of a sealed request and of a sealed response.
+// Change modifies the bytes of a sealed request and of a sealed response; nil leaves them
+// unchanged.
 type Change struct{ Request, Response func([]byte) []byte }
 
-// NewTamperingProxy is a proxy before the gateway at a URL, and changes nothing at first.
+// NewTamperingProxy starts a proxy to the gateway at a URL. At first it changes nothing.
 func NewTamperingProxy(gateway string) (*TamperingProxy, error) {
 	to, err := url.Parse(gateway)
 	if err != nil {
@@ -44,25 +46,25 @@ func NewTamperingProxy(gateway string) (*TamperingProxy, error) {
 	m.server = &http.Server{ReadHeaderTimeout: StepTime, Handler: &httputil.ReverseProxy{
 		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(to); m.request(r.Out) },
 		ModifyResponse: m.changeResponse, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, // of a unit, where it brings all to one
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, // some checks use a unit as the gateway
 	}}
-	m.served.Go(func() { _ = m.server.Serve(listener) }) // ends by close
+	m.served.Go(func() { _ = m.server.Serve(listener) }) // ends when Close closes the server
 	return m, nil
 }
 
-// Close ends it.
+// Close stops the proxy and its connections.
 func (m *TamperingProxy) Close() {
 	_ = m.server.Close()
 	m.served.Wait()
 }
 
-// request changes what the gateway gets. It reads all of it first: a server stops
-// reading a request whose response has begun, which would break one on its way.
+// request changes a request to the gateway. It first reads the whole request: a server stops
+// reading a request when its response has started, which would break off the rest.
 func (m *TamperingProxy) request(r *http.Request) {
 	if r.Body == nil {
 		return
 	}
-	b, _ := io.ReadAll(r.Body) // a client that is gone reads no error
+	b, _ := io.ReadAll(r.Body) // on an error the client has disconnected
 	sealed := r.URL.Path == wire.PathOneOff
 	if h, err := wire.ParseHeader(b); err == nil && r.URL.Path == wire.PathRequest {
 		m.Target.Store(&h.Target)
@@ -74,7 +76,7 @@ func (m *TamperingProxy) request(r *http.Request) {
 	r.Body = io.NopCloser(bytes.NewReader(b))
 }
 
-// changeResponse changes what the client gets.
+// changeResponse changes a response to the client.
 func (m *TamperingProxy) changeResponse(r *http.Response) error {
 	f := m.Way.Load().Response
 	if path := r.Request.URL.Path; f == nil || path != wire.PathRequest && path != wire.PathOneOff {
@@ -88,7 +90,7 @@ func (m *TamperingProxy) changeResponse(r *http.Response) error {
 	return err
 }
 
-// FlipBit changes one bit: of the byte at i of n equal steps.
+// FlipBit returns a change of one bit, in the byte at i/n of the length.
 func FlipBit(i, n int) func([]byte) []byte {
 	return func(b []byte) []byte {
 		if len(b) > 0 {
@@ -98,5 +100,5 @@ func FlipBit(i, n int) func([]byte) []byte {
 	}
 }
 
-// CutHalf cuts the rest off.
+// CutHalf returns the first half of b.
 func CutHalf(b []byte) []byte { return b[:len(b)/2] }

@@ -21,7 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// ComesUp waits until a unit is ready.
+// ComesUp waits until a unit is ready, for at most [dev.StartTime].
 func ComesUp(ctx context.Context, n Newcomer) error {
 	ctx, cancel := context.WithTimeout(ctx, dev.StartTime)
 	defer cancel()
@@ -36,15 +36,15 @@ func ComesUp(ctx context.Context, n Newcomer) error {
 	}
 }
 
-// Ended ends a process and waits for it.
+// Ended kills a process and waits for its end.
 func Ended(p *soft.Process) error {
 	err := p.Signal(9)
 	_, waited := p.Wait()
 	return errors.Join(err, waited)
 }
 
-// MustNotStart starts the cluster's own program, measured, on a store and under a
-// first policy, and demands that it refuses to serve.
+// MustNotStart starts the cluster's own authority program in the TEE, with a store and a first
+// policy. It returns an error unless the program refuses to serve, for this reason.
 func (c Checker) MustNotStart(ctx context.Context, dir, storeFile string, first policy.Step, reason wire.Reason) error {
 	file := filepath.Join(dir, "first.toml")
 	args := []string{"authority", "run", "--store", "sqlite:" + storeFile, "--listen", "127.0.0.1:0", "--genesis-policy", file}
@@ -70,7 +70,7 @@ func (c Checker) MustNotStart(ctx context.Context, dir, storeFile string, first 
 	return MustEndRefused(ctx, c.Cluster.TEE, localtee.Launch{Program: []string{c.Cluster.Agent}, Settings: settings, Stdout: log, Stderr: log}, reason)
 }
 
-// UnitAt is the id of the unit whose health pages these are.
+// UnitAt returns the id of a unit, from its health pages.
 func UnitAt(ctx context.Context, u dev.Unit) (id wire.UnitID, err error) {
 	ctx, cancel := context.WithTimeout(ctx, StepTime)
 	defer cancel()
@@ -86,12 +86,11 @@ func UnitAt(ctx context.Context, u dev.Unit) (id wire.UnitID, err error) {
 	return id, id.UnmarshalText([]byte(response.Header.Get(frame.UnitField)))
 }
 
-// RefusalTime is how long a unit or authority that must refuse to start may
-// take to show that.
+// RefusalTime limits the wait for the refusal of a unit or authority that must not start.
 const RefusalTime = 20 * time.Second
 
-// ClientPins are the description's pins for a client. What it has seen would lie
-// beside the root.
+// ClientPins returns the pins of the description for a client. The client's state file is in the
+// folder of the root file.
 func (c Checker) ClientPins() authorityclient.Pins {
 	return authorityclient.Pins{
 		Authorities: []string{c.Cluster.Authority}, Genesis: c.Cluster.Genesis, Task: c.Cluster.Task,
@@ -99,8 +98,8 @@ func (c Checker) ClientPins() authorityclient.Pins {
 	}
 }
 
-// Trust is what a client of the SDK makes of the description. It remembers
-// nothing.
+// Trust returns the verified trust of a client of the SDK with the description's pins. It stores
+// no state.
 func (c Checker) Trust(ctx context.Context) (*client.Trust, error) {
 	genesis, err := wire.ParseDigest(c.Cluster.Genesis)
 	if err != nil {
@@ -111,7 +110,7 @@ func (c Checker) Trust(ctx context.Context) (*client.Trust, error) {
 	})
 }
 
-// Verify: the checking client finds the same identity at each address.
+// Verify checks that a verifying client finds the same identity at each address.
 func (c Checker) Verify(ctx context.Context) (string, error) {
 	t, err := c.Trust(ctx)
 	if err != nil {
@@ -131,7 +130,7 @@ func (c Checker) Verify(ctx context.Context) (string, error) {
 	return fmt.Sprintf("each unit is %s, authority appraised on %s", id, t.Evidence().Measurement().Platform), nil
 }
 
-// AppendByte copies a program into dir, with one byte more.
+// AppendByte copies a program to dir, with one more byte at the end.
 func AppendByte(path, dir string) (string, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -141,7 +140,7 @@ func AppendByte(path, dir string) (string, error) {
 	return out, os.WriteFile(out, append(b, 0), 0o700)
 }
 
-// Newcomer is a unit that must be refused.
+// Newcomer is an additional unit of a check, not yet started.
 type Newcomer struct {
 	Launch localtee.Launch
 	Listen string
@@ -149,9 +148,9 @@ type Newcomer struct {
 	Log    *os.File
 }
 
-// NewUnit prepares one more unit of the cluster's task at an authority. program
-// replaces the cluster's program, whose arguments stay; flags are more of the
-// unit's.
+// NewUnit prepares an additional unit of the cluster's task at an authority. The path in program
+// replaces that of the cluster's program, whose arguments stay; flags are further flags of the
+// unit.
 func (c Checker) NewUnit(dir, authority string, program []string, flags ...string) (Newcomer, error) {
 	list, err := dev.Addresses(0, 2)
 	if err != nil {
@@ -170,8 +169,8 @@ func (c Checker) NewUnit(dir, authority string, program []string, flags ...strin
 	return Newcomer{l, list[0], "http://" + list[1], log}, nil
 }
 
-// MustBeRefused launches the unit, and demands that it ends as refused for this
-// reason without having been ready.
+// MustBeRefused launches the unit. It returns an error unless the unit ends with a refusal for
+// this reason, and was never ready.
 func (n Newcomer) MustBeRefused(ctx context.Context, socket string, reason wire.Reason) error {
 	defer n.Log.Close()
 	watching, stop := context.WithCancel(ctx)
@@ -187,7 +186,7 @@ func (n Newcomer) MustBeRefused(ctx context.Context, socket string, reason wire.
 	return nil
 }
 
-// watch reports, once ctx is done, whether the health pages were ever ready.
+// watch sends, once ctx is done, whether the health pages ever reported that the unit is ready.
 func (n Newcomer) watch(ctx context.Context) <-chan bool {
 	was := make(chan bool, 1)
 	go func() {
@@ -204,8 +203,8 @@ func (n Newcomer) watch(ctx context.Context) <-chan bool {
 	return was
 }
 
-// MustEndRefused runs a measured cohort and demands that it refuses, for one
-// reason, to go on. Its streams are one file.
+// MustEndRefused runs a launch in the TEE, and returns an error unless it ends with a refusal
+// for this reason. The launch must write its standard error to a file.
 func MustEndRefused(ctx context.Context, socket string, l localtee.Launch, reason wire.Reason) error {
 	ctx, cancel := context.WithTimeout(ctx, RefusalTime)
 	defer cancel()
@@ -226,7 +225,7 @@ func MustEndRefused(ctx context.Context, socket string, l localtee.Launch, reaso
 	return nil
 }
 
-// FileDigest is the SHA-256 of a file.
+// FileDigest returns the SHA-256 of a file.
 func FileDigest(path string) (wire.Digest, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {

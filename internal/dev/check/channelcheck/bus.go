@@ -32,11 +32,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/retry"
 )
 
-// mostMemory bounds what a unit may ever have in memory, in MiB, whatever its
-// manager sends: one of the messages below claims 2 GB.
+// mostMemory is the maximum resident memory of a unit in MiB, for any message of its manager.
+// One of the messages below claims a size of 2 GB.
 const mostMemory = 400
 
-// attacks are what a hostile manager sends. None is what a manager may send.
+// attacks returns messages of a hostile manager, all of which violate the protocol.
 func attacks() [][]byte {
 	noise := make([]byte, 1<<20)
 	rand.Read(noise)
@@ -48,16 +48,15 @@ func attacks() [][]byte {
 		nats("9223372036854775807"), nats("2000000000"), noise, make([]byte, 1<<20),
 		{0, 0, 1}, append([]byte{0x1f, 0xff, 3}, noise[:8190]...), append([]byte{0xff, 0xff, 3}, noise...),
 		{0, 1, 99}, {0, 2, 1, 0}, append([]byte{0, 17, 2}, bytes.Repeat([]byte{0xff}, 16)...), {0, 4, 7, 0, 1, 2},
-		bytes.Repeat(append([]byte{0x0f, 0xff, 3}, noise[:4094]...), 2000), // sealed sessions that no unit sealed
+		bytes.Repeat(append([]byte{0x0f, 0xff, 3}, noise[:4094]...), 2000), // frames of sealed sessions with random bytes
 	}
 }
 
-// hostile is a manager that attacks every unit that connects, each time
-// otherwise.
+// hostile is a manager that attacks every connection of a unit, each with the next attack.
 type hostile struct {
 	listener net.Listener
 	pem      []byte
-	sent     atomic.Int64 // attacks
+	sent     atomic.Int64 // number of attacks
 	serving  sync.WaitGroup
 }
 
@@ -97,7 +96,7 @@ func (h *hostile) serve() {
 			_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
 			if conn.(*tls.Conn).Handshake() == nil {
 				_, _ = conn.Write(all[n%len(all)])
-				_, _ = conn.Read(make([]byte, 64<<10)) // until the unit ends the connection
+				_, _ = conn.Read(make([]byte, 64<<10)) // until the unit closes the connection
 				h.sent.Add(1)
 			}
 		})
@@ -109,9 +108,8 @@ func (h *hostile) close() {
 	h.serving.Wait()
 }
 
-// HostileManager: a manager that sends sizes and frames which no manager may send
-// ends no unit and fills none. The unit goes on, and shares sessions by its other
-// manager.
+// HostileManager checks that a manager that sends invalid sizes and frames can neither crash a
+// unit nor fill its memory. The unit continues, and shares sessions through its other manager.
 func HostileManager(ctx context.Context, c check.Checker) (_ string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dev.StartTime)
 	defer cancel()
@@ -157,13 +155,13 @@ func HostileManager(ctx context.Context, c check.Checker) (_ string, err error) 
 	return fmt.Sprintf("%d attacks on one unit; it serves, took at most %d MiB and is known to its other manager", h.sent.Load(), memory), err
 }
 
-// attacked waits until a unit has had every attack.
+// attacked waits until a unit has received every attack.
 func (h *hostile) attacked(ctx context.Context, u check.Newcomer, ended chan soft.Exit) error {
 	want := int64(len(attacks()))
 	for h.sent.Load() < want {
 		select {
 		case exit := <-ended:
-			ended <- exit // for who waits for the unit
+			ended <- exit // for the deferred function that waits for the unit
 			return fmt.Errorf("after %d attacks the unit ended, %v: %s", h.sent.Load(), exit, dev.LogTail(u.Log.Name()))
 		default:
 		}
@@ -174,8 +172,8 @@ func (h *hostile) attacked(ctx context.Context, u check.Newcomer, ended chan sof
 	return nil
 }
 
-// unharmed demands that an attacked unit serves, that the gateway knows more units
-// than before it, and that it took little memory, which it returns in MiB.
+// unharmed returns an error unless an attacked unit serves requests, used at most mostMemory,
+// and was added to the gateway's units. It returns the unit's peak memory in MiB.
 func unharmed(ctx context.Context, c check.Checker, u check.Newcomer, pid, before int) (memory int, err error) {
 	config, err := c.Plain()
 	if err != nil {
@@ -205,7 +203,7 @@ func unharmed(ctx context.Context, c check.Checker, u check.Newcomer, pid, befor
 	}
 }
 
-// peakMemory is the largest resident size of a process so far, in MiB.
+// peakMemory returns the peak resident memory of a process in MiB.
 func peakMemory(pid int) (int, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

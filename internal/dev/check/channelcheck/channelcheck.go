@@ -1,5 +1,6 @@
-// Package channelcheck checks the trusted channel of a development cluster: sessions that go on
-// while units and managers end, receipts, one-off requests, and peers that break the protocol.
+// Package channelcheck checks the trusted channel of a development cluster: sessions that
+// continue while units and managers end, receipts, one-off requests, and peers that violate the
+// protocol.
 //
 // Files, each using those before it: cluster.go, rogue.go, stranger.go, bus.go,
 // channelcheck.go, oneoff.go, tenant.go, times.go, upgrade.go.
@@ -25,8 +26,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Receipt: a receipt names the unit that responded, and nothing in it can be
-// changed.
+// Receipt checks that a receipt names the unit that responded, and that a changed request,
+// response or receipt is refused.
 func Receipt(ctx context.Context, c check.Checker) (string, error) {
 	return c.InSession(ctx, c.Cluster.Gateway, func(s *check.Session) (string, error) {
 		r, unit, err := s.RequestWithReceipt(ctx)
@@ -49,8 +50,8 @@ func Receipt(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// responseTime is far more than a response takes. A call that gets no valid response
-// looks for another unit for longer.
+// responseTime is much longer than a response takes, and shorter than the time for which a call
+// without a valid response tries further units.
 const responseTime = 500 * time.Millisecond
 
 func callWithin(ctx context.Context, s *check.Session, patience time.Duration) error {
@@ -59,8 +60,8 @@ func callWithin(ctx context.Context, s *check.Session, patience time.Duration) e
 	return check.RequestOnce(ctx, s, s.URL)
 }
 
-// AlteredBytes: one changed bit of a response or of a request is refused,
-// wherever it is.
+// AlteredBytes checks that a response or a request with one changed bit is refused, at several
+// positions of the bit.
 func AlteredBytes(ctx context.Context, c check.Checker) (string, error) {
 	return c.OverTamperingProxy(ctx, func(m *check.TamperingProxy, s *check.Session) (string, error) {
 		for i := range check.Asks {
@@ -76,8 +77,9 @@ func AlteredBytes(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// StreamCut: a response that is cut off is an error, never a short response. A
-// chat's stream is cut by killing its unit; any other response on its way.
+// StreamCut checks that a truncated response is an error and is never accepted as complete. It
+// kills the unit during a streaming response; if the example has none, the proxy truncates a
+// response.
 func StreamCut(ctx context.Context, c check.Checker) (string, error) {
 	return c.OverTamperingProxy(ctx, func(m *check.TamperingProxy, s *check.Session) (string, error) {
 		if c.Cluster.Stream != nil {
@@ -93,7 +95,7 @@ func StreamCut(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// cutStreaming kills the unit that streams.
+// cutStreaming kills the unit that sends a streaming response.
 func cutStreaming(ctx context.Context, c check.Checker, m *check.TamperingProxy, s *check.Session) (string, error) {
 	stream := c.Cluster.Stream
 	ctx, cancel := context.WithTimeout(ctx, check.RestartTime)
@@ -128,8 +130,8 @@ func cutStreaming(ctx context.Context, c check.Checker, m *check.TamperingProxy,
 	return fmt.Sprintf("unit killed after %d of %d tokens: [%s] after %v; the session goes on", tokens, stream.Count, wire.Truncated, took), errors.Join(goesOn, err)
 }
 
-// OneSessionAnyUnit: a session is opened on one unit, which is killed; another
-// one responds to the next request of that session.
+// OneSessionAnyUnit checks that after the unit that opened a session is killed, a different unit
+// responds to the next request of the session.
 func OneSessionAnyUnit(ctx context.Context, c check.Checker) (string, error) {
 	return c.InSession(ctx, c.Cluster.Gateway, func(s *check.Session) (string, error) {
 		opener := s.Unit.UnitID()
@@ -154,13 +156,13 @@ func OneSessionAnyUnit(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// ManagerRestart: a killed manager costs no open session.
+// ManagerRestart checks that open sessions survive a kill of the manager.
 func ManagerRestart(ctx context.Context, c check.Checker) (string, error) {
 	return managerDies(ctx, c, func() error { return nil })
 }
 
-// ManagerWiped: nor does one that loses what it stored. Its certificates stay,
-// which units were configured to expect.
+// ManagerWiped checks that open sessions survive a kill of the manager and the loss of its data.
+// The manager's certificates stay, since units are configured with them.
 func ManagerWiped(ctx context.Context, c check.Checker) (string, error) {
 	return managerDies(ctx, c, func() error {
 		files, err := filepath.Glob(filepath.Join(c.Cluster.Manager.Data, "*"))
@@ -173,8 +175,8 @@ func ManagerWiped(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// managerDies kills the manager after something was done to it, and demands that
-// a session goes on and another can be opened.
+// managerDies calls first and kills the manager. It returns an error unless an open session
+// continues and a new one can be opened.
 func managerDies(ctx context.Context, c check.Checker, first func() error) (string, error) {
 	return c.InSession(ctx, c.Cluster.Gateway, func(s *check.Session) (string, error) {
 		pid := c.Live().Manager.PID

@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/dev/check"
 )
 
-// OneOff: a request without a session, whole and in chunks, gets a response; one
-// that is not safe is refused inside; one with a changed bit gets nothing.
+// OneOff checks that a safe one-off request receives a response, whole and in chunks, that the
+// unit refuses one that is not safe, and that one with a changed bit is not served.
 func OneOff(ctx context.Context, c check.Checker) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, check.StepTime)
 	defer cancel()

@@ -30,15 +30,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// rogueTime is how long a rogue unit goes on.
+// rogueTime is the duration of a rogue unit's attacks.
 const rogueTime = 3 * time.Second
 
-// rogue is a unit that misbehaves: it enrols for a task of its own, as any
-// program does that owners approve, and then claims at the manager everything of
-// another task. It uses no code of an honest unit.
+// rogue is a unit that misbehaves. It enrols for a task of its own, like any program that owners
+// approve, and then claims the address, identity and sessions of the victim's task at the
+// manager. It uses no code of an honest unit.
 type rogue struct {
 	app     *frame.App
-	pins    authorityclient.Pins // of its own task
+	pins    authorityclient.Pins // pins of its own task
 	manager string               // host:port
 	ca      string
 	victim  string // address of one of the victim's units
@@ -46,17 +46,18 @@ type rogue struct {
 	session string // one of the victim's sessions
 }
 
-// spoils are what a rogue unit got.
+// spoils counts a rogue unit's attacks and their results.
 type spoils struct {
 	Task        string `json:"task"`
-	Heartbeats  int    `json:"heartbeats"`  // that it sent
-	Connections int    `json:"connections"` // it made to the manager, which ends them
-	Sessions    int    `json:"sessions"`    // sealed ones of others that it was sent
-	Copies      int    `json:"copies"`      // of the session that it asked for
-	Requests    int64  `json:"requests"`    // of users, at its own address
+	Heartbeats  int    `json:"heartbeats"`  // heartbeats that it sent
+	Connections int    `json:"connections"` // connections that it made to the manager
+	Sessions    int    `json:"sessions"`    // sealed sessions and tombstones that it received
+	Copies      int    `json:"copies"`      // copies that it received of the victim's session
+	Requests    int64  `json:"requests"`    // users' requests at its own address
 }
 
-// RogueCommand is launched by the check of a development cluster and by nothing else.
+// RogueCommand returns the command of the rogue unit. Only a check of a development cluster
+// launches it.
 func RogueCommand(a *frame.App) *cobra.Command {
 	r := rogue{app: a}
 	var authority string
@@ -80,7 +81,7 @@ func RogueCommand(a *frame.App) *cobra.Command {
 	return cmd
 }
 
-// runRogue enrols, misbehaves and reports what it got.
+// runRogue enrols, attacks for rogueTime and prints the results.
 func (r *rogue) runRogue(ctx context.Context) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -115,8 +116,8 @@ func (r *rogue) runRogue(ctx context.Context) error {
 	return r.app.PrintResult("rogue", got, fmt.Sprintf("%+v\n", *got))
 }
 
-// trapRequests serves TLS with the unit's own leaf, as the gateway wants it of a unit of its
-// task, and counts the requests that come.
+// trapRequests serves TLS with the unit's own leaf, which the gateway accepts for units of its
+// task, and counts the requests that it receives.
 func trapRequests(report api.Report, requests *atomic.Int64) (net.Listener, error) {
 	key, err := x509.ParsePKCS8PrivateKey(report.LeafKey)
 	if err != nil {
@@ -136,7 +137,8 @@ func trapRequests(report api.Report, requests *atomic.Int64) (net.Listener, erro
 	return l, nil
 }
 
-// enrol is what any unit does, in as few steps as it can be done.
+// enrol obtains certificates in the fewest steps of an enrolment, without verification of the
+// report.
 func (r *rogue) enrol(ctx context.Context, key *ecdsa.PrivateKey) (report api.Report, err error) {
 	authority, err := authorityclient.Dial(ctx, r.app, r.pins)
 	if err != nil {
@@ -182,8 +184,8 @@ func (r *rogue) enrol(ctx context.Context, key *ecdsa.PrivateKey) (report api.Re
 	return report, errors.Join(json.Unmarshal(text, &signed), json.Unmarshal(signed.Report, &report))
 }
 
-// attack sends over one connection everything that a unit may not claim, and
-// counts what comes back until the manager ends it, or the time is over.
+// attack sends false claims over one connection, and counts the frames that it receives in
+// return, until the manager closes the connection or the time end.
 func (r *rogue) attack(ctx context.Context, config *tls.Config, own string, got *spoils, end time.Time) error {
 	identity, err := wire.ParseDigest(r.claims)
 	if err != nil {
@@ -220,8 +222,8 @@ func (r *rogue) attack(ctx context.Context, config *tls.Config, own string, got 
 	return nil
 }
 
-// forged are frames that claim a session of another task: a request for its copy,
-// and bytes in its place and its name.
+// forged returns frames about a session of the victim's task: a pull of its copy, and a false
+// sealed session and tombstone with its session id.
 func (r *rogue) forged(identity wire.Digest, session wire.SessionID) []byte {
 	expiry := uint64(time.Now().Add(30 * time.Minute).Unix())
 	out := framed(4, session[:])
@@ -233,12 +235,12 @@ func (r *rogue) forged(identity wire.Digest, session wire.SessionID) []byte {
 	return out
 }
 
-// framed is a frame by hand (docs/spec/bus.md).
+// framed encodes a frame (docs/spec/bus.md) without package bus.
 func framed(kind byte, body []byte) []byte {
 	return append(append(binary.BigEndian.AppendUint16(nil, uint16(1+len(body))), kind), body...)
 }
 
-// countForeign counts what the manager sends that belongs to others.
+// countForeign counts the sealed sessions, tombstones and copies that the manager sends.
 func (s *spoils) countForeign(conn net.Conn, session wire.SessionID) {
 	head := make([]byte, 3)
 	for {

@@ -24,21 +24,21 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// stranger is a client that obeys nothing. It speaks the channel by itself, as
-// docs/spec/channel.md has it, so that it can send what no client of ours would: any
-// number, any end, any target, and the same again. It checks nothing of a unit.
+// stranger is a client that can violate the protocol. It implements the channel of
+// docs/spec/channel.md itself, so that it can send requests that Cohort's clients never send:
+// any number, any expiry, any target, and repeated requests. It does not verify units.
 type stranger struct {
 	c      check.Checker
-	client *http.Client // of units, each at its own address
-	root   wire.Digest  // of the authority
+	client *http.Client // HTTP client for units, at the address in the context
+	root   wire.Digest  // authority root
 	ticket string
 	id     wire.SessionID
 	secret []byte
-	at     []dev.Unit // each unit once, as far as they are described in full
+	at     []dev.Unit // each unit once, without those that have no health pages
 	units  map[string]wire.UnitID
 }
 
-// newStranger opens a session at the first unit.
+// newStranger makes a stranger, which opens a session at the first unit.
 func newStranger(ctx context.Context, c check.Checker) (*stranger, error) {
 	config, err := c.Plain()
 	if err != nil {
@@ -72,10 +72,10 @@ func toAddress(ctx context.Context, network, _ string) (net.Conn, error) {
 	return (&net.Dialer{}).DialContext(ctx, network, ctx.Value(addressKey{}).(string))
 }
 
-// close lets its connections go.
+// close closes idle connections.
 func (s *stranger) close() { s.client.CloseIdleConnections() }
 
-// postBytes sends bytes to one unit, and returns the response.
+// postBytes sends a POST request to one unit, and returns the response and its content.
 func (s *stranger) postBytes(ctx context.Context, address, path, kind string, body []byte) (*http.Response, []byte, error) {
 	ctx = context.WithValue(ctx, addressKey{}, address)
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+s.c.Cluster.ServerName+path, bytes.NewReader(body))
@@ -95,7 +95,7 @@ func (s *stranger) postBytes(ctx context.Context, address, path, kind string, bo
 	return response, b, err
 }
 
-// openSession opens a session by the task's name and verifies nothing of the unit.
+// openSession opens a session with a pin of the task's name, and does not verify the unit.
 func (s *stranger) openSession(ctx context.Context) error {
 	genesis, err := wire.ParseDigest(s.c.Cluster.Genesis)
 	if err != nil {
@@ -132,18 +132,18 @@ func (s *stranger) openSession(ctx context.Context) error {
 	return err
 }
 
-// requestClaims is one request of a stranger.
+// requestClaims are the fields of a stranger's request.
 type requestClaims struct {
 	method string
 	number uint64
 	target wire.UnitID
-	end    uint64 // not after, Unix milliseconds
+	end    uint64 // expiry of the request, Unix milliseconds
 }
 
-// expiryIn is an end so far ahead.
+// expiryIn returns the expiry d from now, in Unix milliseconds.
 func expiryIn(d time.Duration) uint64 { return uint64(time.Now().Add(d).UnixMilli()) }
 
-// sealed is the request as it is sent: header, and one chunk of Binary HTTP.
+// sealed returns the bytes of a request: the header, and one encrypted chunk of Binary HTTP.
 func (s *stranger) sealed(q requestClaims) ([]byte, error) {
 	header := append([]byte{1}, s.id[:]...)
 	header = append(header, wire.Uint64(q.number)...)
@@ -170,8 +170,8 @@ func (s *stranger) sealed(q requestClaims) ([]byte, error) {
 	return append(header, aead.Seal(length, make([]byte, 12), plain, length)...), nil
 }
 
-// sendRequest sends a request to a unit, and returns the status and the unit's time beside
-// it, 0 where none is.
+// sendRequest sends a request to a unit, and returns the status of the response and the unit's
+// time in its header, 0 if there is none.
 func (s *stranger) sendRequest(ctx context.Context, u dev.Unit, q requestClaims) (status int, at int64, err error) {
 	b, err := s.sealed(q)
 	if err != nil {

@@ -18,16 +18,16 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// RogueTenant: owners approve another task, and a unit of it claims everything of
-// this one: its address, its identity, its sessions. It gets none of them, and this
-// task's users notice nothing.
+// RogueTenant checks that a unit of a second approved task that claims the address, the identity
+// and a session of the cluster's task obtains nothing, while the requests and new sessions of
+// the cluster's users succeed.
 func RogueTenant(ctx context.Context, c check.Checker) (string, error) {
 	dir, err := os.MkdirTemp("", "cohort-rogue-")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	program, err := check.AppendByte(c.Cluster.Agent, dir) // a measurement that no task has
+	program, err := check.AppendByte(c.Cluster.Agent, dir) // a measurement of no other task
 	if err != nil {
 		return "", err
 	}
@@ -72,7 +72,7 @@ func RogueTenant(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// result demands that a rogue unit tried, and got nothing.
+// result returns an error unless the rogue unit attacked and obtained nothing.
 func (e rogueEnd) result(asked, opened int) (string, error) {
 	got := e.spoils
 	switch {
@@ -87,13 +87,13 @@ func (e rogueEnd) result(asked, opened int) (string, error) {
 		got.Task, got.Heartbeats, asked, opened), nil
 }
 
-// rogueEnd is how a rogue unit ended.
+// rogueEnd is the result of a rogue unit.
 type rogueEnd struct {
 	spoils spoils
 	err    error
 }
 
-// launchRogue launches the program as a rogue unit, and returns its end.
+// launchRogue launches the program as a rogue unit. The channel receives its result.
 func launchRogue(ctx context.Context, c check.Checker, dir, program string, args ...string) (<-chan rogueEnd, error) {
 	settings, err := localtee.CommandSettings(append([]string{
 		"rogue-unit", "-o", "json", "--authority", c.Cluster.Authority, "--genesis", c.Cluster.Genesis, "--state", filepath.Join(dir, "seen.json"),
@@ -135,7 +135,8 @@ func launchRogue(ctx context.Context, c check.Checker, dir, program string, args
 	return end, nil
 }
 
-// approveRogue has the owners approve a task of one program, and returns its name.
+// approveRogue makes the owners adopt a policy with a task for the program, and returns the
+// task's name.
 func approveRogue(ctx context.Context, c check.Checker, program string) (task string, err error) {
 	m, err := localtee.Measure("", []string{program})
 	if err != nil {
@@ -153,7 +154,7 @@ func approveRogue(ctx context.Context, c check.Checker, program string) (task st
 	t := drafttext.Task{Name: "tenant-" + digest.Hex()[:8], KeyMode: string(policyfile.Shared), Release: "1", References: []string{m.Reference}, Dynamic: m.Dynamic, Units: 5}
 	t.Names = []string{t.Name + "." + dev.Domain}
 	if a.Approved.Document().Tasks[t.Name] != nil {
-		return t.Name, nil // by a check before
+		return t.Name, nil // an earlier check added it
 	}
 	var b strings.Builder
 	t.Write(func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) })

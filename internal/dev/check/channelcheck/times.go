@@ -14,13 +14,13 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// stopTime is how long a unit's process is stopped: longer than it would take a
-// watchdog that counts seconds to end it.
+// stopTime is the duration of a unit's SIGSTOP: long enough for a watchdog that measured time to
+// end the unit.
 const stopTime = 6 * time.Second
 
-// EveryNumber: a stranger brings each unit the request numbers and ends at the
-// ends of their ranges, which are refused or served at once; a unit whose process
-// is stopped for a while, as on a host that migrates it, goes on as the same unit.
+// EveryNumber checks that units serve or refuse requests with numbers and expiries at the limits
+// of their ranges. It also checks that a unit whose process is stopped for a while, as during a
+// migration of its host, continues as the same unit.
 func EveryNumber(ctx context.Context, c check.Checker) (string, error) {
 	s, err := newStranger(ctx, c)
 	if err != nil {
@@ -60,7 +60,8 @@ func EveryNumber(ctx context.Context, c check.Checker) (string, error) {
 	return fmt.Sprintf("%d requests with numbers and ends up to 2^64-1 refused or served by %d units; one stopped for %v is the same still", sent, len(s.at), stopTime), err
 }
 
-// checkServed stops a unit's process for a while, and wants it to be the same after.
+// checkServed stops a unit's process for stopTime, and returns an error unless the unit then has
+// the same id.
 func checkServed(ctx context.Context, c check.Checker, s *stranger) error {
 	u := s.at[len(s.at)-1]
 	pid := c.UnitPID(u)
@@ -82,9 +83,9 @@ func checkServed(ctx context.Context, c check.Checker, s *stranger) error {
 	return nil
 }
 
-// OnceInTime: what is not safe is executed by the unit that it is bound to, once,
-// and by no unit when it is bound to none; what is late or ends too far ahead is
-// refused by the unit's clock, which the refusal names.
+// OnceInTime checks requests with methods that are not safe. A bound request is executed once,
+// only by its unit; an unbound one is refused. A request that has expired or expires too far in
+// the future is refused by the unit's clock, and the response contains the unit's time.
 func OnceInTime(ctx context.Context, c check.Checker) (string, error) {
 	s, err := newStranger(ctx, c)
 	if err != nil {

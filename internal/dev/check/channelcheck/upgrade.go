@@ -19,13 +19,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/retry"
 )
 
-// firstRelease is the release that a development policy begins with.
+// firstRelease is the release in the first policy of a development cluster.
 const firstRelease = 1
 
-// Upgrades replaces the program by n releases one after the other, each continuing
-// the one before, while requests run in one session that is opened by the task's
-// name. It refuses unless the session goes on through all of them and no request
-// fails.
+// Upgrades replaces the program with n further releases in sequence, each of which continues the
+// one before. Meanwhile requests run in one session, which is pinned to the task's name.
+// Upgrades returns an error unless the session survives all upgrades and no request fails.
 func Upgrades(ctx context.Context, started *dev.Cluster, n int) error {
 	if n == 0 {
 		return nil
@@ -42,7 +41,7 @@ func Upgrades(ctx context.Context, started *dev.Cluster, n int) error {
 	return err
 }
 
-// upgradeOnce upgrades to a release, and reports how the session went on meanwhile.
+// upgradeOnce upgrades to a release while requests run, and prints the outcome.
 func (d cluster) upgradeOnce(ctx context.Context, s *check.Session, release int) error {
 	began := d.App.Now()
 	asked, err := whileAsking(ctx, s, func() error { return d.upgrade(ctx, release) })
@@ -57,8 +56,8 @@ func (d cluster) upgradeOnce(ctx context.Context, s *check.Session, release int)
 	return d.App.PrintResult("check", o, o.FormatLine())
 }
 
-// whileAsking sends one request after the other while something is done, and returns
-// how many got a response; the first that fails is an error.
+// whileAsking sends requests in sequence while do runs, and returns the number that succeeded.
+// The first failed request is an error.
 func whileAsking(ctx context.Context, s *check.Session, do func() error) (asked int, err error) {
 	done := make(chan struct{})
 	var asking sync.WaitGroup
@@ -82,8 +81,8 @@ func whileAsking(ctx context.Context, s *check.Session, do func() error) (asked 
 	return asked, errors.Join(err, failed)
 }
 
-// upgrade approves the next release, which is the same program with a byte more,
-// and starts the units again with it, one after the other.
+// upgrade approves the next release, the same program with one more byte, and restarts the units
+// with it one after the other.
 func (d cluster) upgrade(ctx context.Context, release int) error {
 	dir := filepath.Join(d.State, fmt.Sprint("release-", release))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -110,7 +109,8 @@ func (d cluster) upgrade(ctx context.Context, release int) error {
 	return nil
 }
 
-// replace ends a unit, which is started again, and waits until it serves.
+// replace ends a unit's process, which the cluster restarts, and waits until the new unit is
+// ready.
 func (d cluster) replace(ctx context.Context, u dev.Unit) error {
 	ctx, cancel := context.WithTimeout(ctx, dev.StartTime)
 	defer cancel()

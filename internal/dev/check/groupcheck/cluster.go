@@ -6,24 +6,24 @@ import (
 	"github.com/cohort-tee/cohort/internal/dev"
 )
 
-// cluster is a development cluster of a group, that its caller started. Its roles are known
-// by their places in the example.
+// cluster is a development cluster of a group, which the caller started. Roles are identified by
+// their index in the example.
 type cluster struct{ *dev.Cluster }
 
-// asked is the role that users ask.
+// asked returns the role to which users send requests.
 func (d cluster) asked() int { return d.Bin.Example.Asked() }
 
-// holder and other are the first two roles that hold data: they are called and call none.
+// holder and other return the first two roles that hold data: they are called and call none.
 func (d cluster) holder() int { return d.Bin.Example.Holders()[0] }
 func (d cluster) other() int  { return d.Bin.Example.Holders()[1] }
 
-// roleName is that of a role, and of its program's task.
+// roleName returns the name of a role, which is also the name of its task.
 func (d cluster) roleName(role int) string { return d.Bin.Example.Roles[role].Name }
 
-// party is the name of a role's party.
+// party returns the name of a role's party.
 func (d cluster) party(role int) string { return d.Bin.Example.Roles[role].Party }
 
-// names are those of all roles.
+// names returns the names of all roles.
 func (d cluster) names() []string {
 	names := make([]string, len(d.Bin.Example.Roles))
 	for i, r := range d.Bin.Example.Roles {
@@ -32,10 +32,10 @@ func (d cluster) names() []string {
 	return names
 }
 
-// memberOfParty is a role's member as the policy writes it, of a party.
+// memberOfParty returns the policy text of a role's member, with the given party.
 func (d cluster) memberOfParty(role int, party string) string {
 	return fmt.Sprintf("{ party = %q, task = %q, release = \"1\" }", party, d.roleName(role))
 }
 
-// handedOut is what a holder of the example logs each time that data leaves it.
+// handedOut returns the text that a holder logs each time it returns data.
 func (d cluster) handedOut() []byte { return []byte(d.Bin.Example.Request.HandedOut) }

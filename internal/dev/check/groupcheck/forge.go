@@ -17,7 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// genuineChain is what a genuine unit of the role that users ask presents to its peers.
+// genuineChain returns the chain that a genuine unit of the asked role presents to its peers.
 func (d cluster) genuineChain(ctx context.Context) (chain [][]byte, err error) {
 	err = d.asRole(ctx, d.asked(), func(config *tls.Config) error {
 		chain = config.Certificates[0].Certificate
@@ -26,10 +26,10 @@ func (d cluster) genuineChain(ctx context.Context) (chain [][]byte, err error) {
 	return chain, err
 }
 
-// forgedRefused forges what an authority would that ignores policy and the parties: the
-// asked role's certificates, word by word, under a group root of its own. It demands that the
-// holders end the handshake, and that nothing is wrong with the forgery but that the
-// parties do not agree on its root.
+// forgedRefused forges certificates like an authority that ignores policy and the parties:
+// copies of the asked role's certificates, under a new group root. It returns an error unless
+// the holders abort the handshake, and unless the only defect of the forgery is that the parties
+// do not approve its root.
 func (d cluster) forgedRefused(ctx context.Context, genuine [][]byte) (string, error) {
 	forged, err := forge(genuine)
 	if err != nil {
@@ -61,7 +61,7 @@ func (d cluster) forgedRefused(ctx context.Context, genuine [][]byte) (string, e
 	return fmt.Sprintf("the %s's certificates under another group root refused [%s]", d.roleName(d.asked()), wire.ReasonOf(err)), nil
 }
 
-// forge makes leaf and group root of a chain anew, for keys of its own.
+// forge returns copies of the leaf and the group root of a chain, with new keys.
 func forge(genuine [][]byte) (tls.Certificate, error) {
 	if len(genuine) < 2 {
 		return tls.Certificate{}, fmt.Errorf("got %d certificates, want leaf and group root", len(genuine))
@@ -81,7 +81,7 @@ func forge(genuine [][]byte) (tls.Certificate, error) {
 			}
 		}
 	}
-	root.PublicKey = rootKey.Public() // it signs itself
+	root.PublicKey = rootKey.Public() // self-signed
 	rootDER, err := x509.CreateCertificate(rand.Reader, root, root, rootKey.Public(), rootKey)
 	if err != nil {
 		return tls.Certificate{}, err

@@ -1,6 +1,6 @@
-// Package groupcheck checks a group in a development cluster: that nothing is issued before its
-// parties approve, that the owners of the policy cannot take it over, and that a withdrawal
-// ends it.
+// Package groupcheck checks a group in a development cluster: that the authority issues no
+// certificates before the parties approve, that the owners of the policy cannot take the group
+// over, and that a withdrawal ends it.
 //
 // Files, each using those before it: cluster.go, forge.go, takeover.go, ways.go,
 // withdraw.go, groupcheck.go.
@@ -37,10 +37,10 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// jointTime is how long a statistic over two tables may take.
+// jointTime limits the request for a statistic over two tables.
 const jointTime = time.Minute
 
-// Run checks the cluster of a group, whose last party has not approved yet.
+// Run checks the cluster of a group. The last party must not have approved yet.
 func Run(ctx context.Context, started *dev.Cluster) error {
 	d := cluster{started}
 	if holders := started.Bin.Example.Holders(); len(holders) < 2 || started.Bin.Example.Request.HandedOut == "" {
@@ -65,8 +65,8 @@ func Run(ctx context.Context, started *dev.Cluster) error {
 	})
 }
 
-// quorum: while one of the parties has not approved, no unit gets a certificate and
-// no client trusts the group; then all do.
+// quorum checks that while one party has not approved, no unit receives a certificate and no
+// client trusts the group, and that both succeed after its approval.
 func (d cluster) quorum(ctx context.Context) (string, error) {
 	parties, last := len(d.Bin.Example.Parties()), "last"
 	if ordinals := []string{"second", "third", "fourth", "fifth"}; parties-2 >= 0 && parties-2 < len(ordinals) {
@@ -93,9 +93,9 @@ func since(d cluster, began time.Time) time.Duration {
 	return d.App.Now().Sub(began).Round(time.Millisecond)
 }
 
-// waits demands that a unit of each role is refused for want of a quorum and none
-// gets a certificate, all after a place of the log, and that no client trusts the
-// group. It reports how many were refused.
+// waits returns an error unless, after a sequence number of the log, a unit of each role is
+// refused without a quorum and no unit receives a certificate, and a client does not trust the
+// group. It returns the number of refusals.
 func (d cluster) waits(ctx context.Context, after int64, roles ...string) (int, error) {
 	if _, err := d.GroupTrust(ctx); !errors.Is(err, wire.NoQuorum) {
 		return 0, fmt.Errorf("client of the group: got %v, want a refusal [%s]", err, wire.NoQuorum)
@@ -124,7 +124,8 @@ func (d cluster) waits(ctx context.Context, after int64, roles ...string) (int, 
 	}
 }
 
-// groupLog is what the authority logged of the group after a place, newest first.
+// groupLog returns the authority's log entries about the group after a sequence number, newest
+// first.
 func (d cluster) groupLog(ctx context.Context, after int64) (found []api.LogEntry, err error) {
 	a, err := authorityclient.Dial(ctx, d.App, d.ClientPins())
 	if err != nil {
@@ -140,10 +141,11 @@ func (d cluster) groupLog(ctx context.Context, after int64) (found []api.LogEntr
 	return found, err
 }
 
-// sameStatistic: what the role that users ask responds is what its program computes from the data directly.
+// sameStatistic checks that the asked role's response is equal to the result that the data's
+// program computes directly.
 func (d cluster) sameStatistic(ctx context.Context) (string, error) {
 	began := d.App.Now()
-	if _, err := d.statistic(ctx); err != nil { // the programs may still read their tables
+	if _, err := d.statistic(ctx); err != nil { // the programs may still be reading their tables
 		return "", err
 	}
 	first := since(d, began)
@@ -162,7 +164,8 @@ func (d cluster) sameStatistic(ctx context.Context) (string, error) {
 		dev.RowsOf(d.Bin.Tables), took, first, since(d, began)), err
 }
 
-// statistic sends the request of the example in a session with the role that it asks.
+// statistic sends the example's request in a session with the asked role, and returns the
+// response's content.
 func (d cluster) statistic(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, jointTime)
 	defer cancel()
@@ -191,8 +194,8 @@ func (d cluster) statistic(ctx context.Context) ([]byte, error) {
 	return b, err
 }
 
-// stranger: a program that no company brought gets no certificate, and the
-// holder sends nothing to a client that has none or has made one.
+// stranger checks that a program of no party receives no certificate, and that the holder serves
+// neither a client without a certificate nor one with a self-signed certificate.
 func (d cluster) stranger(ctx context.Context) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-stranger-")
 	if err != nil {
@@ -214,7 +217,7 @@ func (d cluster) stranger(ctx context.Context) (_ string, err error) {
 		wire.NotMeasured, d.roleName(d.holder()), http.StatusForbidden), d.holderIsClosed(ctx)
 }
 
-// holderIsClosed demands that the holder sends nothing to clients outside the group.
+// holderIsClosed returns an error unless the holder refuses clients outside the group.
 func (d cluster) holderIsClosed(ctx context.Context) error {
 	holder := d.Doc.Units[d.holder()].Address
 	made, err := selfMade()
@@ -232,7 +235,7 @@ func (d cluster) holderIsClosed(ctx context.Context) error {
 	return nil
 }
 
-// selfMade is a certificate that no authority signed.
+// selfMade returns a self-signed certificate.
 func selfMade() (c tls.Certificate, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -243,7 +246,7 @@ func selfMade() (c tls.Certificate, err error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
-// newMember prepares one more unit of a role, with a program and more flags.
+// newMember prepares an additional unit of a role, with a program and further flags.
 func (d cluster) newMember(dir string, role int, program []string, flags ...string) (check.Newcomer, error) {
 	list, err := dev.Addresses(0, 2)
 	if err != nil {
@@ -261,8 +264,8 @@ func (d cluster) newMember(dir string, role int, program []string, flags ...stri
 	return check.Newcomer{Launch: localtee.Launch{Agent: d.Bin.Cohort, Program: program, Settings: settings, Stdout: log, Stderr: log}, Listen: u.Address, Health: u.Health, Log: log}, nil
 }
 
-// wrongRole: a program has the role that its company's word gave it, and calls
-// whom that role may call.
+// wrongRole checks that a program is refused in a role of which it is not a member, and that a
+// unit is refused if it is configured to call a role that its own role may not call.
 func (d cluster) wrongRole(ctx context.Context) (string, error) {
 	dir, err := os.MkdirTemp("", "cohort-role-")
 	if err != nil {
@@ -287,8 +290,8 @@ func (d cluster) wrongRole(ctx context.Context) (string, error) {
 	return fmt.Sprintf("the %[1]s's program as %[2]s is refused [%[3]s]; a %[1]s that would call the %[2]s [%[4]s]", d.roleName(d.holder()), d.roleName(d.other()), wire.WrongRole, wire.NotAllowed), nil
 }
 
-// listener: a holder's own listener refuses another holder, whose agent would
-// not have called it, and serves a role that may call it.
+// listener checks that a holder's listener itself refuses the other holder, and serves a role
+// that may call it. The caller's agent is not involved.
 func (d cluster) listener(ctx context.Context) (string, error) {
 	called, status := d.Doc.Units[d.other()].Address, 0
 	err := d.asRole(ctx, d.holder(), func(config *tls.Config) error {
@@ -304,8 +307,8 @@ func (d cluster) listener(ctx context.Context) (string, error) {
 	return fmt.Sprintf("the %s ends the handshake of a %s by an alert, and responds to a %s: %d", d.roleName(d.other()), d.roleName(d.holder()), d.roleName(d.asked()), status), err
 }
 
-// asRole calls with the certificate and key of one more unit of a role, and checks
-// nothing.
+// asRole starts an additional unit of a role, and calls call with a TLS configuration that has
+// the unit's certificate and verifies no peer.
 func (d cluster) asRole(ctx context.Context, role int, call func(*tls.Config) error) (err error) {
 	dir, err := os.MkdirTemp("", "cohort-caller-")
 	if err != nil {
@@ -334,9 +337,10 @@ func (d cluster) asRole(ctx context.Context, role int, call func(*tls.Config) er
 	})
 }
 
-// turnedAway is how a unit ends a connection whose certificate it refuses, which
-// in TLS 1.3 it sees after the client's handshake. Nothing is sent on it, since
-// what a unit has not read when it closes would take its alert away.
+// turnedAway connects to a unit and returns the error with which the unit ends the connection.
+// In TLS 1.3 a unit verifies the client's certificate after the client's handshake is complete.
+// The client sends no data: unread data at the unit would cause a TCP reset, which discards the
+// alert.
 func turnedAway(ctx context.Context, address string, config *tls.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, check.StepTime)
 	defer cancel()
@@ -350,8 +354,8 @@ func turnedAway(ctx context.Context, address string, config *tls.Config) error {
 	return err
 }
 
-// withdrawAndApprove: after a party's withdrawal is in the history, no unit gets a certificate
-// and no client opens a session; once it approves again, all goes on.
+// withdrawAndApprove checks that after a party's withdrawal no unit receives a certificate and
+// no client trusts the group, and that both succeed again after the party approves again.
 func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-withdraw-")
 	if err != nil {
@@ -389,7 +393,8 @@ func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	took := since(d, began)
-	// The others renew, because a withdrawal is a cut: until then no pair of a role is accepted.
+	// A withdrawal cuts off all units of the group: until they have renewed, they refuse each
+	// other.
 	waiting, cancel := context.WithTimeout(ctx, dev.StartTime)
 	defer cancel()
 	for _, err = d.statistic(ctx); err != nil && retry.Sleep(waiting, 50*time.Millisecond) == nil; {
@@ -402,7 +407,8 @@ func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 		party.Name, wire.NoQuorum, took), err
 }
 
-// withdraw has a party withdraw, and returns the place of the log after that.
+// withdraw submits a party's withdrawal, and returns the newest sequence number of the log after
+// it.
 func (d cluster) withdraw(ctx context.Context, party sshkey.Pair) (int64, error) {
 	if err := d.SubmitStatement(ctx, party, sshsig.ForWithdraw); err != nil {
 		return 0, err

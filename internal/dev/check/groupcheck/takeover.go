@@ -24,17 +24,17 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// takeoverTime is how long a program of the owners' tries to get into a group.
+// takeoverTime is the duration for which a program of the owners tries to join a group.
 const takeoverTime = 3 * time.Second
 
-// rivals are policy owners without the parties: a quorum of them, with a key of a party
-// of their own, a program of their own for the place of the one that users ask, and every machine.
+// rivals are malicious policy owners who act without the parties. They are a quorum, control
+// every machine, and have a party and a program of their own to replace that of the asked role.
 type rivals struct {
 	cluster
 	dir     string
 	party   sshkey.Pair
 	program []string
-	task    string // the text of the program's task
+	task    string // policy text of the program's task
 }
 
 func (d cluster) newRivals(dir string) (*rivals, error) {
@@ -58,18 +58,18 @@ func (d cluster) newRivals(dir string) (*rivals, error) {
 	return r, nil
 }
 
-// takeover is one way in: the policies that owners adopt one after the other, and what
-// they then run. The runs refuse unless each is refused.
+// takeover is one attempt to take a group over: the policies that owners adopt in sequence, and
+// the units that they then run. The function try returns an error unless each unit is refused.
 type takeover struct {
 	policies []check.Edit
-	speaks   bool // the party of their own approves the last
-	loosens  bool // the last lowers the group's floors, which stay lower until the group was ended
+	speaks   bool // the owners' party approves the last policy
+	loosens  bool // the last policy loosens the group's rules, which only ending the group reverts
 	try      func(*rivals, context.Context) (string, error)
 }
 
-// takeover has owners take a group over, and demands that no record leaves its
-// holders meanwhile, that nothing forged is accepted, and that the group goes on once the
-// owners have given up.
+// takeover returns a check in which owners try to take a group over. It fails if a holder
+// returns a record meanwhile, if forged certificates are accepted, or if the group does not work
+// again under the former policy.
 func (d cluster) takeover(way func(*rivals) (takeover, error)) func(context.Context, check.Checker) (string, error) {
 	return func(ctx context.Context, c check.Checker) (_ string, err error) {
 		dir, err := os.MkdirTemp("", "cohort-takeover-")
@@ -98,7 +98,7 @@ func (d cluster) takeover(way func(*rivals) (takeover, error)) func(context.Cont
 			return "", err
 		}
 		defer func() {
-			if err != nil { // the next check begins with the group as it was
+			if err != nil { // restore the group for the next check
 				err = errors.Join(err, t.giveUp(ctx, c, before))
 			}
 		}()
@@ -139,7 +139,7 @@ func (d cluster) takeover(way func(*rivals) (takeover, error)) func(context.Cont
 	}
 }
 
-// giveUp makes the policy of before the one in force.
+// giveUp makes the owners adopt the policy text before again.
 func (t takeover) giveUp(ctx context.Context, c check.Checker, before string) error {
 	if t.loosens {
 		ended, _, err := withoutGroup(before, c.Cluster.Group)
@@ -156,7 +156,7 @@ func (t takeover) giveUp(ctx context.Context, c check.Checker, before string) er
 	return nil
 }
 
-// withoutGroup takes the group's tables, which are the last, from the text of a policy.
+// withoutGroup splits a policy text before the group's tables, which are the last.
 func withoutGroup(text, name string) (rest, group string, err error) {
 	begins := strings.Index(text, "\n[group."+name+"]\n")
 	if begins < 0 {
@@ -165,7 +165,7 @@ func withoutGroup(text, name string) (rest, group string, err error) {
 	return text[:begins], text[begins:], nil
 }
 
-// handed is how often records left a holder so far, as the holders count it.
+// handed returns the number of times that holders have returned records, from their logs.
 func (d cluster) handed() (n int, err error) {
 	for _, role := range d.Bin.Example.Holders() {
 		b, err := os.ReadFile(filepath.Join(d.State, "unit-"+d.roleName(role)+".log"))
@@ -177,8 +177,8 @@ func (d cluster) handed() (n int, err error) {
 	return n, nil
 }
 
-// goesOn waits until the statistic is equal to the plain computation, and returns how
-// long that took.
+// goesOn waits until the statistic is equal to the plain computation, and returns the duration
+// of the wait.
 func (d cluster) goesOn(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, dev.StartTime)
 	defer cancel()
@@ -194,7 +194,7 @@ func (d cluster) goesOn(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-// groupID is the identity of the group in force.
+// groupID returns the identity of the group in force.
 func (d cluster) groupID() (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), check.StepTime)
 	defer cancel()
@@ -210,14 +210,14 @@ func (d cluster) groupID() (string, error) {
 	return pact.ID().String(), nil
 }
 
-// member prepares a unit of a role, as its operator likes: a program that runs for the
-// parties whose keys these are, with an authority.
+// member prepares a unit of a role with any program, party keys and authority, as an operator
+// can.
 func (r *rivals) member(role int, authority string, program []string, keys ...string) (check.Newcomer, error) {
 	return r.memberOf(r.dir, role, authority, program, nil, keys...)
 }
 
-// memberOf prepares a unit of a role. It calls the cluster's units, but for roles that have
-// another address.
+// memberOf prepares a unit of a role. The unit calls the cluster's units, except for roles whose
+// address is in others.
 func (d cluster) memberOf(dir string, role int, authority string, program []string, others map[string]string, keys ...string) (check.Newcomer, error) {
 	list, err := dev.Addresses(0, 2)
 	if err != nil {
@@ -242,11 +242,11 @@ func (d cluster) memberOf(dir string, role int, authority string, program []stri
 	return check.Newcomer{Launch: localtee.Launch{Agent: d.Bin.Cohort, Program: program, Settings: settings, Stdout: log, Stderr: log}, Listen: list[0], Health: "http://" + list[1], Log: log}, nil
 }
 
-// reasonsLogged finds the reason of a unit that is refused, for good or until later.
+// reasonsLogged matches the reason of a final or temporary refusal in a unit's log.
 var reasonsLogged = regexp.MustCompile(`reason=([a-z-]+)|refused \[([a-z-]+)\]`)
 
-// staysOut starts a unit and demands that it gets no certificate for a while. It returns
-// the reason that the unit logs.
+// staysOut starts a unit, and returns an error if the unit becomes ready within takeoverTime. It
+// returns the reason for the refusal in the unit's log.
 func staysOut(ctx context.Context, socket string, n check.Newcomer) (reason string, err error) {
 	defer n.Log.Close()
 	p, err := n.Launch.Start(ctx, socket)

@@ -15,8 +15,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/retry"
 )
 
-// bySuccessor: owners adopt a successor of the group with a party of their own, whose
-// approval alone is its quorum, and their program in the place of the one that users ask.
+// bySuccessor is the takeover by a successor of the group: with the owners' own party, a quorum
+// of one approval, and their program as a member of the asked role.
 func bySuccessor(r *rivals) (takeover, error) {
 	id, err := r.groupID()
 	if err != nil {
@@ -31,8 +31,8 @@ func bySuccessor(r *rivals) (takeover, error) {
 	}, nil
 }
 
-// byVictimsProgram: the party of the owners' lists a holder's own program as its own, and
-// they start it as theirs.
+// byVictimsProgram is the takeover by a holder's own program, which the policy lists under the
+// owners' party.
 func byVictimsProgram(r *rivals) (takeover, error) {
 	return takeover{
 		policies: []check.Edit{allEdits(r.joins(), check.Replaced(r.memberOfParty(r.holder(), r.cluster.party(r.holder())), r.memberOfParty(r.holder(), "rival")))}, speaks: true,
@@ -51,7 +51,7 @@ func byVictimsProgram(r *rivals) (takeover, error) {
 	}, nil
 }
 
-// byName: owners end the group and use its name again, with nothing before it.
+// byName is the takeover by a new group with the name of the group that the owners have ended.
 func byName(r *rivals) (takeover, error) {
 	var group string
 	return takeover{
@@ -69,8 +69,8 @@ func byName(r *rivals) (takeover, error) {
 	}, nil
 }
 
-// byAuthority: owners name an authority program of their own. It opens the authority root,
-// which is sealed to it as well, but no root of the group.
+// byAuthority is the takeover by an authority program of the owners. It can open the authority
+// root, which is sealed to it too, but no root of the group.
 func byAuthority(r *rivals) (takeover, error) {
 	changed, err := check.AppendByte(r.Bin.Cohort, filepath.Join(r.dir, "rival"))
 	if err != nil {
@@ -98,7 +98,7 @@ func byAuthority(r *rivals) (takeover, error) {
 	}, nil
 }
 
-// authority runs an authority program beside the cluster's, on its store.
+// authority starts a second authority on the cluster's store, with a given program.
 func (r *rivals) authority(ctx context.Context, program string) (url string, stop func() error, err error) {
 	list, err := dev.Addresses(0, 1)
 	if err != nil {
@@ -142,8 +142,8 @@ func (r *rivals) authority(ctx context.Context, program string) (url string, sto
 	}
 }
 
-// byChip: owners accept a machine of their own, whose evidence they can forge: the
-// asked role's own program runs there, as its party's.
+// byChip is the takeover by a machine of the owners, whose evidence they can forge: they run the
+// asked role's own program there, with the key of its party.
 func byChip(r *rivals) (takeover, error) {
 	var other *dev.Daemon
 	return takeover{
@@ -170,7 +170,7 @@ func byChip(r *rivals) (takeover, error) {
 	}, nil
 }
 
-// allEdits makes one change after the other.
+// allEdits returns an Edit that makes all changes in sequence.
 func allEdits(changes ...check.Edit) check.Edit {
 	return func(text string) (string, error) {
 		var err error
@@ -183,7 +183,8 @@ func allEdits(changes ...check.Edit) check.Edit {
 	}
 }
 
-// joins puts the rivals' party and program into the group, and makes one approval enough.
+// joins returns an Edit that adds the rivals' party and program to the group, and sets the
+// quorum to 1.
 func (r *rivals) joins() check.Edit {
 	keys, err := drafttext.Owners([]string{r.party.Name + "=" + r.party.Path + ".pub"})
 	if err != nil {
@@ -199,7 +200,8 @@ func (r *rivals) joins() check.Edit {
 	)
 }
 
-// startRefused starts a program in a role as the rivals' party's, and returns why it is refused.
+// startRefused starts a program in a role with the key of the rivals' party, and returns the
+// reason for its refusal.
 func (r *rivals) startRefused(ctx context.Context, role int, program []string) (string, error) {
 	n, err := r.member(role, r.Doc.Authority, program, r.party.Path+".pub")
 	if err != nil {

@@ -21,9 +21,9 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// unitIgnoresWithdrawal: a holder's party withdraws, and a unit of it goes on as if it had not.
-// A unit that calls it, and the client that asks that unit, refuse it in time, and
-// no further record leaves it.
+// unitIgnoresWithdrawal checks a unit of a holder that continues after its party's withdrawal,
+// because it no longer reaches the authority. A unit that calls it, and the client of that unit,
+// must refuse it in time, and it must return no further records.
 func (d cluster) unitIgnoresWithdrawal(ctx context.Context) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-withdrawal-")
 	if err != nil {
@@ -49,7 +49,7 @@ func (d cluster) unitIgnoresWithdrawal(ctx context.Context) (_ string, err error
 		if err != nil {
 			return "", err
 		}
-		defer func() { _ = check.Ended(p) }() // it is not asked how
+		defer func() { _ = check.Ended(p) }() // the result does not matter
 	}
 	asking, end, err := d.useAsked(ctx, caller)
 	if err != nil {
@@ -102,8 +102,8 @@ func (d cluster) begin(ctx context.Context, n check.Newcomer) (*soft.Process, er
 	return p, nil
 }
 
-// useAsked is the use of a unit that users ask by a client of the first party: for the example's
-// request, for which it calls a holder.
+// useAsked returns the use of a unit of the asked role by a client of the first party: the
+// example's request, for which the unit calls a holder.
 func (d cluster) useAsked(ctx context.Context, joins check.Newcomer) (check.Use, func(), error) {
 	t, err := d.GroupTrust(ctx)
 	if err != nil {
@@ -141,7 +141,7 @@ func (d cluster) useAsked(ctx context.Context, joins check.Newcomer) (check.Use,
 	}, nil
 }
 
-// handedBy is how often records left one holder.
+// handedBy returns the number of times that one holder has returned records.
 func (d cluster) handedBy(n check.Newcomer) (int, error) {
 	b, err := os.ReadFile(n.Log.Name())
 	return bytes.Count(b, d.handedOut()), err

@@ -17,8 +17,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// CutUnit: owners cut off one unit by its id, which goes on as if they had not. Clients
-// refuse it, and the others serve.
+// CutUnit checks that clients refuse a unit whose id owners cut off, although the unit itself
+// continues, and that the other units serve.
 func CutUnit(ctx context.Context, c check.Checker) (string, error) {
 	return cutOff(ctx, c, "id", func(dir string) (cutting, error) {
 		return cutting{socket: c.Cluster.TEE, program: c.Cluster.Program[:1:1], by: func(t *twin) check.Edit {
@@ -27,7 +27,7 @@ func CutUnit(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// CutRelease: owners take away a release of which a unit runs.
+// CutRelease checks the same for a unit of a release that owners remove.
 func CutRelease(ctx context.Context, c check.Checker) (string, error) {
 	return cutOff(ctx, c, "release", func(dir string) (cutting, error) {
 		changed, err := check.AppendByte(c.Cluster.Program[0], dir)
@@ -45,20 +45,20 @@ func CutRelease(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// CutChip: owners cut off a machine by the name of its chip.
+// CutChip checks the same for a unit on a machine whose chip owners cut off.
 func CutChip(ctx context.Context, c check.Checker) (string, error) {
 	return onOtherChip(ctx, c, "chip", func(root, chip string) check.Edit {
 		return check.After("[platform.soft]\n", fmt.Sprintf("cut_chips = [%q]\n", chip))
 	})
 }
 
-// CutPlatform: owners take the root away that vouches for a machine's TEE.
+// CutPlatform checks the same for a unit on a machine whose TEE root owners remove.
 func CutPlatform(ctx context.Context, c check.Checker) (string, error) {
 	return onOtherChip(ctx, c, "platform root", func(root, chip string) check.Edit { return check.Replaced(root, "") })
 }
 
-// onOtherChip is cutOff of a unit in a second development TEE, whose root policy names
-// until it is cut.
+// onOtherChip is cutOff for a unit in a second development TEE. The policy names the root of
+// that TEE until the cut-off.
 func onOtherChip(ctx context.Context, c check.Checker, what string, by func(root, chip string) check.Edit) (_ string, err error) {
 	state, err := os.MkdirTemp("", "cohort-chip-")
 	if err != nil {
@@ -84,22 +84,22 @@ func onOtherChip(ctx context.Context, c check.Checker, what string, by func(root
 	})
 }
 
-// inTask adds lines to the table of the cluster's task.
+// inTask returns an Edit that adds lines to the table of the cluster's task.
 func inTask(c check.Checker, lines string) check.Edit {
 	return check.After(fmt.Sprintf("\n[task.%s]\n", c.Cluster.Task), lines)
 }
 
-// cutting is how a twin is let in, and cut off.
+// cutting defines how policy admits a twin, and how it cuts the twin off.
 type cutting struct {
-	socket  string                 // of the TEE in which it runs
-	program []string               // that it runs
-	first   check.Edit             // lets it in; nil: the policy in force does
-	by      func(*twin) check.Edit // cuts it off
+	socket  string                 // socket of the twin's TEE
+	program []string               // program of the twin
+	first   check.Edit             // admits the twin; nil: the policy in force admits it
+	by      func(*twin) check.Edit // cuts the twin off
 }
 
-// cutOff starts a twin, uses it, cuts it off and demands that every use ends in time, that
-// the unit refuses nothing by itself, and that the other units go on. The policy is then as
-// it was.
+// cutOff starts a twin, uses it and cuts it off. It returns an error unless clients refuse every
+// use in time, the twin itself stays ready, and the other units continue. It then restores the
+// policy.
 func cutOff(ctx context.Context, c check.Checker, what string, prepare func(dir string) (cutting, error)) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-cut-")
 	if err != nil {
@@ -165,7 +165,7 @@ func cutOff(ctx context.Context, c check.Checker, what string, prepare func(dir 
 		what, last, wire.CutOff, took), err
 }
 
-// refusesAnew demands that a client which begins now refuses the unit.
+// refusesAnew returns an error unless a new client refuses the unit.
 func refusesAnew(ctx context.Context, c check.Checker, t *twin) error {
 	trust, err := c.Trust(ctx)
 	if err != nil {
@@ -177,8 +177,8 @@ func refusesAnew(ctx context.Context, c check.Checker, t *twin) error {
 	return nil
 }
 
-// resumeTime waits until all other units serve clients that verify them, and returns how long
-// that took.
+// resumeTime waits until all of the cluster's units serve clients that verify them, and returns
+// the duration of the wait.
 func resumeTime(ctx context.Context, c check.Checker) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, dev.StartTime)
 	defer cancel()

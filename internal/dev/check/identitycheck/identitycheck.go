@@ -1,5 +1,5 @@
-// Package identitycheck checks the identity of a development cluster: its certificates, that
-// nothing else gets one, and that units which owners cut off are refused in time.
+// Package identitycheck checks the identity of a development cluster: its certificates, that no
+// other program receives one, and that clients refuse units that owners cut off in time.
 //
 // Files, each using those before it: cluster.go, tee.go, twin.go, cut.go,
 // identitycheck.go, load.go, rollback.go, root.go.
@@ -19,8 +19,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// OneCertificate: in key mode shared all units serve the same leaf; in key mode
-// unit each its own, under one root.
+// OneCertificate checks that in key mode shared all units present the same leaf, and that in key
+// mode unit each presents its own leaf under one root.
 func OneCertificate(ctx context.Context, c check.Checker) (string, error) {
 	config, err := c.Plain()
 	if err != nil {
@@ -46,8 +46,8 @@ func OneCertificate(ctx context.Context, c check.Checker) (string, error) {
 	return fmt.Sprintf("%d units, %d leaf certificate(s), 1 root, key mode %s", units, len(leaves), c.Cluster.KeyMode), nil
 }
 
-// TLS13Only: a client that speaks TLS 1.2 at most is turned away by an alert,
-// whatever it would trust.
+// TLS13Only checks that units end the handshake of a client that supports at most TLS 1.2 with
+// an alert.
 func TLS13Only(ctx context.Context, c check.Checker) (string, error) {
 	old := &tls.Config{InsecureSkipVerify: true, ServerName: c.Cluster.ServerName, MaxVersion: tls.VersionTLS12}
 	for _, u := range c.Cluster.Units {
@@ -62,7 +62,7 @@ func TLS13Only(ctx context.Context, c check.Checker) (string, error) {
 	return "TLS 1.2 refused by an alert on each unit", nil
 }
 
-// ticketCount counts the session tickets of a server.
+// ticketCount counts the session tickets that a server sends.
 type ticketCount struct{ given int }
 
 func (t *ticketCount) Get(string) (*tls.ClientSessionState, bool) { return nil, false }
@@ -73,7 +73,7 @@ func (t *ticketCount) Put(_ string, s *tls.ClientSessionState) {
 	}
 }
 
-// NoTickets: a client that would keep session tickets is given none.
+// NoTickets checks that units send no session tickets to a client that would store them.
 func NoTickets(ctx context.Context, c check.Checker) (string, error) {
 	for _, u := range c.Cluster.Units {
 		config, err := c.Plain()
@@ -92,7 +92,7 @@ func NoTickets(ctx context.Context, c check.Checker) (string, error) {
 	return "no session ticket from any unit", nil
 }
 
-// WrongRootRefused: a client that trusts another root, the manager's own,
+// WrongRootRefused checks that a client that trusts a different root, that of the manager,
 // completes no handshake.
 func WrongRootRefused(ctx context.Context, c check.Checker) (string, error) {
 	other, err := frame.ReadPool(manager.SelfSignedCA(c.Cluster.Manager.Data))

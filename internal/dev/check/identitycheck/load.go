@@ -14,12 +14,12 @@ import (
 )
 
 const (
-	callers   = 4                     // of the load
-	callPause = 20 * time.Millisecond // of each caller, between two requests
+	callers   = 4                     // concurrent callers of the load
+	callPause = 20 * time.Millisecond // between two requests of one caller
 )
 
-// KillAndRestart: one unit is killed under load through the client. No request
-// fails, and the unit comes back on its address as another unit.
+// KillAndRestart kills one unit under load through the client. It checks that no request fails,
+// and that a new unit starts at the same address.
 func KillAndRestart(ctx context.Context, c check.Checker) (string, error) {
 	t, err := c.Trust(ctx)
 	if err != nil {
@@ -42,7 +42,7 @@ func KillAndRestart(ctx context.Context, c check.Checker) (string, error) {
 	return fmt.Sprintf("%d requests, 0 failed; %s", load.sent.Load(), detail), err
 }
 
-// killOne kills the last unit and waits until it is back.
+// killOne kills the last unit and waits until a new unit is at its address.
 func killOne(ctx context.Context, c check.Checker) (string, error) {
 	victim := c.Cluster.Units[len(c.Cluster.Units)-1]
 	_ = retry.Sleep(ctx, check.SettleTime)
@@ -57,7 +57,7 @@ func killOne(ctx context.Context, c check.Checker) (string, error) {
 	return fmt.Sprintf("%s back after %v as unit %s", victim.Address, took, id), err
 }
 
-// load sends requests until it is stopped.
+// load is a load of concurrent requests, which run until stopLoad.
 type load struct {
 	sent    atomic.Int64
 	failed  atomic.Int64
@@ -84,7 +84,7 @@ func startLoad(ctx context.Context, through http.RoundTripper, url string) *load
 	return l
 }
 
-// stopLoad ends the load and returns what failed of it.
+// stopLoad ends the load, and returns an error if a request failed.
 func (l *load) stopLoad() error {
 	l.end()
 	l.callers.Wait()

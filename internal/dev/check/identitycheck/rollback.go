@@ -20,8 +20,8 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// rollback is an authority whose host does with its store what it likes, one start after
-// the other at one address.
+// rollback is an authority whose host replaces its store. It starts several times at one
+// address.
 type rollback struct {
 	cluster
 	checker check.Checker
@@ -29,9 +29,11 @@ type rollback struct {
 	ended   chan error
 }
 
-// RolledBackStore: the host of another authority in the same TEE puts one table of yesterday
-// back, and then the whole store. The authority issues nothing and names the cause, until it is shown the signed
-// files; where another policy took effect meanwhile, it reports that for good.
+// RolledBackStore checks a second authority in the same TEE, whose host restores first one table
+// and then the whole store from an older copy. After the first, the authority must issue no
+// certificates and report the cause, until it receives the signed files. After the second, in
+// which a different policy is adopted, it must report the contradiction permanently once it
+// receives the other history.
 func RolledBackStore(ctx context.Context, c check.Checker) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-rollback-")
 	if err != nil {
@@ -63,7 +65,7 @@ func RolledBackStore(ctx context.Context, c check.Checker) (_ string, err error)
 	return "one table back: nothing issued [behind], healed by --history; a fork: ready with a warning, both heads kept", nil
 }
 
-// startAuthority starts the authority on the store as it is, and returns a client of it.
+// startAuthority starts the authority on the current store, and returns a client of it.
 func (r *rollback) startAuthority(ctx context.Context, more ...string) (authorityclient.Client, error) {
 	args := append([]string{"authority", "run", "--store", "sqlite:" + r.StoreFile(), "--listen", strings.TrimPrefix(r.Doc.Authority, "https://"),
 		"--genesis-policy", r.GenesisFile()}, more...)
@@ -90,7 +92,7 @@ func (r *rollback) startAuthority(ctx context.Context, more ...string) (authorit
 	})
 }
 
-// endAuthority ends the authority in good order.
+// endAuthority ends the authority with SIGTERM and waits for its end.
 func (r *rollback) endAuthority() {
 	if r.end != nil {
 		r.end()
@@ -104,7 +106,8 @@ func (r *rollback) stopBoth() error {
 	return r.cluster.Stop()
 }
 
-// awaitUnitLog runs a unit of the authority until it is ready, or until its log holds what is wanted.
+// awaitUnitLog runs a unit of the authority. If want is empty it waits until the unit is ready,
+// otherwise until the unit's log contains want while it is not ready.
 func (r *rollback) awaitUnitLog(ctx context.Context, want string) error {
 	ctx, cancel := context.WithTimeout(ctx, check.RefusalTime)
 	defer cancel()
@@ -140,8 +143,8 @@ func (r *rollback) awaitUnitLog(ctx context.Context, want string) error {
 	}
 }
 
-// yesterday keeps a copy of the store, and has owners adopt a policy and a unit enrol under
-// it. It returns the history as it then is, and leaves it in a file.
+// yesterday copies the store, and then makes owners adopt a policy and a unit enrol under it. It
+// returns the resulting history, and writes it to a file.
 func (r *rollback) yesterday(ctx context.Context) (api.History, error) {
 	if _, err := r.startAuthority(ctx); err != nil {
 		return api.History{}, err
@@ -176,7 +179,7 @@ func (r *rollback) copied() string { return r.StoreFile() + ".yesterday" }
 
 func (r *rollback) historyFile() string { return filepath.Join(r.State, "history.json") }
 
-// anotherPolicy has owners adopt a release with other code.
+// anotherPolicy makes owners adopt a release with different code.
 func (r *rollback) anotherPolicy(ctx context.Context, name string) error {
 	dir := filepath.Join(r.State, name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -197,7 +200,8 @@ func (r *rollback) anotherPolicy(ctx context.Context, name string) error {
 	return check.Approve(ctx, r.Cluster, 2, m)
 }
 
-// oneTable takes the newest policy out of the database, and leaves the log, which names it.
+// oneTable deletes the newest policy from the database but not from the log, and checks that the
+// authority refuses to issue certificates.
 func (r *rollback) oneTable(ctx context.Context) error {
 	db, err := sql.Open("sqlite", r.StoreFile())
 	if err != nil {
@@ -224,7 +228,8 @@ func (r *rollback) oneTable(ctx context.Context) error {
 	return r.awaitUnitLog(ctx, string(wire.Behind))
 }
 
-// healed shows the signed files at a start. What was lost is in force again.
+// healed starts the authority with the signed files, and checks that the lost policy is in force
+// again.
 func (r *rollback) healed(ctx context.Context) error {
 	a, err := r.startAuthority(ctx, "--history", r.historyFile())
 	if err != nil {
@@ -242,8 +247,10 @@ func (r *rollback) healed(ctx context.Context) error {
 	return r.awaitUnitLog(ctx, "")
 }
 
-// wholeStore serves yesterday's store, in which nothing shows it, and has another policy adopted there. A client
-// that has seen the first one refuses it; once any caller shows that one, the alarm stays.
+// wholeStore restores the whole older store, which is consistent, and makes owners adopt a
+// different policy there. It checks that a client that has seen the first policy refuses the
+// authority, and that after any client submits the first history the authority reports the
+// contradiction permanently.
 func (r *rollback) wholeStore(ctx context.Context, newest api.History) error {
 	if err := copyDatabase(r.copied(), r.StoreFile()); err != nil {
 		return err
@@ -279,7 +286,7 @@ func (r *rollback) wholeStore(ctx context.Context, newest api.History) error {
 	if _, err := forked.PushHistory(ctx, newest); !errors.Is(err, wire.WrongSequence) {
 		return fmt.Errorf("showing the first policy: got %v, want a refusal [%s]", err, wire.WrongSequence)
 	}
-	for range 2 { // the alarm outlives the process
+	for range 2 { // the report must survive a restart
 		h, err := forked.Ready(ctx)
 		if err != nil || len(h.Contradictions) != 1 || h.Contradictions[0].Kept != forked.Approved.PolicyHead() || h.Contradictions[0].Other != newest.Head {
 			return fmt.Errorf("its probe: got %+v, %v, want ready, and the heads %s and %s", h, err, forked.Approved.PolicyHead(), newest.Head)
@@ -292,7 +299,7 @@ func (r *rollback) wholeStore(ctx context.Context, newest api.History) error {
 	return nil
 }
 
-// copyDatabase copies an SQLite database that no process uses.
+// copyDatabase copies an SQLite database that no process has open.
 func copyDatabase(from, to string) error {
 	for _, end := range []string{"", "-wal", "-shm"} {
 		b, err := os.ReadFile(from + end)

@@ -19,11 +19,11 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// RootSteal: the operator of an authority copies its sealed root into a store with
-// nothing else, and starts the very same program in the very same TEE under first
-// policies of their own. Each names the right root and the right program, so nothing
-// but the draft that was sealed with the root distinguishes them from the founders'. What the
-// operator wants is a backup under it, or the root sealed to a program of theirs.
+// RootSteal checks the theft of a sealed root: the operator of an authority copies the root to
+// an empty store, and starts the same program in the same TEE under first policies of their own.
+// Each policy names the correct root and program, so only the draft that was sealed with the
+// root distinguishes it from the founders' policy. With such a policy the operator could make a
+// backup, or seal the root to their own program. The authority must refuse to start.
 func RootSteal(ctx context.Context, c check.Checker) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-steal-")
 	if err != nil {
@@ -47,7 +47,8 @@ func RootSteal(ctx context.Context, c check.Checker) (_ string, err error) {
 			return "", fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	// The founders' own policy starts it: what was refused is the history.
+	// The authority starts under the founders' own policy: the cause of the refusals was the
+	// policy.
 	if err := os.Rename(stolen, victim.StoreFile()); err != nil {
 		return "", err
 	}
@@ -59,7 +60,7 @@ func RootSteal(ctx context.Context, c check.Checker) (_ string, err error) {
 	return fmt.Sprintf("%d other first policies over a copied root refused [draft]; the founders' own is served", len(forged)), nil
 }
 
-// servedOnce is another authority in the same TEE, which has adopted its first policy,
+// servedOnce returns a second authority in the same TEE that has adopted its first policy,
 // served, and ended.
 func servedOnce(ctx context.Context, c check.Checker, dir string) (cluster, error) {
 	d, err := otherCluster(ctx, c, dir)
@@ -75,7 +76,7 @@ func servedOnce(ctx context.Context, c check.Checker, dir string) (cluster, erro
 	return d, d.Stop()
 }
 
-// copyRoot makes a store of nothing but another's sealed root.
+// copyRoot makes a store that contains only the sealed root of another store.
 func copyRoot(ctx context.Context, from, to string) (err error) {
 	old, err := store.Open(ctx, "sqlite:"+from)
 	if err != nil {
@@ -93,8 +94,8 @@ func copyRoot(ctx context.Context, from, to string) (err error) {
 	return errors.Join(made.CreateRoot(ctx, row), made.Close())
 }
 
-// forgedHistories are first policies with the root of this cluster, signed by those
-// whom they name as owners.
+// forgedHistories returns first policies with the root of this cluster, each signed by the
+// owners that it names.
 func (d cluster) forgedHistories() (map[string]policy.Step, error) {
 	raw, err := os.ReadFile(d.GenesisFile())
 	if err != nil {

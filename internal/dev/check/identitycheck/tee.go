@@ -17,8 +17,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ChangedProgramRefused: a program with one byte more is refused, by name of
-// got and want, and is never ready; the others go on.
+// ChangedProgramRefused checks that a program with one more byte is refused and never ready,
+// that the log names the measurements got and want, and that the other units continue.
 func ChangedProgramRefused(ctx context.Context, c check.Checker) (string, error) {
 	dir, err := os.MkdirTemp("", "cohort-changed-")
 	if err != nil {
@@ -47,8 +47,8 @@ func ChangedProgramRefused(ctx context.Context, c check.Checker) (string, error)
 	return "refused [measurement] got " + m.Program[:15] + "…, never ready, others go on", err
 }
 
-// refusalLogged demands that the authority's log names the measurement it got
-// and one that policy wants.
+// refusalLogged returns an error unless the authority's log has a refusal with the measurement
+// got and one that policy accepts.
 func refusalLogged(ctx context.Context, c check.Checker, got string) error {
 	a, err := authorityclient.Dial(ctx, c.App, c.ClientPins())
 	if err != nil {
@@ -71,9 +71,9 @@ func refusalLogged(ctx context.Context, c check.Checker, got string) error {
 	return nil
 }
 
-// OtherAuthorityRefused: the same code with another root secret serves no client
-// here. Under this cluster's own policy it refuses to start; under a policy of
-// its own, client and unit that were given this cluster's genesis refuse it.
+// OtherAuthorityRefused checks an authority with the same code and a different root secret.
+// Under this cluster's policy it must refuse to start. Under a policy of its own, a client and a
+// unit with this cluster's genesis digest must refuse it.
 func OtherAuthorityRefused(ctx context.Context, c check.Checker) (_ string, err error) {
 	dir, err := os.MkdirTemp("", "cohort-other-")
 	if err != nil {
@@ -113,7 +113,7 @@ func OtherAuthorityRefused(ctx context.Context, c check.Checker) (_ string, err 
 	return "refuses to start under this policy [draft]; client and unit refuse it [genesis]", nil
 }
 
-// otherCluster is a second authority in the same TEE, not started yet.
+// otherCluster returns a second authority in the same TEE, not yet started.
 func otherCluster(ctx context.Context, c check.Checker, dir string) (cluster, error) {
 	t, err := c.Trust(ctx)
 	if err != nil {
@@ -132,7 +132,8 @@ func otherCluster(ctx context.Context, c check.Checker, dir string) (cluster, er
 	return cluster{d}, d.PrepareState()
 }
 
-// refusesOurPolicy starts the other authority under this cluster's first policy.
+// refusesOurPolicy returns an error unless the other authority refuses to start under this
+// cluster's first policy.
 func refusesOurPolicy(ctx context.Context, c check.Checker, other cluster) error {
 	a, err := authorityclient.Dial(ctx, c.App, c.ClientPins())
 	if err != nil {

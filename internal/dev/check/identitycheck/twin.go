@@ -14,17 +14,17 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// twin is a unit that goes on under any policy: once its cable to the authority is
-// cut no later policy reaches it, and its certificates are good for an hour.
+// twin is a unit that continues under any policy: once its cable to the authority is cut it
+// receives no later policy, and its certificates are valid for an hour.
 type twin struct {
 	check.Newcomer
 	id      wire.UnitID
 	process *soft.Process
 	cable   *check.Cable
-	gateway *check.TamperingProxy // brings everything to this unit
+	gateway *check.TamperingProxy // forwards all requests to this unit
 }
 
-// newTwin starts a unit with a program in a TEE. Its caller closes it.
+// newTwin starts a twin with a program in a TEE. The caller closes it.
 func newTwin(ctx context.Context, c check.Checker, dir, socket string, program []string) (_ *twin, err error) {
 	t := &twin{}
 	defer func() {
@@ -68,8 +68,8 @@ func (t *twin) close() error {
 	return errors.Join(faults...)
 }
 
-// allUses are how clients of ours use a unit of the task: in a session, by a receipt, by a
-// one-off request, and over TLS on a connection that is kept.
+// allUses returns all ways in which clients use a unit of the task: a session, a receipt, a
+// one-off request, and TLS.
 func allUses(ctx context.Context, c check.Checker, t *twin) (all []check.Use, err error) {
 	ctx, cancel := context.WithTimeout(ctx, check.StepTime)
 	defer cancel()
