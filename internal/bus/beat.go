@@ -73,8 +73,7 @@ func ParseHeartbeat(body []byte) (Heartbeat, error) {
 
 func validCount(n int) bool { return n >= 0 && n <= math.MaxInt32 }
 
-// validAddress reports whether an address is host:port in printable ASCII, or
-// empty.
+// validAddress reports whether an address is empty or host:port in printable ASCII.
 func validAddress(address string) bool {
 	if address == "" {
 		return true

@@ -12,8 +12,8 @@
 // The manager identifies a unit only by its certificate ([UnitOf]). Each side accepts exactly
 // one encoding of a frame, buffers at most one incoming frame, sets a deadline on every read and
 // write, and limits the queue of outgoing frames. It closes the connection of a peer that breaks
-// a rule. The package imports only the standard library, because it parses bytes from an
-// untrusted manager inside a TEE.
+// a rule. The package imports no third-party library, because it parses bytes from an untrusted
+// manager inside a TEE.
 //
 // Managers exchange messages over NATS: see the subpackage cluster.
 //

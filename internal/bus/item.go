@@ -7,7 +7,7 @@ import (
 )
 
 // Item is a sealed session or tombstone that the manager relays and stores. Session and Expiry
-// are in plain text, so that the manager can find the item and remove it when it expires. The
+// are not encrypted, so that the manager can find the item and remove it when it expires. The
 // encoding of an item is a frame of its kind with the body
 //
 //	session 24 ‖ expiry 8 (Unix seconds, big-endian) ‖ sealed bytes

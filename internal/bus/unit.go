@@ -48,10 +48,9 @@ const (
 // them. It refuses any other chain with [wire.BadChain], a leaf that serves TLS or has a wrong
 // kind with [wire.WrongKind], certificates without the private extension with
 // [wire.NoExtension], and a leaf that does not match its issuer or its own key with
-// [wire.WrongIdentity]. It appraises neither code nor policy: identity.Check does, which a
-// manager cannot import. In a group, peers and clients are stricter: they accept no group under
-// the authority root. UnitOf may accept it, because a manager's decisions affect only
-// availability.
+// [wire.WrongIdentity]. It checks neither code nor policy: identity.Check does, which a manager
+// cannot import. In a group, peers and clients are stricter: they accept no group under the
+// authority root. UnitOf accepts it, because a manager's decisions affect only availability.
 func UnitOf(chain []*x509.Certificate, roots *x509.CertPool, at time.Time) (Unit, error) {
 	cluster, err := VerifyChain(chain, roots, at)
 	if err != nil {

@@ -104,7 +104,7 @@ func (r *Relay) PushWithin(ctx context.Context, sealed []byte) {
 	}
 }
 
-// itemOf returns the item for a sealed message, with the plain-text fields from its header.
+// itemOf returns the item for a sealed message, with the unencrypted fields of its header.
 func itemOf(kind envelope.Kind, sealed []byte) (bus.Item, error) {
 	s, err := envelope.ParseSealed(kind, sealed)
 	if err != nil {

@@ -46,7 +46,7 @@ type share struct {
 	at    time.Time
 }
 
-// bucket is a token bucket of at most most tokens. It gains one token in each interval every.
+// bucket is a token bucket. Its capacity is most, and it gains one token in the time every.
 type bucket struct {
 	left  float64
 	most  int

@@ -14,10 +14,10 @@
 // for each address. It never evicts documents that all chips need (revocation lists, statements
 // on the vendor's own software, certificate chains) to cache those of one chip.
 //
-// Documents come from a directory, from the vendor or from a mirror of the vendor. After a
-// vendor failed or limited the rate, the package sends it no requests for a while. Meanwhile it
-// returns cached documents, even expired ones, which the appraiser refuses with reason
-// "expired". Platforms without collateral need no documents.
+// Documents come from a directory, from the vendor or from a mirror of the vendor. If a vendor
+// fails or limits the rate, the package sends it no requests for a while. Meanwhile it returns
+// cached documents, even expired ones, which the appraiser refuses with reason "expired".
+// Platforms without collateral need no documents.
 //
 //	c := collateral.New(collateral.Config{Documents: platforms.Supported().Documents, Sources: map[string]string{"amd": amd}})
 //	go c.Run(ctx) // renews

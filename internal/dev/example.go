@@ -42,7 +42,7 @@ type Stream struct {
 	Path  string `toml:"path" json:"path"`
 	Body  string `toml:"body" json:"body"`
 	Event string `toml:"event" json:"event"` // text that occurs in each event
-	Count int    `toml:"count" json:"count"` // of events
+	Count int    `toml:"count" json:"count"` // number of events
 }
 
 // Data is the input data of a group's programs. In arguments, {data} is replaced with its folder

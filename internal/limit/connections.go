@@ -32,7 +32,7 @@ type connection struct {
 	place *list.Element // element in the list of its address's waiting connections; nil while a request runs
 }
 
-// NewConnections permits at most most open connections, at least 1.
+// NewConnections sets the limit of open connections to most, at least 1.
 func NewConnections(most int) *Connections {
 	return &Connections{most: most, open: make(map[net.Conn]*connection), waiting: make(map[netip.Addr]*waitingAddress)}
 }

@@ -1,6 +1,6 @@
-// Package limit limits the resources that the peers of a server can use: requests per second
-// ([Buckets]), connections ([Connections]), concurrent requests and their bytes ([Shares],
-// [Pool]), places in a queue ([Turns]), and the time of each read and write ([Pace]).
+// Package limit enforces limits on the resources that the peers of a server can use: requests
+// per second ([Buckets]), connections ([Connections]), concurrent requests and their bytes
+// ([Shares], [Pool]), places in a queue ([Turns]), and the time of each read and write ([Pace]).
 //
 // Remote addresses share the resources, so that a flood from some addresses affects requests
 // from these addresses and leaves resources for others. An address is not authenticated: all

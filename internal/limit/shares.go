@@ -20,7 +20,7 @@ type Shares struct {
 	most int
 
 	mu        sync.Mutex
-	taken     int                // guarded by mu: sum over all addresses, at most most
+	taken     int                // guarded by mu: sum over all addresses
 	byAddress map[netip.Addr]int // guarded by mu: amount of each address, without zeros
 }
 

@@ -23,8 +23,9 @@ type Turns struct {
 	waiters queue // guarded by mu: waiting calls
 }
 
-// NewTurns permits places concurrent operations and at most most waiting calls, both at least 1.
-// The quota of waiting calls has the name what in refusals and metrics.
+// NewTurns sets the number of places for concurrent operations, and the maximum number most of
+// waiting calls, both at least 1. The quota of waiting calls has the name what in refusals and
+// metrics.
 func NewTurns(what string, places, most int) *Turns {
 	return &Turns{what: what, most: most, free: places}
 }

@@ -46,7 +46,7 @@ type historyCopy struct {
 	heads   []wire.Digest // policy head after each step, genesis first
 	entries []api.HistoryEntry
 	first   int           // index of the step in entries[0]; older steps are dropped
-	proof   []byte        // the authority's signature over the last head
+	proof   []byte        // the last head, signed by the authority
 	changed chan struct{} // closed when a copy with a different head is published
 }
 

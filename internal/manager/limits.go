@@ -7,7 +7,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/retry"
 )
 
-// Limits limit the resources of a manager that clients and units can use. A zero field means its
+// Limits are limits on the resources that clients and units can use. A zero field means its
 // default; no limit can be turned off. Client addresses share Reading, InFlight, PerUnit and
 // Polls: one address can use no more than the amount that is still free, so at most half.
 type Limits struct {

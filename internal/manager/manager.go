@@ -263,7 +263,7 @@ func (m *Manager) serveGateway(ctx context.Context, l net.Listener) error {
 		Handler: m.Handler(), HTTP2: clientPace().HTTP2(),
 		ReadHeaderTimeout: headerWait, IdleTimeout: idleWait, MaxHeaderBytes: 16 << 10,
 		ConnState: m.clients.Track,
-		ErrorLog:  slog.NewLogLogger(m.config.Log.Handler(), slog.LevelDebug), // clients can cause these errors: failed handshakes
+		ErrorLog:  slog.NewLogLogger(m.config.Log.Handler(), slog.LevelDebug), // DEBUG: any client can cause failed handshakes
 	}
 	ended := make(chan struct{})
 	cancel := context.AfterFunc(ctx, func() { defer close(ended); close(m.ending); m.shutDown(server) })

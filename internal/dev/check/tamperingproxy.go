@@ -18,7 +18,7 @@ import (
 
 // TamperingProxy is a proxy between a client and the gateway, which any host can operate. It
 // changes the requests and responses of sessions and one-off requests, and reads their
-// plain-text header.
+// unencrypted header.
 type TamperingProxy struct {
 	URL    string
 	server *http.Server

@@ -393,8 +393,8 @@ func (d cluster) withdrawAndApprove(ctx context.Context) (_ string, err error) {
 		return "", err
 	}
 	took := since(d, began)
-	// A withdrawal cuts off all units of the group: until they have renewed, they refuse each
-	// other.
+	// A withdrawal is a cut-off, so the other units renew: until then their certificates are
+	// refused.
 	waiting, cancel := context.WithTimeout(ctx, dev.StartTime)
 	defer cancel()
 	for _, err = d.statistic(ctx); err != nil && retry.Sleep(waiting, 50*time.Millisecond) == nil; {

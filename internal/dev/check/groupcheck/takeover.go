@@ -63,7 +63,7 @@ func (d cluster) newRivals(dir string) (*rivals, error) {
 type takeover struct {
 	policies []check.Edit
 	speaks   bool // the owners' party approves the last policy
-	loosens  bool // the last policy loosens the group's rules, which only ending the group reverts
+	loosens  bool // the last policy lowers the group's floors, which stay lower until the group has ended
 	try      func(*rivals, context.Context) (string, error)
 }
 

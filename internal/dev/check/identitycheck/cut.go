@@ -27,7 +27,7 @@ func CutUnit(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// CutRelease checks the same for a unit of a release that owners remove.
+// CutRelease checks that clients refuse a unit of a release that owners removed.
 func CutRelease(ctx context.Context, c check.Checker) (string, error) {
 	return cutOff(ctx, c, "release", func(dir string) (cutting, error) {
 		changed, err := check.AppendByte(c.Cluster.Program[0], dir)
@@ -45,14 +45,14 @@ func CutRelease(ctx context.Context, c check.Checker) (string, error) {
 	})
 }
 
-// CutChip checks the same for a unit on a machine whose chip owners cut off.
+// CutChip checks that clients refuse a unit on a machine whose chip owners cut off.
 func CutChip(ctx context.Context, c check.Checker) (string, error) {
 	return onOtherChip(ctx, c, "chip", func(root, chip string) check.Edit {
 		return check.After("[platform.soft]\n", fmt.Sprintf("cut_chips = [%q]\n", chip))
 	})
 }
 
-// CutPlatform checks the same for a unit on a machine whose TEE root owners remove.
+// CutPlatform checks that clients refuse a unit on a machine whose TEE root owners removed.
 func CutPlatform(ctx context.Context, c check.Checker) (string, error) {
 	return onOtherChip(ctx, c, "platform root", func(root, chip string) check.Edit { return check.Replaced(root, "") })
 }
