@@ -14,7 +14,7 @@ import (
 
 // Times of a cut-off.
 const (
-	cutTime   = 5 * time.Second // from this time after the adoption, no response of the unit is accepted
+	cutTime   = 5 * time.Second // a response accepted later than this after the adoption is an error
 	QuietTime = 1500 * time.Millisecond
 )
 

@@ -185,7 +185,7 @@ func (r *rogue) enrol(ctx context.Context, key *ecdsa.PrivateKey) (report api.Re
 }
 
 // attack sends false claims over one connection, and counts the frames that it receives in
-// return, until the manager closes the connection or the time end.
+// return, until the manager closes the connection or until the time end.
 func (r *rogue) attack(ctx context.Context, config *tls.Config, own string, got *spoils, end time.Time) error {
 	identity, err := wire.ParseDigest(r.claims)
 	if err != nil {

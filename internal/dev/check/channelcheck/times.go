@@ -14,8 +14,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// stopTime is the duration of a unit's SIGSTOP: long enough for a watchdog that measured time to
-// end the unit.
+// stopTime is the duration of a unit's SIGSTOP: longer than a watchdog that measures time would
+// wait before it ends the unit.
 const stopTime = 6 * time.Second
 
 // EveryNumber checks that units serve or refuse requests with numbers and expiries at the limits

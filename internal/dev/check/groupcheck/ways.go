@@ -98,7 +98,7 @@ func byAuthority(r *rivals) (takeover, error) {
 	}, nil
 }
 
-// authority starts a second authority on the cluster's store, with a given program.
+// authority starts a second authority on the cluster's store, with the given program.
 func (r *rivals) authority(ctx context.Context, program string) (url string, stop func() error, err error) {
 	list, err := dev.Addresses(0, 1)
 	if err != nil {

@@ -1,5 +1,5 @@
 // Package identitycheck checks the identity of a development cluster: its certificates, that no
-// other program receives one, and that clients refuse units that owners cut off in time.
+// other program receives one, and that clients refuse in time the units that owners cut off.
 //
 // Files, each using those before it: cluster.go, tee.go, twin.go, cut.go,
 // identitycheck.go, load.go, rollback.go, root.go.
