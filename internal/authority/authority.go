@@ -1,17 +1,17 @@
-// Package authority is the trusted certificate generator: it appraises the
-// evidence of units, matches it with policy, records what it issues, and responds
-// with sealed certificate reports. It also keeps the policy history and shows clients
-// the evidence by which they trust it.
+// Package authority is the verifier (RFC 9334) and certification authority (RFC 5280) of a trust
+// domain: it appraises the evidence of units, matches it with the policy, records what it issues,
+// and responds with sealed certificate reports. It also keeps the policy history, and shows
+// clients evidence of itself so that they can trust it.
 //
-// It trusts its own TEE, the owners who signed the policy, and nothing else. The
-// store is checked row by row, the wall clock is watched, and of a request only
-// what the evidence is bound to counts. It refuses to start on a store whose
-// root it cannot unseal, under a policy that names another root, and under a
-// policy that does not name its own measurement. Every refusal has a reason of
-// the closed list, is counted, and is sent as a problem (RFC 9457).
+// It trusts its own TEE, the owners who signed the policy, and nothing else. It checks each row
+// of the store, watches the wall clock, and relies only on the fields of a request that the
+// evidence is bound to. It refuses to start on a store whose root it cannot unseal, under a
+// policy that names a different root, and under a policy that does not name its own measurement.
+// Every refusal has a reason from the closed list, is counted, and is sent as a problem
+// (RFC 9457).
 //
-// Package sealed makes the root, once. [Open] makes an [Authority], [Authority.Serve]
-// serves it until its context ends.
+// Package sealed makes the root, once. [Open] makes an [Authority]; [Authority.Serve] serves it
+// until the context ends.
 //
 // Files, each using those before it: shelf.go, authority.go, places.go, nonce.go, run.go, follow.go,
 // snapshot.go, polls.go, serve.go, rings.go, restore.go, certify.go, log.go, grouproots.go, warnings.go,
@@ -42,10 +42,10 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Config has the parts that an authority runs on. All fields are required but those
-// marked as optional.
+// Config has the parts that an authority runs on. All fields are required except those marked
+// optional.
 type Config struct {
-	Store    *store.Store // stays the caller's to close, after the authority is done
+	Store    *store.Store // the caller closes it, after the authority has ended
 	Attester attest.Attester
 	Sealer   attest.Sealer
 	Verifier *attest.Verifier
@@ -53,28 +53,28 @@ type Config struct {
 	Log      *slog.Logger
 	Genesis  *policy.Step     // the first policy; optional once the store has it
 	Limits   admission.Limits // optional
-	Built    time.Time        // when this program was built: the present is not before; optional
-	// History is shown to the authority when it starts, as units show it while it runs: what its
-	// store lost takes effect again. Optional.
+	Built    time.Time        // build time of this program: an earlier clock is wrong; optional
+	// History is a copy of the policy history that the authority applies when it starts, as it
+	// applies those that units push while it runs: steps that its store lost take effect again.
+	// Optional.
 	History []api.HistoryEntry
-	// Endorser makes the source of endorsements over rows of the store; optional.
-	// Without one only endorsements that came with evidence count.
+	// Endorser makes the source of endorsements, which caches documents in rows of the store;
+	// optional. Without it, only endorsements that came with the evidence count.
 	Endorser func(kept collateral.Cache) Endorser
 }
 
-// Endorser returns the vendors' endorsements of evidence, as far as it can get them. The
-// evidence is unchecked, and the endorsements are verified by appraisal. It may send a
-// request to the vendor and so blocks until ctx ends at the latest; it is called
-// concurrently.
+// Endorser returns the vendors' endorsements of evidence, as far as it can get them. The evidence
+// is not verified yet; appraisal verifies the endorsements. An Endorser may send requests to a
+// vendor: its methods block until ctx ends at the latest. They are called concurrently.
 type Endorser interface {
-	// Endorse is for our own evidence.
+	// Endorse returns the endorsements of the authority's own evidence.
 	Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsements, error)
-	// EndorseFor is for evidence that was sent to us: it is screened before a
-	// vendor is asked, and requests to vendors are bounded for each sender.
+	// EndorseFor returns the endorsements of evidence that a client sent: it screens the evidence
+	// before it sends a request to a vendor, and limits such requests for each sender.
 	EndorseFor(ctx context.Context, e attest.Evidence, s collateral.Stranger) (attest.Endorsements, error)
-	// RecordAccepted notes that evidence from an address was accepted.
+	// RecordAccepted records that evidence from an address was accepted.
 	RecordAccepted(address string)
-	// Stats is the state of each document at hand, for metrics.
+	// Stats returns the state of each cached document, for metrics.
 	Stats() []collateral.Status
 }
 
@@ -94,8 +94,8 @@ func (c Config) validate() error {
 	return errors.Join(faults...)
 }
 
-// Authority issues certificates. It is safe for concurrent use; several may
-// share a store.
+// Authority issues certificates. It is safe for concurrent use. Several authorities may share a
+// store.
 type Authority struct {
 	store    *store.Store
 	attester attest.Attester
@@ -110,11 +110,11 @@ type Authority struct {
 	metrics  *metrics.Metrics
 	limiter  *admission.Limiter
 	nonces   *admission.Nonces
-	requests *limit.Shares // one place for each under way
+	requests *limit.Shares // one place for each request being served
 	polls    *admission.Polls
 	clients  *limit.Connections
-	trusts   *limit.Turns // of own evidence
-	holder   string       // names this start of the authority
+	trusts   *limit.Turns // turns to make the authority's own evidence
+	holder   string       // random name of this start of the authority
 	rings    *ringkeys.Keyring
 	damage   records.Damage
 	groups   *sealed.Groups
@@ -122,10 +122,10 @@ type Authority struct {
 	history *history.History
 }
 
-// Open unseals the root, replays and checks the history of the store, or adopts
-// the genesis policy when there is none yet, and makes sure that the policy in
-// force names this root and this measurement. It re-seals the root when the
-// policy in force names other authority reference values than it was sealed to.
+// Open unseals the root, then replays and checks the history in the store, or adopts the genesis
+// policy when the store has no history yet. It demands that the policy in force names this root
+// and this measurement. It re-seals the root when the policy in force names other authority
+// reference values than those the root was sealed to.
 func Open(ctx context.Context, c Config) (*Authority, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	}
 	a.records = records.New(a.root.Keys)
 	a.groups = &sealed.Groups{Store: a.store, Sealer: a.sealer, Verifier: a.verifier, Records: a.records, Damage: &a.damage, Log: a.log}
-	if c.Endorser != nil { // whose rows are under the store key
+	if c.Endorser != nil { // the store key authenticates its rows, so it comes after records
 		a.endorser = c.Endorser(documentCache{a})
 		a.metrics.Registry.MustRegister(metrics.Documents{Stats: a.endorser.Stats, Clock: c.Clock})
 	}
@@ -170,18 +170,18 @@ func Open(ctx context.Context, c Config) (*Authority, error) {
 	return a, nil
 }
 
-// RootDigest is the authority root: the digest that policy names.
+// RootDigest returns the digest of the authority root, which the policy names.
 func (a *Authority) RootDigest() wire.Digest { return a.root.Digest }
 
-// Genesis is the digest of the first policy: the one value that units and
-// clients pin.
+// Genesis returns the digest of the first policy, the one value that units and clients pin.
 func (a *Authority) Genesis() wire.Digest { return a.inForce().approved.Genesis() }
 
-// TrustDomain is the trust domain of the policy in force.
+// TrustDomain returns the trust domain of the policy in force.
 func (a *Authority) TrustDomain() string { return a.inForce().document().TrustDomain }
 
-// applyShownHistory takes the history that an authority is shown at its start. One of another genesis is refused. One
-// that leaves this authority's own history, or does not verify, is logged: it keeps nothing from starting.
+// applyShownHistory applies the history that the authority was given for its start. It returns an
+// error for a history with a different genesis. It only logs a history that forks from this
+// authority's own or does not verify: such a history does not stop the start.
 func (a *Authority) applyShownHistory(ctx context.Context, entries []api.HistoryEntry) error {
 	_, err := a.history.Push(ctx, api.History{Entries: entries})
 	if errors.Is(err, wire.WrongSequence) {
@@ -194,8 +194,9 @@ func (a *Authority) applyShownHistory(ctx context.Context, entries []api.History
 	return nil
 }
 
-// checkReady demands a policy that names this authority, and seals the root to it. An authority that is
-// behind starts all the same, to be shown what is newer, and leaves the root as it is.
+// checkReady demands a policy that names this authority, and seals the root to it. An authority
+// that is behind starts all the same, so that it can receive newer policy, and does not re-seal
+// the root.
 func (a *Authority) checkReady(ctx context.Context) error {
 	snap := a.inForce()
 	if behind := a.history.Behind(); behind != nil {

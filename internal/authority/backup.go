@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// backup makes shares for the owners of the policy in force, on the signed request
-// of one of them. Nothing is recorded: shares that no owner kept are no backup.
+// backup makes shares of the root for the owners of the policy in force, when one of them sends a
+// signed request. It records nothing: shares that no owner kept are no backup.
 func (a *Authority) backup(r api.BackupRequest) (api.BackupShares, error) {
 	if err := a.history.Behind(); err != nil {
 		return api.BackupShares{}, err
@@ -40,8 +40,8 @@ func (a *Authority) backup(r api.BackupRequest) (api.BackupShares, error) {
 	return response, nil
 }
 
-// backupKept records a backup, one of whose shares is shown: its mark shows that
-// it was made here. An older one than the record changes nothing.
+// backupKept records a backup when an owner shows one of its shares: the mark in the share proves
+// that it was made under this root. A backup older than the recorded one changes nothing.
 func (a *Authority) backupKept(ctx context.Context, k api.BackupKept) (api.Backup, error) {
 	share, err := backup.Parse(k.Share)
 	if err != nil {
@@ -57,7 +57,8 @@ func (a *Authority) backupKept(ctx context.Context, k api.BackupKept) (api.Backu
 	return a.backupState(ctx)
 }
 
-// backupState is the record as the API shows it, compared with today's owners.
+// backupState returns the recorded backup and whether its owners are still those of the policy in
+// force.
 func (a *Authority) backupState(ctx context.Context) (api.Backup, error) {
 	_, known, err := a.history.BackupRecord(ctx)
 	if err != nil || known.ID == "" {

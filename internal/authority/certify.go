@@ -29,14 +29,14 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// enrolment is one certificate request on its way, and what each step found.
+// enrolment is one certificate request and the results of each step that handles it.
 type enrolment struct {
 	request  api.CertificateRequest
 	from     string // the address that sent it
 	at       time.Time
 	snap     *snapshot
 	evidence attest.Evidence
-	endorsed []attest.Endorsements // what we added to it: to the TEE's, and then to each device's
+	endorsed []attest.Endorsements // endorsements that the authority added: of the TEE, then of each device
 	hpkeKey  hpke.PublicKey
 	signing  *ecdsa.PublicKey
 	tlsKey   crypto.PublicKey // in key mode unit
@@ -46,10 +46,10 @@ type enrolment struct {
 	report   api.Report
 }
 
-// certify responds to a certificate request from an address. No report leaves before
-// its record is on disk. The challenge is spent, whatever comes of the request. When
-// the policy changed between decision and record, the request is decided once more,
-// under the new policy.
+// certify responds to a certificate request from an address. The issuance is on disk before the
+// report is sent. The challenge is spent whether or not the request succeeds. When the policy
+// changes between decision and record, certify decides the request once more under the new
+// policy.
 func (a *Authority) certify(ctx context.Context, r api.CertificateRequest, from string) (api.SealedReport, error) {
 	if err := a.spendNonce(r.Nonce); err != nil {
 		return api.SealedReport{}, err
@@ -64,8 +64,8 @@ func (a *Authority) certify(ctx context.Context, r api.CertificateRequest, from 
 	return response, err
 }
 
-// errPolicyChanged reports that the store's policy is not the one a request was decided
-// under.
+// errPolicyChanged reports that the policy in the store is newer than the policy under which a
+// request was decided.
 var errPolicyChanged = errors.New("policy changed while issuing")
 
 func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest, from string) (api.SealedReport, error) {
@@ -106,9 +106,8 @@ func (a *Authority) certifyOnce(ctx context.Context, r api.CertificateRequest, f
 	return e.sealReport()
 }
 
-// checkRequest does the cheap checks: that we may issue, that the task exists, and
-// that unit and authority speak of the same root and of policy this authority has
-// seen.
+// checkRequest does the cheap checks: that the authority may issue, that the task exists, and
+// that the unit names this root and a policy head that this authority knows.
 func (a *Authority) checkRequest(e *enrolment) error {
 	r := e.request
 	if err := a.history.Behind(); err != nil {
@@ -131,13 +130,13 @@ func (a *Authority) checkRequest(e *enrolment) error {
 	}
 	err := e.evidence.UnmarshalJSON(r.Evidence)
 	for _, part := range append([]attest.Evidence{e.evidence}, e.evidence.Devices...) {
-		delete(part.Endorsed, attest.RoleChecked) // no other party may set that
+		delete(part.Endorsed, attest.RoleChecked) // only the authority sets this
 	}
 	return err
 }
 
-// notCut refuses a unit that its task's policy cuts off. Of a unit in a group the
-// task is known once its program is.
+// notCut refuses a unit that its task's policy cuts off. For a unit in a group, the task is known
+// only after appraisal.
 func (e *enrolment) notCut(task *policyfile.Task) error {
 	if unit := wire.UnitIDOf(e.request.SigningKey).String(); task != nil && slices.Contains(task.CutUnits, unit) {
 		return wire.Refuse(wire.CutOff, "request: unit", unit, "one that is not among the task's cut_units")
@@ -145,8 +144,7 @@ func (e *enrolment) notCut(task *policyfile.Task) error {
 	return nil
 }
 
-// parseKeys reads the keys of the request. A CSR belongs to key mode unit and to
-// no other.
+// parseKeys reads the keys of the request. Key mode unit requires a CSR; other modes refuse one.
 func (e *enrolment) parseKeys() error {
 	r := e.request
 	var err error
@@ -176,16 +174,16 @@ func parseSigningKey(spki []byte) (*ecdsa.PublicKey, error) {
 	if !ok || key.Curve != elliptic.P256() {
 		return nil, wire.Refuse(wire.BadRequest, rule, fmt.Sprintf("%T, not of P-256", parsed), want)
 	}
-	// One encoding only: the unit id is a digest of it.
+	// Accept one encoding only: the unit id is a digest of it.
 	if again, err := x509.MarshalPKIXPublicKey(key); err != nil || string(again) != string(spki) {
 		return nil, wire.Refuse(wire.BadRequest, rule, "a second encoding of a key", want)
 	}
 	return key, nil
 }
 
-// endorseEvidence returns the vendors' endorsements of evidence, the TEE's and then each
-// device's; none for platforms that policy does not name. The stranger is who sent the
-// evidence; there is none where it is our own.
+// endorseEvidence returns the vendors' endorsements of evidence, first of the TEE, then of each
+// device. It skips platforms that the policy does not name. s is the sender of the evidence, nil
+// for the authority's own evidence.
 func (a *Authority) endorseEvidence(ctx context.Context, e attest.Evidence, approved policy.Approved, s *collateral.Stranger) ([]attest.Endorsements, error) {
 	if a.endorser == nil {
 		return nil, nil
@@ -208,7 +206,7 @@ func (a *Authority) endorseEvidence(ctx context.Context, e attest.Evidence, appr
 	return all, nil
 }
 
-// question makes the question to the evidence: that it is valid, bound to every other
+// question returns the input of appraisal: the evidence must be valid and bound to every other
 // field of the request.
 func (a *Authority) question(e *enrolment) attest.Question {
 	return attest.Question{
@@ -220,10 +218,10 @@ func (a *Authority) question(e *enrolment) attest.Question {
 	}
 }
 
-// screen refuses what would be refused with any documents, before a vendor is asked
-// for them: evidence of a platform or chip without rules, below a floor, made for
-// another request, of code that policy does not name; and where the evidence brings
-// its certificates, evidence without a valid signature.
+// screen refuses evidence that no endorsements could make acceptable, before the authority sends
+// a request to a vendor: evidence of a platform or chip without rules, below a floor, made for a
+// different request, or of code that the policy does not name. Where the evidence contains its
+// certificates, screen also refuses evidence without a valid signature.
 func (a *Authority) screen(e *enrolment) error {
 	unverified, err := a.verifier.Screen(a.question(e))
 	if err != nil {
@@ -235,7 +233,7 @@ func (a *Authority) screen(e *enrolment) error {
 	return e.snap.approved.CouldAdmit(e.request.Task, unverified)
 }
 
-// appraise appraises the evidence, and matches it with the task's releases.
+// appraise appraises the evidence and matches it with the releases of the task or role.
 func (a *Authority) appraise(e *enrolment) error {
 	result, err := a.verifier.Appraise(a.question(e))
 	if err != nil {
@@ -258,7 +256,7 @@ func (a *Authority) appraise(e *enrolment) error {
 	return err
 }
 
-// issue makes the certificates and the report. Nothing leaves the authority yet.
+// issue makes the certificates and the report. It sends nothing.
 func (e *enrolment) issue() error {
 	unit, err := e.snap.issuer.UnitLeaf(e.grant, e.signing, e.at)
 	if err != nil {
@@ -286,7 +284,8 @@ func (e *enrolment) issue() error {
 	return e.addCalls()
 }
 
-// addChecked adds when the vendors' documents were fetched, for each part.
+// addChecked adds the times at which the vendors' documents were fetched, for each part of the
+// evidence.
 func (e *enrolment) addChecked() {
 	for i, endorsed := range e.endorsed {
 		if checked := endorsed[attest.RoleChecked]; i == 0 {
@@ -297,7 +296,7 @@ func (e *enrolment) addChecked() {
 	}
 }
 
-// addLeaf adds the certificate that TLS serves: the pair all units hold, or one
+// addLeaf adds the certificate that TLS serves: the leaf and key that all units share, or a leaf
 // for the unit's own key.
 func (e *enrolment) addLeaf() error {
 	if e.tlsKey != nil {
@@ -314,7 +313,7 @@ func (e *enrolment) addLeaf() error {
 	return err
 }
 
-// addCalls adds the identity roots of the tasks that this one may call.
+// addCalls adds the identity roots of the tasks that the unit's task may call.
 func (e *enrolment) addCalls() error {
 	e.report.Calls = make(map[string][][]byte, len(e.grant.Task.Calls))
 	for _, task := range e.grant.Task.Calls {
@@ -329,8 +328,8 @@ func (e *enrolment) addCalls() error {
 	return nil
 }
 
-// record makes the issuance durable. The store refuses a nonce that was used
-// and a policy that is no longer in force in the same transaction.
+// record makes the issuance durable. In the same transaction the store refuses a nonce that was
+// already used and a policy that is no longer in force.
 func (a *Authority) record(ctx context.Context, e *enrolment) error {
 	entry := api.LogEntry{
 		Time: e.at.UTC(), Kind: records.KindIssued, Task: e.report.Task, Release: e.report.Release, Identity: e.report.Identity,
@@ -356,7 +355,7 @@ func (a *Authority) record(ctx context.Context, e *enrolment) error {
 	return err
 }
 
-// logged are devices as the log keeps them.
+// logged returns devices in the form of the log.
 func logged(devices []attest.Device) []api.LogDevice {
 	var out []api.LogDevice
 	for _, d := range devices {
@@ -371,8 +370,8 @@ func (e *enrolment) clear() {
 	e.report.Rings.Clear()
 }
 
-// sealReport signs the report with the kind-authority key, in a group with the group's, and encrypts it to the key
-// that the evidence names.
+// sealReport signs the report with the kind-authority key, or with the group's in a group, and
+// encrypts it to the HPKE key that the evidence is bound to.
 func (e *enrolment) sealReport() (api.SealedReport, error) {
 	signer, chain, groupRoot, err := e.reportSigner()
 	if err != nil {
@@ -408,8 +407,8 @@ func (e *enrolment) sealReport() (api.SealedReport, error) {
 	return response, nil
 }
 
-// addDocuments puts beside the sealed report the vendors' own words, which are no
-// secret and need no signature of ours.
+// addDocuments adds the vendors' documents beside the sealed report: they are not secret, and the
+// vendors signed them.
 func (e *enrolment) addDocuments(response *api.SealedReport) {
 	for i, endorsed := range e.endorsed {
 		documents := maps.Clone(endorsed)

@@ -7,7 +7,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// follower is the authority as its history sees it.
+// follower implements [history.Follower] for the authority.
 type follower struct{ a *Authority }
 
 // Derive implements [history.Follower].
@@ -27,7 +27,7 @@ func (f follower) Reseal(ctx context.Context, approved policy.Approved) error {
 	return f.a.reseal(ctx, approved)
 }
 
-// newHistory makes the history of an authority whose root is unsealed.
+// newHistory makes the history of an authority with an unsealed root.
 func (a *Authority) newHistory(m history.Metrics) *history.History {
 	return history.New(history.Config{
 		Store: a.store, Records: a.records, Damage: &a.damage, Clock: a.clock, Log: a.log, Root: a.root.Digest, Holder: a.holder,

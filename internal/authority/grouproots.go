@@ -13,7 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// maxGroupRootBody bounds the body that asks for the root of a group: a nonce, a
+// maxGroupRootBody bounds the body of a request for the root of a group, in bytes: a nonce, a
 // credential and a digest.
 const maxGroupRootBody = 4 << 10
 
@@ -25,8 +25,8 @@ func (a *Authority) postGroupRoot(w http.ResponseWriter, r *http.Request) (any, 
 	return a.groupRoot(r.Context(), limit.AddressOf(r.RemoteAddr), r.PathValue("group"), request)
 }
 
-// groupRoot shows the root of a roster in force, with fresh evidence of our own that
-// parties appraise by the roster's values before they approve it.
+// groupRoot returns the root of a roster in force, with fresh evidence of the authority itself.
+// Parties appraise it by the roster's reference values before they approve the roster.
 func (a *Authority) groupRoot(ctx context.Context, from netip.Addr, group string, r api.GroupRootRequest) (api.GroupRoot, error) {
 	if len(r.Nonce) != trustNonce || len(r.Credential) > maxCredential {
 		return api.GroupRoot{}, wire.Refuse(wire.BadRequest, "group root: nonce, credential in bytes", fmt.Sprint(len(r.Nonce), ", ", len(r.Credential)), fmt.Sprint(trustNonce, ", at most ", maxCredential))
@@ -59,10 +59,9 @@ func (a *Authority) groupRoot(ctx context.Context, from netip.Addr, group string
 	return api.GroupRoot{Roster: p.ID(), Root: id.Root, Evidence: evidence}, nil
 }
 
-// reportSigner signs the reports for a grant: of a group, a leaf under the group's root,
-// and of a task the one that the authority serves with. The chain ends with the
-// authority root. The digest is the group's root,
-// zero outside groups.
+// reportSigner returns the leaf that signs the reports for a grant: in a group a leaf under the
+// group's root, for a task the leaf that the authority serves TLS with. The chain ends with the
+// authority root. root is the digest of the group's root, zero outside groups.
 func (e *enrolment) reportSigner() (leaf identity.Leaf, chain [][]byte, root wire.Digest, err error) {
 	if p := e.grant.GroupState; p != nil {
 		leaf, err = e.snap.issuer.GroupAuthorityLeaf(p, e.at)
@@ -72,11 +71,11 @@ func (e *enrolment) reportSigner() (leaf identity.Leaf, chain [][]byte, root wir
 	return leaf, [][]byte{leaf.DER, e.snap.issuer.AuthorityRoot()}, root, err
 }
 
-// unservedGroups lists the groups of which this authority has no root, and why: its own part in them
-// has ended, or never began.
+// unservedGroups lists the groups of which this authority has no root, and why: it was removed
+// from the roster, or was never named in it.
 func (s *snapshot) unservedGroups() (all []string) {
 	if s.unnamed != nil {
-		return nil // it issues nothing at all
+		return nil // it issues nothing
 	}
 	for _, name := range s.document().GroupNames() {
 		p := s.approved.GroupByName(name)
@@ -87,8 +86,8 @@ func (s *snapshot) unservedGroups() (all []string) {
 	return all
 }
 
-// checkHasRoot refuses, with "group-authority", a request for a group of which this
-// authority has the root of no roster in force.
+// checkHasRoot refuses, with "group-authority", a request for a group when this authority has no
+// root for any of its rosters in force.
 func (s *snapshot) checkHasRoot(group string) error {
 	var refusals []error
 	for p := s.approved.GroupByName(group); p != nil; p = p.Predecessor {

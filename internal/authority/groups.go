@@ -15,8 +15,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// validateTarget refuses a request that names neither a task nor a role in a group of the
-// policy, or both.
+// validateTarget refuses a request unless it names either a task or a role in a group, and the
+// policy in force has it.
 func (s *snapshot) validateTarget(r api.CertificateRequest) error {
 	switch p := s.approved.GroupByName(r.Group); {
 	case (r.Task == "") == (r.Group == "") || (r.Group == "") != (r.Role == ""):
@@ -33,7 +33,7 @@ func (s *snapshot) validateTarget(r api.CertificateRequest) error {
 	return nil
 }
 
-// keyMode is that of what a request asks for, which the policy has.
+// keyMode returns the key mode of the request's task or group, which the policy has.
 func (s *snapshot) keyMode(r api.CertificateRequest) policyfile.KeyMode {
 	if r.Group != "" {
 		return s.document().Groups[r.Group].KeyMode
@@ -41,7 +41,7 @@ func (s *snapshot) keyMode(r api.CertificateRequest) policyfile.KeyMode {
 	return s.document().Tasks[r.Task].KeyMode
 }
 
-// identityFor is the identity that a grant is for.
+// identityFor returns the identity that a grant admits to.
 func (s *snapshot) identityFor(g policy.Grant) (identity.Identity, error) {
 	if g.GroupState != nil {
 		return s.issuer.GroupIdentity(g.GroupState)
@@ -49,8 +49,8 @@ func (s *snapshot) identityFor(g policy.Grant) (identity.Identity, error) {
 	return s.issuer.Identity(g.Task.Name, g.Release.Name)
 }
 
-// identitiesOfGroup are the identity of a group and of the one it continues,
-// agreed on or not, as far as this authority has their roots.
+// identitiesOfGroup returns the identity of a group and those of its predecessors, approved or
+// not, as far as this authority has their roots.
 func (s *snapshot) identitiesOfGroup(name string) ([]identity.Identity, error) {
 	p := s.approved.GroupByName(name)
 	if p == nil {
@@ -62,14 +62,14 @@ func (s *snapshot) identitiesOfGroup(name string) ([]identity.Identity, error) {
 	var all []identity.Identity
 	for ; p != nil; p = p.Predecessor {
 		if id, err := s.issuer.GroupIdentity(p); err == nil {
-			id.Cross = nil // no client accepts anything under it
+			id.Cross = nil // clients accept no certificate under it
 			all = append(all, id)
 		}
 	}
 	return all, nil
 }
 
-// addGroup adds what the unit shows others of its group.
+// addGroup adds the roster and its approvals, which the unit shows other units of its group.
 func (e *enrolment) addGroup() {
 	if p := e.grant.GroupState; p != nil {
 		e.report.Group, e.report.Role = p.Group.Name, e.grant.Role
@@ -126,7 +126,7 @@ func (a *Authority) postApprovals(w http.ResponseWriter, r *http.Request) (any, 
 	return a.addStatement(r.Context(), r.PathValue("group"), signed)
 }
 
-// addStatement adds a party's statement to the history, and acknowledges it.
+// addStatement adds a party's statement to the history and acknowledges it.
 func (a *Authority) addStatement(ctx context.Context, group string, signed api.SignedStatement) (api.StatementReceipt, error) {
 	if err := a.history.AddStatement(ctx, group, signed); err != nil {
 		return api.StatementReceipt{}, err
@@ -134,7 +134,7 @@ func (a *Authority) addStatement(ctx context.Context, group string, signed api.S
 	return a.acknowledge(wire.Sum(signed.Statement))
 }
 
-// acknowledge signs that a statement is in the history up to its head.
+// acknowledge signs that a statement is in the history, with the current policy head.
 func (a *Authority) acknowledge(statement wire.Digest) (api.StatementReceipt, error) {
 	now, err := a.clock.Now()
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// responder makes the response to one request: a body to be written as JSON, or an
-// error to be sent as a problem.
+// responder makes the response to one request: a value that is written as JSON, or an error that
+// is sent as a problem.
 type responder func(w http.ResponseWriter, r *http.Request) (any, error)
 
 // route is one resource and the responders of its methods.
@@ -52,8 +52,8 @@ func (a *Authority) routes() []route {
 	}
 }
 
-// Handler is the authority's HTTP API. It is for a server that speaks TLS with
-// the authority's own certificate, as [Authority.Serve] does.
+// Handler returns the authority's HTTP API. Its server must use TLS with the authority's own
+// certificate, as [Authority.Serve] does.
 func (a *Authority) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for _, r := range a.routes() {
@@ -63,8 +63,8 @@ func (a *Authority) Handler() http.Handler {
 	return clientPace().Handler(a.servePolls(a.limitRequests(mux)))
 }
 
-// limitRequests serves a request while there is room for it, and refuses it before it is
-// read where there is none.
+// limitRequests serves a request when there is a free place for it. Otherwise it refuses the
+// request before it reads the body.
 func (a *Authority) limitRequests(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from := limit.AddressOf(r.RemoteAddr)
@@ -83,8 +83,7 @@ func (a *Authority) serve(route route) http.Handler {
 	return a.respond(route, func(w http.ResponseWriter, r *http.Request) (any, error) { return a.dispatch(route, w, r) })
 }
 
-// respond is the one place where responses are written, problems sent, and requests
-// counted and logged.
+// respond is the only place that writes responses, sends problems, and counts and logs requests.
 func (a *Authority) respond(route route, serve responder) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
@@ -106,7 +105,7 @@ func (a *Authority) respond(route route, serve responder) http.Handler {
 			problem.Write(w)
 		} else {
 			w.Header().Set("Content-Type", "application/json")
-			// The peer may be gone, and no other party gets the error.
+			// The client may be gone: then there is no one to report the error to.
 			_, _ = w.Write(body)
 		}
 		a.metrics.CountRequest(route.path, strconv.Itoa(status), reason, time.Since(start))
@@ -127,8 +126,8 @@ func (a *Authority) dispatch(route route, w http.ResponseWriter, r *http.Request
 	return response(w, r)
 }
 
-// problemOf is the problem of an error, with the status that HTTP has for a
-// method that a resource does not know.
+// problemOf returns the problem for an error, with status 405 (RFC 9110) for a method that the
+// resource does not support.
 func problemOf(route route, r *http.Request, err error) api.Problem {
 	p := api.ProblemOf(err)
 	if p.Reason == wire.BadRequest && route.methods[r.Method] == nil {
@@ -158,10 +157,10 @@ func (a *Authority) postCertificates(w http.ResponseWriter, r *http.Request) (an
 		return response, nil
 	}
 	if api.ProblemOf(err).Status >= http.StatusInternalServerError {
-		return nil, err // our own trouble is no refusal of the unit
+		return nil, err // a fault of the authority is no refusal of the unit
 	}
-	// The refusal is sent though it cannot be recorded, and its record outlives a
-	// peer that hangs up.
+	// The refusal is sent even when it cannot be recorded, and is recorded even when the client
+	// has disconnected.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 5*time.Second)
 	defer cancel()
 	if failed := a.recordRefusal(ctx, request, err); failed != nil {
@@ -242,7 +241,7 @@ func (a *Authority) postCancel(w http.ResponseWriter, r *http.Request) (any, err
 	return a.history.Cancel(r.Context(), digest, c)
 }
 
-// onProposal reads the proposal's digest out of the path, and the body.
+// onProposal reads the proposal's digest from the path, and the body.
 func onProposal(w http.ResponseWriter, r *http.Request, body any) (wire.Digest, error) {
 	digest, err := wire.ParseDigest(r.PathValue("digest"))
 	if err != nil {
@@ -275,8 +274,8 @@ func (a *Authority) getLog(_ http.ResponseWriter, r *http.Request) (any, error) 
 	return a.logPage(r.Context(), r.URL.Query())
 }
 
-// getReady reports whether certificates can be issued now, and warns of what does not
-// keep the authority from it.
+// getReady reports whether the authority can issue certificates now, with warnings about faults
+// that do not stop it.
 func (a *Authority) getReady(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if _, err := a.clock.Now(); err != nil {
 		return nil, err
@@ -290,8 +289,8 @@ func (a *Authority) getReady(_ http.ResponseWriter, r *http.Request) (any, error
 	return api.Health{Status: "ready", Warnings: a.warnings(), Contradictions: a.history.Contradictions()}, a.store.CheckConnection(r.Context())
 }
 
-// levelOf is the level at which a refusal is logged: our own troubles louder
-// than those of clients.
+// levelOf returns the level at which a refusal is logged: higher for faults of the authority than
+// for those of clients.
 func levelOf(status int) slog.Level {
 	if status >= http.StatusInternalServerError {
 		return slog.LevelWarn

@@ -15,15 +15,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Length of a page of the log.
+// Entries in a page of the log: the default, and the most.
 const (
 	logLimit    = 100
 	logMaxLimit = 1000
 )
 
-// recordRefusal puts a refused certificate request into the log. What the request
-// claims of itself is written down only in its one form, and a flood only in
-// part: the metric counts all.
+// recordRefusal adds a refused certificate request to the log. It records what the request claims
+// only where that has the valid form, and of a flood it records only a part: the metric counts
+// all.
 func (a *Authority) recordRefusal(ctx context.Context, r api.CertificateRequest, cause error) error {
 	problem := api.ProblemOf(cause)
 	if !a.limiter.AllowRow() {
@@ -66,7 +66,7 @@ func (a *Authority) logPage(ctx context.Context, values url.Values) (api.Log, er
 		return api.Log{}, err
 	}
 	for _, name := range []string{"task", "unit"} {
-		if text := values.Get(name); strings.ContainsRune(text, 0) || !utf8.ValidString(text) { // PostgreSQL has no such text
+		if text := values.Get(name); strings.ContainsRune(text, 0) || !utf8.ValidString(text) { // PostgreSQL cannot store such text
 			return api.Log{}, wire.Refuse(wire.BadRequest, "request: "+name, text, "UTF-8 without NUL")
 		}
 	}
@@ -75,8 +75,8 @@ func (a *Authority) logPage(ctx context.Context, values url.Values) (api.Log, er
 	})
 }
 
-// readLogPage reads a page and checks each row. A damaged row is named and passed over, and so
-// is one whose content is not what it was found by.
+// readLogPage reads a page and checks each row. It reports and skips a damaged row, and a row
+// whose content does not match the columns that the query found it by.
 func (a *Authority) readLogPage(ctx context.Context, q store.Query) (api.Log, error) {
 	rows, err := a.store.ReadLog(ctx, q)
 	if err != nil {
@@ -103,7 +103,7 @@ func (a *Authority) readLogPage(ctx context.Context, q store.Query) (api.Log, er
 	return page, nil
 }
 
-// number reads a parameter that is a decimal number, 0 or more.
+// number reads a query parameter that is a decimal number, 0 or more.
 func number(values url.Values, name string, otherwise int64) (int64, error) {
 	text := values.Get(name)
 	if text == "" {

@@ -14,15 +14,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// nonceSize is the size of a nonce in bytes: its body, and a MAC of 32 bytes. The nonce
-// is its own record, so that challenges cost the authority no state.
+// nonceSize is the size of a nonce in bytes: its body and a MAC of 32 bytes. The MAC
+// authenticates the nonce, so the authority keeps no state for a challenge.
 const nonceSize = admission.NonceBody + 32
 
-// maxChallenge bounds the body that asks for a challenge: a certificate and a key.
+// maxChallenge bounds the body of a request for a challenge, in bytes: a certificate and a key.
 const maxChallenge = 8 << 10
 
-// challenge makes a nonce that is good for [wire.NonceLifetime], and for a TPM a
-// credential whose secret follows from it.
+// challenge makes a nonce that is valid for [wire.NonceLifetime] and, for a TPM, a credential
+// whose secret is derived from the nonce.
 func (a *Authority) challenge(r api.ChallengeRequest) (api.Challenge, error) {
 	now, err := a.clock.Now()
 	if err != nil {
@@ -40,11 +40,10 @@ func (a *Authority) challenge(r api.ChallengeRequest) (api.Challenge, error) {
 	return c, err
 }
 
-// spendNonce refuses, with "nonce-used", a nonce that no authority of this root made,
-// one past its expiry, and one that came before, and notes it: so each request costs
-// its sender a challenge, and the work of one challenge is done once. Whether another
-// authority of this store, or we before a restart, issued for it is decided by the
-// store.
+// spendNonce records a nonce. It refuses, with "nonce-used", a nonce that no authority of this
+// root made, an expired one, and one that was spent before: so each request costs its sender a
+// challenge, and one challenge pays for one request. The store decides whether a certificate was
+// issued for the nonce by another authority of this store, or by this one before a restart.
 func (a *Authority) spendNonce(nonce []byte) error {
 	now, err := a.clock.Now()
 	if err != nil {
@@ -56,8 +55,8 @@ func (a *Authority) spendNonce(nonce []byte) error {
 	return a.nonces.Add([admission.NonceBody]byte(nonce), now)
 }
 
-// checkNonce refuses, with "nonce-used", a nonce that no authority of this root
-// made and one past its expiry.
+// checkNonce refuses, with "nonce-used", a nonce that no authority of this root made, and an
+// expired one.
 func (a *Authority) checkNonce(nonce []byte, now time.Time) error {
 	if len(nonce) != nonceSize {
 		return wire.Refuse(wire.NonceUsed, "challenge: size in bytes", len(nonce), nonceSize)
@@ -67,8 +66,8 @@ func (a *Authority) checkNonce(nonce []byte, now time.Time) error {
 		return wire.Refuse(wire.NonceUsed, "challenge", fmt.Sprintf("MAC %x", nonce[admission.NonceBody:]), "a challenge of this authority")
 	}
 	expires := admission.NonceExpiry([admission.NonceBody]byte(body))
-	// One that was made by a clock far ahead would be good for as long, and for whom
-	// its record was lost with a store.
+	// A nonce made while the clock was far ahead would stay valid for as long as it was ahead. If
+	// the store then lost the record of its use, it could be used again.
 	if now.After(expires) || expires.After(now.Add(wire.NonceLifetime+wire.MaxClockJump)) {
 		return wire.Refuse(wire.NonceUsed, "challenge: expiry", expires.UTC(), fmt.Sprint("after ", now.UTC(), ", within ", wire.NonceLifetime))
 	}

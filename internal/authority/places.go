@@ -14,17 +14,17 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// placeSlack is how much longer than three quarters of its lifetime a unit keeps its
-// place: it renews at two thirds, over a twelfth, and clocks differ.
+// placeSlack is how much longer than three quarters of its lifetime a unit keeps its place: units
+// renew at two thirds of the lifetime, spread over a twelfth of it, and clocks differ.
 const placeSlack = time.Minute
 
-// maxLeave bounds the body of a leave request.
+// maxLeave bounds the body of a leave request, in bytes.
 const maxLeave = 4 << 10
 
-// leaveTries bounds how often leaving starts again because the unit's renewal was faster.
+// leaveTries bounds how often leave tries again because the unit renewed in between.
 const leaveTries = 3
 
-// place is the content of a row about a unit's place.
+// place is the content of a row of the places table.
 type place struct {
 	Unit  string    `json:"unit"`
 	Task  string    `json:"task"`
@@ -33,8 +33,8 @@ type place struct {
 	Left  time.Time `json:"left,omitzero"`
 }
 
-// placeOf is the place that an enrolment takes. A unit that does not renew gives it back by
-// that, since nothing but its renewal shows that it runs.
+// placeOf returns the place that an enrolment takes. The place of a unit that does not renew
+// ends, because only renewals show that a unit runs.
 func (a *Authority) placeOf(e *enrolment) (store.Place, error) {
 	until := e.at.Add(e.grant.LeafLifetime()*3/4 + placeSlack)
 	if until.After(e.report.NotAfter) {
@@ -55,8 +55,8 @@ func (a *Authority) postLeave(w http.ResponseWriter, r *http.Request) (any, erro
 	return a.leave(r.Context(), l)
 }
 
-// leave gives the place of a unit back, by a request that the unit signed. Leaving again
-// changes nothing.
+// leave releases the place of a unit, on a request that the unit signed. A second request changes
+// nothing.
 func (a *Authority) leave(ctx context.Context, l api.LeaveRequest) (api.LeaveResponse, error) {
 	now, err := a.clock.Now()
 	if err != nil {

@@ -12,12 +12,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// endKey is the key of a connection's context under which a channel is closed when the
-// server shuts down.
+// endKey is the key in a connection's context of a channel that is closed when the server shuts
+// down.
 type endKey struct{}
 
-// servePolls serves requests that wait for the next step, and leaves the others to h. One from
-// an older head waits for nothing and is a request like others.
+// servePolls serves requests that wait for the next step, and passes all others to h. A poll from
+// an older head has nothing to wait for, so h serves it.
 func (a *Authority) servePolls(h http.Handler) http.Handler {
 	wait := a.respond(route{path: api.PathHistory + "?wait"}, a.waitHistory)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -31,9 +31,9 @@ func (a *Authority) servePolls(h http.Handler) http.Handler {
 	})
 }
 
-// waitHistory responds to a poll once there is a step after its head, or its time is over.
-// It gives its place back at once when the client goes away, and ends at once when the
-// server shuts down.
+// waitHistory responds to a poll once there is a step after its head, or its wait has ended. It
+// releases its place at once when the client disconnects, and returns at once when the server
+// shuts down.
 func (a *Authority) waitHistory(w http.ResponseWriter, r *http.Request) (any, error) {
 	p, _, err := api.ParsePollQuery(r.URL.Query())
 	if err != nil {
@@ -53,8 +53,8 @@ func (a *Authority) waitHistory(w http.ResponseWriter, r *http.Request) (any, er
 	}
 	defer release()
 	defer a.clients.Exclude()()
-	// The limit on reading the request would end the context of one that waits for longer.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a server that has none has its own limits
+	// The server's read deadline would end the context of a poll that waits longer.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a server that cannot set deadlines has its own limits
 	ending, _ := r.Context().Value(endKey{}).(<-chan struct{})
 	timer := time.NewTimer(p.Wait)
 	defer timer.Stop()
@@ -75,7 +75,7 @@ func (a *Authority) waitHistory(w http.ResponseWriter, r *http.Request) (any, er
 	}
 }
 
-// historyAfter is the run of steps after a head. It refuses with "behind" a head that this
+// historyAfter returns the steps after a head. It refuses, with "behind", a head that this
 // authority does not know.
 func (a *Authority) historyAfter(snap *history.Snapshot, head wire.Digest) (api.History, error) {
 	if err := a.history.Behind(); err != nil {
@@ -88,8 +88,8 @@ func (a *Authority) historyAfter(snap *history.Snapshot, head wire.Digest) (api.
 	return a.proveHistory(snap, index+1), nil
 }
 
-// proveHistory is the run of steps from an index on, with the proof of the head. An
-// authority that is behind, or whose clock is refused, adds no proof: its steps are a hint.
+// proveHistory returns the steps from an index on, with a proved head. An authority that is
+// behind, or whose clock is refused, adds no proof: then the steps are only a hint.
 func (a *Authority) proveHistory(snap *history.Snapshot, from int) api.History {
 	h := snap.StepsFrom(from)
 	now, err := a.clock.Now()
@@ -105,14 +105,14 @@ func (a *Authority) proveHistory(snap *history.Snapshot, from int) api.History {
 	return h
 }
 
-// proved is a proved head and the second that it was made in.
+// proved is a proved head and the second in which it was signed.
 type proved struct {
 	second int64
 	head   []byte
 }
 
-// proveHead is the head of the snapshot under the authority's signature: one for all
-// requests within a second, since it is the same.
+// proveHead returns the snapshot's policy head, signed by the authority. All requests within a
+// second get the same proved head, which saves signatures.
 func (s *snapshot) proveHead(at time.Time) ([]byte, error) {
 	signer, err := s.authorityLeaf(at)
 	if err != nil {

@@ -35,12 +35,11 @@ type RestoreConfig struct {
 	Shares   []backup.Share // unlocked for the request
 }
 
-// Restore brings the root back from a quorum of shares into a store without one,
-// with the policy history and the record of the backup, and returns the root. It
-// first rebuilds what was sealed, the secret and its draft, and demands the root and
-// the mark of the shares; only then does it look at the history, which must start
-// from that draft ("draft"). The root is written last: until then the store is
-// refused by all but Restore, which may be run again.
+// Restore restores the root from a quorum of shares into a store without a root, with the policy
+// history and the record of the backup, and returns the root's digest. It first rebuilds the
+// sealed secret and its draft, and checks them against the root and the mark of the shares. Only
+// then does it read the history, which must start from that draft ("draft"). It writes the root
+// last: until then every command but Restore refuses the store, and Restore may run again.
 func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 	a := &Authority{store: c.Store, attester: c.Attester, sealer: c.Sealer, verifier: c.Verifier,
 		clock: trustedclock.New(c.Clock), log: slog.New(slog.NewTextHandler(io.Discard, nil))}
@@ -50,7 +49,7 @@ func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 	}
 	a.records = records.New(a.root.Keys)
 	a.history = a.newHistory(history.Metrics{})
-	if c.Endorser != nil { // whose rows are under the store key
+	if c.Endorser != nil { // the store key authenticates its rows, so it comes after records
 		a.endorser = c.Endorser(documentCache{a})
 	}
 	steps := make([]policy.Step, len(c.History))
@@ -79,8 +78,8 @@ func Restore(ctx context.Context, c RestoreConfig) (wire.Digest, error) {
 	return a.root.Digest, a.writeBack(ctx, c, approved)
 }
 
-// writeBack writes history, backup record and root, in this order. What an
-// earlier try wrote stays.
+// writeBack writes the history, the backup record and the root, in this order. It keeps what an
+// earlier attempt wrote.
 func (a *Authority) writeBack(ctx context.Context, c RestoreConfig, approved policy.Approved) error {
 	if _, err := c.Store.RootRow(ctx); err == nil {
 		return wire.Refuse(wire.StoreForeign, "store: root", "a root exists", "a new store")
@@ -105,9 +104,9 @@ func (a *Authority) writeBack(ctx context.Context, c RestoreConfig, approved pol
 	return a.store.CreateRoot(ctx, row)
 }
 
-// unstamped are entries without the times of adoption in a file: nothing
-// authenticates them, and a floor of the authority's time follows from them. They
-// are adopted now.
+// unstamped returns entries without the times of adoption from the file: nothing authenticates
+// them, and a lower bound of the authority's time would follow from them. Restore adopts the
+// entries now.
 func unstamped(entries []api.HistoryEntry) []api.HistoryEntry {
 	entries = slices.Clone(entries)
 	for i := range entries {

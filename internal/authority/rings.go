@@ -10,9 +10,9 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// addRings adds the ring keys to the report. It lets the unit renew while the current
-// key is good, where its certificate lives longer than that: as with a certificate, from
-// a third of the lifetime before the end on, over a twelfth.
+// addRings adds the ring keys to the report. When the current key ends before the certificate
+// does, the unit must renew before the key ends. The window is like a certificate's: it begins a
+// third of the key's lifetime before its end, and is a twelfth of the lifetime long.
 func (a *Authority) addRings(e *enrolment) error {
 	keys, end, err := a.rings.AddKeys(ringkeys.Request{Approved: e.snap.approved, Grant: e.grant, At: e.at})
 	if err != nil {
@@ -30,9 +30,9 @@ func (a *Authority) addRings(e *enrolment) error {
 	return nil
 }
 
-// keepRings renews the lease of the rings, rolls keys that are not in use, and drops
-// those that policy does not name. Where nothing may be issued, the lease is left to
-// another authority.
+// keepRings renews the lease of the rings, rolls keys that are not in use, and drops keys that
+// the policy does not name. An authority that may not issue releases the lease to another
+// authority.
 func (a *Authority) keepRings(ctx context.Context) {
 	snap := a.inForce()
 	now, err := a.clock.Now()
@@ -46,8 +46,8 @@ func (a *Authority) keepRings(ctx context.Context) {
 	}
 }
 
-// cutRings draws unscheduled keys where a new policy cuts off units that have the
-// current and next ones.
+// cutRings draws unscheduled keys where a new policy cuts off units that have the current and
+// next keys.
 func (a *Authority) cutRings(p policy.Approved) {
 	now, err := a.clock.Now()
 	if err != nil {

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// tick is how often the authority looks for proposals whose delay has ended and
-// for what another authority of this store adopted.
+// tick is how often the authority looks for proposals whose delay has ended, and for steps that
+// another authority of this store adopted.
 const tick = time.Second
 
-// runPeriodically does the authority's own work until ctx ends.
+// runPeriodically does the authority's periodic work until ctx ends.
 func (a *Authority) runPeriodically(ctx context.Context) {
 	every := time.NewTicker(tick)
 	defer every.Stop()

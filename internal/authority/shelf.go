@@ -8,9 +8,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/collateral"
 )
 
-// documentCache keeps documents of vendors in the store, as well as that can, and believes
-// only the rows that it wrote: no vendor signs the time of fetching, which the
-// authority puts into its reports. What fails is fetched again.
+// documentCache caches vendors' documents in the store. It accepts only rows that it wrote: no
+// vendor signs the time of fetching, which the authority puts into its reports. After a fault of
+// the cache the document is fetched again.
 type documentCache struct{ a *Authority }
 
 // Load implements [collateral.Cache].

@@ -16,15 +16,14 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// snapshot is the policy in force and all that follows from it. It is swapped
-// whole; only its cache of certificates grows, and those are a pure function of
-// policy and time.
+// snapshot is the policy in force and the state derived from it. It is replaced as a whole. Only
+// its caches of signed values grow, and those follow from policy and time.
 type snapshot struct {
 	approved policy.Approved
 	issuer   *identity.Issuer
 	unnamed  error // why this authority may not issue; nil when policy names it
 	groups   sealed.GroupRoots
-	spread   time.Duration // over which units renew that the last step concerns
+	spread   time.Duration // over which units spread the renewals that the last step requires
 
 	mu     sync.Mutex
 	proved proved                   // guarded by mu: the newest proved head
@@ -32,9 +31,9 @@ type snapshot struct {
 	shared map[string]identity.Leaf // guarded by mu, by task and release, or by group identity and role
 }
 
-// snapshot makes the snapshot of an approved history. It refuses a history that
-// does not start from the draft of our root, and a policy that names another root;
-// one that does not name our measurement makes a snapshot that issues nothing.
+// snapshot makes the snapshot of an approved history. It refuses a history that does not start
+// from the draft of this root, and a policy that names a different root. Under a policy that does
+// not name this measurement the snapshot issues nothing.
 func (a *Authority) snapshot(ctx context.Context, approved policy.Approved) (*snapshot, error) {
 	if err := a.root.CheckDraft(approved); err != nil {
 		return nil, err
@@ -59,9 +58,9 @@ func (a *Authority) snapshot(ctx context.Context, approved policy.Approved) (*sn
 	}, nil
 }
 
-// Renewals that a step makes necessary are spread so that no more than so many a second
-// come, over a second at least. The longest spread is there because any party that writes to the
-// database can change the number of units.
+// Renewals that a step requires are spread over at least a second, so that no more than
+// renewalsASecond arrive each second. mostSpread is a bound because any party with write access
+// to the database can change the number of units.
 const (
 	renewalsASecond = 500
 	leastSpread     = time.Second
@@ -73,7 +72,7 @@ func spreadOf(live int) time.Duration {
 	return max(leastSpread, time.Duration(live)*time.Second/renewalsASecond)
 }
 
-// countLiveUnits is the number of units that were issued to and have not left or ended.
+// countLiveUnits returns the number of units with a certificate that have not left or expired.
 func (a *Authority) countLiveUnits(ctx context.Context) (int, error) {
 	now, err := a.clock.Now()
 	if err != nil {
@@ -82,8 +81,8 @@ func (a *Authority) countLiveUnits(ctx context.Context) (int, error) {
 	return a.store.CountUnits(ctx, now)
 }
 
-// attestSelf makes our own evidence, with endorsements. The question is to be
-// appraised under rules.
+// attestSelf makes the authority's own evidence, with endorsements. The caller sets the rules of
+// the question before it appraises it.
 func (a *Authority) attestSelf(ctx context.Context, approved policy.Approved) (attest.Question, error) {
 	now, err := a.clock.Now()
 	if err != nil {
@@ -103,8 +102,8 @@ func (a *Authority) attestSelf(ctx context.Context, approved policy.Approved) (a
 	return attest.Question{Evidence: evidence.WithEach(endorsed), ReportData: data, At: now, Secret: hidden}, nil
 }
 
-// checkNamed appraises our own evidence under a policy's rules, and demands that the
-// policy names our measurement.
+// checkNamed appraises the authority's own evidence under a policy's rules, and demands that the
+// policy names its measurement.
 func (a *Authority) checkNamed(approved policy.Approved, own attest.Question) error {
 	own.Rules = approved.Rules()
 	result, err := a.verifier.Appraise(own)
@@ -117,7 +116,7 @@ func (a *Authority) checkNamed(approved policy.Approved, own attest.Question) er
 	return nil
 }
 
-// trustData is what our own evidence is bound to.
+// trustData returns the report data that the authority's own evidence is bound to.
 func (a *Authority) trustData(nonce []byte, approved policy.Approved) attest.ReportData {
 	head := approved.PolicyHead()
 	return attest.BindReportData(wire.LabelTrust, nonce, a.root.Digest[:], head[:])
@@ -125,7 +124,7 @@ func (a *Authority) trustData(nonce []byte, approved policy.Approved) attest.Rep
 
 func (s *snapshot) document() *policyfile.Document { return s.approved.Document() }
 
-// sharedLeaf returns the shared leaf of the window that at is in.
+// sharedLeaf returns the shared leaf of the renewal window that contains at.
 func (s *snapshot) sharedLeaf(g policy.Grant, at time.Time) (identity.Leaf, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,7 +142,7 @@ func (s *snapshot) sharedLeaf(g policy.Grant, at time.Time) (identity.Leaf, erro
 	return leaf, err
 }
 
-// authorityLeaf returns the kind-authority leaf of the window that at is in.
+// authorityLeaf returns the kind-authority leaf of the renewal window that contains at.
 func (s *snapshot) authorityLeaf(at time.Time) (identity.Leaf, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,8 +156,8 @@ func (s *snapshot) authorityLeaf(at time.Time) (identity.Leaf, error) {
 	return leaf, err
 }
 
-// certificate returns the certificate that the authority serves TLS with. While the clock
-// cannot be believed it is the last leaf, so that a client gets that refusal.
+// certificate returns the authority's TLS certificate. While the clock is refused it returns the
+// last leaf, so that clients can still connect and receive that refusal.
 func (a *Authority) certificate() (*tls.Certificate, error) {
 	snap := a.inForce()
 	now, err := a.clock.Now()

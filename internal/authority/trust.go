@@ -14,8 +14,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Trust responses are made so many at once, whose evidence the TEE makes one after
-// the other anyway. As many more may wait; addresses come in turn.
+// At most maxTrusts trust responses are made at once: the TEE makes their evidence one after the
+// other anyway. At most waitingTrusts more requests wait; addresses take turns.
 const (
 	maxTrusts     = 8
 	waitingTrusts = 64
@@ -24,14 +24,14 @@ const (
 // trustNonce is the size of a client's nonce in bytes.
 const trustNonce = 32
 
-// trust returns what a client needs to trust a task or one identity, with fresh
-// evidence of our own bound to the client's nonce.
+// trust returns what a client needs to trust a task, a group or one identity, with fresh evidence
+// of the authority bound to the client's nonce.
 func (a *Authority) trust(ctx context.Context, from netip.Addr, q url.Values) (api.TrustResponse, error) {
 	nonce, err := hex.DecodeString(q.Get("nonce"))
 	if err != nil || len(nonce) != trustNonce {
 		return api.TrustResponse{}, wire.Refuse(wire.BadRequest, "trust: nonce", q.Get("nonce"), "64 hexadecimal digits")
 	}
-	asked := len(q) - 1 // beside the nonce
+	asked := len(q) - 1 // parameters besides the nonce
 	if q.Has("credential") {
 		asked--
 	}
@@ -75,7 +75,7 @@ func (a *Authority) trust(ctx context.Context, from netip.Addr, q url.Values) (a
 	return response, nil
 }
 
-// identitiesOf are the identities of all releases of a task.
+// identitiesOf returns the identities of all releases of a task.
 func (s *snapshot) identitiesOf(task string) ([]identity.Identity, error) {
 	t := s.document().Tasks[task]
 	if t == nil {
@@ -92,7 +92,7 @@ func (s *snapshot) identitiesOf(task string) ([]identity.Identity, error) {
 	return all, nil
 }
 
-// identityOf is the one identity with an id.
+// identityOf returns the one identity with an id.
 func (s *snapshot) identityOf(text string) ([]identity.Identity, error) {
 	want, err := wire.ParseDigest(text)
 	if err != nil {
@@ -112,13 +112,12 @@ func (s *snapshot) identityOf(text string) ([]identity.Identity, error) {
 	return nil, wire.Refuse(wire.NotFound, "trust: identity", want, "an identity of the policy in force")
 }
 
-// maxCredential bounds a credential in bytes: one for an RSA key of 3072 bits has
-// less than half of it.
+// maxCredential bounds a credential in bytes: a credential for a 3072-bit RSA key needs less than
+// half of it.
 const maxCredential = 1024
 
-// evidence is our own, fresh, with the secret of the client's credential if there
-// is one, and with the endorsements that
-// a client needs to appraise it.
+// evidence returns fresh evidence of the authority, with the secret of the client's credential if
+// the client sent one, and with the endorsements that a client needs to appraise it.
 func (a *Authority) evidence(ctx context.Context, from netip.Addr, data attest.ReportData, credential []byte) (json.RawMessage, error) {
 	if err := a.trusts.Acquire(ctx, from, ""); err != nil {
 		return nil, err

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// warnings are what does not keep the authority from issuing: what is wrong with the
-// store, and groups that it does not serve.
+// warnings lists faults that do not stop the authority from issuing: damage in the store, and
+// groups that it does not serve.
 func (a *Authority) warnings() []string {
 	var all []string
 	if n := len(a.history.Contradictions()); n > 0 {

@@ -1,13 +1,13 @@
-// Package admission bounds what unknown clients can make an authority do:
-// requests a second, polls that wait, and challenges. Each refusal names its quota, which
-// is also the label of a metric.
+// Package admission bounds what unknown clients can make an authority do: requests per second,
+// waiting polls, and challenges. Each refusal names its quota, which is also the label of a
+// metric.
 //
-// It trusts no client: an address counts as one client, and the certificate of a unit
-// buys a place among the polls of units and nothing else. It refuses with "rate" what is
-// above the bound of one client, and with "overload" what is above the bound of all.
+// It trusts no client: an address counts as one client, and the certificate of a unit entitles it
+// to a place among the polls of units and to nothing else. It refuses with "rate" what exceeds
+// the bound of one client, and with "overload" what exceeds the bound of all.
 //
 // [Limits] are the bounds. [Limiter] counts requests, [Polls] has the places of polls, and
-// [Nonces] notes the challenges that came.
+// [Nonces] remembers the challenges that were used.
 //
 // Files, each using those before it: admission.go, nonces.go, polls.go.
 package admission
@@ -23,17 +23,17 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Limits bound what clients can ask of an authority. A zero field is its
-// default; none can be switched off.
+// Limits bound the requests of clients to an authority. A zero field means its default; no limit
+// can be switched off.
 type Limits struct {
-	PerAddress  int // requests a second from one address; default 100, bursts of twice that
-	Total       int // requests a second from all; default 1,000, bursts of twice that
-	Connections int // open at once; default 1,024; one that waits makes room
-	Requests    int // under way at once; default 768; one address has no more than are free
+	PerAddress  int // requests per second from one address; default 100, bursts of twice that
+	Total       int // requests per second from all; default 1,000, bursts of twice that
+	Connections int // open at once; default 1,024; an idle one is closed to make room
+	Requests    int // served at once; default 768; one address has no more than are free
 
-	Polls           int // that wait for the next step, of units that present their certificates; default 16,384, 4 of one unit
-	StrangerPolls   int // the same of all others; default 1,024
-	PollsPerAddress int // of these from one address; default 8
+	Polls           int // waiting for the next step, of units that present their certificates; default 16,384, 4 of one unit
+	StrangerPolls   int // waiting polls of all other clients; default 1,024
+	PollsPerAddress int // the part of StrangerPolls for one address; default 8
 }
 
 // OrDefault returns the limits with a default in place of each zero.
@@ -49,7 +49,7 @@ func (l Limits) OrDefault() Limits {
 	return l
 }
 
-// Names of what bounds requests: the rules of the refusals, and the labels of a metric.
+// Names of the quotas: the rules of the refusals, and the labels of a metric.
 const (
 	QuotaRate     = "authority: requests a second"
 	QuotaRequests = "authority: requests under way"
@@ -68,11 +68,11 @@ type Limiter struct {
 	refusals *rate.Limiter // of log rows about refused requests
 
 	mu     sync.Mutex
-	second int64              // guarded by mu: that counts are of, Unix time
-	counts map[netip.Addr]int // guarded by mu: requests of it, by address
+	second int64              // guarded by mu: the second that counts are of, Unix time
+	counts map[netip.Addr]int // guarded by mu: requests in that second, by address
 }
 
-// NewLimiter returns a limiter that has counted nothing.
+// NewLimiter returns a limiter with all counts at zero.
 func NewLimiter(l Limits) *Limiter {
 	return &Limiter{
 		sources:  limit.NewBuckets(l.PerAddress),
@@ -84,10 +84,10 @@ func NewLimiter(l Limits) *Limiter {
 	}
 }
 
-// Allow counts a request from a remote address. When the total is used up, an
-// address that had less than an even part of it in this second gets that all the
-// same: however many flood, one that asks little is served. It refuses with "rate" what is
-// more than an address may ask, and with "overload" what is more than all may.
+// Allow counts a request from a remote address. When the total is used up, it still admits an
+// address that had less than an even share of it in this second: even in a flood from many
+// addresses, a client with few requests is served. It refuses with "rate" requests above the
+// limit of one address, and with "overload" requests above the limit of all.
 func (l *Limiter) Allow(remote string, at time.Time) error {
 	if !l.sources.TakeToken(remote, at) {
 		return wire.Refuse(wire.TooMany, QuotaRate, "more from "+limit.AddressOf(remote).String(), fmt.Sprint(l.each, " from one address"))
@@ -99,7 +99,7 @@ func (l *Limiter) Allow(remote string, at time.Time) error {
 	return nil
 }
 
-// AllowPoll counts a poll of a remote address, which is no part of the total.
+// AllowPoll counts a poll of a remote address, which does not count toward the total.
 func (l *Limiter) AllowPoll(remote string, at time.Time) error {
 	if !l.sources.TakeToken(remote, at) {
 		return wire.Refuse(wire.TooMany, QuotaRate, "more from "+limit.AddressOf(remote).String(), l.each)
@@ -107,11 +107,11 @@ func (l *Limiter) AllowPoll(remote string, at time.Time) error {
 	return nil
 }
 
-// AllowRow reports whether a refused request may be written into the log.
+// AllowRow reports whether a refused request may be added to the log.
 func (l *Limiter) AllowRow() bool { return l.refusals.Allow() }
 
-// countRequest counts a request of an address. It returns how many that address had before
-// in this second, and an even part of the total for each address that had any.
+// countRequest counts a request of an address. It returns how many requests the address had
+// before in this second, and an even share of the total among the addresses that had any.
 func (l *Limiter) countRequest(from netip.Addr, at time.Time) (had, part int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -120,7 +120,7 @@ func (l *Limiter) countRequest(from netip.Addr, at time.Time) (had, part int) {
 		clear(l.counts)
 	}
 	had = l.counts[from]
-	if had > 0 || len(l.counts) < l.most { // more have no part of it
+	if had > 0 || len(l.counts) < l.most { // further addresses get no share
 		l.counts[from]++
 	}
 	return had, l.most / max(1, len(l.counts))

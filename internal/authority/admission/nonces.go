@@ -9,17 +9,17 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// NonceBody is the size in bytes of what the MAC of a nonce is over: its expiry (8 bytes,
+// NonceBody is the size in bytes of the part of a nonce that its MAC covers: its expiry (8 bytes,
 // Unix seconds) and 16 random bytes.
 const NonceBody = 8 + 16
 
-// NonceExpiry returns the expiry in a nonce whose MAC was checked.
+// NonceExpiry returns the expiry in a nonce whose MAC was verified.
 func NonceExpiry(body [NonceBody]byte) time.Time {
 	return time.Unix(int64(binary.BigEndian.Uint64(body[:])), 0)
 }
 
-// Nonces are the nonces that came and have not ended yet, by the second in which they
-// end: about 50 bytes each.
+// Nonces are the nonces that were used and have not expired, by the second in which they expire:
+// about 50 bytes each.
 type Nonces struct {
 	most int
 
@@ -28,15 +28,15 @@ type Nonces struct {
 	size int                                    // guarded by mu; in all of all
 }
 
-// NewNonces has room for as many nonces as can come, at so many requests a second
-// with bursts of twice that, before they end.
+// NewNonces returns Nonces with room for all nonces that can be used before they expire, at
+// perSecond requests per second with bursts of twice that.
 func NewNonces(perSecond int) *Nonces {
 	most := perSecond * (int(wire.NonceLifetime/time.Second) + 3)
 	return &Nonces{most: most, all: make(map[int64]map[[NonceBody]byte]struct{})}
 }
 
-// Add notes a nonce, or refuses with "nonce-used" one that is noted, and with "rate"
-// one that there is no room for.
+// Add records a nonce. It refuses, with "nonce-used", a nonce that is already recorded, and with
+// "rate" a nonce for which there is no room.
 func (s *Nonces) Add(body [NonceBody]byte, now time.Time) error {
 	end := NonceExpiry(body).Unix()
 	s.mu.Lock()

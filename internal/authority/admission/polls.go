@@ -12,21 +12,21 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// pollsPerUnit is more than one, because the end of a connection may be seen late.
+// pollsPerUnit is more than one, because the server may detect a closed connection late.
 const pollsPerUnit = 4
 
-// Polls are the requests that wait for the next step of the history. They have places of
-// their own, because they would take all of those for requests that do something.
+// Polls are the requests that wait for the next step of the history. They have places of their
+// own, because otherwise they would occupy all places of other requests.
 type Polls struct {
 	units  *limit.Pool[wire.UnitID]
 	others *limit.Pool[netip.Addr]
-	most   int // units that are remembered
+	most   int // bound of known units; remember clears them at twice as many
 
 	mu    sync.Mutex
 	known map[wire.Digest]bus.Unit // guarded by mu: by the digest of a signing certificate that was verified
 }
 
-// NewPolls returns polls none of which waits.
+// NewPolls returns Polls with all places free.
 func NewPolls(l Limits) *Polls {
 	return &Polls{
 		units:  limit.NewPool[wire.UnitID](QuotaPolls, l.Polls, pollsPerUnit),
@@ -35,12 +35,12 @@ func NewPolls(l Limits) *Polls {
 	}
 }
 
-// InUse returns how many polls of units, and of others, have a place.
+// InUse returns how many polls of units, and how many of other clients, have a place.
 func (p *Polls) InUse() (units, others int) { return p.units.InUse(), p.others.InUse() }
 
-// Acquire takes a place for a poll, which release gives back: one of those of units for a
-// unit that presents its signing certificate, else one of the others. The certificate guards
-// availability only.
+// Acquire takes a place for a poll; the returned release frees it. A unit that presents its
+// signing certificate gets a place of units, any other client one of the others. The certificate
+// protects only availability.
 func (p *Polls) Acquire(r *http.Request, root []byte, at time.Time) (release func(), err error) {
 	if unit, ok := p.unitOf(r, root, at); ok {
 		return func() { p.units.Release(unit) }, p.units.Acquire(unit)
@@ -49,8 +49,8 @@ func (p *Polls) Acquire(r *http.Request, root []byte, at time.Time) (release fun
 	return func() { p.others.Release(from) }, p.others.Acquire(from)
 }
 
-// unitOf returns the unit whose signing certificate the client presented, under the authority
-// root.
+// unitOf returns the unit whose signing certificate the client presented, if it verifies under
+// the authority root.
 func (p *Polls) unitOf(r *http.Request, root []byte, at time.Time) (unit wire.UnitID, ok bool) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) < 2 {
 		return unit, false
@@ -75,7 +75,8 @@ func (p *Polls) unitOf(r *http.Request, root []byte, at time.Time) (unit wire.Un
 	return known.ID, at.Before(known.NotAfter)
 }
 
-// remember keeps a unit that was verified. Beyond the bound all are verified anew.
+// remember caches a verified unit. At the bound it clears the cache, and units are verified
+// again.
 func (p *Polls) remember(leaf wire.Digest, unit bus.Unit) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -11,11 +11,11 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// adoptTries bounds how often an adoption starts again because another
-// authority of this store was faster.
+// adoptTries bounds how often an adoption starts again because another authority of this store
+// changed the history in between.
 const adoptTries = 3
 
-// adoptGenesis adopts the first policy of an authority that has none.
+// adoptGenesis adopts the first policy when the store has no history.
 func (h *History) adoptGenesis(ctx context.Context, genesis *policy.Step) (stored, error) {
 	if genesis == nil {
 		return stored{}, wire.Refuse(wire.WrongGenesis, "authority: policy", "no policy in the store", "a genesis policy on the first run")
@@ -38,12 +38,12 @@ func (h *History) adoptGenesis(ctx context.Context, genesis *policy.Step) (store
 	return h.readSteps(ctx)
 }
 
-// Adopt makes a step the policy in force: durable first, then the snapshot,
-// then the sealing of the root. Whether the step's delay has passed was decided
-// before. What the tick, or another authority of this store, has adopted meanwhile
-// is in force, as it should be.
+// Adopt makes a step the policy in force: it first makes the step durable, then replaces the
+// snapshot, then seals the root. The caller has decided whether the step's delay has passed.
+// Adopt returns nil when the policy is in force already, as when the tick or another authority of
+// this store adopted it in between.
 //
-// An entry with a mark was in force before under this root. One without a mark follows only
+// An entry with a mark was in force before under this root. A step without a mark may only follow
 // a history that no row contradicts: see [History.Behind].
 func (h *History) Adopt(ctx context.Context, entry api.HistoryEntry) error {
 	for range adoptTries {
@@ -77,8 +77,8 @@ func (h *History) Adopt(ctx context.Context, entry api.HistoryEntry) error {
 	return wire.Refuse(wire.Behind, "adoption", "policy that keeps changing", "a free moment")
 }
 
-// installStep enters a step that is durable. Where rows of the history had been left over,
-// they may follow now.
+// installStep installs a durable step. Rows of the history that were left over may follow it, so
+// it reads the store again when there are any.
 func (h *History) installStep(ctx context.Context, old, fresh *Snapshot, mark []byte) error {
 	if len(mark) > 0 {
 		h.metrics.Recovered.Inc()
@@ -93,8 +93,8 @@ func (h *History) installStep(ctx context.Context, old, fresh *Snapshot, mark []
 	return nil
 }
 
-// install swaps the snapshot. A goroutine that swapped it meanwhile read the same
-// history from the store, or a longer one.
+// install replaces the snapshot. When another goroutine has replaced it in between, that
+// goroutine read the same history from the store or a longer one.
 func (h *History) install(ctx context.Context, old, fresh *Snapshot) error {
 	if !h.swapSnapshot(old, fresh) {
 		return h.Refresh(ctx)
@@ -112,7 +112,7 @@ func (h *History) install(ctx context.Context, old, fresh *Snapshot) error {
 		h.log.Warn("a group is not served here", "cause", cause)
 	}
 	if h.Behind() != nil {
-		return nil // what is in force here may name programs that lost the root since
+		return nil // newer policy may no longer trust a program that this one names
 	}
 	if err := h.follower.Reseal(ctx, fresh.Approved); err != nil {
 		return fmt.Errorf("policy is in force, but sealing the root to it: %w", err)
@@ -120,8 +120,8 @@ func (h *History) install(ctx context.Context, old, fresh *Snapshot) error {
 	return nil
 }
 
-// Refresh brings snapshot and store together: what another authority adopted is
-// taken over, and steps that the store lost are written again.
+// Refresh makes snapshot and store agree: it installs steps that another authority adopted, and
+// writes steps that the store lost.
 func (h *History) Refresh(ctx context.Context) error {
 	snap := h.Current()
 	st, err := h.readSteps(ctx)
@@ -146,8 +146,7 @@ func (h *History) Refresh(ctx context.Context) error {
 	return h.otherHistory(ctx, snap, st)
 }
 
-// Rewrite writes the steps again that a running authority remembers and its
-// store no longer has.
+// Rewrite writes steps that this process has in memory and its store has lost.
 func (h *History) Rewrite(ctx context.Context, stored policy.Approved, lost []api.HistoryEntry) error {
 	for _, entry := range lost {
 		from := stored.PolicyHead()
@@ -159,7 +158,7 @@ func (h *History) Rewrite(ctx context.Context, stored policy.Approved, lost []ap
 			return err
 		}
 		if len(h.doubt.restOf()) > 0 {
-			if _, err := h.readSteps(ctx); err != nil { // what is left over changed
+			if _, err := h.readSteps(ctx); err != nil { // the rows left over have changed
 				return err
 			}
 		}
@@ -171,8 +170,8 @@ func (h *History) Rewrite(ctx context.Context, stored policy.Approved, lost []ap
 	return nil
 }
 
-// Sync takes over what the store has, adopts proposals whose delay is over,
-// and tries again what did not work before.
+// Sync installs the steps in the store, adopts proposals whose delay has ended, and retries what
+// failed before.
 func (h *History) Sync(ctx context.Context) error {
 	if err := h.lookBack(ctx, recentRows); err != nil {
 		return err
@@ -206,7 +205,7 @@ func (h *History) Sync(ctx context.Context) error {
 	return h.follower.Reseal(ctx, h.Current().Approved)
 }
 
-// Begin finds the policy in force: that of the store, or the genesis.
+// Begin finds the policy in force: the newest in the store, or the genesis.
 func (h *History) Begin(ctx context.Context, genesis *policy.Step) error {
 	if err := h.lookBack(ctx, pastRows); err != nil {
 		return err
@@ -237,9 +236,9 @@ func (h *History) Begin(ctx context.Context, genesis *policy.Step) error {
 	return h.setAside(ctx, st)
 }
 
-// raiseFloor keeps time from going below the policy in force and the newest
-// adoption. What was issued is looked at by [History.lookBack]; the time of a
-// refusal is no floor, since any client can cause one.
+// raiseFloor raises the clock's floor to the creation of the policy in force and to the newest
+// adoption. [History.lookBack] raises it to the newest issuance. The time of a refusal does not
+// raise it, because any client can cause one.
 func (h *History) raiseFloor(st stored) {
 	h.clock.Raise(st.approved.Document().Created)
 	for _, entry := range st.entries {

@@ -15,43 +15,44 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// How many of its newest rows an authority compares with the history: all that a
-// restart can be expected to read, and as many as were written since the last look.
+// How many of its newest rows an authority compares with the history: pastRows at start, few
+// enough that a restart can read them; recentRows at each tick, for those written since the last
+// tick.
 const (
 	pastRows   = 1000
 	recentRows = 8
 )
 
-// Bounds of what is kept of contradictions.
+// Bounds of the stored contradictions.
 const (
-	maxForks     = 64 // pairs of heads; the first stay
-	maxForkHeads = 64 // further heads of one other history
+	maxForks     = 64 // pairs of heads; the first are kept
+	maxForkHeads = 64 // further heads of the other history of one pair
 )
 
-// doubt has the rows of this root that contradict the history in force. Two things differ: a row that
-// names a head which the history does not know (newer policy exists and is to be
-// shown), and a head that took effect in a history of which neither extends the
-// other (the store was forked, and nothing repairs that).
+// doubt has the rows of this root that contradict the history in force. There are two kinds. A
+// row may name a head that the history does not know: newer policy exists, and a client must push
+// it. A head may have taken effect in another history, and neither history extends the other: the
+// store was forked, and nothing repairs that.
 type doubt struct {
 	mu    sync.Mutex
 	lost  map[wire.Digest]string // guarded by mu: head → the row that names it
-	rest  []store.Row            // guarded by mu: rows of the history that do not follow
+	rest  []store.Row            // guarded by mu: rows of the history that do not follow its head
 	forks []fork                 // guarded by mu
 }
 
-// fork is one contradiction, as a row keeps it.
+// fork is one contradiction, in the form of its row.
 type fork struct {
 	api.Contradiction
-	Heads []wire.Digest `json:"heads,omitempty"` // further ones of the other history
+	Heads []wire.Digest `json:"heads,omitempty"` // further heads of the other history
 }
 
-// hasHead reports whether a head is one of the other history.
+// hasHead reports whether a head belongs to the other history.
 func (f fork) hasHead(head wire.Digest) bool {
 	return f.Other == head || slices.Contains(f.Heads, head)
 }
 
-// seenFrom is the contradiction as it looks from a history: a store that was put back may
-// have noted it from the other one.
+// seenFrom returns the contradiction with approved as the kept history: if the store was restored
+// from an old copy, the row may name the histories the other way round.
 func (f fork) seenFrom(approved policy.Approved) fork {
 	if !approved.Knows(f.Kept) && approved.Knows(f.Other) {
 		f.Kept, f.Other, f.Heads = f.Other, f.Kept, nil
@@ -71,14 +72,14 @@ func (d *doubt) setRest(rest []store.Row) {
 	d.rest = rest
 }
 
-// names reports whether a row of ours names a head that the history does not know.
+// names reports whether a row of this root names a head that the history does not know.
 func (d *doubt) names(head wire.Digest) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.lost[head] != ""
 }
 
-// Contradictions are those that were found, in the order in which they were, once each.
+// Contradictions returns the contradictions in the order in which they were found, each once.
 func (h *History) Contradictions() []api.Contradiction {
 	approved := h.Current().Approved
 	h.doubt.mu.Lock()
@@ -93,10 +94,10 @@ func (h *History) Contradictions() []api.Contradiction {
 	return all
 }
 
-// Behind refuses, with "behind", while a row of this root names a policy head that
-// the history does not know, or the history in the store is not whole. The authority
-// then serves and issues nothing, until the signed files are shown. A head of a history
-// that is known to contradict this one is no reason to wait: it can never be reached.
+// Behind refuses, with "behind", while a row of this root names a policy head that the history
+// does not know, or the history in the store is not whole. The authority then issues nothing,
+// until a client pushes the signed files. A head of a history that is known to contradict this
+// one is ignored: it can never be reached.
 func (h *History) Behind() error {
 	snap := h.Current()
 	h.doubt.mu.Lock()
@@ -119,8 +120,8 @@ func (h *History) Behind() error {
 	return nil
 }
 
-// mayFollow decides whether a step that leads to a head may be adopted: one with the
-// mark of this root always, another only where nothing newer is known to exist.
+// mayFollow decides whether a step that leads to a head may be adopted: always with the mark of
+// this root, otherwise only when no newer policy is known to exist.
 func (h *History) mayFollow(head wire.Digest, mark []byte) error {
 	if len(mark) > 0 {
 		if !hmac.Equal(mark, h.records.AdoptionMAC(head)) {
@@ -134,8 +135,8 @@ func (h *History) mayFollow(head wire.Digest, mark []byte) error {
 	return h.Behind()
 }
 
-// lookBack reads the newest rows that name a policy head. It reads them before the
-// history is read, so that no step which is adopted meanwhile looks lost.
+// lookBack reads the newest rows that name a policy head. Call it before reading the history: a
+// step adopted in between would otherwise look lost.
 func (h *History) lookBack(ctx context.Context, limit int) error {
 	rows, err := h.store.ReadLog(ctx, store.Query{Kind: records.KindIssued, Limit: limit})
 	if err != nil {
@@ -176,8 +177,9 @@ func (h *History) lookBack(ctx context.Context, limit int) error {
 	return nil
 }
 
-// compare looks at entries that were shown for a place of the history that has another step. With the mark of this root they took effect: a contradiction. Without it
-// they are nothing but files that owners signed.
+// compare handles pushed entries that differ from the history at an index. Entries with the mark
+// of this root took effect: that is a contradiction. Entries without it are only files that
+// owners signed.
 func (h *History) compare(ctx context.Context, snap *Snapshot, index int, entries []api.HistoryEntry) error {
 	var from wire.Digest
 	heads := snap.Approved.Heads()
@@ -195,8 +197,8 @@ func (h *History) compare(ctx context.Context, snap *Snapshot, index int, entrie
 	return h.contradicted(ctx, heads[index], others)
 }
 
-// otherHistory refuses a store whose history is not the one this authority remembers, though both
-// are of this root.
+// otherHistory refuses a store whose history forks from the one in memory, though both are of
+// this root.
 func (h *History) otherHistory(ctx context.Context, snap *Snapshot, st stored) error {
 	ours, theirs := snap.Approved.Heads(), st.approved.Heads()
 	at := 0
@@ -210,8 +212,9 @@ func (h *History) otherHistory(ctx context.Context, snap *Snapshot, st stored) e
 	return err
 }
 
-// setAside takes rows out of the history that took effect in another one, once
-// that is noted. The rest of what does not follow stays, for what is missing may be shown.
+// setAside removes rows from the history that took effect in another history, once that
+// contradiction is recorded. Other rows that do not follow stay: a client may push the missing
+// steps.
 func (h *History) setAside(ctx context.Context, st stored) error {
 	var others []branch
 	var kept []store.Row
@@ -238,14 +241,14 @@ func (h *History) setAside(ctx context.Context, st stored) error {
 	return err
 }
 
-// branch is a run of heads that took effect in the place of another head and behind it.
+// branch is a run of heads that took effect instead of the head kept and its successors.
 type branch struct {
 	kept  wire.Digest
 	heads []wire.Digest
 }
 
-// extendBranch reports whether a step to head branches off a history, directly or behind others that
-// did, and adds it there.
+// extendBranch reports whether a step to head branches off a history, directly or after steps of
+// a branch in others, and adds head to that branch.
 func extendBranch(others *[]branch, history []wire.Digest, head wire.Digest, step []byte) bool {
 	for i, b := range *others {
 		if policy.NextHead(b.heads[len(b.heads)-1], step) == head {
@@ -264,8 +267,8 @@ func extendBranch(others *[]branch, history []wire.Digest, head wire.Digest, ste
 	return false
 }
 
-// contradicted notes that heads of another history took effect under this root, the first in
-// the place of the head kept. Both digests stay, in this process and in the store.
+// contradicted records that heads of another history took effect under this root, the first
+// instead of the head kept. It keeps both digests, in memory and in the store.
 func (h *History) contradicted(ctx context.Context, kept wire.Digest, others []wire.Digest) error {
 	if len(others) == 0 {
 		return nil
@@ -279,7 +282,7 @@ func (h *History) contradicted(ctx context.Context, kept wire.Digest, others []w
 	return h.keepForks(ctx)
 }
 
-// addFork reports whether anything of a contradiction is new.
+// addFork adds a contradiction, and reports whether any of it is new.
 func (d *doubt) addFork(f fork) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -305,8 +308,7 @@ func (d *doubt) addFork(f fork) bool {
 	return more
 }
 
-// keepForks brings the contradictions of this process and of the store together. What one of
-// them knows, both do.
+// keepForks merges the contradictions in memory and in the store: afterwards both have all.
 func (h *History) keepForks(ctx context.Context) error {
 	rows, err := h.store.Forks(ctx)
 	if err != nil {

@@ -1,13 +1,13 @@
-// Package history keeps the policy history of an authority in its store, and decides
-// which policy is in force: adopted steps, proposals and how long they have waited,
-// statements of groups' parties, and what contradicts the history.
+// Package history keeps the policy history of an authority in its store, and decides which policy
+// is in force. It handles adopted steps, proposals and their delays, statements of groups'
+// parties, and contradictions in the history.
 //
-// It trusts rows that carry a MAC under the root, and steps that owners or parties
-// signed. It refuses steps that do not follow, and lets nothing be issued while a row of
-// the root names a head that the history does not know ([History.Behind]).
+// It trusts rows that have a MAC under the root, and steps that owners or parties signed. It
+// refuses steps that do not follow. The authority issues nothing while a row of the root names a
+// head that the history does not know ([History.Behind]).
 //
-// What an authority derives from a policy is made by its [Follower] before the step is
-// durable, and comes into force with it.
+// The authority is the [Follower] of its history: it derives its own state from a policy before
+// the step is durable, and both take effect together.
 //
 // Files, each using those before it: doubt.go, proposals.go, history.go, adopt.go, backup.go, push.go,
 // statements.go.
@@ -34,20 +34,20 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Config is what a history runs on. All fields are required but the metrics.
+// Config is what a history runs on. All fields are required except the metrics.
 type Config struct {
 	Store    *store.Store
 	Records  *records.Records
 	Damage   *records.Damage
 	Clock    *trustedclock.Clock
 	Log      *slog.Logger
-	Root     wire.Digest // that each policy names
-	Holder   string      // names this start of the authority in rows that count delays
+	Root     wire.Digest // each policy must name it
+	Holder   string      // random name of this start of the authority, in rows that count delays
 	Follower Follower
 	Metrics  Metrics
 }
 
-// Metrics are the numbers that a history keeps.
+// Metrics are the metrics of a history.
 type Metrics struct {
 	Sequence  prometheus.Gauge   // of the policy in force
 	Forks     prometheus.Gauge   // contradictions
@@ -55,12 +55,12 @@ type Metrics struct {
 	Recovered prometheus.Counter // steps that the store had lost
 }
 
-// Follower is the authority of a history.
+// Follower is the authority that a history belongs to.
 type Follower interface {
-	// Derive makes the authority's own state under an approved history. An error refuses
-	// the step before it is durable.
+	// Derive makes the authority's own state under an approved history. An error refuses the step
+	// before it is durable.
 	Derive(ctx context.Context, approved policy.Approved) (Derived, error)
-	// Entered acts on a policy that came into force just now.
+	// Entered is called with each policy that has just come into force.
 	Entered(approved policy.Approved)
 	// Reseal seals the root to the policy in force.
 	Reseal(ctx context.Context, approved policy.Approved) error
@@ -68,22 +68,22 @@ type Follower interface {
 
 // Derived is the state that a [Follower] derives from an approved history.
 type Derived interface {
-	// Unnamed is why this authority may issue nothing under the policy; nil when the
-	// policy names it.
+	// Unnamed returns why this authority may issue nothing under the policy, nil when the policy
+	// names it.
 	Unnamed() error
-	// Passing reports whether a part of the state was refused for a cause that may pass
-	// without another policy.
+	// Passing reports whether a part of the state was refused for a cause that may end without a
+	// new policy.
 	Passing() bool
 	// Ended lists the groups that this authority does not serve, each with its cause.
 	Ended() []string
 }
 
-// Snapshot is a history in force and the state derived from it. It is swapped whole.
+// Snapshot is a history in force and the state derived from it. It is replaced as a whole.
 type Snapshot struct {
 	Approved policy.Approved
 	Entries  []api.HistoryEntry // the whole history, genesis first
 	Derived  Derived
-	Replaced chan struct{} // closed when another snapshot is in force
+	Replaced chan struct{} // closed when a newer snapshot is in force
 }
 
 // History is the policy history of one authority. It is safe for concurrent use.
@@ -105,14 +105,14 @@ type History struct {
 	current    atomic.Pointer[Snapshot]
 }
 
-// statementRates are the token buckets of the parties' keys. There are as many as
-// keys have signed a statement of a group of theirs.
+// statementRates are the token buckets of the parties' keys, one for each key that has signed a
+// statement of its group.
 type statementRates struct {
 	mu   sync.Mutex
 	keys map[attest.Digest]*rate.Limiter // guarded by mu
 }
 
-// New returns a history that [History.Begin] has to read before anything else.
+// New returns a history. Call [History.Begin] before any other method.
 func New(c Config) *History {
 	return &History{
 		store: c.Store, records: c.Records, damage: c.Damage, clock: c.Clock, log: c.Log, root: c.Root, holder: c.Holder,
@@ -132,8 +132,8 @@ func (h *History) derive(ctx context.Context, approved policy.Approved, entries 
 	return &Snapshot{Approved: approved, Entries: entries, Derived: derived, Replaced: make(chan struct{})}, nil
 }
 
-// swapSnapshot makes fresh the snapshot in force, if old still is, and ends the polls that wait for
-// what follows old.
+// swapSnapshot puts fresh in force if old still is, and ends the polls that wait for the step
+// after old.
 func (h *History) swapSnapshot(old, fresh *Snapshot) bool {
 	if !h.current.CompareAndSwap(old, fresh) {
 		return false
@@ -142,18 +142,18 @@ func (h *History) swapSnapshot(old, fresh *Snapshot) bool {
 	return true
 }
 
-// stored is the history as the store has it.
+// stored is the history in the store.
 type stored struct {
 	approved policy.Approved
 	entries  []api.HistoryEntry // of approved
-	// rest are the rows behind those: the first is damaged, or the step before it
-	// is missing. Nothing of them is in force.
+	// rest are the rows after entries: the first of them is damaged, or the step before it is
+	// missing. None of them is in force.
 	rest []store.Row
 }
 
-// readSteps reads and checks the history of the store, from the genesis on: tags, and
-// owners' signatures. What does not follow ends it, is named, and is in the rest. An
-// empty history returns the zero Approved.
+// readSteps reads the history in the store and checks its MACs and the owners' signatures, from
+// the genesis on. It stops at the first row that does not follow, reports it as damaged, and
+// returns it and all later rows in rest. An empty history returns the zero Approved.
 func (h *History) readSteps(ctx context.Context) (stored, error) {
 	rows, err := h.store.Steps(ctx)
 	if err != nil {
@@ -162,7 +162,7 @@ func (h *History) readSteps(ctx context.Context) (stored, error) {
 	var st stored
 	var damaged []error
 	entries := make([]api.HistoryEntry, len(rows))
-	whole := 0 // how many rows, from the first on, carry their tags
+	whole := 0 // number of rows, from the first on, with valid MACs
 	for i, r := range rows {
 		if err := h.records.Open(records.TableHistory, r, &entries[i]); err != nil {
 			damaged = append(damaged, err)
@@ -182,8 +182,8 @@ func (h *History) readSteps(ctx context.Context) (stored, error) {
 	return st, nil
 }
 
-// replay approves the entries of rows as far as each follows the one before, and leads to the
-// head that is its row's key.
+// replay approves the entries of rows, as long as each follows the one before it and leads to the
+// head that is the key of its row.
 func replay(rows []store.Row, entries []api.HistoryEntry) (approved policy.Approved, followed []api.HistoryEntry) {
 	if len(rows) == 0 {
 		return approved, nil
@@ -197,7 +197,7 @@ func replay(rows []store.Row, entries []api.HistoryEntry) (approved policy.Appro
 		return string(head[:]) == string(rows[i].Key)
 	}
 	whole, err := policy.Replay(wire.Sum(steps[0].Policy), steps)
-	if last := len(rows) - 1; err == nil && keyed(whole, last) { // and so is each before it
+	if last := len(rows) - 1; err == nil && keyed(whole, last) { // the last head covers all earlier ones
 		return whole, entries[:len(rows):len(rows)]
 	}
 	for i, step := range steps {
@@ -210,7 +210,7 @@ func replay(rows []store.Row, entries []api.HistoryEntry) (approved policy.Appro
 	return approved, entries[:len(rows):len(rows)]
 }
 
-// follow approves one more step; the first pins itself.
+// follow approves one more step. The first step pins its own digest.
 func follow(approved policy.Approved, step policy.Step) (policy.Approved, error) {
 	if !approved.Genuine() {
 		return policy.Genesis(wire.Sum(step.Policy), step)
@@ -218,7 +218,7 @@ func follow(approved policy.Approved, step policy.Step) (policy.Approved, error)
 	return approved.Next(step)
 }
 
-// LoadWhole reads and checks the history of a store that has to be whole.
+// LoadWhole reads and checks the history in a store, and refuses a history that is not whole.
 func (h *History) LoadWhole(ctx context.Context) (policy.Approved, []api.HistoryEntry, error) {
 	st, err := h.readSteps(ctx)
 	if err != nil {
@@ -230,14 +230,13 @@ func (h *History) LoadWhole(ctx context.Context) (policy.Approved, []api.History
 	return st.approved, st.entries, nil
 }
 
-// StepOf returns an entry as a step to approve.
+// StepOf returns an entry as a policy step.
 func StepOf(e api.HistoryEntry) policy.Step {
 	return policy.Step{Policy: e.Policy, Signatures: e.Signatures}
 }
 
-// storeStep makes the step that leads to next durable; the head must still be
-// from. The entry that is returned carries the mark, and the time of its adoption
-// unless it had one.
+// storeStep makes the step that leads to next durable; the head in the store must still be from.
+// It returns the entry with its mark of adoption, and with the time of adoption if it had none.
 func (h *History) storeStep(ctx context.Context, from wire.Digest, next policy.Approved, entry api.HistoryEntry) (api.HistoryEntry, error) {
 	head := next.PolicyHead()
 	entry.Adopted = h.records.AdoptionMAC(head)
@@ -259,14 +258,14 @@ func (h *History) storeStep(ctx context.Context, from wire.Digest, next policy.A
 	rows := []store.Row{row}
 	for _, r := range rest {
 		if h.records.Tagged(records.TableHistory, r) && string(r.Key) != string(row.Key) {
-			rows = append(rows, r) // may follow now
+			rows = append(rows, r) // may follow the new step
 		}
 	}
 	return entry, h.store.ReplaceSteps(ctx, from, rest, rows)
 }
 
-// CheckAdopted demands the mark of this root on every step: a policy that was signed
-// and has not taken effect is no history.
+// CheckAdopted demands the mark of this root on every step: a policy that was signed but never
+// took effect is not part of the history.
 func (h *History) CheckAdopted(entries []api.HistoryEntry, approved policy.Approved) error {
 	for i, head := range approved.Heads() {
 		if !hmac.Equal(entries[i].Adopted, h.records.AdoptionMAC(head)) {

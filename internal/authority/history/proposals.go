@@ -16,13 +16,12 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// Bounds of what one owner's key can make the store keep. A proposal that
-// carries its quorum counts in none of them: whatever a stolen key does, the
-// owners together take it out.
+// Bounds of the rows that one owner's key can cause in the store. A proposal with a quorum counts
+// toward none of them: the owners together can always remove a stolen key.
 const (
 	MaxPending = 8  // proposals of one owner that wait for their quorum
-	MaxOver    = 64 // of one owner that are over without one, and stay so
-	maxSettled = 64 // of all owners that followed a policy which is no longer in force
+	MaxOver    = 64 // expired or cancelled proposals of one owner that never had a quorum
+	maxSettled = 64 // proposals of all owners that follow a policy which is no longer in force
 )
 
 // storedProposal is a proposal and the row it was read from.
@@ -31,15 +30,15 @@ type storedProposal struct {
 	row store.Row
 }
 
-// opened are the proposals of rows that were checked before, by tag and head:
-// signatures are expensive, and any client may request the list.
+// opened caches proposals whose rows were checked before, by the MAC and content of the row:
+// verifying signatures is expensive, and any client may request the list.
 type opened struct {
 	mu   sync.Mutex
 	rows map[string]storedProposal // guarded by mu; swapped whole
 }
 
-// proposals reads and checks all proposals of the store, newest first. A damaged
-// row is named and passed over.
+// proposals reads and checks all proposals in the store, newest first. It reports and skips
+// damaged rows.
 func (h *History) proposals(ctx context.Context, approved policy.Approved) ([]storedProposal, error) {
 	rows, err := h.store.Proposals(ctx)
 	if err != nil {
@@ -79,7 +78,7 @@ func (h *History) openProposal(row store.Row, approved policy.Approved) (storedP
 	return storedProposal{p, row}, nil
 }
 
-// proposal finds one proposal, or refuses with "not-found".
+// proposal returns one proposal, or refuses with "not-found".
 func (h *History) proposal(ctx context.Context, approved policy.Approved, digest wire.Digest) (storedProposal, error) {
 	all, err := h.proposals(ctx, approved)
 	if err != nil {
@@ -93,9 +92,9 @@ func (h *History) proposal(ctx context.Context, approved policy.Approved, digest
 	return storedProposal{}, wire.Refuse(wire.NotFound, "proposal", digest, "a proposal the authority keeps")
 }
 
-// Propose takes a proposal in and, if it is ready, adopts it. Proposing a file
-// again adds the signatures that are new; one that is over stays over, unless a quorum
-// of owners carries it who had not signed it.
+// Propose stores a proposal and adopts it if it is ready. When the file was proposed before,
+// Propose adds the new signatures. An expired or cancelled proposal is not revived, unless a
+// quorum of owners signs it who had not signed it before.
 func (h *History) Propose(ctx context.Context, r api.ProposeRequest) (api.Proposal, error) {
 	digest := wire.Sum(r.Policy)
 	_, err := h.proposal(ctx, h.Current().Approved, digest)
@@ -132,8 +131,7 @@ func (h *History) Propose(ctx context.Context, r api.ProposeRequest) (api.Propos
 	return h.settle(ctx, digest)
 }
 
-// admitRoot refuses a proposal that could never be adopted here: one that names
-// another root.
+// admitRoot refuses a proposal that names a different root: it could never be adopted here.
 func (h *History) admitRoot(raw []byte) error {
 	doc, err := policyfile.Parse(raw)
 	if err != nil {
@@ -145,8 +143,8 @@ func (h *History) admitRoot(raw []byte) error {
 	return nil
 }
 
-// makeRoom refuses one proposal too many of its proposer, and forgets those that were over
-// long before others. A proposal with its quorum always has room.
+// makeRoom refuses a proposal when its proposer has too many pending, and removes the oldest
+// finished proposals beyond the bounds. A proposal with a quorum always has room.
 func (h *History) makeRoom(ctx context.Context, approved policy.Approved, p policy.Proposal, now time.Time) error {
 	all, err := h.proposals(ctx, approved) // newest first
 	if err != nil {
@@ -156,7 +154,7 @@ func (h *History) makeRoom(ctx context.Context, approved policy.Approved, p poli
 	for _, k := range all {
 		var drop bool
 		switch state := k.State(approved, now); {
-		case k.PredecessorDigest() != approved.Document().Digest(): // can never be adopted any more
+		case k.PredecessorDigest() != approved.Document().Digest(): // can never be adopted
 			settled++
 			drop = settled > maxSettled
 		case state == policy.Pending && k.Proposer() == p.Proposer():
@@ -178,8 +176,8 @@ func (h *History) makeRoom(ctx context.Context, approved policy.Approved, p poli
 	return nil
 }
 
-// addSignatures adds those signatures that the proposal does not have yet, or
-// proposes anew what is over.
+// addSignatures adds the signatures that the proposal does not have yet, or renews a finished
+// proposal.
 func addSignatures(now time.Time, k storedProposal, approved policy.Approved, signatures []string) (policy.Proposal, error) {
 	p := k.Proposal
 	switch p.State(approved, now) {
@@ -198,23 +196,22 @@ func addSignatures(now time.Time, k storedProposal, approved policy.Approved, si
 	return p, nil
 }
 
-// AddSignature adds an owner's signature and, if that makes the proposal ready, adopts
-// it.
+// AddSignature adds an owner's signature and, if that makes the proposal ready, adopts it.
 func (h *History) AddSignature(ctx context.Context, digest wire.Digest, r api.SignatureRequest) (api.Proposal, error) {
 	return h.change(ctx, digest, func(now time.Time, k storedProposal, approved policy.Approved) (policy.Proposal, error) {
 		return k.AddSignature(approved, r.Signature, now)
 	})
 }
 
-// Cancel ends a proposal at its proposer's word.
+// Cancel ends a proposal on the signed request of its proposer.
 func (h *History) Cancel(ctx context.Context, digest wire.Digest, r api.CancelRequest) (api.Proposal, error) {
 	return h.change(ctx, digest, func(now time.Time, k storedProposal, approved policy.Approved) (policy.Proposal, error) {
 		return k.Cancel(approved, r.Statement, r.Signature, now)
 	})
 }
 
-// change applies a change to a stored proposal. It starts again when another
-// change was faster, so that of two signatures at once none is lost.
+// change applies a change to a stored proposal. It tries again when another change was faster, so
+// that two signatures sent at once are both kept.
 func (h *History) change(ctx context.Context, digest wire.Digest, apply func(time.Time, storedProposal, policy.Approved) (policy.Proposal, error)) (api.Proposal, error) {
 	for {
 		now, err := h.clock.Now()
@@ -247,8 +244,8 @@ func (h *History) change(ctx context.Context, digest wire.Digest, apply func(tim
 	}
 }
 
-// settle adopts what is ready and shows one proposal as it then is. That another
-// proposal cannot be adopted is no fault of this one.
+// settle adopts what is ready and returns the new state of one proposal. It reports an error of
+// the adoption only if this proposal is still ready: a fault of another proposal is not its own.
 func (h *History) settle(ctx context.Context, digest wire.Digest) (api.Proposal, error) {
 	adopting := h.adoptReady(ctx)
 	p, err := h.ShowProposal(ctx, digest)
@@ -258,9 +255,9 @@ func (h *History) settle(ctx context.Context, digest wire.Digest) (api.Proposal,
 	return p, err
 }
 
-// adoptReady counts delays, and adopts the proposal that had its quorum first of
-// those that are ready; the others for its place are over by that. One that cannot be
-// adopted does not keep the next from it.
+// adoptReady counts delays, and of the proposals that are ready it adopts the one that was ready
+// first. Its rivals can then no longer follow. When one cannot be adopted, adoptReady tries the
+// next.
 func (h *History) adoptReady(ctx context.Context) error {
 	now, err := h.clock.Now()
 	if err != nil {
@@ -284,10 +281,10 @@ func (h *History) adoptReady(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
-// readySince orders proposals that are ready.
+// readySince returns when the proposal became ready, by which ready proposals are ordered.
 func (k storedProposal) readySince() time.Time { return k.Quorate().Add(k.Delay()) }
 
-// ShowProposal is one proposal as the API shows it.
+// ShowProposal returns one proposal in the form of the API.
 func (h *History) ShowProposal(ctx context.Context, digest wire.Digest) (api.Proposal, error) {
 	approved := h.Current().Approved
 	k, err := h.proposal(ctx, approved, digest)
@@ -301,8 +298,8 @@ func (h *History) ShowProposal(ctx context.Context, digest wire.Digest) (api.Pro
 	return k.toAPI(approved, now)
 }
 
-// ShowProposals are all proposals, newest first. Files and signatures are left
-// out, so that the response has a bound whatever owners propose.
+// ShowProposals returns all proposals, newest first, without files and signatures, so that the
+// response has a bound whatever owners propose.
 func (h *History) ShowProposals(ctx context.Context) (api.Proposals, error) {
 	approved := h.Current().Approved
 	all, err := h.proposals(ctx, approved)
@@ -339,32 +336,32 @@ func (k storedProposal) toAPI(approved policy.Approved, now time.Time) (api.Prop
 	return p, nil
 }
 
-// How the delay of a policy that loosens is counted, by each authority's own
-// monotonic clock: the host sets the other one.
+// Each authority counts the delay of a policy that loosens by its own monotonic clock, because
+// the host can set the wall clock.
 const (
-	countEvery = 5 * time.Second  // time waited is written down so often
-	MaxCount   = 60 * time.Second // one entry adds no more: a stopped process waits for nothing
-	countLost  = 15 * time.Second // a row that was not written for so long has lost its counter
+	countEvery = 5 * time.Second  // how often the time waited is written
+	MaxCount   = 60 * time.Second // one entry adds at most this: a stopped process does not count as waiting
+	countLost  = 15 * time.Second // after this long without a write, another authority takes the count over
 )
 
-// counts are the proposals' rows as this authority last saw them.
+// counts are the proposals' rows as this authority last read or wrote them.
 type counts struct {
 	mu   sync.Mutex
 	rows map[wire.Digest]count // guarded by mu, by proposal
 }
 
-// count is one row: its tag, since when it is known so, and whether this
-// authority wrote it. Time counts only from an entry of its own, so that no stretch of
-// time counts twice when rows are moved between stores.
+// count is one row: its MAC, when this authority first read or wrote it, and whether this
+// authority wrote it. Time counts only from an own write, so that no time counts twice when rows
+// are copied between stores.
 type count struct {
 	mac   string
 	since time.Duration // by the monotonic clock
 	own   bool
 }
 
-// countDelays returns the proposals, newest first, after it has added what has passed to those that
-// wait for their delay. A row that another authority counts is left to it until it has not written
-// for a while.
+// countDelays returns the proposals, newest first, after adding the time passed to those that
+// wait for their delay. It leaves a row to the authority that counts it, until that authority has
+// not written for countLost.
 func (h *History) countDelays(ctx context.Context, approved policy.Approved, at time.Time) ([]storedProposal, error) {
 	h.counts.mu.Lock()
 	defer h.counts.mu.Unlock()
@@ -399,8 +396,8 @@ func (h *History) countDelays(ctx context.Context, approved policy.Approved, at 
 	return all, nil
 }
 
-// timeToAdd returns how much to add to a row now, if it is to be written. Nothing is added where
-// this authority takes a row over.
+// timeToAdd returns the time to add to a row now, and whether to write the row. It adds nothing
+// when this authority takes over the count.
 func (c *counts) timeToAdd(k storedProposal, now time.Duration) (time.Duration, bool) {
 	seen, known := c.rows[k.Digest()]
 	if !known || seen.mac != string(k.row.MAC) {
@@ -415,7 +412,7 @@ func (c *counts) timeToAdd(k storedProposal, now time.Duration) (time.Duration, 
 	return passed, passed >= countEvery || k.Waited()+passed >= k.Delay()
 }
 
-// forget drops rows that are gone.
+// forget removes rows that are no longer in the store.
 func (c *counts) forget(all []storedProposal) {
 	if c.rows == nil {
 		c.rows = make(map[wire.Digest]count)
@@ -427,8 +424,8 @@ func (c *counts) forget(all []storedProposal) {
 	}
 }
 
-// rewrite makes a change of a row, from one tag to the next, that is none of the time
-// waited, as when an owner signs: an authority that counts goes on counting.
+// rewrite changes a row, from the MAC old to the MAC next, without adding time, for example when
+// an owner signs. If this authority counts the row, it continues to count it.
 func (c *counts) rewrite(digest wire.Digest, old, next []byte, change func() error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

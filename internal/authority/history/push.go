@@ -9,11 +9,11 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// maxHistoryBytes bounds the policy files in one response, so that it stays below
-// [wire.MaxResponse] in its JSON form. A client requests the rest from there on.
+// maxHistoryBytes bounds the policy files in one response, so that its JSON form stays below
+// [wire.MaxResponse]. The client requests the remaining steps from the next index.
 const maxHistoryBytes = 8 << 20
 
-// StepsFrom returns the run of steps from an index on.
+// StepsFrom returns the steps from an index on, as many as one response can contain.
 func (s *Snapshot) StepsFrom(from int) api.History {
 	st := api.History{From: from, Head: s.Approved.PolicyHead(), Entries: []api.HistoryEntry{}}
 	size := 0
@@ -32,9 +32,9 @@ func (s *Snapshot) Policy() api.Policy {
 	return api.Policy{Sequence: doc.Sequence, Digest: doc.Digest(), Head: s.Approved.PolicyHead(), Policy: doc.Source()}
 }
 
-// Push takes a history that a client shows. Steps we have must be the same;
-// newer ones that carry the mark of this root took effect once and do so again
-// at once; others become proposals and wait like any other.
+// Push applies a history that a client sends. Steps that this authority has must be equal. Newer
+// steps with the mark of this root took effect once, and take effect again at once. Other steps
+// become proposals and wait like any proposal.
 func (h *History) Push(ctx context.Context, st api.History) (api.Policy, error) {
 	if st.From < 0 {
 		return api.Policy{}, wire.Refuse(wire.BadRequest, "history: from", st.From, "0 or more")
@@ -47,7 +47,7 @@ func (h *History) Push(ctx context.Context, st api.History) (api.Policy, error) 
 	return h.Current().Policy(), nil
 }
 
-// pushOne takes the first of some entries, which is for an index of the history.
+// pushOne applies the first of some entries, whose index in the history is index.
 func (h *History) pushOne(ctx context.Context, index int, entries []api.HistoryEntry) error {
 	snap, entry := h.Current(), entries[0]
 	if index > len(snap.Entries) {
@@ -68,13 +68,13 @@ func (h *History) pushOne(ctx context.Context, index int, entries []api.HistoryE
 		return h.Adopt(ctx, entry)
 	}
 	if policy.IsStatement(entry.Policy) {
-		return h.Adopt(ctx, entry) // needs no mark: it takes effect whenever it is shown
+		return h.Adopt(ctx, entry) // needs no mark: a statement takes effect whenever it is received
 	}
 	_, err := h.Propose(ctx, api.ProposeRequest{Policy: entry.Policy, Signatures: entry.Signatures})
 	return err
 }
 
-// leadsToNamed reports whether steps lead from a head to one that a row of this root names:
+// leadsToNamed reports whether steps lead from a head to a head that a row of this root names:
 // then all of them took effect.
 func (h *History) leadsToNamed(head wire.Digest, entries []api.HistoryEntry) bool {
 	for _, e := range entries {
@@ -85,8 +85,8 @@ func (h *History) leadsToNamed(head wire.Digest, entries []api.HistoryEntry) boo
 	return false
 }
 
-// sameStep refuses another step than ours in a place that is taken: a history
-// of another genesis, or a fork.
+// sameStep refuses a step that differs from the history's step at an index: a history of a
+// different genesis, or a fork.
 func (s *Snapshot) sameStep(index int, entry api.HistoryEntry) error {
 	got, want := wire.Sum(entry.Policy), wire.Sum(s.Entries[index].Policy)
 	switch {

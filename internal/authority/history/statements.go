@@ -14,9 +14,9 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// AddStatement adds a party's statement to the history. When it returns, the statement
-// is on disk and no certificate is issued against it. A statement that the history has
-// already is no fault.
+// AddStatement adds a party's statement to the history. When it returns nil, the statement is on
+// disk and no certificate is issued against it. A statement that the history has already is not
+// an error.
 func (h *History) AddStatement(ctx context.Context, group string, signed api.SignedStatement) error {
 	s, err := policy.ParseStatement(signed.Statement)
 	if err != nil {
@@ -31,7 +31,7 @@ func (h *History) AddStatement(ctx context.Context, group string, signed api.Sig
 	case p != nil && p.Group.Name != group:
 		return wire.Refuse(wire.WrongGroup, "statement: group", p.Group.Name, group)
 	case p != nil && p.Knows(signed.Statement):
-		return nil // the party asks again
+		return nil // the party repeats its request
 	}
 	if !s.Withdraws && !now.Before(s.NotAfter) {
 		return wire.Refuse(wire.Expired, "statement: not_after", s.NotAfter.UTC(), "after "+now.UTC().String())
@@ -48,16 +48,16 @@ func (h *History) AddStatement(ctx context.Context, group string, signed api.Sig
 	return nil
 }
 
-// How often a key makes statements: each is a step that every unit and client of the
-// trust domain fetches.
+// How many statements a key may add: every unit and client of the trust domain fetches each as a
+// step.
 const (
 	StatementBurst = 16
 	StatementEvery = time.Minute
 )
 
-// allowStatement counts a statement of a party's key. It refuses as the history would do what
-// that key has not signed, so that no other key uses its bucket up, and with "rate"
-// more statements than a key may make.
+// allowStatement counts a statement of a party's key. It first verifies the signature, as the
+// history does, so that no other key can use up the bucket. It refuses, with "rate", more
+// statements than a key may add.
 func (r *statementRates) allowStatement(p *policy.GroupState, s policy.Statement, signature string, at time.Time) error {
 	key, err := sshsig.Verify(signature, s.Namespace(), s.Bytes())
 	if err != nil {

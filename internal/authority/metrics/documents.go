@@ -8,8 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Documents are the numbers of vendors' documents, by role: the oldest, the one that ends
-// first, and how many could not be renewed at the last try.
+// Documents collects metrics of the vendors' documents, by role: the age of the oldest, the time
+// left of the one that expires first, and how many could not be renewed at the last try.
 type Documents struct {
 	Stats func() []collateral.Status
 	Clock trustedclock.Source

@@ -1,5 +1,5 @@
-// Package metrics has an authority's numbers for Prometheus. Labels are bounded: tasks are
-// those of policy, reasons, routes and quotas are closed lists.
+// Package metrics has an authority's Prometheus metrics. Their labels are bounded: tasks are
+// those of the policy; reasons, routes and quotas are closed lists.
 package metrics
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Metrics are the numbers of one authority.
+// Metrics are the metrics of one authority.
 type Metrics struct {
 	Registry  *prometheus.Registry
 	requests  *prometheus.HistogramVec // seconds, by route and HTTP status
@@ -31,10 +31,10 @@ type Metrics struct {
 	Recovered prometheus.Counter
 }
 
-// quotas are the labels of refusals, each the rule of its refusals.
+// quotas are the quotas that are counted, each by the rule of its refusals.
 var quotas = []string{admission.QuotaRate, admission.QuotaRequests, admission.QuotaTrusts, admission.QuotaTotal, admission.QuotaPolls, admission.QuotaOthers}
 
-// New returns metrics that have counted nothing.
+// New returns metrics at zero.
 func New() *Metrics {
 	m := &Metrics{
 		Registry: prometheus.NewRegistry(),
@@ -78,7 +78,7 @@ func New() *Metrics {
 	return m
 }
 
-// CountRequest counts a request; reason is empty when it was not refused.
+// CountRequest counts a request. reason is empty when the request was not refused.
 func (m *Metrics) CountRequest(route, status string, reason wire.Reason, took time.Duration) {
 	m.requests.WithLabelValues(route, status).Observe(took.Seconds())
 	if reason != "" {
@@ -86,14 +86,14 @@ func (m *Metrics) CountRequest(route, status string, reason wire.Reason, took ti
 	}
 }
 
-// CountQuota counts a refusal by a quota; others have other rules.
+// CountQuota counts a refusal by one of the quotas, and ignores other errors.
 func (m *Metrics) CountQuota(err error) {
 	if quota, ok := limit.QuotaOf(err); ok && slices.Contains(quotas, quota) {
 		m.quotas.WithLabelValues(quota).Inc()
 	}
 }
 
-// Handler serves the numbers.
+// Handler serves the metrics in the Prometheus format.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.Registry, promhttp.HandlerOpts{MaxRequestsInFlight: 2})
 }

@@ -8,13 +8,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// maxNoted bounds the rows that are named, and remembered as logged, of one table.
+// maxNoted bounds, for each table, the damaged rows that are named and remembered as logged.
 const maxNoted = 256
 
-// Damage collects the rows of the store that are damaged and passed over: those that
-// no authority of this root wrote as they are. A damaged row costs only its own
-// content, and is named in the log, in metrics, and where its table is shown. The zero
-// Damage has none, and is safe for concurrent use.
+// Damage collects damaged rows of the store, which readers skip: rows whose MAC shows that no
+// authority of this root wrote them in this form. A damaged row loses only its own content. The
+// log, the metrics and the API resources of its table name it. The zero Damage has no rows.
+// Damage is safe for concurrent use.
 type Damage struct {
 	Rows *prometheus.GaugeVec // by table; nil without metrics
 
@@ -23,8 +23,8 @@ type Damage struct {
 	logged map[string]bool     // guarded by mu
 }
 
-// Report replaces what is known of a table by what the last reading found. Each row
-// is logged once.
+// Report replaces the damaged rows of a table by those that the last read found. It logs each row
+// once.
 func (d *Damage) Report(log *slog.Logger, table string, faults []error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -64,7 +64,7 @@ func (d *Damage) Tables() []string {
 	return names
 }
 
-// Faults returns a list of the one error, or of none.
+// Faults returns err as a list, which is empty when err is nil.
 func Faults(err error) []error {
 	if err == nil {
 		return nil

@@ -1,6 +1,6 @@
-// Package records makes and reads the rows of an authority's store. A row carries a
-// MAC under the root over its table, key and content; a row without it, or in another
-// place than its own, is refused. A damaged row is named in the log and skipped.
+// Package records makes and reads the rows of an authority's store. A row has a MAC under the
+// root over its table, key and content. A row without a valid MAC, or moved to another table or
+// key, is refused. A damaged row is named in the log and skipped.
 package records
 
 import (
@@ -19,7 +19,7 @@ type Records struct{ keys *identity.Keys }
 // New returns the records of a root.
 func New(keys *identity.Keys) *Records { return &Records{keys} }
 
-// Tables, as the tags of their rows name them.
+// Tables, by the names that the MACs of their rows cover.
 const (
 	TableRoot       = "root"
 	TableHistory    = "history"
@@ -39,13 +39,13 @@ const (
 	KindRefused = "refused"
 )
 
-// ComputeMAC returns the MAC of a row. Only an authority of this root writes a row that is
-// believed, and none is believed in another place than its own.
+// ComputeMAC returns the MAC of a row. Only an authority of this root can compute it, and it is
+// valid only for the row's own table and key.
 func (r *Records) ComputeMAC(table string, row store.Row) []byte {
 	return r.keys.RowMAC(wire.LabelRow, []byte(table), row.Key, row.Content)
 }
 
-// Seal makes a row of v.
+// Seal encodes v as JSON and returns it as a row with its MAC.
 func (r *Records) Seal(table string, key []byte, v any) (store.Row, error) {
 	content, err := json.Marshal(v)
 	if err != nil {
@@ -56,13 +56,12 @@ func (r *Records) Seal(table string, key []byte, v any) (store.Row, error) {
 	return row, nil
 }
 
-// Tagged reports whether a row carries its tag.
+// Tagged reports whether the MAC of a row is valid.
 func (r *Records) Tagged(table string, row store.Row) bool {
 	return hmac.Equal(row.MAC, r.ComputeMAC(table, row))
 }
 
-// Open reads a row into v, or refuses it with "store-foreign", naming table and
-// row.
+// Open decodes a row into v, or refuses it with "store-foreign". The refusal names table and row.
 func (r *Records) Open(table string, row store.Row, v any) error {
 	if !r.Tagged(table, row) {
 		return wire.Refuse(wire.StoreForeign, fmt.Sprintf("store: row %x of %s", row.Key, table), "a changed row", "as this authority wrote it")
@@ -73,13 +72,12 @@ func (r *Records) Open(table string, row store.Row, v any) error {
 	return nil
 }
 
-// AdoptionMAC returns the MAC under the root that shows that the step to head took
-// effect.
+// AdoptionMAC returns the MAC under the root that proves that the step to head took effect.
 func (r *Records) AdoptionMAC(head wire.Digest) []byte {
 	return r.keys.RowMAC(wire.LabelAdopted, head[:])
 }
 
-// Believed returns a function that reports whether a row of a table carries its tag.
+// Believed returns a function that reports whether the MAC of a row of a table is valid.
 func (r *Records) Believed(table string) func(store.Row) bool {
 	return func(row store.Row) bool { return r.Tagged(table, row) }
 }

@@ -1,15 +1,15 @@
-// Package ringkeys makes the ring keys that the units of one identity seal sessions with.
-// The keys are random and in memory only: an authority that starts again, or takes the
-// lease over, draws others, and they do not follow from the root secret.
+// Package ringkeys makes the ring keys with which the units of one identity encrypt sessions for
+// each other. The keys are random and only in memory: an authority that restarts, or that takes
+// over the lease, draws new ones. They are not derived from the root secret.
 //
-// Of all authorities of a store one at a time makes keys: the one with the lease, a row
-// that it renews. The package trusts rows that carry a MAC under the root, and the
-// monotonic clock; it refuses, with "ring-elsewhere", what another authority of the store
-// would have to make, and erases every key that it drops.
+// Of the authorities of one store, one at a time makes keys: the holder of the lease, a row that
+// it renews. The package trusts rows that have a MAC under the root, and the monotonic clock. It
+// refuses, with "ring-elsewhere", a request for keys while another authority has the lease, and
+// erases every key that it drops.
 //
-// [Keyring.ReadLease] begins the term of another authority, [Keyring.EnsureLease] takes or
-// renews the lease, [Keyring.AddKeys] returns the keys for a report, and [Keyring.Apply]
-// applies a policy to all.
+// [Keyring.ReadLease] starts to count the term of another authority, [Keyring.EnsureLease] takes
+// or renews the lease, [Keyring.AddKeys] returns the keys for a report, and [Keyring.Apply]
+// applies a policy to all rings.
 package ringkeys
 
 import (
@@ -34,7 +34,7 @@ type Config struct {
 	Damage  *records.Damage
 	Clock   *trustedclock.Clock
 	Log     *slog.Logger
-	Holder  string           // names this start of the authority
+	Holder  string           // random name of this start of the authority
 	Leased  prometheus.Gauge // 1 while this authority makes ring keys
 }
 
@@ -61,26 +61,26 @@ func New(c Config) *Keyring {
 	}
 }
 
-// Times of the lease, by each authority's own monotonic clock.
+// Times of the lease, by the monotonic clock of each authority.
 const (
-	Term    = 10 * time.Second // a holder that did not renew for so long has lost it
-	renewal = 3 * time.Second  // a holder renews so often
+	Term    = 10 * time.Second // a holder that did not renew for this long has lost the lease
+	renewal = 3 * time.Second  // how often a holder renews
 )
 
 // leaseName is the lease's name in the store.
 const leaseName = "rings"
 
-// lease is the right to make ring keys, which one authority of a store has at a
-// time. No two clocks are compared: the holder counts the term from before it wrote
-// to the store, another authority from when it saw that writing.
+// lease is the right to make ring keys, which one authority of a store has at a time. No two
+// clocks are compared: the holder counts the term from before its write to the store, another
+// authority from when it reads that write.
 type lease struct {
-	holder string        // names this start of this authority
-	turn   chan struct{} // has one element while what follows is in use
+	holder string        // random name of this start of the authority
+	turn   chan struct{} // has one element while a goroutine uses the fields below
 
-	row     store.Row     // as last seen
-	seen    time.Duration // when it was first seen so
-	renewal time.Duration // ours, and to be renewed from then on
-	until   time.Duration // ours until then
+	row     store.Row     // as last read
+	seen    time.Duration // when row was first read in this form
+	renewal time.Duration // this authority has the lease, and renews it from then on
+	until   time.Duration // this authority has the lease until then
 }
 
 // leaseRow is the content of the lease's row.
@@ -90,8 +90,8 @@ type leaseRow struct {
 }
 
 // EnsureLease makes sure that this authority may make ring keys, or refuses with reason
-// "ring-elsewhere". It takes the lease when it is free, or its holder did not renew it
-// for the term.
+// "ring-elsewhere". It takes the lease when it is free, or when its holder did not renew it for
+// the term.
 func (k *Keyring) EnsureLease(ctx context.Context) error {
 	select {
 	case k.turn <- struct{}{}:
@@ -105,13 +105,13 @@ func (k *Keyring) EnsureLease(ctx context.Context) error {
 	}
 	err := k.takeLease(ctx, now)
 	if err != nil && now < k.until && !errors.Is(err, wire.RingElsewhere) {
-		return nil // renewed later
+		return nil // the lease is still valid; the next call renews it
 	}
 	return err
 }
 
-// takeLease renews the lease, or takes it over. It refuses where another authority has
-// it. The caller has the turn.
+// takeLease renews the lease or takes it over. It refuses when another authority has it. The
+// caller has the turn.
 func (k *Keyring) takeLease(ctx context.Context, now time.Duration) error {
 	found, err := k.readLease(ctx, now)
 	if err != nil {
@@ -135,7 +135,7 @@ func (k *Keyring) takeLease(ctx context.Context, now time.Duration) error {
 		return err
 	}
 	if !ours {
-		k.dropRings() // another authority may have made keys since
+		k.dropRings() // another authority may have made keys in between
 		k.log.Info("this authority makes ring keys now")
 	}
 	k.leased.Set(1)
@@ -143,7 +143,7 @@ func (k *Keyring) takeLease(ctx context.Context, now time.Duration) error {
 	return nil
 }
 
-// ReadLease reads the lease: the term of the authority that has it counts from now.
+// ReadLease reads the lease: the term of its holder counts from now.
 func (k *Keyring) ReadLease(ctx context.Context) error {
 	k.turn <- struct{}{}
 	defer func() { <-k.turn }()
@@ -151,7 +151,7 @@ func (k *Keyring) ReadLease(ctx context.Context) error {
 	return err
 }
 
-// readLease reads the lease and notes when it changed. The caller has the turn.
+// readLease reads the lease and records when it changed. The caller has the turn.
 func (k *Keyring) readLease(ctx context.Context, now time.Duration) (found leaseRow, err error) {
 	row, err := k.store.Lease(ctx, leaseName)
 	if err != nil {
@@ -161,7 +161,7 @@ func (k *Keyring) readLease(ctx context.Context, now time.Duration) (found lease
 		fault := k.records.Open(records.TableLease, row, &found)
 		k.damage.Report(k.log, records.TableLease, records.Faults(fault))
 		if fault != nil {
-			found = leaseRow{Holder: "of a damaged row"} // some authority's, until it was not written for the term
+			found = leaseRow{Holder: "of a damaged row"} // counts as held until it is unchanged for the term
 		}
 	}
 	if string(row.MAC) != string(k.row.MAC) {
@@ -170,8 +170,8 @@ func (k *Keyring) readLease(ctx context.Context, now time.Duration) (found lease
 	return found, nil
 }
 
-// ReleaseLease erases the keys and gives the lease back, so that another authority need
-// not wait for the term.
+// ReleaseLease erases the keys and releases the lease, so that another authority need not wait
+// for the term.
 func (k *Keyring) ReleaseLease(ctx context.Context) error {
 	k.turn <- struct{}{}
 	defer func() { <-k.turn }()

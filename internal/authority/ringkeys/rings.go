@@ -11,26 +11,26 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// ring is what the units of one identity seal sessions with.
+// ring has the keys with which the units of one identity encrypt sessions.
 type ring struct {
 	identity       attest.Digest
 	task, release  string        // outside groups
-	group          attest.Digest // the group's identity; identity is then that, or of one role
-	role           string        // that role
-	head           attest.Digest // of the newest policy that was applied to it
+	group          attest.Digest // the group's identity, in groups; identity is then the same, or that of a role
+	role           string        // the role, if identity is that of a role
+	head           attest.Digest // of the newest policy that was applied to the ring
 	strict, follow identity.RingKeys
 }
 
-// Request is one enrolment that ring keys are for.
+// Request is an enrolment that needs ring keys.
 type Request struct {
-	Approved policy.Approved // that the enrolment was decided under
+	Approved policy.Approved // the history under which the enrolment was decided
 	Grant    policy.Grant
 	At       time.Time
 }
 
-// AddKeys returns the ring keys for a report, and when the current strict key ends: those of
-// the unit's own identity, and of the release that its release continues the follow
-// keys. No unit gets keys of a successor. The lease is ensured before ([Keyring.EnsureLease]).
+// AddKeys returns the ring keys for a report, and when the current strict key ends. They are the
+// keys of the unit's own identity, and the follow keys of the release that its release continues.
+// No unit gets keys of a successor. Call [Keyring.EnsureLease] first.
 func (k *Keyring) AddKeys(r Request) (api.Rings, time.Time, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -55,9 +55,9 @@ func (k *Keyring) AddKeys(r Request) (api.Rings, time.Time, error) {
 	return keys, own.strict.Current.Expires(), nil
 }
 
-// applyPolicy draws keys anew, without previous ones, where a unit that has them was cut
-// off by policy since policy was last applied to them: nothing is sealed or opened any
-// more with the keys of before. An older policy than the one applied changes nothing.
+// applyPolicy draws new keys, without previous ones, if the policy has cut off a unit with the
+// old keys since it was last applied: from then on nothing is sealed or opened with the old keys.
+// A policy older than the one last applied changes nothing.
 func (r *ring) applyPolicy(p policy.Approved, now time.Time, lifetime time.Duration) {
 	if r.head.IsZero() {
 		r.head = p.PolicyHead()
@@ -81,8 +81,8 @@ func (r *ring) applyPolicy(p policy.Approved, now time.Time, lifetime time.Durat
 	r.head = p.PolicyHead()
 }
 
-// memberLeft reports whether the group of a ring has another roster than before, which
-// leaves out a member whose units have the ring.
+// memberLeft reports whether the group of a ring has a newer roster than before, without a member
+// whose units have the ring's keys.
 func (r *ring) memberLeft(before, now policy.Approved) bool {
 	if r.group.IsZero() {
 		return false
@@ -92,8 +92,8 @@ func (r *ring) memberLeft(before, now policy.Approved) bool {
 	return (old == nil || old.ID() != newest.ID()) && !newest.Keeps(p)
 }
 
-// releaseRing returns the ring of a release of the enrolment's task, at the enrolment's
-// time. The caller has locked mu.
+// releaseRing returns the ring of a release of the enrolment's task, rolled to the time of the
+// enrolment. The caller has locked mu.
 func (k *Keyring) releaseRing(r Request, release string) (*ring, error) {
 	id, err := identity.ReleaseID(r.Approved, r.Grant.Task.Name, release)
 	if err != nil {
@@ -102,8 +102,8 @@ func (k *Keyring) releaseRing(r Request, release string) (*ring, error) {
 	return k.rollRing(ring{identity: id, task: r.Grant.Task.Name, release: release}, r), nil
 }
 
-// rollRing returns the ring of an identity, the one passed where there was none, with
-// policy applied and rolled. The caller has locked mu.
+// rollRing returns the ring of an identity, with the policy applied and its keys rolled. It adds
+// first if the identity has no ring. The caller has locked mu.
 func (k *Keyring) rollRing(first ring, r Request) *ring {
 	if k.rings[first.identity] == nil {
 		k.rings[first.identity] = &first
@@ -114,8 +114,8 @@ func (k *Keyring) rollRing(first ring, r Request) *ring {
 	return ring
 }
 
-// lifetime returns that of the certificates of a ring's units, and whether the policy
-// names them.
+// lifetime returns the lifetime of the certificates of a ring's units, and whether the policy
+// names the ring's identity.
 func (r *ring) lifetime(p policy.Approved) (time.Duration, bool) {
 	if !r.group.IsZero() {
 		group := p.GroupByID(r.group)
@@ -131,8 +131,8 @@ func (r *ring) lifetime(p policy.Approved) (time.Duration, bool) {
 	return p.Document().Tasks[r.task].Lifetime, true
 }
 
-// Apply applies a policy to the rings of identities that it names and rolls them, and
-// drops each other ring.
+// Apply applies a policy to the rings of identities that it names and rolls their keys. It drops
+// all other rings.
 func (k *Keyring) Apply(p policy.Approved, now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -148,7 +148,7 @@ func (k *Keyring) Apply(p policy.Approved, now time.Time) {
 	}
 }
 
-// KeysOf returns the keys of an identity, none where there is no ring of it.
+// KeysOf returns the keys of an identity, without keys if it has no ring.
 func (k *Keyring) KeysOf(id attest.Digest) (strict, follow identity.RingKeys) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -158,7 +158,8 @@ func (k *Keyring) KeysOf(id attest.Digest) (strict, follow identity.RingKeys) {
 	return strict, follow
 }
 
-// dropRings erases all ring keys: from now on another authority's count.
+// dropRings ends the lease here and erases all ring keys: from now on another authority makes
+// them.
 func (k *Keyring) dropRings() {
 	k.renewal, k.until = 0, 0
 	k.leased.Set(0)
@@ -179,9 +180,9 @@ func (r *ring) erase() {
 	replace(r.follow, identity.RingKeys{})
 }
 
-// rolled returns keys as they are at a time: rolled whenever the current one had a
-// lifetime left, so that its end stays as units know it, and drawn afresh when all have
-// ended. It erases what it drops.
+// rolled returns keys as of a time. It rolls them each time the current key has one lifetime
+// left, so that its end stays as units know it, and draws new keys when all have ended. It erases
+// the keys that it drops.
 func rolled(keys identity.RingKeys, now time.Time, lifetime time.Duration) identity.RingKeys {
 	if keys.Current == nil || !now.Before(keys.Next.Expires()) {
 		return replace(keys, identity.NewRingKeys(now, lifetime))
@@ -192,7 +193,7 @@ func rolled(keys identity.RingKeys, now time.Time, lifetime time.Duration) ident
 	return replace(keys, keys.WithoutExpired(now))
 }
 
-// replace erases the keys that are not among the next, and returns the next.
+// replace erases the keys of old that are not in next, and returns next.
 func replace(old, next identity.RingKeys) identity.RingKeys {
 	for _, key := range old.Keys() {
 		if !slices.Contains(next.Keys(), key) {
@@ -202,7 +203,7 @@ func replace(old, next identity.RingKeys) identity.RingKeys {
 	return next
 }
 
-// exposed returns keys as a report carries them.
+// exposed returns keys in the form of a report.
 func exposed(keys identity.RingKeys) api.RingKeys {
 	one := func(k *identity.RingKey) *api.RingKey {
 		if k == nil {

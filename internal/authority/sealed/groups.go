@@ -15,10 +15,10 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// GroupRoots are the keys of the rosters that a policy has in force and that name
-// this authority, and of each other roster why this authority has no keys. None follows
-// from the root secret of the domain: each is drawn in the TEE of an
-// authority that the roster names, and sealed to those.
+// GroupRoots are the keys of those rosters in force that name this authority, and for each other
+// roster in force the reason why this authority has no keys. The keys are not derived from the
+// root secret of the domain: an authority that the roster names draws them in its TEE, and seals
+// them to the authorities that the roster names.
 type GroupRoots struct {
 	All     []*identity.GroupKeys
 	refused map[wire.Digest]error // by roster
@@ -33,8 +33,8 @@ func (g GroupRoots) KeysOf(p *policy.GroupState) (*identity.GroupKeys, error) {
 	return g.All[i], nil
 }
 
-// RootDigest returns the group root of a roster, the zero digest where this authority has no
-// keys of it. Statements count for one root alone, so none count under the zero digest.
+// RootDigest returns the group root of a roster, the zero digest where this authority has no keys
+// for it. Statements count for one root only, so none count under the zero digest.
 func (g GroupRoots) RootDigest(p *policy.GroupState) attest.Digest {
 	if keys, err := g.KeysOf(p); err == nil {
 		return keys.RootDigest()
@@ -42,11 +42,11 @@ func (g GroupRoots) RootDigest(p *policy.GroupState) attest.Digest {
 	return attest.Digest{}
 }
 
-// Refusal returns why this authority has no keys of a roster.
+// Refusal returns why this authority has no keys for a roster.
 func (g GroupRoots) Refusal(p *policy.GroupState) error { return g.refused[p.ID()] }
 
-// Passing reports whether a refusal may end without another policy: one by the store or
-// by the TEE. Code and machines that a roster does not name stay so.
+// Passing reports whether a refusal may end without a new policy: a refusal by the store or the
+// TEE may, a refusal of code or machines that the roster does not name may not.
 func (g GroupRoots) Passing() bool {
 	for _, err := range g.refused {
 		switch wire.ReasonOf(err) {
@@ -57,10 +57,9 @@ func (g GroupRoots) Passing() bool {
 	return false
 }
 
-// Groups opens the secrets of groups, and draws those that there are not yet. It keeps
-// the keys of rosters that it opened: unsealing is slow on some TEEs, and each step of the
-// history finds the keys again. All exported fields are required. It is safe for
-// concurrent use.
+// Groups opens the secrets of groups, and draws those that do not exist yet. It caches the keys
+// of rosters, because unsealing is slow on some TEEs and each step of the history needs the keys
+// again. All exported fields are required. It is safe for concurrent use.
 type Groups struct {
 	Store    *store.Store
 	Sealer   attest.Sealer
@@ -73,9 +72,9 @@ type Groups struct {
 	keys map[wire.Digest]*identity.GroupKeys // guarded by mu, by roster
 }
 
-// FindRoots finds the keys of the rosters of a policy. Of a roster that names this
-// authority and has no secret it draws one; unnamed is why the policy does not name this
-// authority, which then draws and opens nothing.
+// FindRoots returns the keys of the rosters of a policy. It draws a secret for a roster that
+// names this authority and has no secret yet. unnamed is the reason why the policy does not name
+// this authority: then it draws and opens nothing.
 func (g *Groups) FindRoots(ctx context.Context, approved policy.Approved, own attest.Question, unnamed error) GroupRoots {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -109,9 +108,9 @@ func (g *Groups) FindRoots(ctx context.Context, approved policy.Approved, own at
 	return found
 }
 
-// checkRoster appraises our own evidence by the roster's own rules, and demands that
-// the roster names our measurement and our machine. Policy is not asked: its owners
-// may name other authorities than the group's parties.
+// checkRoster appraises the authority's own evidence by the roster's rules, and demands that the
+// roster names its measurement and its machine. The policy does not count here: its owners may
+// name other authorities than the group's parties do.
 func (g *Groups) checkRoster(r policy.Roster, own attest.Question) error {
 	own.Rules = r.AuthorityRules()
 	result, err := g.Verifier.Appraise(own)
@@ -124,8 +123,8 @@ func (g *Groups) checkRoster(r policy.Roster, own attest.Question) error {
 	return nil
 }
 
-// openGroup opens the secret of a roster that names us, or draws it where there is
-// none. A row without our tag is named, and replaced: it has no secret of an authority.
+// openGroup opens the secret of a roster that names this authority, or draws it if there is none.
+// It reports and replaces a row without a valid MAC: no authority wrote its secret.
 func (g *Groups) openGroup(ctx context.Context, p *policy.GroupState) (keys *identity.GroupKeys, damaged, err error) {
 	row, err := g.Store.Group(ctx, p.ID())
 	if err != nil {
@@ -151,9 +150,9 @@ func (g *Groups) openGroup(ctx context.Context, p *policy.GroupState) (keys *ide
 	return keys, damaged, nil
 }
 
-// drawGroup draws the secret of a roster, seals it to the authorities that the roster
-// names, and to no others, and adds its row. Another authority of this store may be
-// faster: the row in the store is returned.
+// drawGroup draws the secret of a roster, seals it to the authorities that the roster names and
+// to no others, and adds its row. Another authority of this store may be faster: drawGroup
+// returns the row in the store.
 func (g *Groups) drawGroup(ctx context.Context, p *policy.GroupState) (store.Row, error) {
 	id := p.ID()
 	plain := identity.SealedGroup(identity.NewSecret(), id)

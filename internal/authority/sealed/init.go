@@ -16,24 +16,23 @@ type InitConfig struct {
 	Store    *store.Store // made by store.Create
 	Attester attest.Attester
 	Sealer   attest.Sealer
-	Draft    policydraft.Draft // what founders will sign, as soon as it names the root
-	Endorser Endorser          // optional: without one only endorsements that come with evidence count
-	// Again replaces a root that no policy was adopted under: drafts have
-	// mistakes. A store with a history is refused all the same.
+	Draft    policydraft.Draft // founders sign it once it names the root
+	Endorser Endorser          // optional: without it only endorsements that come with evidence count
+	// Again replaces a root under which no policy was adopted, for example after a mistake in the
+	// draft. A store with a history is still refused.
 	Again bool
 }
 
-// Endorser returns the vendor's endorsements of evidence, as far as it can get them. It
-// may send a request to the vendor, and blocks until ctx ends at the latest.
+// Endorser returns the vendor's endorsements of evidence, as far as it can get them. It may send
+// a request to the vendor, and blocks until ctx ends at the latest.
 type Endorser interface {
 	Endorse(ctx context.Context, e attest.Evidence) (attest.Endorsements, error)
 }
 
-// CreateRoot draws the root secret inside the TEE and seals it, with the digest of the
-// draft, to the measurement of the program that runs Init. What it returns is
-// for the founders: the root, and evidence that a TEE made it for this draft.
-// Nothing else makes a root; a store that has one is refused with reason
-// "store-foreign".
+// CreateRoot draws the root secret inside the TEE and seals it, with the digest of the draft, to
+// the measurement of the running program. It returns the root for the founders, with evidence
+// that a TEE made it for this draft. No other function makes a root. A store that has a root is
+// refused with reason "store-foreign".
 func CreateRoot(ctx context.Context, c InitConfig) (founding.Root, error) {
 	if c.Draft.Document() == nil {
 		return founding.Root{}, wire.Refuse(wire.BadPolicy, "init: draft", "no draft", "a first policy with an empty authority.root")

@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// AskRestore makes the request that owners respond to with their shares. Its key is
-// sealed to our own measurement, so that the process may end meanwhile.
+// AskRestore makes the request that owners respond to with their shares. It seals the request's
+// key to its own measurement, so that the process may end before the shares arrive.
 func AskRestore(ctx context.Context, attester attest.Attester, sealer attest.Sealer) (backup.Request, error) {
 	r := backup.Request{Schema: backup.SchemaRequest}
 	key, err := hpke.MLKEM768X25519().GenerateKey()
@@ -42,8 +42,8 @@ func AskRestore(ctx context.Context, attester attest.Attester, sealer attest.Sea
 	return r, err
 }
 
-// Restore opens shares with the key that only this TEE can unseal, and takes the root out
-// of them.
+// Restore opens shares with the request's key, which only this TEE can unseal, and combines them
+// into the root.
 func Restore(ctx context.Context, attester attest.Attester, sealer attest.Sealer, r backup.Request, shares []backup.Share) (Root, error) {
 	sealed, err := sealer.Unseal(ctx, r.SealedKey)
 	defer clear(sealed)

@@ -1,12 +1,12 @@
-// Package sealed keeps the secrets of an authority: the root of its domain, and those of
-// groups whose rosters name it. They are in the store, each sealed by the TEE to the
-// authorities that may open it, under a MAC of the root.
+// Package sealed keeps the secrets of an authority: the root of its domain, and the secrets of
+// groups whose rosters name it. They are in the store; the TEE seals each to the authorities that
+// may open it, and each row has a MAC under the root.
 //
-// It trusts the TEE and rows with that MAC. A root serves no other history than that of
-// the draft that it was made for ([Root.CheckDraft]), and a group's secret is sealed to no
-// other authorities than the roster names.
+// It trusts the TEE and rows with that MAC. A root serves only the history of the draft that it
+// was made for ([Root.CheckDraft]). A group's secret is sealed only to the authorities that the
+// roster names.
 //
-// [CreateRoot] makes a root, once; [UnsealRoot] opens it, and [Restore] takes it out of shares that
+// [CreateRoot] makes a root, once. [UnsealRoot] opens it. [Restore] restores it from shares that
 // owners unlocked for the request of [AskRestore]. [Groups] opens the secrets of groups.
 //
 // Files, each using those before it: root.go, groups.go, init.go, restore.go.
@@ -29,12 +29,12 @@ import (
 // Root is the root of a domain, unsealed.
 type Root struct {
 	Secret identity.Secret
-	Draft  wire.Digest // that the root was made for
+	Draft  wire.Digest // digest of the draft that the root was made for
 	Keys   *identity.Keys
-	Digest wire.Digest // that policy names
+	Digest wire.Digest // the policy names it
 }
 
-// newRoot derives the keys of a secret.
+// newRoot derives the keys from a secret.
 func newRoot(secret identity.Secret, draft wire.Digest) (Root, error) {
 	keys, err := identity.Derive(secret)
 	if err != nil {
@@ -43,7 +43,7 @@ func newRoot(secret identity.Secret, draft wire.Digest) (Root, error) {
 	return Root{secret, draft, keys, keys.RootDigest()}, nil
 }
 
-// UnsealRoot takes the root and its draft out of the store and derives the keys.
+// UnsealRoot reads the root and its draft from the store, unseals them and derives the keys.
 func UnsealRoot(ctx context.Context, db *store.Store, sealer attest.Sealer) (Root, error) {
 	row, err := db.RootRow(ctx)
 	if err != nil {
@@ -65,11 +65,11 @@ func UnsealRoot(ctx context.Context, db *store.Store, sealer attest.Sealer) (Roo
 	return r, err
 }
 
-// firstFormat is the size in bytes of a root of the first format: the secret
-// alone, under which any genesis could be served.
+// firstFormat is the size in bytes of a root of the first format: it had the secret alone, so the
+// root could serve any genesis.
 const firstFormat = 32
 
-// openRoot reads what was sealed: Frame("cohort root v2", secret, draft).
+// openRoot parses the sealed bytes: Frame("cohort root v2", secret, draft).
 func openRoot(plain []byte) (identity.Secret, wire.Digest, error) {
 	var draft wire.Digest
 	if len(plain) == firstFormat {
@@ -86,10 +86,10 @@ func openRoot(plain []byte) (identity.Secret, wire.Digest, error) {
 	return secret, wire.Digest(f[1]), err
 }
 
-// CheckDraft refuses, with "draft", a history whose genesis is another than the one that
-// the root was made for. It comes before the root is exported and before anything is
-// served under it. Without it, the operator of the authority would start this very
-// program under a genesis of their own and ask it for a backup.
+// CheckDraft refuses, with "draft", a history whose genesis differs from the draft that the root
+// was made for. Check it before the root is exported and before anything is served under it.
+// Without it, the operator of the authority could start this program under a genesis of their own
+// and request a backup of the root.
 func (r Root) CheckDraft(approved policy.Approved) error {
 	if got := approved.Draft(); got != r.Draft {
 		return wire.Refuse(wire.WrongDraft, "authority: draft of the first policy", got, r.Draft)
@@ -97,8 +97,8 @@ func (r Root) CheckDraft(approved policy.Approved) error {
 	return nil
 }
 
-// SealRow makes the row of the root, sealed to the reference values, or to our
-// own measurement where there are none. Its key is the digest of that set.
+// SealRow makes the row of the root, sealed to the reference values, or to this program's own
+// measurement if there are none. The row's key is the digest of the reference values.
 func (r Root) SealRow(ctx context.Context, sealer attest.Sealer, to []attest.ReferenceValue) (store.Row, error) {
 	secret := r.Secret.Expose()
 	plain := wire.Frame(wire.LabelRoot, secret, r.Draft[:])
@@ -122,8 +122,8 @@ func setDigest(set []attest.ReferenceValue) wire.Digest {
 	return wire.Hash(wire.LabelSealedRoot, fields...)
 }
 
-// Reseal seals the root to the authority reference values of a policy, unless it is so
-// already, which it reports. Another authority that was faster has done the same.
+// Reseal seals the root to the authority reference values of a policy, unless it is already, and
+// reports whether it did. When another authority was faster, that one has done the same.
 func (r Root) Reseal(ctx context.Context, db *store.Store, sealer attest.Sealer, approved policy.Approved) (changed bool, err error) {
 	old, err := db.RootRow(ctx)
 	if err != nil {

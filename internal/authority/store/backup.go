@@ -6,8 +6,7 @@ import (
 	"errors"
 )
 
-// Backup is the record of the newest backup, or the zero Row where none was ever
-// made.
+// Backup returns the record of the newest backup, or the zero Row if none was made.
 func (s *Store) Backup(ctx context.Context) (Row, error) {
 	var r Row
 	err := s.reader.QueryRowContext(ctx, `SELECT key, content, mac FROM backup`).Scan(&r.Key, &r.Content, &r.MAC)
@@ -20,8 +19,8 @@ func (s *Store) Backup(ctx context.Context) (Row, error) {
 	return r, nil
 }
 
-// SwapBackup replaces the record if it is still the row old, the zero Row for
-// none; otherwise it refuses with reason "behind".
+// SwapBackup replaces the record if it is still the row old, the zero Row for no record.
+// Otherwise it refuses with reason "behind".
 func (s *Store) SwapBackup(ctx context.Context, old, next Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		ok, err := c.execChanged(ctx, `INSERT INTO backup ("only", key, content, mac) VALUES (1, $1, $2, $3) ON CONFLICT ("only") DO UPDATE SET key = $1, content = $2, mac = $3 WHERE backup.mac = $4`,

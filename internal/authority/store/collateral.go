@@ -9,22 +9,22 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Bounds of the documents of vendors that are kept. Those of chips that were kept
-// longest ago make room for others; what all chips need never does.
+// Bounds of the stored vendors' documents. New documents of chips replace the oldest documents of
+// chips. Documents that all chips need are never removed.
 const (
 	maxChips  = 4096
 	maxShared = 256
 )
 
-// Collateral is a vendor's document as the authority made it, and what the store
-// needs to know to keep it.
+// Collateral is a vendor's document as the authority sealed it, and the columns that bound how
+// many are stored.
 type Collateral struct {
-	Row         // Key is its name
+	Row         // Key is the document's name
 	OfChip bool // of one chip or model
 	Kept   time.Time
 }
 
-// Collateral is the row of the vendor's document of a name, or the zero Row.
+// Collateral returns the row of the vendor's document of a name, or the zero Row.
 func (s *Store) Collateral(ctx context.Context, name string) (Row, error) {
 	r := Row{Key: []byte(name)}
 	err := s.reader.QueryRowContext(ctx, `SELECT content, mac FROM collateral WHERE name = $1`, name).Scan(&r.Content, &r.MAC)
@@ -37,8 +37,8 @@ func (s *Store) Collateral(ctx context.Context, name string) (Row, error) {
 	return r, nil
 }
 
-// PutCollateral stores a vendor's document, replacing the one of the same name. It refuses
-// with "rate" a new document that all chips need if there are too many.
+// PutCollateral stores a vendor's document and replaces the one of the same name. It refuses,
+// with "rate", a new document that all chips need when there are too many.
 func (s *Store) PutCollateral(ctx context.Context, c Collateral) error {
 	const statement = `INSERT INTO collateral (name, content, mac, chip, kept) SELECT $1, $2, $3, $4, $5
 		WHERE $4 = 1 OR (SELECT count(*) FROM collateral WHERE chip = 0 AND name <> $1) < $6

@@ -8,8 +8,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Group is the row of a roster's sealed secret, or the zero Row where no authority
-// has drawn one.
+// Group returns the row of a roster's sealed secret, or the zero Row if no authority has drawn
+// it.
 func (s *Store) Group(ctx context.Context, roster wire.Digest) (Row, error) {
 	r := Row{Key: roster[:]}
 	err := s.reader.QueryRowContext(ctx, `SELECT content, mac FROM groups WHERE roster = $1`, r.Key).Scan(&r.Content, &r.MAC)
@@ -22,9 +22,9 @@ func (s *Store) Group(ctx context.Context, roster wire.Digest) (Row, error) {
 	return r, nil
 }
 
-// CreateGroup adds the row of a roster's sealed secret. A row that is there and
-// believed stays; another is replaced. The row that is there afterwards is
-// returned, so that all authorities of a store use one secret.
+// CreateGroup adds the row of a roster's sealed secret. It keeps an existing row that is
+// believed, and replaces one that is not. It returns the row that is then in the store, so that
+// all authorities of a store use one secret.
 func (s *Store) CreateGroup(ctx context.Context, r Row, believed func(Row) bool) (Row, error) {
 	inPlace := r
 	err := s.write(ctx, func(ctx context.Context, c *session) error {

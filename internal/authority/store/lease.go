@@ -6,7 +6,7 @@ import (
 	"errors"
 )
 
-// Lease is the row of a lease, or the zero Row where it was never taken.
+// Lease returns the row of a lease, or the zero Row if it was never taken.
 func (s *Store) Lease(ctx context.Context, name string) (Row, error) {
 	r := Row{Key: []byte(name)}
 	err := s.reader.QueryRowContext(ctx, `SELECT content, mac FROM lease WHERE name = $1`, r.Key).Scan(&r.Content, &r.MAC)
@@ -19,8 +19,8 @@ func (s *Store) Lease(ctx context.Context, name string) (Row, error) {
 	return r, nil
 }
 
-// SwapLease replaces a lease if it is still the row old, the zero Row for none;
-// otherwise it refuses with reason "behind".
+// SwapLease replaces a lease if it is still the row old, the zero Row for none. Otherwise it
+// refuses with reason "behind".
 func (s *Store) SwapLease(ctx context.Context, old, next Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		statement, args := `INSERT INTO lease (name, content, mac) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, []any{next.Key, next.Content, next.MAC}

@@ -8,27 +8,27 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// maxRefusals is how many refusals are kept; older ones make room, so that a
-// flood of bad requests cannot fill the disk.
+// maxRefusals is how many refusals are kept. Older ones are deleted, so that a flood of bad
+// requests cannot fill the disk.
 const maxRefusals = 10_000
 
-// Entry is one row of the log and what it is found by. The key of an issuance
-// is its nonce; the key of a refusal is 16 random bytes.
+// Entry is one row of the log and the columns that queries find it by. The key of an issuance is
+// its nonce; the key of a refusal is 16 random bytes.
 type Entry struct {
 	Row
 	Task, Unit string
 }
 
-// Issuance is an [Entry] that a certificate goes out on.
+// Issuance is the [Entry] of an issued certificate.
 type Issuance struct {
 	Entry
 	Serial      string      // of the unit certificate
 	Certificate wire.Digest // of the unit certificate
-	Head        wire.Digest // the policy head it was decided under
-	Place       Place       // that the unit takes among those of its task
+	Head        wire.Digest // the policy head under which it was decided
+	Place       Place       // the unit's place among the units of its task
 }
 
-// LoggedRow is a row of the log in its place.
+// LoggedRow is a row of the log with its sequence number.
 type LoggedRow struct {
 	Row
 	Sequence int64
@@ -36,7 +36,7 @@ type LoggedRow struct {
 
 // Query selects a page of the log. Zero fields select everything.
 type Query struct {
-	Before     int64 // only rows before this place
+	Before     int64 // only rows with a lower sequence number; 0 is unbounded
 	Task, Unit string
 	Kind       string // "issued" or "refused"
 	Limit      int    // at most this many rows; required
@@ -48,10 +48,10 @@ const recordStatement = `INSERT INTO log (id, kind, task, unit, serial, certific
 	AND NOT EXISTS (SELECT 1 FROM log WHERE kind = 'issued' AND serial = $4 AND certificate <> $5)
 	ON CONFLICT (id) DO NOTHING`
 
-// Record writes an issuance and returns when it is on disk. In the same
-// transaction it refuses a nonce that was used before ("nonce-used"), a policy
-// head that has moved ("behind"), a unit that finds no place or has left ("units"), and a
-// second certificate under a known serial number ("store").
+// Record writes an issuance and returns when it is on disk. In the same transaction it refuses a
+// nonce that was used before ("nonce-used"), a policy head that is no longer the newest
+// ("behind"), a unit that finds no place or has left ("units"), and a second certificate with a
+// known serial number ("store").
 func (s *Store) Record(ctx context.Context, i Issuance) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		full := i.Place.checkFree(ctx, c)
@@ -75,7 +75,7 @@ func (s *Store) Record(ctx context.Context, i Issuance) error {
 	})
 }
 
-// conflictError returns the error for the violated condition of an issuance.
+// conflictError returns the error for the condition that an issuance violated.
 func conflictError(ctx context.Context, c *session, i Issuance) error {
 	var used, current bool
 	err := c.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM log WHERE id = $1),
@@ -91,7 +91,7 @@ func conflictError(ctx context.Context, c *session, i Issuance) error {
 	return wire.Refuse(wire.StoreFailed, "issuance: serial", i.Serial, "one certificate for each serial number")
 }
 
-// RecordRefusal writes a refusal and forgets the oldest beyond the newest 10,000.
+// RecordRefusal writes a refusal, and deletes all but the newest 10,000.
 func (s *Store) RecordRefusal(ctx context.Context, e Entry) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		_, err := c.execChanged(ctx, `INSERT INTO log (id, kind, task, unit, serial, certificate, content, mac)
@@ -105,7 +105,7 @@ func (s *Store) RecordRefusal(ctx context.Context, e Entry) error {
 	})
 }
 
-// ReadLog is a page of the log, newest first.
+// ReadLog returns a page of the log, newest first.
 func (s *Store) ReadLog(ctx context.Context, q Query) ([]LoggedRow, error) {
 	where, args := []string{"true"}, []any{q.Limit}
 	only := func(condition string, arg any) {

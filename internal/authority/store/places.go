@@ -11,16 +11,16 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Place is the place of a unit among the units of its task, from an issuance until a
-// time, or until it leaves. Policy sets how many a task has.
+// Place is the place of a unit among the units of its task, from an issuance until Until, or
+// until the unit leaves. The policy sets how many places a task has.
 type Place struct {
-	Row   // its key is the unit id, as in [Entry]
+	Row   // its key is the unit id, like Unit in [Entry]
 	Task  string
 	Now   time.Time // of the authority
 	Until time.Time
 	Limit int // places of the task; 0 is unbounded
-	// Believed reports whether a row of another place carries its tag. Places of
-	// others are read only where the task looks full.
+	// Believed reports whether the MAC of a row of places is valid. It is called for other units'
+	// rows, and only when the task looks full.
 	Believed func(Row) bool
 }
 
@@ -30,14 +30,14 @@ type placeHolder struct {
 	until time.Time
 }
 
-// maxNamed bounds the holders that a refusal names.
+// maxNamed bounds the unit ids that a refusal names.
 const maxNamed = 16
 
-// checkFree refuses, with "units", a unit that has left, and one for which its task has no
-// place. A unit with a place keeps it.
+// checkFree refuses, with "units", a unit that has left, and a unit for which its task has no
+// free place. A unit that has a place keeps it.
 func (p Place) checkFree(ctx context.Context, c *session) error {
 	if p.Key == nil {
-		return nil // an issuance that takes none
+		return nil // an issuance without a place
 	}
 	left, err := c.queryInt(ctx, `SELECT "left" FROM places WHERE unit = $1`, string(p.Key))
 	if err != nil {
@@ -61,8 +61,8 @@ func (p Place) checkFree(ctx context.Context, c *session) error {
 	return p.fullError(holders)
 }
 
-// others are the units that have the places of the task, first the one whose place becomes
-// free first. Damaged rows have none.
+// others returns the other units that have places of the task, ordered by when their places end.
+// Damaged rows do not count.
 func (p Place) others(ctx context.Context, c *session) ([]placeHolder, error) {
 	rows, err := c.QueryContext(ctx, `SELECT unit, content, mac, until FROM places
 		WHERE task = $1 AND until > $2 AND "left" = 0 AND unit <> $3 ORDER BY until, unit`, p.Task, p.Now.UnixMilli(), string(p.Key))
@@ -86,8 +86,8 @@ func (p Place) others(ctx context.Context, c *session) ([]placeHolder, error) {
 }
 
 // fullError returns the refusal: which units have the places, and when the next place becomes
-// free. If there are more units than places, as after a policy that lowered the limit, that is
-// when enough places have ended.
+// free. If a policy lowered the limit and there are more units than places, that is when enough
+// places have ended.
 func (p Place) fullError(holders []placeHolder) error {
 	var names []string
 	for _, h := range holders[:min(len(holders), maxNamed)] {
@@ -102,7 +102,7 @@ func (p Place) fullError(holders []placeHolder) error {
 		fmt.Sprintf("fewer than %d; the next place becomes free at %s, or when a unit leaves", p.Limit, next.Format(time.RFC3339)))
 }
 
-// occupy writes the place, and forgets those of the task that ended long ago.
+// occupy writes the place, and deletes places of the task that ended long ago.
 func (p Place) occupy(ctx context.Context, c *session) error {
 	if p.Key == nil {
 		return nil
@@ -117,7 +117,7 @@ func (p Place) occupy(ctx context.Context, c *session) error {
 	return err
 }
 
-// Place is the row of a unit's place, or the zero Row where it never had one.
+// Place returns the row of a unit's place, or the zero Row if it never had one.
 func (s *Store) Place(ctx context.Context, unit string) (Row, error) {
 	r := Row{Key: []byte(unit)}
 	err := s.reader.QueryRowContext(ctx, `SELECT content, mac FROM places WHERE unit = $1`, unit).Scan(&r.Content, &r.MAC)
@@ -130,8 +130,8 @@ func (s *Store) Place(ctx context.Context, unit string) (Row, error) {
 	return r, nil
 }
 
-// ReleasePlace releases a place permanently: next replaces the row old if it is unchanged;
-// otherwise it refuses with reason "behind".
+// ReleasePlace releases a place permanently: it replaces the row old by next if old is unchanged.
+// Otherwise it refuses with reason "behind".
 func (s *Store) ReleasePlace(ctx context.Context, old, next Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		ok, err := c.execChanged(ctx, `UPDATE places SET "left" = 1, content = $1, mac = $2 WHERE unit = $3 AND mac = $4`, next.Content, next.MAC, string(old.Key), old.MAC)

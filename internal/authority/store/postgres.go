@@ -11,13 +11,12 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// inPostgres is a database of a PostgreSQL server, in the schema that is first
-// in its search path. Every writing transaction takes one lock at its begin, as
-// in SQLite: what it read stays so until it is committed, whichever process of
-// whichever machine asks.
+// inPostgres is a database of a PostgreSQL server, in the first schema of its search path. As in
+// SQLite, every writing transaction takes one lock when it begins: what it reads stays unchanged
+// until it commits, because writers of all processes on all machines wait for the lock.
 var inPostgres = engine{
 	name: "PostgreSQL",
-	begin: func(ctx context.Context, c *session) error { // in one message, which cannot be prepared
+	begin: func(ctx context.Context, c *session) error { // one message with two statements, which cannot be prepared
 		_, err := c.ExecContext(ctx, `BEGIN; SELECT pg_advisory_xact_lock(hashtext('cohort'), hashtext(current_schema()))`)
 		return err
 	},
@@ -56,16 +55,15 @@ CREATE INDEX places_task ON places (task, until, unit) WHERE "left" = 0;
 `},
 }
 
-// connectWait bounds the wait for a server, where the address has no value for
-// it.
+// connectWait bounds the wait for a server, if the address does not set it lower.
 const connectWait = 5 * time.Second
 
-// openServer opens a database of a server. What keeps our promises is asked for
-// on each connection, whatever the server's own settings: a commit waits for
-// the disk, and a process that died or hangs has the lock for seconds only.
+// openServer opens a database of a server. Each connection sets what the store's promises need,
+// whatever the server's own settings: a commit waits for the disk, and a process that died or
+// hangs keeps the lock for seconds only.
 func openServer(dsn string) (*Store, error) {
 	config, err := pgx.ParseConfig(dsn)
-	if err != nil { // it repeats the address, and that may have a password
+	if err != nil { // err repeats the address, which may contain a password
 		return nil, wire.Refuse(wire.BadRequest, "store: address", "an address that does not parse", "postgres://USER@HOST/DATABASE")
 	}
 	if config.ConnectTimeout == 0 || config.ConnectTimeout > connectWait {

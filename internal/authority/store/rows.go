@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// RootRow is the row of the sealed root. A store without one is refused with
-// reason "store-foreign".
+// RootRow returns the row of the sealed root. It refuses a store without one with reason
+// "store-foreign".
 func (s *Store) RootRow(ctx context.Context) (Row, error) {
 	var r Row
 	err := s.reader.QueryRowContext(ctx, `SELECT key, content, mac FROM root`).Scan(&r.Key, &r.Content, &r.MAC)
@@ -23,8 +23,8 @@ func (s *Store) RootRow(ctx context.Context) (Row, error) {
 	return r, nil
 }
 
-// CreateRoot puts the sealed root into a store that has none; a second one is
-// refused with reason "store-foreign".
+// CreateRoot adds the sealed root to a store that has none. It refuses a second root with reason
+// "store-foreign".
 func (s *Store) CreateRoot(ctx context.Context, r Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		ok, err := c.execChanged(ctx, `INSERT INTO root ("only", key, content, mac) VALUES (1, $1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
@@ -35,9 +35,8 @@ func (s *Store) CreateRoot(ctx context.Context, r Row) error {
 	})
 }
 
-// ReplaceRoot puts another root in the place of one that no policy was adopted
-// under. A store without a root, and one with a history, is refused with reason
-// "store-foreign".
+// ReplaceRoot replaces a root under which no policy was adopted. It refuses a store without a
+// root, and a store with a history, with reason "store-foreign".
 func (s *Store) ReplaceRoot(ctx context.Context, r Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		ok, err := c.execChanged(ctx, `UPDATE root SET key = $1, content = $2, mac = $3 WHERE NOT EXISTS (SELECT 1 FROM history)`, r.Key, r.Content, r.MAC)
@@ -48,8 +47,8 @@ func (s *Store) ReplaceRoot(ctx context.Context, r Row) error {
 	})
 }
 
-// SwapRoot replaces the sealed root if it is still the row old; otherwise it
-// refuses with reason "behind".
+// SwapRoot replaces the sealed root if it is still the row old. Otherwise it refuses with reason
+// "behind".
 func (s *Store) SwapRoot(ctx context.Context, old, next Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		ok, err := c.execChanged(ctx, `UPDATE root SET key = $1, content = $2, mac = $3 WHERE mac = $4`, next.Key, next.Content, next.MAC, old.MAC)
@@ -60,7 +59,7 @@ func (s *Store) SwapRoot(ctx context.Context, old, next Row) error {
 	})
 }
 
-// Steps are the rows of the whole history, oldest first.
+// Steps returns the rows of the whole history, oldest first.
 func (s *Store) Steps(ctx context.Context) ([]Row, error) {
 	rows, err := s.reader.QueryContext(ctx, `SELECT head, content, mac FROM history ORDER BY step LIMIT $1`, wire.MaxHistory)
 	if err != nil {
@@ -69,7 +68,7 @@ func (s *Store) Steps(ctx context.Context) ([]Row, error) {
 	return scanRows("reading the history", rows)
 }
 
-// HistoryHead is the key of the last step, or the zero digest in an empty history.
+// HistoryHead returns the key of the last step, or the zero digest for an empty history.
 func (s *Store) HistoryHead(ctx context.Context) (wire.Digest, error) {
 	var head []byte
 	err := s.reader.QueryRowContext(ctx, `SELECT head FROM history ORDER BY step DESC LIMIT 1`).Scan(&head)
@@ -81,9 +80,8 @@ func (s *Store) HistoryHead(ctx context.Context) (wire.Digest, error) {
 	return d, nil
 }
 
-// Append adds a step, whose key is the head after it, if the head is still
-// from (the zero digest in an empty history); otherwise it refuses with reason
-// "behind".
+// Append adds a step, whose key is the head after it, if the head is still from (the zero digest
+// for an empty history). Otherwise it refuses with reason "behind".
 func (s *Store) Append(ctx context.Context, from wire.Digest, step Row) error {
 	const statement = `INSERT INTO history (head, content, mac) SELECT $1, $2, $3
 		WHERE coalesce((SELECT head FROM history ORDER BY step DESC LIMIT 1), $4) = $5
@@ -98,9 +96,9 @@ func (s *Store) Append(ctx context.Context, from wire.Digest, step Row) error {
 	})
 }
 
-// ReplaceSteps replaces the rows of the history behind the head from, if they are still
-// old, by others; otherwise it refuses with reason "behind". It is for rows that are
-// damaged, or that do not follow.
+// ReplaceSteps replaces the rows of the history after the head from by next, if they are still
+// old. Otherwise it refuses with reason "behind". It is for rows that are damaged or do not
+// follow.
 func (s *Store) ReplaceSteps(ctx context.Context, from wire.Digest, old, next []Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		var none wire.Digest
@@ -137,10 +135,10 @@ func (s *Store) ReplaceSteps(ctx context.Context, from wire.Digest, old, next []
 	})
 }
 
-// maxForks bounds the contradictions that are kept; the first ones stay.
+// maxForks bounds the stored contradictions; the first are kept.
 const maxForks = 64
 
-// Forks are the rows of all contradictions in the history.
+// Forks returns the rows of all contradictions in the history.
 func (s *Store) Forks(ctx context.Context) ([]Row, error) {
 	rows, err := s.reader.QueryContext(ctx, `SELECT key, content, mac FROM forks ORDER BY key LIMIT $1`, maxForks)
 	if err != nil {
@@ -149,7 +147,7 @@ func (s *Store) Forks(ctx context.Context) ([]Row, error) {
 	return scanRows("reading the contradictions", rows)
 }
 
-// PutFork keeps a contradiction, in the place of one with the same key.
+// PutFork stores a contradiction and replaces the one with the same key.
 func (s *Store) PutFork(ctx context.Context, r Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		_, err := c.execChanged(ctx, `INSERT INTO forks (key, content, mac) SELECT $1, $2, $3
@@ -159,7 +157,7 @@ func (s *Store) PutFork(ctx context.Context, r Row) error {
 	})
 }
 
-// Proposals are all proposals, in no order that means anything.
+// Proposals returns all proposals, in no particular order.
 func (s *Store) Proposals(ctx context.Context) ([]Row, error) {
 	rows, err := s.reader.QueryContext(ctx, `SELECT digest, content, mac FROM proposals`)
 	if err != nil {
@@ -168,8 +166,8 @@ func (s *Store) Proposals(ctx context.Context) ([]Row, error) {
 	return scanRows("reading the proposals", rows)
 }
 
-// PutProposal adds a proposal. One with the same key that is believed is refused with
-// reason "behind"; another is replaced.
+// PutProposal adds a proposal. If the store has one with the same key that is believed,
+// PutProposal refuses with reason "behind"; it replaces one that is not believed.
 func (s *Store) PutProposal(ctx context.Context, r Row, believed func(Row) bool) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		ok, err := c.execChanged(ctx, `INSERT INTO proposals (digest, content, mac) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, r.Key, r.Content, r.MAC)
@@ -188,8 +186,8 @@ func (s *Store) PutProposal(ctx context.Context, r Row, believed func(Row) bool)
 	})
 }
 
-// SwapProposal replaces a proposal if it is still the row old; otherwise it
-// refuses with reason "behind".
+// SwapProposal replaces a proposal if it is still the row old. Otherwise it refuses with reason
+// "behind".
 func (s *Store) SwapProposal(ctx context.Context, old, next Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		ok, err := c.execChanged(ctx, `UPDATE proposals SET content = $1, mac = $2 WHERE digest = $3 AND mac = $4`,
@@ -201,7 +199,7 @@ func (s *Store) SwapProposal(ctx context.Context, old, next Row) error {
 	})
 }
 
-// RemoveProposal forgets a proposal if it is still the row old.
+// RemoveProposal deletes a proposal if it is still the row old.
 func (s *Store) RemoveProposal(ctx context.Context, old Row) error {
 	return s.write(ctx, func(ctx context.Context, c *session) error {
 		_, err := c.execChanged(ctx, `DELETE FROM proposals WHERE digest = $1 AND mac = $2`, old.Key, old.MAC)
@@ -209,7 +207,7 @@ func (s *Store) RemoveProposal(ctx context.Context, old Row) error {
 	})
 }
 
-// errChanged is the refusal of a write that was decided on older rows.
+// errChanged returns the refusal of a write whose rows have changed since they were read.
 func errChanged(table string) error {
 	return wire.Refuse(wire.Behind, "store: "+table, "changed meanwhile", "as it was read")
 }

@@ -12,14 +12,13 @@ import (
 	"modernc.org/sqlite"
 )
 
-// inSQLite is a file. Transactions of the writer take the write lock at their
-// begin, so that none fails half way for another process's.
+// inSQLite is a database file. Transactions of the writer take the write lock when they begin, so
+// that none fails half way because another process has it.
 //
-// The places of the log are one more than the greatest, which is that of a row
-// that stays: [Store.RecordRefusal] keeps the newest. Stores of earlier programs have
-// AUTOINCREMENT there, which counts the same and costs each commit a page more;
-// they are left so, because making the log anew would stop all writers for as
-// long as the log is.
+// A new row of the log gets the greatest sequence number plus one, and that greatest row is never
+// deleted: [Store.RecordRefusal] keeps the newest. Stores of earlier programs have AUTOINCREMENT
+// there, which counts the same and costs each commit one page more. They stay that way:
+// rebuilding the log would stop all writers for a time that grows with the log.
 var inSQLite = engine{
 	name: "SQLite",
 	begin: func(ctx context.Context, c *session) error {
@@ -63,10 +62,10 @@ CREATE INDEX places_task ON places (task, until, unit) WHERE "left" = 0;
 // Result codes of SQLite.
 const (
 	sqliteCorrupt = 11 // damaged
-	sqliteNotADB  = 26 // not a database
+	sqliteNotADB  = 26 // not a database file
 )
 
-// createFile makes an empty database where there is none.
+// createFile creates an empty database file unless the file exists.
 func createFile(file string) error {
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
 	if err == nil {
@@ -104,7 +103,7 @@ func openFile(file string) (*Store, error) {
 	return s, nil
 }
 
-// flock locks a whole file until it is closed, also by the end of the process.
+// flock locks a whole file until it is closed or the process ends.
 func flock(f *os.File, how int) error {
 	for {
 		if err := syscall.Flock(int(f.Fd()), how); err != syscall.EINTR {
@@ -113,9 +112,9 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// endLeases drops the leases when no other process uses the database: the process that
-// had them has ended without releasing them, and need not be waited for. On a
-// disk that takes no writes they end by their term.
+// endLeases deletes the leases when no other process uses the database: then their holder has
+// ended without releasing them, and waiting for the term is pointless. If the disk accepts no
+// writes, the leases end by their term.
 func (s *Store) endLeases(ctx context.Context) error {
 	if flock(s.users, syscall.LOCK_EX|syscall.LOCK_NB) == nil {
 		_ = s.write(ctx, func(ctx context.Context, c *session) error {
@@ -123,7 +122,7 @@ func (s *Store) endLeases(ctx context.Context) error {
 			return err
 		})
 	}
-	// A change of locks lets go of the first, so it is taken again either way.
+	// Converting the lock may have dropped the first one, so take it again either way.
 	if err := flock(s.users, syscall.LOCK_SH); err != nil {
 		return storeError("locking", err)
 	}

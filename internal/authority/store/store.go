@@ -1,19 +1,18 @@
-// Package store keeps what an authority must not forget: its sealed root, the
-// policy history, the proposals and the log of what it issued and refused.
+// Package store keeps the durable data of an authority: its sealed root, the policy history, the
+// proposals, and the log of what it issued and refused.
 //
-// The store is not trusted and trusts nothing: rows carry a tag that only the
-// authority can make and check, and the sealed root opens only inside a TEE. It
-// promises two things alone. What it acknowledged is on disk; and a write that
-// depends on what is there (a nonce not used before, a head that has not moved)
-// is decided and written in one transaction. A write that could not be
-// committed is an error with reason "store", and heals when the disk does.
+// The store is untrusted: rows have a MAC that only the authority can make and check, and the
+// sealed root opens only inside a TEE. The store promises two things. What it acknowledged is on
+// disk. A write that depends on existing rows (a nonce not used before, a head that has not
+// moved) is decided and written in one transaction. A write that could not be committed returns
+// an error with reason "store"; writes work again when the disk does.
 //
-// Writers are gathered: all that wait while one transaction commits go into the
-// next one together, so that many issuances share one fsync.
+// Writes are batched: all that wait while one transaction commits share the next one, so that
+// many issuances share one fsync.
 //
-// Use [Create] to make a store for `authority init` and [Open] for everything
-// after: "sqlite:FILE" for one machine, "postgres://…" for authorities on
-// several. Both do the same.
+// Use [Create] to make a store for `authority init` and [Open] for everything after:
+// "sqlite:FILE" for one machine, "postgres://…" for authorities on several machines. Both behave
+// the same.
 //
 // Files, each using those before it: store.go, writer.go, rows.go, postgres.go,
 // places.go, backup.go, collateral.go, groups.go, lease.go, log.go, sqlite.go.
@@ -30,47 +29,45 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// engine is what one kind of database does in its own way.
+// engine is the part of the store that differs between kinds of databases.
 type engine struct {
 	name       string
-	begin      transactionFunc // begins a transaction that no other writer's overlaps
-	tables     string          // counts the tables that are there, and among them that of the version
-	durable    []string        // settings of a server without which a commit is not on disk
-	migrations []string        // the n-th makes version n of the one before; each but the first only adds
+	begin      transactionFunc // begins a transaction; writing transactions do not overlap
+	tables     string          // counts the tables, and how many of them are cohort_schema
+	durable    []string        // settings of a server that must be on for a commit to be on disk
+	migrations []string        // the n-th makes version n from the one before; all but the first only add
 }
 
-// version is the layout of the tables this program was written for.
+// version returns the version of the tables that this program is written for.
 func (e engine) version() int { return len(e.migrations) }
 
-// maxReaders is how many reads run beside the one writer.
+// maxReaders is how many reads run concurrently with the writer.
 const maxReaders = 4
 
-// Row is one row as the authority made it: its primary key, its content, and
-// the authority's tag over table, key and content. The store believes none of
-// the three.
+// Row is one row as the authority made it: its primary key, its content, and the authority's MAC
+// over table, key and content. The store verifies none of them.
 type Row struct {
 	Key     []byte
 	Content []byte
 	MAC     []byte
 }
 
-// Store is one database. It is safe for concurrent use, also by several
-// processes.
+// Store is one database. It is safe for concurrent use. Several processes may use one database.
 type Store struct {
 	engine engine
-	users  *os.File // of SQLite: locked by all processes that use the database
+	users  *os.File // SQLite only: locked by all processes that use the database
 	reader *sql.DB
 	writer *sql.DB // one connection
 	writes chan pendingWrite
 	quit   chan struct{} // closed by Close
-	done   chan struct{} // closed when run has ended
+	done   chan struct{} // closed when writeLoop has ended
 
-	session *session // of the goroutine of run alone; nil until it is needed
+	session *session // used by writeLoop alone; nil until it is needed
 }
 
-// Create opens the store at dsn for `authority init` and makes its tables when
-// the database is empty, an SQLite file also where there is none. A database of
-// something else is refused with reason "store-foreign".
+// Create opens the store at dsn for `authority init` and makes its tables when the database is
+// empty. It creates an SQLite file that does not exist. It refuses a database with other tables
+// with reason "store-foreign".
 func Create(ctx context.Context, dsn string) (*Store, error) {
 	if file, ok := strings.CutPrefix(dsn, "sqlite:"); ok && file != "" {
 		if err := createFile(file); err != nil {
@@ -87,10 +84,9 @@ func Create(ctx context.Context, dsn string) (*Store, error) {
 	return s, nil
 }
 
-// Open opens a store that [Create] made and `authority init` wrote a root to. An
-// empty store, and one of something else, is refused with reason
-// "store-foreign": nothing but init makes a root. Tables of an older version are
-// brought to ours; those of the next are used as they are.
+// Open opens a store that [Create] made and `authority init` wrote a root to. It refuses an empty
+// store, and a database with other tables, with reason "store-foreign": only init makes a root.
+// It migrates tables of an older version, and uses tables of the next version as they are.
 func Open(ctx context.Context, dsn string) (*Store, error) {
 	s, err := connect(dsn)
 	if err != nil {
@@ -109,8 +105,8 @@ func Open(ctx context.Context, dsn string) (*Store, error) {
 	return s, nil
 }
 
-// Examine looks at a store for its operator, and changes nothing: what it
-// is, or why it cannot be used, or why what it acknowledges may be lost.
+// Examine describes a store for its operator and changes nothing. It returns an error if the
+// store cannot be used, or if its settings may lose acknowledged writes.
 func Examine(ctx context.Context, dsn string) (string, error) {
 	s, err := connect(dsn)
 	if err != nil {
@@ -133,8 +129,8 @@ func Examine(ctx context.Context, dsn string) (string, error) {
 	return fmt.Sprintf("%s, tables of version %d", s.engine.name, found), nil
 }
 
-// Close waits for writes under way and closes the database. Writes that come
-// later are refused with reason "unavailable".
+// Close waits for writes in progress and closes the database. Later writes are refused with
+// reason "unavailable".
 func (s *Store) Close() error {
 	close(s.quit)
 	<-s.done
@@ -154,8 +150,8 @@ func (s *Store) CheckConnection(ctx context.Context) error {
 	return nil
 }
 
-// connect opens what dsn names. The dsn is not repeated in errors: one of
-// PostgreSQL may contain a password.
+// connect opens the database that dsn names. Errors do not repeat the dsn: a PostgreSQL dsn may
+// contain a password.
 func connect(dsn string) (*Store, error) {
 	file, ok := strings.CutPrefix(dsn, "sqlite:")
 	switch {
@@ -167,7 +163,7 @@ func connect(dsn string) (*Store, error) {
 	return nil, wire.Refuse(wire.BadRequest, "store: address", "an address of no known form", "sqlite:FILE or postgres://USER@HOST/DATABASE")
 }
 
-// newStore makes a store of two pools and starts its writer.
+// newStore makes a store from two pools and starts its writer.
 func newStore(e engine, reader, writer *sql.DB) *Store {
 	reader.SetMaxOpenConns(maxReaders)
 	reader.SetMaxIdleConns(maxReaders)
@@ -194,10 +190,9 @@ func (s *Store) prepare(ctx context.Context) error {
 	})
 }
 
-// migrateTables demands tables of a version that this program knows how to use, and
-// migrates older ones. Migrations only add, and statements name the columns they
-// use, so that a process of version N goes on while one of N+1 has migrated under
-// it.
+// migrateTables demands tables of a version that this program can use, and migrates older ones.
+// Migrations only add, and statements name the columns that they use, so a process of version N
+// keeps working after a process of version N+1 has migrated the tables.
 func (s *Store) migrateTables(ctx context.Context) error {
 	found, err := s.version(ctx)
 	if err != nil || found >= s.engine.version() {
@@ -211,7 +206,7 @@ func (s *Store) migrateTables(ctx context.Context) error {
 	})
 }
 
-// version is that of the tables, one that this program can use.
+// version returns the version of the tables, and refuses versions that this program cannot use.
 func (s *Store) version(ctx context.Context) (found int, err error) {
 	var tables, ours int
 	if err := s.reader.QueryRowContext(ctx, s.engine.tables).Scan(&tables, &ours); err != nil {
@@ -230,7 +225,7 @@ func (s *Store) version(ctx context.Context) (found int, err error) {
 	return found, nil
 }
 
-// migrate brings tables from one version to ours.
+// migrate migrates tables from a version to this program's.
 func (s *Store) migrate(ctx context.Context, c *session, from int) error {
 	if from >= s.engine.version() {
 		return nil // another process was faster
@@ -248,8 +243,8 @@ func foreignStore(got any) error {
 	return wire.Refuse(wire.StoreForeign, "store", got, "a store made by `cohort authority init`")
 }
 
-// storeError returns the error of a failed database operation. A damaged database, or tables
-// other than ours, is "store-foreign".
+// storeError returns the error of a failed database operation. A damaged database, or one with
+// other tables, is "store-foreign".
 func storeError(step string, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
@@ -260,7 +255,7 @@ func storeError(step string, err error) error {
 	return wire.Refuse(wire.StoreFailed, "store: "+step, err, "")
 }
 
-// isDamaged reports whether a database reported that it is damaged, or not a database.
+// isDamaged reports whether err says that the database is damaged or not a database.
 func isDamaged(err error) bool {
 	switch sqliteCode(err) {
 	case sqliteNotADB, sqliteCorrupt:

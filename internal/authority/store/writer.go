@@ -11,15 +11,16 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// maxBatch bounds how many writes share a transaction, and so how long the
-// first of them waits for the last.
+// maxBatch bounds how many writes share a transaction, and so how long the first of them waits
+// for the last.
 const maxBatch = 256
 
-// transactionFunc is one write inside a transaction. A refusal is its own outcome and
-// must have written nothing; any other error takes the whole transaction back.
+// transactionFunc is one write inside a transaction. A refusal is the outcome of this write
+// alone, and the write must have changed nothing. Any other error rolls back the whole
+// transaction.
 type transactionFunc func(context.Context, *session) error
 
-// session is the writer's connection with the statements it has prepared.
+// session is the writer's connection and its prepared statements.
 type session struct {
 	*sql.Conn
 	prepared map[string]*sql.Stmt
@@ -27,7 +28,7 @@ type session struct {
 
 type pendingWrite struct {
 	apply transactionFunc
-	done  chan error // holds one
+	done  chan error // buffered for one outcome
 }
 
 // write queues a write and waits until it is committed. If ctx ends first the outcome is
@@ -49,7 +50,7 @@ func (s *Store) write(ctx context.Context, a transactionFunc) error {
 	}
 }
 
-// writeLoop is the one writer. [Store.Close] ends it and waits for it.
+// writeLoop runs all writes. [Store.Close] ends it and waits for it.
 func (s *Store) writeLoop() {
 	defer close(s.done)
 	defer s.closeSession()
@@ -63,10 +64,10 @@ func (s *Store) writeLoop() {
 	}
 }
 
-// gather takes along all writers that wait already, and waits for none.
+// gather adds all writes that already wait to a batch, and does not wait for more.
 func (s *Store) gather(first pendingWrite) []pendingWrite {
-	// Writers that the last commit woke run first: they are about to write
-	// again, and would otherwise wait for a whole fsync of a batch of one.
+	// Let the callers that the last commit woke run first: they are about to write again, and
+	// would otherwise wait for the whole fsync of a batch of one.
 	runtime.Gosched()
 	batch := []pendingWrite{first}
 	for len(batch) < maxBatch {
@@ -92,10 +93,11 @@ func (s *Store) commit(batch []pendingWrite) {
 	}
 }
 
-// transactionTimeout bounds a transaction, where the database does not.
+// transactionTimeout bounds a transaction, in case the database does not.
 const transactionTimeout = 10 * time.Second
 
-// transact uses no caller's context: the transaction belongs to several.
+// transact runs a batch in one transaction. It uses no caller's context, because the transaction
+// belongs to several callers.
 func (s *Store) transact(batch []pendingWrite) ([]error, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), transactionTimeout)
 	defer cancel()
@@ -133,18 +135,16 @@ func applyAll(ctx context.Context, c *session, batch []pendingWrite) ([]error, e
 	return outcomes, nil
 }
 
-// rollBack rolls back. When even that fails, because SQLite did so already or
-// the connection is broken, the connection is given up; the next transaction
-// opens another.
+// rollBack rolls the transaction back. When that fails, because SQLite has already rolled back or
+// the connection is broken, it closes the connection; the next transaction opens a new one.
 func (s *Store) rollBack(ctx context.Context) {
 	if _, err := s.session.ExecContext(ctx, "ROLLBACK"); err != nil {
 		s.closeSession()
 	}
 }
 
-// closeSession ends the session and closes its connection, statements first: the
-// driver touches the connection for each. Nothing is left to be lost by it, so
-// the errors have no cause.
+// closeSession ends the session and closes its connection. It closes the statements first,
+// because the driver uses the connection for each. No data can be lost, so it ignores the errors.
 func (s *Store) closeSession() {
 	if s.session == nil {
 		return
@@ -156,7 +156,7 @@ func (s *Store) closeSession() {
 	s.session = nil
 }
 
-// prepareOnce returns one statement, which it prepares the first time.
+// prepareOnce returns a prepared statement, which it prepares on the first call.
 func (c *session) prepareOnce(ctx context.Context, statement string) (*sql.Stmt, error) {
 	if c.prepared[statement] == nil {
 		p, err := c.PrepareContext(ctx, statement)
@@ -168,7 +168,7 @@ func (c *session) prepareOnce(ctx context.Context, statement string) (*sql.Stmt,
 	return c.prepared[statement], nil
 }
 
-// execPrepared runs one statement.
+// execPrepared runs a statement, prepared once.
 func (c *session) execPrepared(ctx context.Context, statement string, args ...any) (sql.Result, error) {
 	p, err := c.prepareOnce(ctx, statement)
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package trustedclock is the time that an authority works by. The host sets the wall
-// clock, so it is believed only within limits: never below a floor, and not after a
-// jump against the monotonic clock.
+// Package trustedclock is the clock of an authority. The host sets the wall clock, so the
+// authority accepts it only within limits: never below a floor, and not after a jump against the
+// monotonic clock.
 package trustedclock
 
 import (
@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Source reads both clocks of the machine at one moment: the wall clock, and the
-// time since some fixed moment by the monotonic clock.
+// Source reads both clocks of the machine at one moment: the wall clock, and the monotonic clock
+// as the time since a fixed moment.
 type Source func() (wall time.Time, elapsed time.Duration)
 
 // System returns the machine's clock.
@@ -20,15 +20,15 @@ func System() Source {
 	start := time.Now()
 	return func() (time.Time, time.Duration) {
 		now := time.Now()
-		return now.Round(0), now.Sub(start) // Round takes the monotonic reading off
+		return now.Round(0), now.Sub(start) // Round removes the monotonic reading
 	}
 }
 
-// Clock is an authority's time. Its floors are the times of what the authority made
-// or its owners signed: the build, policy and its adoption, and what was issued; and
-// of vendors' documents that an issuance was decided by. The time of a refusal is no
-// floor, since any stranger causes one; nor is that of a proposal, which one owner
-// causes. It is safe for concurrent use.
+// Clock is an authority's clock. The times that raise its floor are of events that the authority
+// caused or its owners signed: the build, the policy and its adoption, issuances, and the
+// vendors' documents that an issuance relied on. The time of a refusal does not raise it, because
+// any client can cause one; nor does the time of a proposal, because one owner can. It is safe
+// for concurrent use.
 type Clock struct {
 	read    Source
 	wall    time.Time // both readings at the start
@@ -38,14 +38,14 @@ type Clock struct {
 	floor time.Time // guarded by mu
 }
 
-// New returns a clock over a source, whose floor is not set.
+// New returns a clock over a source, without a floor.
 func New(read Source) *Clock {
 	c := &Clock{read: read}
 	c.wall, c.elapsed = read()
 	return c
 }
 
-// Raise sets the floor: the present is not before at.
+// Raise raises the floor: Now returns no time before at.
 func (c *Clock) Raise(at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -54,9 +54,9 @@ func (c *Clock) Raise(at time.Time) {
 	}
 }
 
-// CheckSigned refuses, with reason "clock", a time that something was signed at more than 2
-// minutes ahead of the wall clock. The floor does not count here: else each document could
-// be ahead of the one before.
+// CheckSigned refuses, with reason "clock", a signed time more than 2 minutes ahead of the wall
+// clock. It ignores the floor: otherwise each document could be 2 minutes ahead of the one before
+// it.
 func (c *Clock) CheckSigned(signed time.Time) error {
 	wall, _ := c.read()
 	if ahead := signed.Sub(wall); ahead > wire.MaxClockJump {
@@ -65,8 +65,8 @@ func (c *Clock) CheckSigned(signed time.Time) error {
 	return nil
 }
 
-// Now returns the time, or a refusal with reason "clock" while the wall clock cannot
-// be believed. It never goes back.
+// Now returns the time. It refuses with reason "clock" while the wall clock is outside the
+// limits. It never goes back.
 func (c *Clock) Now() (time.Time, error) {
 	wall, elapsed := c.read()
 	if jump := wall.Sub(c.wall) - (elapsed - c.elapsed); jump.Abs() > wire.MaxClockJump {
@@ -89,7 +89,7 @@ func (c *Clock) SinceStart() time.Duration {
 	return elapsed - c.elapsed
 }
 
-// LastNow returns the newest time that was believed.
+// LastNow returns the floor: the newest time that was accepted.
 func (c *Clock) LastNow() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,10 +1,9 @@
-// Package testdb starts Debian's PostgreSQL for tests: under an unprivileged
-// user, on a socket of its own directory, ended when the test binary ends in
-// whatever way.
+// Package testdb starts Debian's PostgreSQL for tests: under an unprivileged user, on a socket in
+// its own directory. The server ends when the test binary ends, in whatever way.
 //
-// [Database] returns an empty database (a schema) on the one server of the test binary;
-// [NewServer] starts a server that a test may kill. Where PostgreSQL is not installed
-// the test is skipped, and logs so.
+// [Database] returns an empty database (a schema) on the one server of the test binary.
+// [NewServer] starts a server that a test may kill. If PostgreSQL is not installed, the test is
+// skipped with that reason.
 //
 // It is for tests only: no package of the product imports it.
 package testdb
@@ -31,22 +30,22 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// startWait is how long a server may take to respond, recovery included.
+// startWait is how long a server may take to respond, including recovery.
 const startWait = 30 * time.Second
 
-// Server is one PostgreSQL with a directory of its own.
+// Server is one PostgreSQL server with its own directory.
 type Server struct {
 	dir, bin string
 	settings []string
-	user     *syscall.Credential // nil: our own
+	user     *syscall.Credential // nil: the user of the test
 	guard    io.Closer           // the server ends when this is closed
-	ended    chan struct{}       // closed when it has
-	numbers  atomic.Int64        // of databases
+	ended    chan struct{}       // closed when the server has ended
+	numbers  atomic.Int64        // numbers the databases
 }
 
 var shared = sync.OnceValues(func() (*Server, error) { return start("fsync=off", "full_page_writes=off") })
 
-// Database is the address of a new database on the shared server.
+// Database returns the address of a new database on the shared server.
 func Database(t testing.TB) string {
 	t.Helper()
 	s, err := shared()
@@ -96,7 +95,8 @@ func start(settings ...string) (*Server, error) {
 	return s, s.Start()
 }
 
-// makeDirectory makes the directory, and finds the user: PostgreSQL refuses root.
+// makeDirectory makes the directory, and chooses the user nobody when the test runs as root,
+// which PostgreSQL refuses.
 func (s *Server) makeDirectory() (err error) {
 	if s.dir, err = os.MkdirTemp("", "pg"); err != nil || os.Getuid() != 0 {
 		return err
@@ -115,8 +115,8 @@ func (s *Server) makeDirectory() (err error) {
 
 func (s *Server) dataDir() string { return filepath.Join(s.dir, "data") }
 
-// Start starts the server and waits until it responds. A shell ends it, and takes
-// its directory away, when our end of the pipe is closed, by us or by our death.
+// Start starts the server and waits until it responds. A shell ends the server and removes its
+// directory when the test's end of the pipe is closed, by the test or by its death.
 func (s *Server) Start() error {
 	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -161,14 +161,14 @@ func (s *Server) waitUntilReady() error {
 	}
 }
 
-// Stop ends the server for good.
+// Stop ends the server permanently.
 func (s *Server) Stop() {
 	s.guard.Close()
 	<-s.ended
 }
 
-// Kill kills the postmaster, as a crash does: what it has in memory only is
-// lost, and [Server.Start] recovers the rest. It may have ended by itself before.
+// Kill kills the postmaster, as a crash does: data in memory is lost, and [Server.Start] recovers
+// the rest. It accepts a server that has already ended.
 func (s *Server) Kill() error {
 	pid, err := s.postmasterPID()
 	if err == nil {
@@ -182,7 +182,7 @@ func (s *Server) Kill() error {
 	return s.waitForChildren()
 }
 
-// postmasterPID is the postmaster's.
+// postmasterPID reads the process id of the postmaster.
 func (s *Server) postmasterPID() (int, error) {
 	b, err := os.ReadFile(filepath.Join(s.dataDir(), "postmaster.pid"))
 	if err != nil {
@@ -192,8 +192,8 @@ func (s *Server) postmasterPID() (int, error) {
 	return strconv.Atoi(line)
 }
 
-// waitForChildren waits until the children of a killed postmaster have seen that it is
-// gone: until then no other can start.
+// waitForChildren waits until the children of a killed postmaster have ended: until then no new
+// server can start in the directory.
 func (s *Server) waitForChildren() error {
 	for range 1000 {
 		all, err := filepath.Glob("/proc/[0-9]*/cwd")
@@ -214,8 +214,8 @@ func (s *Server) waitForChildren() error {
 	return errors.New("children of the killed postmaster live on")
 }
 
-// Database is the address of a new database: a schema of its own, which takes
-// far less time to make.
+// Database returns the address of a new database: a schema of its own, which is much faster to
+// create than a database.
 func (s *Server) Database(t testing.TB) string {
 	t.Helper()
 	name := fmt.Sprint("d", s.numbers.Add(1))
@@ -228,7 +228,7 @@ func (s *Server) address(schema string) string {
 		RawQuery: url.Values{"host": {s.dir}, "search_path": {schema}}.Encode()}).String()
 }
 
-// CopyDatabase is the address of a copy of a database as it is at one moment.
+// CopyDatabase returns the address of a copy of a database as of one moment.
 func CopyDatabase(t testing.TB, dsn string) string {
 	t.Helper()
 	u, err := url.Parse(dsn)
@@ -253,7 +253,7 @@ func CopyDatabase(t testing.TB, dsn string) string {
 	return u.String()
 }
 
-// ExecStatement runs a statement behind the store's back.
+// ExecStatement runs a statement on the database without the store.
 func ExecStatement(t testing.TB, dsn, statement string) {
 	t.Helper()
 	c, err := pgx.Connect(t.Context(), dsn)
