@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestEnrolment goes the whole way over TLS, in both key modes.
+// TestEnrolment enrols units over TLS in both key modes and checks each part of their reports.
 func TestEnrolment(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -58,7 +58,7 @@ func TestEnrolment(t *testing.T) {
 	}
 }
 
-// checkLeaf checks the chain a unit serves, as a client would.
+// checkLeaf checks the chain that a unit serves, as a client does.
 func checkLeaf(t *testing.T, w *world, a *Authority, r api.Report, kind identity.Kind) {
 	t.Helper()
 	chain := []*x509.Certificate{testworld.Must(x509.ParseCertificate(r.Leaf)), testworld.Must(x509.ParseCertificate(r.Cross))}

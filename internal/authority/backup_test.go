@@ -21,14 +21,14 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// ask is an owner's request for a backup under the policy in force.
+// ask returns an owner's request for a backup under the policy in force.
 func (w *world) ask(a *Authority, owner string) api.BackupRequest {
 	w.T.Helper()
 	statement := policy.BackupStatement(a.inForce().approved)
 	return api.BackupRequest{Statement: statement, Signature: w.Signature(owner, sshsig.ForBackup, string(statement))}
 }
 
-// split makes a backup, without telling that it was kept.
+// split makes a backup without confirming that its shares were kept.
 func (w *world) split(a *Authority) []backup.Share {
 	w.T.Helper()
 	made := testworld.Must(a.backup(w.ask(a, "ana")))
@@ -39,13 +39,13 @@ func (w *world) split(a *Authority) []backup.Share {
 	return shares
 }
 
-// identity opens an owner's shares.
+// identity returns the age identity that opens an owner's shares.
 func (w *world) identity(name string) age.Identity {
 	w.T.Helper()
 	return testworld.Must(agessh.NewEd25519Identity(w.Keys[name].Private))
 }
 
-// restoration is a TEE that asks for shares, and the store it restores into.
+// restoration is a TEE that requests shares, and the store that it restores into.
 type restoration struct {
 	w      *world
 	config RestoreConfig
@@ -65,7 +65,7 @@ func (w *world) restoration(a *Authority, program string) *restoration {
 	}}
 }
 
-// unlock is what an owner makes of his share.
+// unlock returns the share that an owner unlocks for the request.
 func (r *restoration) unlock(a *Authority, s backup.Share) (backup.Share, error) {
 	at, _ := r.w.clock.Read()
 	return backup.Unlock(s, r.w.identity(s.Owner), backup.RestoringTEE{
@@ -73,8 +73,8 @@ func (r *restoration) unlock(a *Authority, s backup.Share) (backup.Share, error)
 	})
 }
 
-// TestRestore loses an authority's machine and brings it back on another, with
-// every pair of owners.
+// TestRestore: an authority's machine is lost. Every pair of owners restores the root on another
+// machine.
 func TestRestore(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -116,7 +116,7 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// TestBackupRefusals asks for backups that must not be made.
+// TestBackupRefusals: requests for backups that the authority must refuse.
 func TestBackupRefusals(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -156,7 +156,7 @@ func TestBackupRefusals(t *testing.T) {
 	}
 }
 
-// TestRestoreRefusals spoils one thing of a good restoration each.
+// TestRestoreRefusals: each row changes one thing in a good restoration, and it is refused.
 func TestRestoreRefusals(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -216,7 +216,7 @@ func TestRestoreRefusals(t *testing.T) {
 	}
 }
 
-// TestUnlockRefusals are TEEs and keys that an owner gives nothing to.
+// TestUnlockRefusals: an owner unlocks no share for these TEEs and keys.
 func TestUnlockRefusals(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -252,8 +252,8 @@ func TestUnlockRefusals(t *testing.T) {
 	testworld.Refused(t, err, wire.BadShare)
 }
 
-// TestStaleBackup changes the owners: the shares of before restore nothing, and
-// the record says so.
+// TestStaleBackup: after the owners change, the old shares restore nothing, and the backup record
+// is reported as stale.
 func TestStaleBackup(t *testing.T) {
 	w := newWorld(t, `delay = "1h"`, `delay = "0s"`)
 	a := w.open()
@@ -277,7 +277,7 @@ func TestStaleBackup(t *testing.T) {
 	}
 }
 
-// TestRequestForm reads what is no restore request.
+// TestRequestForm: malformed restore requests are refused.
 func TestRequestForm(t *testing.T) {
 	w := newWorld(t)
 	good := testworld.Must(json.Marshal(w.restoration(w.open(), "authority").config.Request))

@@ -11,20 +11,19 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// owned are the backups of one root, as whoever asked for them has them.
+// owned are the backups of one root, as the owner who requested them has them.
 type owned struct {
 	w      *world
-	shares map[string][]backup.Share // by id of the backup
-	record string                    // id of the backup on record before a life, or nothing
-	made   string                    // in that life
-	kept   bool                      // that was acknowledged
+	shares map[string][]backup.Share // by backup id
+	record string                    // id of the backup on record before this run of the child, or empty
+	made   string                    // id of the backup made in this run
+	kept   bool                      // that backup was acknowledged
 	lives  int
 }
 
-// TestBackupKilledAnywhere kills an authority at one point after the other while
-// it makes a backup and records it. What is left is the record of before or that
-// of the new backup, whole; one that was acknowledged is on record; and the
-// backup on record restores the root.
+// TestBackupKilledAnywhere kills an authority at one point after the other while it makes and
+// records a backup. Afterwards the record is the old one or the new one, whole; an acknowledged
+// backup is on record; and the backup on record restores the root.
 func TestBackupKilledAnywhere(t *testing.T) {
 	vendor, chip := sameChip(t)
 	w := newWorldOf(t, vendor, chip)
@@ -34,7 +33,7 @@ func TestBackupKilledAnywhere(t *testing.T) {
 	o.on(o.restores)
 }
 
-// on does something with an authority in this process.
+// on calls do with an authority in this process.
 func (o *owned) on(do func(*Authority)) {
 	o.w.T.Helper()
 	db := testworld.Must(store.Open(o.w.T.Context(), o.w.dsn))
@@ -42,8 +41,8 @@ func (o *owned) on(do func(*Authority)) {
 	do(testworld.Must(Open(o.w.T.Context(), o.w.configOn(db, "authority"))))
 }
 
-// live runs an authority that dies at its n-th point, and asks it for a backup:
-// its first one in every other life.
+// live runs an authority that dies at its n-th point, and requests a backup from it. In every
+// other run it first deletes the backup record.
 func (o *owned) live(n int) *child {
 	o.w.T.Helper()
 	if o.made, o.kept = "", false; o.lives%2 == 0 {
@@ -66,7 +65,7 @@ func (o *owned) live(n int) *child {
 	return c
 }
 
-// ask asks for shares, and shows one of them.
+// ask requests shares, and confirms the backup with one of them.
 func (o *owned) ask(ctx context.Context, c *child, before *Authority) {
 	o.w.T.Helper()
 	response, err := c.MakeBackup(ctx, o.w.ask(before, "ana"))
@@ -83,7 +82,7 @@ func (o *owned) ask(ctx context.Context, c *child, before *Authority) {
 	}
 }
 
-// note demands a whole backup, and keeps it.
+// note demands a whole backup and stores its shares.
 func (o *owned) note(a *Authority, response api.BackupShares) (id string) {
 	o.w.T.Helper()
 	if len(response.Shares) != len(o.w.Owners) {
@@ -100,8 +99,7 @@ func (o *owned) note(a *Authority, response api.BackupShares) (id string) {
 	return id
 }
 
-// same demands that what is told is the record of a backup, and all of it; of
-// none where id is empty.
+// same demands that told is the whole record of the backup id, or no backup if id is empty.
 func (o *owned) same(told api.Backup, id string) {
 	o.w.T.Helper()
 	want := api.Backup{State: api.BackupNone}
@@ -115,8 +113,8 @@ func (o *owned) same(told api.Backup, id string) {
 	}
 }
 
-// check holds what is told of the backup after a life against what was told in
-// it, and goes on with a new backup.
+// check compares the backup record after a run with the responses in that run, and then makes a
+// new backup.
 func (o *owned) check() {
 	o.w.T.Helper()
 	o.on(func(a *Authority) {
@@ -125,7 +123,7 @@ func (o *owned) check() {
 			o.record = o.made
 		}
 		o.same(told, o.record)
-		o.w.clock.Advance(time.Minute) // a backup of the same second is no newer one
+		o.w.clock.Advance(time.Minute) // a backup of the same second does not count as newer
 		next := testworld.Must(a.backup(o.w.ask(a, "ben")))
 		o.record = o.note(a, next)
 		o.same(testworld.Must(a.backupKept(o.w.T.Context(), api.BackupKept{Share: next.Shares[2]})), o.record)
@@ -133,7 +131,7 @@ func (o *owned) check() {
 	})
 }
 
-// restores brings the root back from the backup on record.
+// restores restores the root from the backup on record.
 func (o *owned) restores(a *Authority) {
 	o.w.T.Helper()
 	r := o.w.restoration(a, "authority")

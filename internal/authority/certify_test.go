@@ -21,9 +21,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestRefusals takes a good request, changes the least thing, and wants exactly
-// one reason, nothing recorded as issued, and the refusal in the log. Nothing is
-// asked of a vendor for any of them, though he has said nothing yet.
+// TestRefusals changes the least thing in a good request. Each change must give exactly one
+// reason, no issuance, and a refusal in the log. None may cause a request to the vendor, though
+// no documents are cached.
 func TestRefusals(t *testing.T) {
 	w := newWorld(t)
 	config, desk := w.config("authority"), &vendorDesk{absent: true}
@@ -39,8 +39,8 @@ func TestRefusals(t *testing.T) {
 		name   string
 		want   wire.Reason
 		who    func() *applicant
-		before change // the evidence is made over the change
-		after  change // the evidence is not
+		before change // applied before the evidence is made
+		after  change // applied after the evidence is made
 	}{
 		{"another task", wire.NotFound, w.scoring, func(r *api.CertificateRequest) { r.Task = "nothing" }, nil},
 		{"a task of other code", wire.NotMeasured, w.scoring, func(r *api.CertificateRequest) {
@@ -113,9 +113,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestChallengeServesOnce: whatever comes of a request, its challenge serves no
-// second one, so that fifty with one challenge cost a vendor nothing and us one
-// look.
+// TestChallengeServesOnce: a challenge serves one request, whether or not that succeeds. Fifty
+// requests with one challenge cause no request to the vendor, and one appraisal.
 func TestChallengeServesOnce(t *testing.T) {
 	w := newWorld(t)
 	config, desk := w.config("authority"), &vendorDesk{absent: true}
@@ -145,7 +144,7 @@ func TestChallengeServesOnce(t *testing.T) {
 	_, err = a.certify(t.Context(), late, "192.0.2.1:1")
 	testworld.Refused(t, err, wire.Unavailable)
 	_, err = a.certify(t.Context(), late, "192.0.2.1:1")
-	testworld.Refused(t, err, wire.NonceUsed) // our own trouble is no second try for what it cost
+	testworld.Refused(t, err, wire.NonceUsed) // a fault on the authority's side does not free the challenge
 	if len(desk.asked) != 1 {
 		t.Errorf("asked %d times, want once", len(desk.asked))
 	}
@@ -169,8 +168,8 @@ func stranger(w *world) func() *applicant {
 	return func() *applicant { p := w.scoring(); p.device.Faults.OtherRoot = true; return p }
 }
 
-// TestReplay sends one request again: to the same authority, to another over
-// the same store, and to one that started later.
+// TestReplay sends one request again: to the same authority, to another over the same store, and
+// to one that started later. All refuse it with "nonce-used".
 func TestReplay(t *testing.T) {
 	w := newWorld(t)
 	first, second := w.open(), w.open()
@@ -192,8 +191,8 @@ func TestReplay(t *testing.T) {
 	testworld.Refused(t, err, wire.NonceUsed)
 }
 
-// TestSecondAuthority answers a challenge that another authority of the same
-// root made.
+// TestSecondAuthority: an authority accepts a challenge that another authority of the same root
+// made.
 func TestSecondAuthority(t *testing.T) {
 	w := newWorld(t)
 	first, second := w.open(), w.open()
@@ -203,8 +202,8 @@ func TestSecondAuthority(t *testing.T) {
 	}
 }
 
-// TestRepeatedCertificate asks twice within one window with one signing key:
-// the certificate is the same, and so may its serial number be.
+// TestRepeatedCertificate: a unit enrols twice within one window with one signing key. The
+// certificates are equal, so they may have the same serial number.
 func TestRepeatedCertificate(t *testing.T) {
 	w := newWorld(t)
 	a, p := w.open(), w.scoring()
@@ -221,7 +220,7 @@ func TestRepeatedCertificate(t *testing.T) {
 	}
 }
 
-// TestWindows looks at the shared leaf across a window's end.
+// TestWindows: the shared leaf stays the same until its window ends, and then changes.
 func TestWindows(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -238,8 +237,7 @@ func TestWindows(t *testing.T) {
 	}
 }
 
-// TestDevelopment shows evidence of the soft TEE to a policy that is not for
-// development: it cannot even be written.
+// TestDevelopment: a policy that names the soft TEE without "development = true" is refused.
 func TestDevelopment(t *testing.T) {
 	w := newWorld(t)
 	w.genesis = w.SignPolicy(w.text("development  = true\n", ""), "ana", "ben")
@@ -247,8 +245,8 @@ func TestDevelopment(t *testing.T) {
 	testworld.Refused(t, err, wire.BadPolicy)
 }
 
-// TestNothingWithoutRecord takes the store away: no report leaves, and all goes
-// on when it is back.
+// TestNothingWithoutRecord locks the store: no report is sent. When the store works again, the
+// authority issues again.
 func TestNothingWithoutRecord(t *testing.T) {
 	w := newWorld(t)
 	config := w.config("authority")
@@ -273,7 +271,7 @@ func TestNothingWithoutRecord(t *testing.T) {
 	}
 	restore()
 	_, err = client.Certify(t.Context(), r)
-	testworld.Refused(t, err, wire.NonceUsed) // its challenge is spent
+	testworld.Refused(t, err, wire.NonceUsed) // the failed request spent its challenge
 	if _, err := p.enrol(client); err != nil {
 		t.Errorf("another request once the store is back: %v", err)
 	}
@@ -282,7 +280,8 @@ func TestNothingWithoutRecord(t *testing.T) {
 	}
 }
 
-// TestGoneClient hangs up while the store is slow.
+// TestGoneClient: the client disconnects before the store responds. The request ends with
+// context.Canceled.
 func TestGoneClient(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -294,8 +293,8 @@ func TestGoneClient(t *testing.T) {
 	}
 }
 
-// TestAttesterGone lets the authority's own TEE fall silent: trust cannot be
-// answered, units still can.
+// TestAttesterGone: the authority's own TEE stops responding. Trust requests fail, but units can
+// still enrol.
 func TestAttesterGone(t *testing.T) {
 	w := newWorld(t)
 	config := w.config("authority")
@@ -312,7 +311,7 @@ func TestAttesterGone(t *testing.T) {
 	}
 }
 
-// BenchmarkCertify issues to replica 2..N of a known identity, without HTTP.
+// BenchmarkCertify issues to further replicas of a known identity, without HTTP.
 func BenchmarkCertify(b *testing.B) {
 	w := newWorld(b)
 	a := w.open()

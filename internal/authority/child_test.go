@@ -24,17 +24,17 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// childVariable holds, in a child's environment, a [childWish].
+// childVariable names the environment variable with a child's [childWish].
 const childVariable = "AUTHORITY_TEST_CHILD"
 
-// childWish is what a child, a process that serves an authority, is given. Its
-// chip is that of sameChip.
+// childWish is the input of a child, a process that serves an authority. Its chip is that of
+// sameChip.
 type childWish struct {
 	DSN  string
 	Wall time.Time
 }
 
-// sameChip is the same vendor and chip in every process.
+// sameChip returns the same vendor and chip in every process.
 func sameChip(t *testing.T) (vendor *attesttest.Vendor, chip *attesttest.Chip) {
 	t.Run("chip", func(t *testing.T) {
 		cryptotest.SetGlobalRandom(t, 1)
@@ -44,7 +44,7 @@ func sameChip(t *testing.T) (vendor *attesttest.Vendor, chip *attesttest.Chip) {
 	return vendor, chip
 }
 
-// TestChild is the child. In a run of tests it does nothing.
+// TestChild runs the child process. Without childVariable it does nothing.
 func TestChild(t *testing.T) {
 	var wish childWish
 	if text := os.Getenv(childVariable); text == "" {
@@ -81,15 +81,15 @@ func TestChild(t *testing.T) {
 	}
 }
 
-// child is a running child.
+// child is a running child process.
 type child struct {
 	*api.Authority
-	points string // file of the points it passed
+	points string // file with the points that it passed
 	stop   func() error
 }
 
-// startChild starts a child that dies at its n-th point, or at none, and speaks
-// to it with config. It may be dead already, and is without a client then.
+// startChild starts a child that dies at its n-th point (0: none), and connects to it with
+// config. If the child has died already, the result has no client.
 func (w *world) startChild(n int, config *tls.Config) *child {
 	w.T.Helper()
 	dir := testworld.Must(os.MkdirTemp("", "a"))
@@ -117,7 +117,7 @@ func (w *world) startChild(n int, config *tls.Config) *child {
 	return c
 }
 
-// killed ends it, and reports whether it was killed before.
+// killed ends the child, and reports whether it had been killed before.
 func (c *child) killed() bool {
 	err := c.stop()
 	return err != nil && strings.Contains(err.Error(), "signal: killed")

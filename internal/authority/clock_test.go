@@ -15,12 +15,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// farAhead is what a broken or hostile host clock says.
+// farAhead is the time of a broken or hostile host clock.
 var farAhead = time.Date(2038, 1, 20, 0, 0, 0, 0, time.UTC)
 
-// TestClockAheadOnce starts an authority once with the host's clock far ahead. What strangers and
-// owners can cause there is refused requests, proposals and challenges; none of them keeps the authority
-// from starting when the clock is right again.
+// TestClockAheadOnce runs an authority once with the host's clock far ahead. Clients and owners
+// cause refusals, proposals and challenges meanwhile. None of them stops the authority from
+// starting when the clock is right again.
 func TestClockAheadOnce(t *testing.T) {
 	w := newWorld(t)
 	_, end := w.process()
@@ -40,14 +40,14 @@ func TestClockAheadOnce(t *testing.T) {
 	w.clock.SetWall(right.Add(time.Minute))
 	b := w.open()
 	testworld.Must(w.scoring().enrol(direct{b}))
-	// A challenge of that time would be good for years, also where its record was lost.
+	// A challenge of that time would be valid for years, even if the record of its use was lost.
 	_, err = b.certify(t.Context(), w.scoring().request(nonce, nil), "")
 	testworld.Refused(t, err, wire.NonceUsed)
 }
 
-// TestClockWayBack: a certificate that was issued, or a policy that was adopted, with the clock far
-// ahead keeps the authority from starting, and says so. With the shares of a quorum its owners
-// bring the root back into a new store, where no such time stands.
+// TestClockWayBack: after a certificate was issued, or a policy adopted, with the clock far
+// ahead, the authority refuses to start and names the cause. A quorum of owners restores the root
+// from its shares into a new store, which does not have that time.
 func TestClockWayBack(t *testing.T) {
 	w := newWorld(t)
 	a, end := w.process()
@@ -86,8 +86,8 @@ func TestClockWayBack(t *testing.T) {
 	testworld.Must(w.scoring().enrol(direct{b}))
 }
 
-// TestBackupOfAClockAhead: a backup that was made with the clock far ahead keeps no later one from being
-// recorded.
+// TestBackupOfAClockAhead: a backup made while the clock was far ahead does not stop later
+// backups from being recorded.
 func TestBackupOfAClockAhead(t *testing.T) {
 	w := newWorld(t)
 	_, end := w.process()
@@ -105,8 +105,8 @@ func TestBackupOfAClockAhead(t *testing.T) {
 	}
 }
 
-// TestClockFloors: the present is not before the program was built, and not before what was
-// issued, whoever wrote the newest row of the log.
+// TestClockFloors: the authority refuses a clock before the build time of the program and before
+// the newest issuance, whatever the newest row of the log is.
 func TestClockFloors(t *testing.T) {
 	w := newWorld(t)
 	c := w.config("authority")
@@ -120,7 +120,7 @@ func TestClockFloors(t *testing.T) {
 	}
 	w.clock.Advance(time.Hour)
 	testworld.Must(w.scoring().enrol(direct{a}))
-	for range 3 { // newer rows, of refusals, hide nothing
+	for range 3 { // newer rows of refusals do not hide the issuance
 		if err := a.recordRefusal(t.Context(), api.CertificateRequest{}, wire.Refuse(wire.NonceUsed, "", "", "")); err != nil {
 			t.Fatal(err)
 		}
@@ -130,8 +130,8 @@ func TestClockFloors(t *testing.T) {
 	testworld.Refused(t, err, wire.ClockSkew)
 }
 
-// TestClockJumps moves the host's clock while the authority runs: for one look, and for good. It
-// issues nothing meanwhile, and goes on when the clock is back.
+// TestClockJumps moves the host's clock while the authority runs, once for one reading and once
+// until it is moved back. The authority issues nothing meanwhile, and issues again afterwards.
 func TestClockJumps(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -151,7 +151,7 @@ func TestClockJumps(t *testing.T) {
 	}
 }
 
-// TestExpiriesOfNonces puts every time into a challenge of this authority's own key.
+// TestExpiriesOfNonces checks challenges with valid MACs and extreme expiries.
 func TestExpiriesOfNonces(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -164,8 +164,8 @@ func TestExpiriesOfNonces(t *testing.T) {
 	}
 }
 
-// TestBelievable: what was signed 2 minutes ahead of the wall clock is believed, whatever
-// the floor, and no later time.
+// TestBelievable: a document signed up to 2 minutes ahead of the wall clock is accepted, whatever
+// the floor; a later one is refused.
 func TestBelievable(t *testing.T) {
 	clock := testworld.NewClock(noon)
 	g := trustedclock.New(clock.Read)

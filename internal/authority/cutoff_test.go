@@ -14,7 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// change adopts the policy that follows, edited.
+// change adopts the next policy, with edits.
 func (w *world) change(a *Authority, edits ...string) {
 	w.T.Helper()
 	step := w.SignPolicy(w.NextText(a.inForce().approved, edits...), "ana", "ben")
@@ -24,9 +24,9 @@ func (w *world) change(a *Authority, edits ...string) {
 	}
 }
 
-// TestCutUnit cuts one unit off by its id: it gets no further certificate though
-// the delay is an hour, the others get keys that it never saw, and other tasks
-// keep theirs.
+// TestCutUnit cuts off one unit by its id. It gets no further certificate, at once although the
+// delay is an hour. Other units of the task get ring keys that it never had, and other tasks keep
+// theirs.
 func TestCutUnit(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -45,7 +45,7 @@ func TestCutUnit(t *testing.T) {
 	wantKey(t, "current key of a task that is not cut", again.Rings.Strict.Current, other.Rings.Strict.Current)
 }
 
-// wantCut demands that no key of before is given out any more.
+// wantCut demands that after contains no key of before, and no previous key.
 func wantCut(t *testing.T, what string, before, after api.RingKeys) {
 	t.Helper()
 	if n := shared(keysOf(before), keysOf(after)); n != 0 || after.Previous != nil {
@@ -53,8 +53,8 @@ func wantCut(t *testing.T, what string, before, after api.RingKeys) {
 	}
 }
 
-// TestCutRelease removes a release: its units get nothing from then on, and the
-// certificate that they have ends within one life.
+// TestCutRelease removes a release: its units get no further certificate, and the certificates
+// that they have end within one lifetime.
 func TestCutRelease(t *testing.T) {
 	w := newWorld(t, withReleases()...)
 	a := w.open()
@@ -73,8 +73,8 @@ func TestCutRelease(t *testing.T) {
 	}
 }
 
-// TestCutSuccessor removes a release that continues another: of that one, and of the one
-// before, it held what sessions by task name are sealed under, and nothing else.
+// TestCutSuccessor removes a release that continues another: the follow keys of the releases
+// before it are replaced, and their strict keys stay.
 func TestCutSuccessor(t *testing.T) {
 	w := newWorld(t, withReleases()...)
 	a := w.open()
@@ -89,9 +89,9 @@ func TestCutSuccessor(t *testing.T) {
 	wantKey(t, "strict, of the first", first.Rings.Strict.Current, old.Rings.Strict.Current)
 }
 
-// TestOldPolicyCutsNothing: an enrolment that was decided under an older policy than
-// the one in force changes no ring back, and one under a newer policy than the rings
-// were held to gets none of the keys of before.
+// TestOldPolicyCutsNothing: an enrolment decided under a policy older than the one in force does
+// not change a ring back. An enrolment under a policy newer than the ring's gets none of the old
+// keys.
 func TestOldPolicyCutsNothing(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -124,7 +124,7 @@ func TestOldPolicyCutsNothing(t *testing.T) {
 	}
 }
 
-// TestLooseningCutsNothing adds a name: ring keys stay.
+// TestLooseningCutsNothing: a policy that adds a name does not change ring keys.
 func TestLooseningCutsNothing(t *testing.T) {
 	w := newWorld(t, `delay = "1h"`, `delay = "0s"`)
 	a := w.open()
@@ -135,8 +135,8 @@ func TestLooseningCutsNothing(t *testing.T) {
 	wantKey(t, "next", after.Rings.Strict.Next, before.Rings.Strict.Next)
 }
 
-// TestRestartedAfterCut: an authority that read the cut from the store enforces
-// it as well.
+// TestRestartedAfterCut: an authority that reads the cut from the store at its start enforces it
+// too.
 func TestRestartedAfterCut(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()

@@ -15,7 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// damages is how many bits are flipped, one after the other, in each place.
+// damages returns how many bits are flipped, one after the other, in each place.
 func damages() int {
 	if os.Getenv("COHORT_FULL") != "" {
 		return 500
@@ -23,9 +23,8 @@ func damages() int {
 	return 12
 }
 
-// TestFlippedBits flips one bit of the database, of its write-ahead log and of
-// the sealed root: the authority serves with the same keys, or refuses to start
-// and names what is damaged.
+// TestFlippedBits flips one bit of the database, of its write-ahead log or of the sealed root.
+// The authority serves with the same keys, or refuses to start and names the damage.
 func TestFlippedBits(t *testing.T) {
 	if os.Getenv(onServer) != "" {
 		t.Skip("it damages files")
@@ -76,8 +75,8 @@ func TestFlippedBits(t *testing.T) {
 	}
 }
 
-// survives opens an authority on the bytes of a database, and reports whether
-// it serves; key is the shared key that it then gives.
+// survives opens an authority on the bytes of a database, and reports whether it serves. If it
+// issues, the shared key must be key.
 func (w *world) survives(t *testing.T, database, wal, key []byte) bool {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "a.db")
@@ -109,7 +108,7 @@ func (w *world) survives(t *testing.T, database, wal, key []byte) bool {
 	r := p.request(testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
 	sealed, err := direct{a}.Certify(ctx, r)
 	if err != nil {
-		return true // it serves, and says so of what it cannot do
+		return true // it serves, and refuses what it cannot do
 	}
 	if report := testworld.Must(p.openReport(r, sealed)); string(report.LeafKey) != string(key) {
 		t.Errorf("another shared key")
@@ -117,9 +116,9 @@ func (w *world) survives(t *testing.T, database, wal, key []byte) bool {
 	return true
 }
 
-// TestRestored puts an old copy in the store's place, all of it, one table or
-// one row: as soon as anybody shows a newer head the authority says `behind` and
-// issues nothing, and the signed newer files heal it.
+// TestRestored restores an old copy of the store: all of it, one table, or one row. When a unit
+// shows a newer head, the authority refuses with "behind" and issues nothing, until the signed
+// newer files are pushed.
 func TestRestored(t *testing.T) {
 	for name, restore := range map[string]func(w *world, old string){
 		"whole":     func(w *world, old string) { w.dsn = old },

@@ -11,7 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// process is one start of an authority on the world's store, and its end.
+// process starts an authority on the world's store, and returns a function that ends it.
 func (w *world) process() (*Authority, func()) {
 	w.T.Helper()
 	db := testworld.Must(store.Open(w.T.Context(), w.dsn))
@@ -28,14 +28,14 @@ func (w *world) waiting(a *Authority) wire.Digest {
 	return testworld.Must(a.history.Propose(w.T.Context(), proposal(w.SignPolicy(w.NextText(a.inForce().approved, looser...), "ana", "ben")))).Digest
 }
 
-// waited is how much of its delay a proposal has waited.
+// waited returns how much of its delay a proposal has waited.
 func (w *world) waited(a *Authority, digest wire.Digest) time.Duration {
 	w.T.Helper()
 	return time.Duration(testworld.Must(a.history.ShowProposal(w.T.Context(), digest)).Waited) * time.Second
 }
 
-// TestDelayAcrossRestarts sets the clock while the authority does not run: forward by an
-// hour, the whole delay, and back. Nothing of that counts.
+// TestDelayAcrossRestarts sets the clock while the authority does not run: forward by more than
+// the whole delay, and back. None of that counts as waiting.
 func TestDelayAcrossRestarts(t *testing.T) {
 	w := newWorld(t)
 	a, end := w.process()
@@ -56,7 +56,7 @@ func TestDelayAcrossRestarts(t *testing.T) {
 	}
 	w.wait(a, 30*time.Minute)
 	end()
-	w.clock.Advance(5 * time.Hour) // time while none runs does not count
+	w.clock.Advance(5 * time.Hour) // time while no authority runs does not count
 	a, end = w.process()
 	defer end()
 	if got := w.waited(a, digest); got < 28*time.Minute || got > 30*time.Minute {
@@ -66,14 +66,14 @@ func TestDelayAcrossRestarts(t *testing.T) {
 	if got := a.inForce().document().Sequence; got != 1 {
 		t.Errorf("got policy %d in force after 55 minutes, want 1", got)
 	}
-	w.wait(a, 8*time.Minute) // with what the restarts cost
+	w.wait(a, 8*time.Minute) // includes the time that the restarts cost
 	if got := a.inForce().document().Sequence; got != 2 {
 		t.Errorf("got policy %d in force after the delay, want 2", got)
 	}
 }
 
-// TestDelayOfAStoppedProcess: a process that is stopped for the whole delay, as by SIGSTOP, counts a
-// minute of it.
+// TestDelayOfAStoppedProcess: a process that is stopped for the whole delay, as by SIGSTOP,
+// counts one minute of it.
 func TestDelayOfAStoppedProcess(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -87,8 +87,8 @@ func TestDelayOfAStoppedProcess(t *testing.T) {
 	}
 }
 
-// TestDelayCountedOnce lets several authorities of a store look all the time: an hour
-// stays an hour, and another goes on when the one that counts is gone.
+// TestDelayCountedOnce: several authorities of a store run at once. An hour of delay still takes
+// an hour, and another authority continues when the one that counts has ended.
 func TestDelayCountedOnce(t *testing.T) {
 	w := newWorld(t)
 	all := []*Authority{w.open(), w.open(), w.open()}
@@ -113,8 +113,8 @@ func TestDelayCountedOnce(t *testing.T) {
 	}
 }
 
-// TestDelayOfMovedRows hands rows from one copy of the store to another, where the same time
-// passes too: a row that this authority did not write is where it begins to count.
+// TestDelayOfMovedRows copies rows between two copies of the store while the same time passes at
+// both. An authority starts counting anew at a row that it did not write.
 func TestDelayOfMovedRows(t *testing.T) {
 	if os.Getenv(onServer) != "" {
 		t.Skip("one dialect is enough")
@@ -149,7 +149,7 @@ func TestDelayOfMovedRows(t *testing.T) {
 	}
 }
 
-// TestSigningGoesOnCounting: an owner who signs while the delay runs costs nothing of it.
+// TestSigningGoesOnCounting: an owner's signature during the delay does not lengthen the delay.
 func TestSigningGoesOnCounting(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -163,8 +163,8 @@ func TestSigningGoesOnCounting(t *testing.T) {
 	}
 }
 
-// TestAdoptionRaisesTheFloor: the time of adoption stands in the row of the history, so that a clock
-// set back afterwards is noticed at the next start.
+// TestAdoptionRaisesTheFloor: the row of the history has the time of adoption, so the next start
+// detects a clock that was set back since.
 func TestAdoptionRaisesTheFloor(t *testing.T) {
 	w := newWorld(t)
 	a, end := w.process()

@@ -17,7 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// readyz asks an authority's own probe.
+// readyz requests an authority's readiness probe.
 func readyz(a *Authority) (int, api.Health, wire.Reason) {
 	w := httptest.NewRecorder()
 	a.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, api.PathReady, nil))
@@ -31,7 +31,7 @@ func readyz(a *Authority) (int, api.Health, wire.Reason) {
 	return w.Code, h, p.Reason
 }
 
-// wantNoDoubt demands an authority that issues, and that contradicts nothing.
+// wantNoDoubt demands an authority that issues and knows no contradiction.
 func (w *world) wantNoDoubt(a *Authority) {
 	w.T.Helper()
 	if code, h, reason := readyz(a); code != http.StatusOK || len(h.Warnings)+len(h.Contradictions) > 0 {
@@ -42,8 +42,8 @@ func (w *world) wantNoDoubt(a *Authority) {
 	}
 }
 
-// wantContradiction demands an authority that issues, and that knows of one contradiction, with
-// both digests, in its probe and its metric.
+// wantContradiction demands an authority that issues, and reports one contradiction, with both
+// digests, in its probe and its metric.
 func (w *world) wantContradiction(a *Authority, kept, other wire.Digest) {
 	w.T.Helper()
 	code, h, reason := readyz(a)
@@ -60,7 +60,7 @@ func (w *world) wantContradiction(a *Authority, kept, other wire.Digest) {
 	}
 }
 
-// wantBehind demands an authority that issues nothing, exports nothing, and says why.
+// wantBehind demands an authority that issues and exports nothing, and reports why.
 func (w *world) wantBehind(a *Authority) {
 	w.T.Helper()
 	before := issued(w.T, a)
@@ -80,7 +80,7 @@ func (w *world) wantBehind(a *Authority) {
 	}
 }
 
-// putBack is a world whose history, and nothing else, was put back by two steps; newest is what it was.
+// putBack returns a world whose history table alone is two steps old, and the newest history.
 func putBack(t *testing.T) (w *world, newest api.History) {
 	w = newWorld(t)
 	a, end := w.process()
@@ -94,9 +94,9 @@ func putBack(t *testing.T) (w *world, newest api.History) {
 	return w, newest
 }
 
-// TestOneTableBack puts the history table back under a stopped authority. Its own log names a head that
-// it does not know: it starts, is behind to everybody, adopts nothing that leads elsewhere, and is healed
-// by the signed files, whoever shows them.
+// TestOneTableBack replaces the history table of a stopped authority by an old copy. Its own log
+// names a head that it does not know: it starts, refuses all requests with "behind", and adopts
+// no step that leads to another head. The signed files heal it, whoever pushes them.
 func TestOneTableBack(t *testing.T) {
 	unmarked := func(h api.History) api.History {
 		entries := make([]api.HistoryEntry, len(h.Entries))
@@ -147,8 +147,8 @@ func TestOneTableBack(t *testing.T) {
 	}
 }
 
-// TestReadyProposalHealsItself: the proposal that was adopted still stands in its table. It leads to the
-// head that the log names, so it is adopted again.
+// TestReadyProposalHealsItself: the adopted proposal is still in its table, and leads to the head
+// that the log names. The authority adopts it again by itself.
 func TestReadyProposalHealsItself(t *testing.T) {
 	w := newWorld(t)
 	a, end := w.process()
@@ -164,9 +164,9 @@ func TestReadyProposalHealsItself(t *testing.T) {
 	w.wantNoDoubt(b)
 }
 
-// TestBehindKeepsTheRoot: a policy of yesterday names an authority program that lost the root since. While
-// its own rows say so, no authority seals the root to it; and one that the old policy does not name
-// starts, to be shown the newer.
+// TestBehindKeepsTheRoot: an old policy names an authority program that a newer one removed.
+// While rows of the store show that the authority is behind, no authority seals the root to that
+// program. A program that only the newer policy names can start, to receive it.
 func TestBehindKeepsTheRoot(t *testing.T) {
 	w := newWorld(t)
 	a, end := w.process()
@@ -196,8 +196,8 @@ func TestBehindKeepsTheRoot(t *testing.T) {
 	w.wantNoDoubt(c)
 }
 
-// TestDamagedStep damages the newest step of the history, which no other row names: the authority
-// misses it all the same, until it is shown again.
+// TestDamagedStep damages the newest step of the history, which no other row names. The authority
+// is behind all the same, until the step is pushed again.
 func TestDamagedStep(t *testing.T) {
 	w := newWorld(t)
 	a, end := w.process()
@@ -212,8 +212,8 @@ func TestDamagedStep(t *testing.T) {
 	w.wantNoDoubt(b)
 }
 
-// TestShownAtTheStart gives an authority a history to start with that is of another branch, older, or of
-// another genesis.
+// TestShownAtTheStart starts an authority with a history of another branch (a contradiction is
+// reported), an older one (nothing changes), and one of a different genesis (refused).
 func TestShownAtTheStart(t *testing.T) {
 	w, a, b, _ := forked(t)
 	start := func(entries []api.HistoryEntry) (*Authority, error) {
@@ -230,8 +230,8 @@ func TestShownAtTheStart(t *testing.T) {
 	testworld.Refused(t, err, wire.WrongGenesis)
 }
 
-// TestStoreOfYesterday puts the whole store back. Nothing in it says so, until a unit that has seen newer
-// shows what it has: it is adopted, and leaves a mark in log and metric.
+// TestStoreOfYesterday replaces the whole store by an old copy, which no row contradicts. A unit
+// that has seen newer steps pushes them: they are adopted, and counted in log and metric.
 func TestStoreOfYesterday(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -252,8 +252,8 @@ func TestStoreOfYesterday(t *testing.T) {
 	}
 }
 
-// forked are two authorities on two copies of one store, which adopted different policies in one
-// place; w.dsn is the store of the first.
+// forked returns two authorities on two copies of one store, which adopted different policies
+// after the same head. w.dsn is the store of the first.
 func forked(t *testing.T) (w *world, a, b *Authority, copied string) {
 	w = newWorld(t)
 	a = w.open()
@@ -268,9 +268,9 @@ func forked(t *testing.T) (w *world, a, b *Authority, copied string) {
 	return w, a, b, copied
 }
 
-// TestFork serves two copies of a store at once. As soon as any unit shows what it was given by
-// the other, this is an alarm that stays: with both digests, in the probe, which stays 200, metric,
-// log and store.
+// TestFork serves two copies of a store at once. When a unit shows one copy the history of the
+// other, the authority reports a contradiction that stays: both digests are in the probe (which
+// stays 200), the metric, the log and the store.
 func TestFork(t *testing.T) {
 	w, a, b, _ := forked(t)
 	w.wantNoDoubt(a)
@@ -290,14 +290,14 @@ func TestFork(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.wantContradiction(w.open(), kept, other)
-	// The other copy learns it the same way, from its side.
+	// The other copy detects it the same way, with the heads exchanged.
 	_, err = b.history.Push(t.Context(), a.history.Current().StepsFrom(0))
 	testworld.Refused(t, err, wire.WrongSequence)
 	w.wantContradiction(b, other, kept)
 }
 
-// TestForkEndsTheWait: rows that name heads of the other history are explained by the contradiction. They
-// can never be reached, so nobody waits for them, also after a restart.
+// TestForkEndsTheWait: a known contradiction explains rows that name heads of the other history.
+// Those heads can never be reached, so the authority is not behind, also after a restart.
 func TestForkEndsTheWait(t *testing.T) {
 	w, a, b, copied := forked(t)
 	testworld.Must(w.scoring().enrol(direct{b}))
@@ -314,8 +314,9 @@ func TestForkEndsTheWait(t *testing.T) {
 	_ = copied
 }
 
-// TestForkedStoreBeneath puts the other copy's history under a running authority. It issues nothing from
-// a store that is not the one it remembers, and leaves the alarm for whoever starts on it.
+// TestForkedStoreBeneath replaces the history under a running authority by that of the other
+// copy. The authority issues nothing from a store that forks from its memory, and records the
+// contradiction for the next start.
 func TestForkedStoreBeneath(t *testing.T) {
 	w, a, b, _ := forked(t)
 	rows := testworld.Must(b.store.Steps(t.Context()))[1:]
@@ -330,11 +331,11 @@ func TestForkedStoreBeneath(t *testing.T) {
 	if got := a.history.Contradictions(); len(got) != 1 || got[0].Kept != kept || got[0].Other != other {
 		t.Errorf("got %+v, want %v and %v", got, kept, other)
 	}
-	w.wantContradiction(w.open(), other, kept) // seen from the history that is in the store now
+	w.wantContradiction(w.open(), other, kept) // as seen from the history that is now in the store
 }
 
-// TestForkedRow puts rows of the other copy behind those of this one: they are noted and set aside,
-// and the history goes on.
+// TestForkedRow adds rows of the other copy after those of this one: they are recorded as a
+// contradiction and removed, and the history can grow again.
 func TestForkedRow(t *testing.T) {
 	w, a, b, _ := forked(t)
 	for _, r := range testworld.Must(b.store.Steps(t.Context()))[1:] {
@@ -354,9 +355,9 @@ func TestForkedRow(t *testing.T) {
 	w.wantContradiction(c, kept, other)
 }
 
-// TestNoContradiction is all that others can say: owners who sign two policies for one place, cancelled
-// and expired proposals, forged marks, heads that a unit claims, a party's statement. None of it is an
-// alarm, and none keeps the authority from issuing.
+// TestNoContradiction: owners sign two policies for one place, cancel proposals and let them
+// expire; a client sends forged marks, a unit claims heads, a party sends a statement. None of it
+// is reported as a contradiction, and none stops the authority from issuing.
 func TestNoContradiction(t *testing.T) {
 	w := grouped(t)
 	a := w.open()
@@ -394,7 +395,7 @@ func TestNoContradiction(t *testing.T) {
 	w.wantNoDoubt(w.open())
 }
 
-// TestDamagedRowsWarn: what was passed over shows in the probe.
+// TestDamagedRowsWarn: the probe reports damaged rows.
 func TestDamagedRowsWarn(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()

@@ -22,14 +22,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// vendorDesk is an endorser that says what it was asked about.
+// vendorDesk is an endorser that records the evidence it is called with.
 type vendorDesk struct {
 	mu     sync.Mutex
 	asked  []attest.Platform
-	from   []string // addresses of strangers
+	from   []string // addresses of senders of evidence
 	proved []string
-	absent bool   // nothing is at hand, so that strangers are screened
-	said   []byte // in role checked
+	absent bool   // no documents are cached, so evidence is screened
+	said   []byte // the value of role checked
 	err    error
 }
 
@@ -73,8 +73,8 @@ func (d *vendorDesk) Stats() []collateral.Status {
 	}
 }
 
-// TestDocuments: metrics tell the oldest and the first to end of each role, and
-// say nothing of what there is none of but that it is missing.
+// TestDocuments: for each role the metrics have the age of the oldest document and the time left
+// of the first to expire. For a role without documents they have only the fault.
 func TestDocuments(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(metrics.Documents{Stats: new(vendorDesk).Stats, Clock: trustedclock.System()})
@@ -98,9 +98,9 @@ func TestDocuments(t *testing.T) {
 	}
 }
 
-// TestEndorser: the vendor is asked about evidence of platforms that policy names,
-// the authority's own included, which clients get with what he said. What he
-// cannot say is refused with his reason, and nothing is issued.
+// TestEndorser: the endorser is called for evidence of platforms that the policy names, the
+// authority's own included; clients receive that with the endorsements. When the endorser fails,
+// the request is refused with its reason and nothing is issued.
 func TestEndorser(t *testing.T) {
 	w := newWorld(t)
 	desk := new(vendorDesk)
@@ -139,9 +139,8 @@ func TestEndorser(t *testing.T) {
 	}
 }
 
-// TestReportSaysWhenChecked: a report says, signed, when the authority had the
-// vendor's documents, and these stand beside it. What a unit says of that itself
-// counts nowhere.
+// TestReportSaysWhenChecked: a signed report states when the authority fetched the vendor's
+// documents, and the documents are beside it. A unit's own value for that time is ignored.
 func TestReportSaysWhenChecked(t *testing.T) {
 	w := newWorld(t)
 	signed := attest.FrameFetched([]attest.Fetched{{Role: "crl", Digest: wire.Sum(nil), At: time.Unix(1, 0), Until: time.Unix(2, 0)}})

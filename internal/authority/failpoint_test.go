@@ -18,15 +18,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// killAt says, in the environment of this test binary run anew, at which step
-// of a restore it kills itself; killDir where it works.
+// Environment variables of this test binary when a test runs it as a child: killAt is the step of
+// a restore at which it kills itself, killDir the directory it works in.
 const (
 	killAt  = "COHORT_TEST_KILL_AT"
 	killDir = "COHORT_TEST_KILL_DIR"
 )
 
-// killPoints are the steps: the calls to the TEE from either side, and the
-// moment a row of each table is on disk.
+// killPoints are the steps: before and after each call to the TEE, and when a row of each table
+// is on disk.
 var killPoints = []string{
 	"before unseal", "after unseal", "before attest", "after attest", "before seal", "after seal",
 	"row of history", "row of backup", "row of root",
@@ -52,7 +52,7 @@ func (f fatal) step(name string) error {
 	return nil
 }
 
-// around runs one call to the TEE between its two steps.
+// around runs one call to the TEE between its "before" and "after" steps.
 func around[T any](f fatal, name string, call func() (T, error)) (T, error) {
 	var none T
 	if err := f.step("before " + name); err != nil {
@@ -77,7 +77,7 @@ func (f fatal) Unseal(ctx context.Context, sealed []byte) ([]byte, error) {
 	return around(f, "unseal", func() ([]byte, error) { return f.Sealer.Unseal(ctx, sealed) })
 }
 
-// restorable is a good restoration into dsn.
+// restorable returns a good restoration into dsn.
 func (w *world) restorable(dsn string) RestoreConfig {
 	w.T.Helper()
 	a := w.open()
@@ -89,8 +89,8 @@ func (w *world) restorable(dsn string) RestoreConfig {
 	return r.config
 }
 
-// TestRestoreKilled kills a restore at each step. What is left is a store
-// without root, which nobody takes for an authority's, or the whole of it.
+// TestRestoreKilled kills a restore at each step. The store then has no root, and no authority
+// opens it, or it is complete.
 func TestRestoreKilled(t *testing.T) {
 	if at := os.Getenv(killAt); at != "" {
 		restoreAndDie(t, at, "sqlite:"+filepath.Join(os.Getenv(killDir), "restored.db"))
@@ -120,12 +120,12 @@ func restoreAndDie(t *testing.T, at, dsn string) {
 	}
 	_, err := Restore(t.Context(), c)
 	if strings.HasPrefix(at, "row of ") {
-		select {} // the watcher sees the row
+		select {} // dieWith sees the row and kills the process
 	}
 	t.Errorf("got to the end, %v, without %s", err, at)
 }
 
-// dieWith ends the process when a table has a row.
+// dieWith kills the process when a table has a row.
 func dieWith(t *testing.T, db *sql.DB, table string) {
 	for {
 		var rows int
@@ -135,8 +135,8 @@ func dieWith(t *testing.T, db *sql.DB, table string) {
 	}
 }
 
-// wantAllOrNothing demands that a store with a root has everything, and that
-// one without is refused.
+// wantAllOrNothing demands that a store with a root is complete, and that a store without one is
+// refused.
 func wantAllOrNothing(t *testing.T, dsn string, mustBeWhole bool) {
 	t.Helper()
 	db, err := store.Open(t.Context(), dsn)
@@ -155,8 +155,8 @@ func wantAllOrNothing(t *testing.T, dsn string, mustBeWhole bool) {
 	}
 }
 
-// TestRestoreAgain breaks a restore at each step, heals it, and runs it again on
-// the same store.
+// TestRestoreAgain breaks a restore at each step, removes the fault, and runs the restore again
+// on the same store. It succeeds.
 func TestRestoreAgain(t *testing.T) {
 	for _, at := range killPoints {
 		t.Run(at, func(t *testing.T) {
@@ -183,7 +183,7 @@ func TestRestoreAgain(t *testing.T) {
 	}
 }
 
-// refuseRows makes a table of the store take no more rows until it is mended.
+// refuseRows makes a table of the store refuse new rows until mend is called.
 func refuseRows(t *testing.T, dsn, table string) (mend func()) {
 	t.Helper()
 	broken := `CREATE TRIGGER broken BEFORE INSERT ON ` + table + ` BEGIN SELECT RAISE(ABORT, 'broken'); END`
@@ -196,8 +196,8 @@ func refuseRows(t *testing.T, dsn, table string) (mend func()) {
 	return func() { exec(t, dsn, mended) }
 }
 
-// TestBackupRecordFails: shares that could not be recorded are no backup, and
-// showing one again makes them one.
+// TestBackupRecordFails: shares whose record could not be written are no backup. Confirming one
+// of them again records the backup.
 func TestBackupRecordFails(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()

@@ -15,14 +15,14 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// storeFault makes a store that can be broken and healed.
+// storeFault makes a store with functions that break and heal it.
 type storeFault struct {
 	name string
 	make func(t *testing.T) (dsn string, broke, heal func() error)
 }
 
-// storeFaults are what may happen to stores. A disk that may only be read, and
-// one that is full, are in the tests of the store too.
+// storeFaults are faults of stores. The tests of package store also cover a read-only disk and a
+// full one.
 var storeFaults = []storeFault{
 	{"a file that is locked", func(t *testing.T) (string, func() error, func() error) { return locked(t, newDSN(t)) }},
 	{"a full disk", fullDisk},
@@ -66,15 +66,15 @@ func fullDisk(t *testing.T) (string, func() error, func() error) {
 	return "sqlite:" + filepath.Join(dir, "a.db"), full, func() error { return os.Remove(filler) }
 }
 
-// TestStoreFaults breaks the store for a minute: nothing is issued without a
-// durable record, and the authority goes on by itself once it is healed.
+// TestStoreFaults breaks the store for a minute. Nothing is issued without a durable record, and
+// the authority issues again by itself once the store is healed.
 func TestStoreFaults(t *testing.T) {
 	if os.Getenv(onServer) != "" {
 		t.Skip("it has stores of its own")
 	}
 	for _, fault := range storeFaults {
 		t.Run(fault.name, func(t *testing.T) {
-			t.Parallel() // they wait more than they work
+			t.Parallel() // these tests mostly wait
 			dsn, broke, heal := fault.make(t)
 			vendor := attesttest.NewVendor()
 			w := newWorldAt(t, dsn, vendor, vendor.Chip())
@@ -89,7 +89,7 @@ func TestStoreFaults(t *testing.T) {
 				_, err := a.certify(t.Context(), p.request(testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce, nil), "")
 				return err
 			}
-			for ; err == nil && answered < 500; answered++ { // a full disk may have room for some
+			for ; err == nil && answered < 500; answered++ { // a full disk may still have room for some rows
 				err = ask()
 			}
 			testworld.Refused(t, err, wire.StoreFailed)
@@ -99,7 +99,7 @@ func TestStoreFaults(t *testing.T) {
 			if err := heal(); err != nil {
 				t.Fatal(err)
 			}
-			for range 5 { // connections of before break one by one
+			for range 5 { // each old connection breaks at its next use
 				if err = ask(); err == nil {
 					break
 				}

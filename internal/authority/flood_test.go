@@ -14,12 +14,12 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// version is one of many files that tighten, each another proposal.
+// version returns the n-th of many policies that tighten, each a different proposal.
 func (w *world) version(a *Authority, n int) string {
 	return w.NextText(a.inForce().approved, tighter...) + fmt.Sprintf("# %d\n", n)
 }
 
-// withdraw cancels a proposal in an owner's name.
+// withdraw cancels a proposal as an owner.
 func (w *world) withdraw(a *Authority, name, text string) error {
 	statement := policy.CancelStatement(a.inForce().approved, wire.Sum([]byte(text)))
 	_, err := a.history.Cancel(w.T.Context(), wire.Sum([]byte(text)), api.CancelRequest{
@@ -28,9 +28,9 @@ func (w *world) withdraw(a *Authority, name, text string) error {
 	return err
 }
 
-// TestProposalFlood lets the thief of one owner's key propose all that it can, let it
-// expire, and cancel it, for a year. The other owners propose and sign meanwhile, and a step that
-// carries its quorum takes the key out.
+// TestProposalFlood: for a year, the thief of one owner's key proposes as much as possible, lets
+// proposals expire, and cancels them. The other owners can still propose and sign, and a step
+// with a quorum removes the key.
 func TestProposalFlood(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -52,7 +52,7 @@ func TestProposalFlood(t *testing.T) {
 	if _, err := a.history.Propose(t.Context(), proposal(w.SignPolicy(pending, "ana"))); err != nil {
 		t.Fatalf("another owner beside the flood: %v", err)
 	}
-	for i := range history.MaxPending { // cancelled ones count no more, and are not kept for ever
+	for i := range history.MaxPending { // cancelled proposals no longer count, and are not kept for ever
 		if err := w.withdraw(a, "eva", w.version(a, i)); err != nil {
 			t.Fatal(err)
 		}
@@ -75,8 +75,8 @@ func TestProposalFlood(t *testing.T) {
 	}
 }
 
-// TestQuorumNeedsNoRoom: a step that carries its quorum is taken, also in the name of an owner who
-// has no room.
+// TestQuorumNeedsNoRoom: a proposal with a quorum is accepted, even from an owner who has reached
+// the bound.
 func TestQuorumNeedsNoRoom(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -89,7 +89,7 @@ func TestQuorumNeedsNoRoom(t *testing.T) {
 	}
 }
 
-// TestProposalsOfBefore: what followed an earlier policy takes nobody's place.
+// TestProposalsOfBefore: proposals that follow an earlier policy do not count against any owner.
 func TestProposalsOfBefore(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -103,8 +103,8 @@ func TestProposalsOfBefore(t *testing.T) {
 	}
 }
 
-// TestOverWithItsSignatures: a stranger has the signatures of a proposal that was cancelled, since the list
-// is public. They bring nothing back, also when its row had to make room.
+// TestOverWithItsSignatures: a client replays the public signatures of a cancelled proposal. They
+// do not revive it, even after its row was in danger of removal.
 func TestOverWithItsSignatures(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -113,7 +113,7 @@ func TestOverWithItsSignatures(t *testing.T) {
 	if err := w.withdraw(a, "ana", text); err != nil {
 		t.Fatal(err)
 	}
-	for round := range 10 { // nothing that others do makes the authority forget it
+	for round := range 10 { // no other proposals make the authority forget the cancelled one
 		for i := range history.MaxPending {
 			testworld.Must(a.history.Propose(t.Context(), proposal(w.SignPolicy(w.version(a, 10*round+i), "eva"))))
 			if err := w.withdraw(a, "eva", w.version(a, 10*round+i)); err != nil {
@@ -127,8 +127,8 @@ func TestOverWithItsSignatures(t *testing.T) {
 	}
 }
 
-// TestCancelledByAThief: a key that proposes the others' file first and cancels it keeps them from
-// nothing.
+// TestCancelledByAThief: a stolen key proposes the owners' file first and cancels it. The owners
+// can still adopt it.
 func TestCancelledByAThief(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -143,8 +143,8 @@ func TestCancelledByAThief(t *testing.T) {
 	}
 }
 
-// TestRottenProposal damages a proposal's row in each way: the others, and the same file again, go
-// on. The list names it.
+// TestRottenProposal damages a proposal's row in each way. Other proposals still work, the same
+// file can be proposed again, and the list names the damaged row.
 func TestRottenProposal(t *testing.T) {
 	for name, statement := range map[string]string{
 		"content": `UPDATE proposals SET content = CAST('rotten' AS BLOB)`,
@@ -171,7 +171,8 @@ func TestRottenProposal(t *testing.T) {
 	}
 }
 
-// TestListIsBounded: the list carries no files, which an owner may make large.
+// TestListIsBounded: the list of proposals contains no files, because an owner may make them
+// large.
 func TestListIsBounded(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()

@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestGroupFaults: a policy whose group breaks a rule is refused where it is
-// proposed, with all owners' signatures, and changes nothing.
+// TestGroupFaults: a policy whose group breaks a rule is refused when it is proposed, even with
+// all owners' signatures, and changes nothing.
 func TestGroupFaults(t *testing.T) {
 	w := grouped(t)
 	a := w.agreed()
@@ -47,9 +47,9 @@ func TestGroupFaults(t *testing.T) {
 	}
 }
 
-// TestOwnersChangeAGroup: what owners change alone in what the parties approved
-// makes another group, in which nobody gets a certificate: what the parties said
-// of the former does not count, and cannot be said again.
+// TestOwnersChangeAGroup: the owners alone change the group that the parties approved. That makes
+// a different group, which issues no certificates: the parties' statements about the old group do
+// not count for it, and cannot be replayed.
 func TestOwnersChangeAGroup(t *testing.T) {
 	for name, edit := range map[string][]string{
 		"quorum":               {"quorum = 2\nuntil", "quorum = 1\nuntil"},

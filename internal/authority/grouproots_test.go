@@ -20,7 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// named is the line of a group that names programs as its authorities, and machines.
+// named returns the line of a group that names programs as its authorities, and machines.
 func named(machines string, programs ...string) string {
 	var references []string
 	for _, program := range programs {
@@ -29,13 +29,13 @@ func named(machines string, programs ...string) string {
 	return fmt.Sprintf("authority = { machines = %s, platform = { soft = { roots = [\"VENDOR\"] } }, reference = [ %s ] }\n", machines, strings.Join(references, ", "))
 }
 
-// newcomer are edits by which the policy names a second program of the authority.
+// newcomer returns edits by which the policy names a second authority program.
 func (w *world) newcomer() []string {
 	own := fmt.Sprintf(`{ platform = "soft", program = %q } ]`, wire.Sum([]byte("authority")))
 	return []string{"machines = \"any\"\nreference = [ " + own, fmt.Sprintf("machines = \"any\"\nreference = [ { platform = \"soft\", program = %q }, %s", wire.Sum([]byte("authority 2")), own)}
 }
 
-// openAs opens an authority of another program over the world's store.
+// openAs opens an authority of a different program over the world's store.
 func (w *world) openAs(program string) *Authority {
 	w.T.Helper()
 	a, err := Open(w.T.Context(), w.config(program))
@@ -45,7 +45,7 @@ func (w *world) openAs(program string) *Authority {
 	return a
 }
 
-// askRoot asks for the root of the group, as its party does.
+// askRoot requests the root of the group, as its party does.
 func askRoot(t testing.TB, a *Authority, change func(*api.GroupRootRequest)) (api.GroupRoot, error) {
 	t.Helper()
 	request := api.GroupRootRequest{Nonce: slices.Repeat([]byte{7}, trustNonce)}
@@ -55,7 +55,7 @@ func askRoot(t testing.TB, a *Authority, change func(*api.GroupRootRequest)) (ap
 	return a.groupRoot(t.Context(), limit.AddressOf(""), "trial", request)
 }
 
-// rootOf is the group root that an authority holds.
+// rootOf returns the group root that an authority has.
 func rootOf(t testing.TB, a *Authority) wire.Digest {
 	t.Helper()
 	r, err := askRoot(t, a, nil)
@@ -65,9 +65,9 @@ func rootOf(t testing.TB, a *Authority) wire.Digest {
 	return wire.Sum(testworld.Must(x509.ParseCertificate(r.Root)).RawSubjectPublicKeyInfo)
 }
 
-// TestGroupRoot: a party that appraises the response by the roster's own values gets the
-// root of a roster, fresh and for its own nonce. It stays over restarts, and every
-// authority of the store has the same.
+// TestGroupRoot: a party appraises the response by the roster's reference values, and gets the
+// root of a roster, fresh for its own nonce. The root stays the same over restarts and at every
+// authority of the store.
 func TestGroupRoot(t *testing.T) {
 	w := grouped(t)
 	a := w.open()
@@ -136,9 +136,9 @@ func TestGroupRootRefusals(t *testing.T) {
 	testworld.Refused(t, err, wire.NotFound)
 }
 
-// TestRosterNamesNoOther: an authority that the policy names and the roster does not, by
-// its program or its machine, draws nothing for the group, opens nothing, and refuses
-// whatever concerns the group by name. Its tasks go on.
+// TestRosterNamesNoOther: the policy names an authority that the roster does not, by its program
+// or its machine. That authority draws and opens no secret of the group, refuses requests for the
+// group, and still serves its tasks.
 func TestRosterNamesNoOther(t *testing.T) {
 	for name, line := range map[string]string{
 		"another program": named(`"any"`, "authority of the parties"),
@@ -169,9 +169,9 @@ func TestRosterNamesNoOther(t *testing.T) {
 	}
 }
 
-// TestAuthorityProgramChanges: owners name another program of the authority, which has the
-// domain's root at once. A group goes on there only if its roster names that program; else it
-// goes on at the former one while the policy names it, and ends with it.
+// TestAuthorityProgramChanges: the owners name a second authority program, which gets the
+// domain's root at once. It serves a group only if the group's roster names it. Otherwise the old
+// program serves the group, until the policy no longer names that program.
 func TestAuthorityProgramChanges(t *testing.T) {
 	for name, tt := range map[string]struct {
 		line string
@@ -213,8 +213,8 @@ func TestAuthorityProgramChanges(t *testing.T) {
 	}
 }
 
-// TestGroupRootDamaged: a row that no authority wrote is named and replaced. The other
-// root counts for no party that approved the first, until it approves again.
+// TestGroupRootDamaged: a row that no authority wrote is reported and replaced. The new root does
+// not count for a party that approved the old one, until the party approves again.
 func TestGroupRootDamaged(t *testing.T) {
 	w := grouped(t)
 	a := w.agreed()
@@ -239,8 +239,8 @@ func TestGroupRootDamaged(t *testing.T) {
 	}
 }
 
-// TestGroupReportSigner: a report for a group is signed under the group root alone, is bound
-// to it, and its certificates hang under it; no leaf of the authority's root is in it.
+// TestGroupReportSigner: a report for a group is signed under the group root alone and is bound
+// to it. Its certificates chain to the group root; it contains no leaf of the authority's root.
 func TestGroupReportSigner(t *testing.T) {
 	w := grouped(t)
 	a := w.agreed()
@@ -274,9 +274,9 @@ func TestGroupReportSigner(t *testing.T) {
 	}
 }
 
-// TestGroupRootIsInNoBackup: owners who restore the domain's root from their shares get
-// the root of no group: the restored authority draws another one, under which nothing is
-// issued before the parties approve it.
+// TestGroupRootIsInNoBackup: owners who restore the domain's root from their shares do not get
+// the root of a group. The restored authority draws a new group root, which issues nothing until
+// the parties approve it.
 func TestGroupRootIsInNoBackup(t *testing.T) {
 	w := grouped(t)
 	a := w.agreed()

@@ -16,8 +16,8 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// grouped is a world with a group of keys and scoring, which both of its parties
-// must approve; edits are those of newWorld.
+// grouped returns a world with a group of keys and scoring, which both of its parties must
+// approve. edits are those of newWorld.
 func grouped(t testing.TB, edits ...string) *world {
 	t.Helper()
 	return groupedUnder(t, 2, "", edits...)
@@ -29,8 +29,8 @@ func groupedOf(t testing.TB, quorum int, edits ...string) *world {
 	return groupedUnder(t, quorum, "", edits...)
 }
 
-// groupedUnder is grouped with a quorum, and with a line by which the group names its
-// authorities; without one they are those of the domain.
+// groupedUnder is groupedOf with a line by which the group names its authorities. If it is empty,
+// they are those of the domain.
 func groupedUnder(t testing.TB, quorum int, authority string, edits ...string) *world {
 	t.Helper()
 	parties := map[string]testworld.Key{"north": testworld.NewKey(), "south": testworld.NewKey()}
@@ -50,7 +50,7 @@ scorer = { members = [ { party = "south", task = "scoring", release = "2026.11" 
 	return w
 }
 
-// say lets a party say it to an authority.
+// say sends a party's statement to an authority.
 func (w *world) say(a *Authority, party string, change func(*policy.Statement)) (api.StatementReceipt, error) {
 	w.T.Helper()
 	p := a.inForce().approved.GroupByName("trial")
@@ -66,7 +66,7 @@ func (w *world) say(a *Authority, party string, change func(*policy.Statement)) 
 
 func withdraws(s *policy.Statement) { s.Withdraws = true }
 
-// holder plays a unit that enrols as a holder.
+// holder returns a unit that enrols in the role holder.
 func (w *world) holder() *applicant {
 	p := w.applicant("keys")
 	p.task, p.tls = "", nil
@@ -141,14 +141,14 @@ func TestGroupRequestRefusals(t *testing.T) {
 	testworld.Refused(t, err, wire.WrongGroup)
 }
 
-// scorer plays a unit that enrols as a scorer.
+// scorer returns a unit that enrols in the role scorer.
 func (w *world) scorer() *applicant {
 	p := w.scoring()
 	p.task, p.group, p.role, p.party = "", "trial", "scorer", "south"
 	return p
 }
 
-// agreed is an authority of a group whose parties approve it.
+// agreed returns an authority of a group that both parties have approved.
 func (w *world) agreed() *Authority {
 	w.T.Helper()
 	a := w.open()
@@ -156,7 +156,7 @@ func (w *world) agreed() *Authority {
 	return a
 }
 
-// agree lets both parties approve the group.
+// agree sends both parties' approvals of the group.
 func (w *world) agree(a *Authority) {
 	w.T.Helper()
 	for _, party := range []string{"north", "south"} {
@@ -166,9 +166,9 @@ func (w *world) agree(a *Authority) {
 	}
 }
 
-// TestMemberLeaves: the next roster has no scorer. From then on that gets nothing,
-// and none of the keys it holds seals another session: not in the group that goes
-// on meanwhile, nor in the one that its parties approve then.
+// TestMemberLeaves: the next roster has no scorer. From then on the scorer gets no certificate,
+// and no key that it has seals a new session: neither in the old group, which continues
+// meanwhile, nor in the new one after its parties approve it.
 func TestMemberLeaves(t *testing.T) {
 	w := grouped(t, `delay = "1h"`, `delay = "0s"`)
 	a := w.agreed()
@@ -192,7 +192,7 @@ func TestMemberLeaves(t *testing.T) {
 	}
 }
 
-// TestGroupGrows: a roster that leaves nobody out cuts no ring.
+// TestGroupGrows: a roster that keeps all members replaces no ring keys.
 func TestGroupGrows(t *testing.T) {
 	w := grouped(t, `delay = "1h"`, `delay = "0s"`)
 	a := w.agreed()
@@ -203,9 +203,9 @@ func TestGroupGrows(t *testing.T) {
 	wantKey(t, "the whole group's next", after.Follow.Next, before.Follow.Next)
 }
 
-// TestCutMember cuts one unit of a group off by its id: it gets no further
-// certificate though the group's identity stays, and no key it holds seals
-// another session of its role or of the whole group.
+// TestCutMember cuts off one unit of a group by its id. The unit gets no further certificate,
+// although the group's identity stays, and no key that it has seals a new session of its role or
+// of the whole group.
 func TestCutMember(t *testing.T) {
 	w := grouped(t)
 	a := w.agreed()
@@ -227,8 +227,8 @@ func TestCutMember(t *testing.T) {
 	wantCut(t, "the whole group's, as another role has it", before.Rings.Follow, testworld.Must(holder.enrol(direct{a})).Rings.Follow)
 }
 
-// TestApprovalEnds: a party approves for 20 minutes. No certificate outlives that,
-// and none is issued after it until the party approves again.
+// TestApprovalEnds: a party approves for 20 minutes. Certificates end with the approval, and none
+// is issued after it until the party approves again.
 func TestApprovalEnds(t *testing.T) {
 	w := grouped(t)
 	a := w.agreed()
@@ -249,7 +249,7 @@ func TestApprovalEnds(t *testing.T) {
 	testworld.Must(w.holder().enrol(direct{a}))
 }
 
-// TestHeardIsSigned: the acknowledgement is the authority's, for this statement
+// TestHeardIsSigned: the authority signs the acknowledgement of a statement, for this statement
 // and this head.
 func TestHeardIsSigned(t *testing.T) {
 	w := grouped(t)
@@ -268,14 +268,14 @@ func TestHeardIsSigned(t *testing.T) {
 	}
 }
 
-// TestWithdrawWhileIssuing: units enrol at two authorities of one store while a
-// party withdraws. Once that is acknowledged nothing more is issued.
+// TestWithdrawWhileIssuing: units enrol at two authorities of one store while a party withdraws.
+// Once the withdrawal is acknowledged, nothing more is issued.
 func TestWithdrawWhileIssuing(t *testing.T) {
 	rounds := 20
 	if os.Getenv("COHORT_FULL") != "" && !testing.Short() {
 		rounds = 1000
 	}
-	const perWorld = 50 // so that replaying the history stays short
+	const perWorld = 50 // bounds the history that each start replays
 	for done := 0; done < rounds; done += perWorld {
 		w := grouped(t)
 		one, two := w.open(), w.open()
@@ -300,7 +300,7 @@ func withdrawWhileIssuing(t *testing.T, w *world, withdrawnAt, other *Authority)
 	var units sync.WaitGroup
 	for _, a := range []*Authority{withdrawnAt, other, other} {
 		p := w.holder()
-		units.Go(func() { _, _ = p.enrol(direct{a}) }) // what counts is the log
+		units.Go(func() { _, _ = p.enrol(direct{a}) }) // the log is checked, not the response
 	}
 	if _, err := w.say(withdrawnAt, "north", withdraws); err != nil {
 		t.Fatal(err)

@@ -22,7 +22,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// ask sends one request to a handler and gives status and body.
+// ask sends one request to a handler and returns the response and its body.
 func ask(h http.Handler, method, path, kind, body string) (*http.Response, string) {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	if kind != "" {
@@ -35,7 +35,7 @@ func ask(h http.Handler, method, path, kind, body string) (*http.Response, strin
 	return response, string(text)
 }
 
-// TestBadForm sends what breaks the API's form; each is a problem of RFC 9457.
+// TestBadForm: malformed requests are refused with a problem (RFC 9457).
 func TestBadForm(t *testing.T) {
 	w := newWorld(t)
 	h := w.open().Handler()
@@ -114,8 +114,8 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// TestTrust asks for a task and for its identity, and appraises the evidence as
-// a client does.
+// TestTrust requests trust in a task and in its identity, and appraises the evidence as a client
+// does.
 func TestTrust(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -137,7 +137,7 @@ func TestTrust(t *testing.T) {
 	appraiseTrust(t, w, byTask, approved, q.Nonce[:])
 }
 
-// TestLog pages and filters.
+// TestLog: the log can be paged and filtered, and reports damaged and moved rows.
 func TestLog(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -179,7 +179,7 @@ func TestLog(t *testing.T) {
 	}
 }
 
-// TestRates sends more than one address may.
+// TestRates: requests above the rate of one address get status 429 with Retry-After.
 func TestRates(t *testing.T) {
 	w := newWorld(t)
 	c := w.config("authority")
@@ -194,8 +194,8 @@ func TestRates(t *testing.T) {
 	}
 }
 
-// TestSecrets looks for the root secret and the shared key in the log and in
-// the answers of every resource.
+// TestSecrets: neither the log nor the response of any resource contains the root secret or the
+// shared key.
 func TestSecrets(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -217,7 +217,8 @@ func TestSecrets(t *testing.T) {
 
 func must2(b []byte, err error) string { return string(testworld.Must(b, err)) }
 
-// TestTLS speaks with the listener as strangers do.
+// TestTLS: the listener refuses TLS 1.2, accepts clients without a certificate, and presents leaf
+// and root.
 func TestTLS(t *testing.T) {
 	w := newWorld(t)
 	_, address := w.serve(w.open())
@@ -240,8 +241,8 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// FuzzCertificates throws bodies at the one resource that appraises. What is
-// issued for means the one good request, and nothing is a fault of ours.
+// FuzzCertificates sends fuzzed bodies to the certificates resource. Only the one good request is
+// issued for, and no body causes a fault of the authority.
 func FuzzCertificates(f *testing.F) {
 	w := newWorld(f)
 	a := w.open()
@@ -262,7 +263,7 @@ func FuzzCertificates(f *testing.F) {
 	})
 }
 
-// TestLogOfNobody asks for the log of what is no text.
+// TestLogOfNobody: a log filter that is not valid text is refused; one without matches is not.
 func TestLogOfNobody(t *testing.T) {
 	a := newWorld(t).open()
 	for _, text := range []string{"a\x00b", "\xff"} {

@@ -19,17 +19,16 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// seen is what the world outside was told by authorities that then died.
+// seen are the responses of authorities that were then killed.
 type seen struct {
 	reports   []api.Report
-	heads     []wire.Digest // of policies that were said to be in force
-	proposals []wire.Digest // of files that were taken in
+	heads     []wire.Digest // of policies that a response reported in force
+	proposals []wire.Digest // of files that were accepted as proposals
 }
 
-// TestKilledAnywhere kills an authority at one point after the other while it
-// issues and changes policy, and looks at what is left on the one store of all
-// of them: no answer without its record, nothing that was acknowledged lost, no
-// two certificates of one serial, and the next authority goes on.
+// TestKilledAnywhere kills an authority at one point after the other while it issues and changes
+// policy, always on the same store. There is no response without its record, no acknowledged
+// write is lost, no serial number has two certificates, and the next authority continues.
 func TestKilledAnywhere(t *testing.T) {
 	vendor, chip := sameChip(t)
 	w := newWorldOf(t, vendor, chip, "quorum = 2", "quorum = 1", "lifetime = \"30m\"", "lifetime = \"30m0s\"", "program = \"authority\" } ]", builds(40))
@@ -41,9 +40,9 @@ func TestKilledAnywhere(t *testing.T) {
 	t.Logf("%d reports, %d policies told", len(told.reports), len(told.heads))
 }
 
-// killAnywhere lives once to the end, then again up to one point after the other,
-// about so many lives or, with COHORT_FULL=1, as many as there are points, and
-// checks what is left each time.
+// killAnywhere runs live once without a kill, then about so many times (with COHORT_FULL=1, as
+// many times as there are points), killed at one point after the other. It calls check after each
+// run.
 func (w *world) killAnywhere(lives int, live func(n int) *child, check func()) {
 	w.T.Helper()
 	names := failpoint.Passed(live(0).points)
@@ -67,8 +66,8 @@ func (w *world) killAnywhere(lives int, live func(n int) *child, check func()) {
 	w.T.Logf("killed %d authorities at %d points (%v)", killed, len(names), distinct(names))
 }
 
-// builds are reference values of the authority and of so many other builds, as
-// they end in a policy.
+// builds returns the reference values of the authority and of n other builds, as they end in a
+// policy.
 func builds(n int) string {
 	text := "program = \"authority\" }"
 	for i := range n {
@@ -77,12 +76,11 @@ func builds(n int) string {
 	return text + " ]"
 }
 
-// lastBuild is the last of them.
+// lastBuild matches the last of those builds.
 var lastBuild = regexp.MustCompile(`, \{ platform = "soft", program = "[^"]*" \} \]\n`)
 
-// narrower is what makes the policy after this one, which takes effect at once:
-// without the last build, so that the root is sealed anew, as long as there is
-// one.
+// narrower returns the edits that make the next policy, which takes effect at once. As long as
+// there are builds it removes the last one, so that the root is re-sealed.
 func narrower(doc *policyfile.Document) []string {
 	if build := lastBuild.FindString(string(doc.Source())); build != "" {
 		return []string{build, " ]\n"}
@@ -99,24 +97,24 @@ func distinct(names []string) map[string]int {
 	return kinds
 }
 
-// startOf starts the authority that dies at its n-th point. It gives what the
-// one before it left, too.
+// startOf starts the authority that dies at its n-th point. It also returns an authority on the
+// state that the one before it left.
 func (w *world) startOf(n int) (c *child, before *Authority) {
 	w.T.Helper()
 	db := testworld.Must(store.Open(w.T.Context(), w.dsn))
 	before = testworld.Must(Open(w.T.Context(), w.configOn(db, "authority")))
-	if err := db.Close(); err != nil { // the child is to close the file last
+	if err := db.Close(); err != nil { // so that the child is the last to close the file
 		w.T.Fatal(err)
 	}
-	exec(w.T, w.dsn, `DELETE FROM lease`) // that of the one before has run out
+	exec(w.T, w.dsn, `DELETE FROM lease`) // as if the old lease had expired
 	if c = w.startChild(n, w.clientTLS(before)); c.Authority == nil && n == 0 {
 		w.T.Fatalf("an authority that is not killed: %v\n%s", c.stop(), w.log)
 	}
 	return c, before
 }
 
-// lifeOf runs an authority that dies at its n-th point, asks it for all there is
-// to ask for, and notes what it says.
+// lifeOf runs an authority that dies at its n-th point, sends it each kind of request, and
+// records its responses.
 func (w *world) lifeOf(n int, told *seen) *child {
 	w.T.Helper()
 	c, before := w.startOf(n)
@@ -149,8 +147,7 @@ func (w *world) lifeOf(n int, told *seen) *child {
 	return c
 }
 
-// check holds what was told against the store, and goes on with another
-// authority.
+// check compares the recorded responses with the store, and issues with a new authority.
 func (w *world) check(told seen) {
 	w.T.Helper()
 	db := testworld.Must(store.Open(w.T.Context(), w.dsn))

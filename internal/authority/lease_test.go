@@ -13,7 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// asks enrols a unit with an authority and gives its ring keys.
+// asks enrols a unit with an authority and returns its ring keys.
 func (w *world) asks(a *Authority) ([][]byte, error) {
 	p := w.scoring()
 	r := p.request(testworld.Must(a.challenge(api.ChallengeRequest{})).Nonce, nil)
@@ -25,7 +25,8 @@ func (w *world) asks(a *Authority) ([][]byte, error) {
 	return keysOf(report.Rings.Strict, report.Rings.Follow), nil
 }
 
-// TestLease passes the lease from one authority to another and back.
+// TestLease moves the lease from one authority to another and back. Only the holder issues, and
+// no holder issues keys of an earlier one.
 func TestLease(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()
@@ -35,7 +36,7 @@ func TestLease(t *testing.T) {
 		testworld.Refused(t, err, wire.RingElsewhere)
 	}
 	first := testworld.Must(w.asks(a))
-	for range 3 { // longer than the term
+	for range 3 { // for longer than the term
 		elsewhere(b)
 		w.clock.Advance(ringkeys.Term - time.Second)
 		a.keepRings(t.Context())
@@ -44,7 +45,7 @@ func TestLease(t *testing.T) {
 	if got := shared(first, testworld.Must(w.asks(a))); got != 4 {
 		t.Errorf("got %d keys of before from the holder, want 4", got)
 	}
-	w.clock.Advance(ringkeys.Term) // a is not heard of
+	w.clock.Advance(ringkeys.Term) // a does not renew
 	second := testworld.Must(w.asks(b))
 	if got := shared(first, second); got != 0 {
 		t.Errorf("got %d keys of the former holder from the next, want none", got)
@@ -64,8 +65,8 @@ func TestLease(t *testing.T) {
 	}
 }
 
-// TestLeaseThroughOutage takes the store away for longer than the term: nobody
-// gave other keys meanwhile, so they stay.
+// TestLeaseThroughOutage locks the store for longer than the term. No other authority can have
+// issued keys meanwhile, so the keys stay.
 func TestLeaseThroughOutage(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -80,7 +81,8 @@ func TestLeaseThroughOutage(t *testing.T) {
 	}
 }
 
-// TestLeaseGivenBack ends an authority: another need not wait for the term.
+// TestLeaseGivenBack: an authority that ends releases the lease; another need not wait for the
+// term.
 func TestLeaseGivenBack(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()
@@ -97,8 +99,8 @@ func TestLeaseGivenBack(t *testing.T) {
 	testworld.Must(w.asks(b))
 }
 
-// TestLeaseOfTheUnnamed lets policy drop the build that holds the lease: it
-// leaves it to the build that may issue.
+// TestLeaseOfTheUnnamed: the policy drops the build that has the lease. That build releases it to
+// a build that may issue.
 func TestLeaseOfTheUnnamed(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()
@@ -108,8 +110,8 @@ func TestLeaseOfTheUnnamed(t *testing.T) {
 	testworld.Must(w.asks(b))
 }
 
-// TestLeaseChanged writes the lease behind the authority's back: some authority holds it, until
-// nobody wrote it for the term.
+// TestLeaseChanged damages the row of the lease. It counts as held until it is unchanged for the
+// term.
 func TestLeaseChanged(t *testing.T) {
 	w := newWorld(t)
 	testworld.Must(w.asks(w.open()))

@@ -14,9 +14,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/limit"
 )
 
-// TestFullAuthority: an address that has its share of the requests under way is
-// refused before anything is read of it, another is served, and the metric names
-// the quota.
+// TestFullAuthority: an address with its share of the concurrent requests is refused before its
+// body is read. Another address is served, and the metric names the quota.
 func TestFullAuthority(t *testing.T) {
 	a := newWorld(t).open()
 	server := httptest.NewServer(a.Handler())
@@ -28,7 +27,7 @@ func TestFullAuthority(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	reader, writer := io.Pipe() // a body that never comes
+	reader, writer := io.Pipe() // a body that never arrives
 	defer writer.Close()
 	response, err := http.Post(server.URL+api.PathChallenge, "application/json", reader)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// raw opens the world's database behind the authority's back.
+// raw opens the world's database directly, without the authority.
 func raw(t testing.TB, dsn string) *sql.DB {
 	t.Helper()
 	driver, address := "pgx", dsn
@@ -34,13 +34,12 @@ func raw(t testing.TB, dsn string) *sql.DB {
 	return db
 }
 
-// toPostgres puts what tests do behind the authority's back into the words of
-// PostgreSQL.
+// toPostgres translates the statements that tests run on the database to PostgreSQL.
 var toPostgres = strings.NewReplacer("zeroblob(32)", "decode(repeat('00', 32), 'hex')",
 	"CAST(content AS TEXT)", "convert_from(content, 'UTF8')", "CAST(", "convert_to(", " AS BLOB)", ", 'UTF8')",
 	"BEGIN IMMEDIATE", "BEGIN; SELECT pg_advisory_xact_lock(hashtext('cohort'), hashtext(current_schema()))")
 
-// dialect is a statement for the database at dsn.
+// dialect returns a statement in the dialect of the database at dsn.
 func dialect(dsn, statement string) string {
 	if strings.HasPrefix(dsn, "sqlite:") {
 		return statement
@@ -55,7 +54,7 @@ func exec(t testing.TB, dsn string, statement string, args ...any) {
 	}
 }
 
-// copyStore is a copy of a store that may be in use.
+// copyStore copies a store, which may be in use, and returns the address of the copy.
 func copyStore(t testing.TB, dsn string) string {
 	t.Helper()
 	if !strings.HasPrefix(dsn, "sqlite:") {
@@ -66,7 +65,7 @@ func copyStore(t testing.TB, dsn string) string {
 	return "sqlite:" + file
 }
 
-// lockStore holds the write lock until the function it gives is called.
+// lockStore takes the write lock of the store and returns a function that releases it.
 func lockStore(t testing.TB, dsn string) func() {
 	t.Helper()
 	c, err := raw(t, dsn).Conn(t.Context())
@@ -111,8 +110,8 @@ func TestInit(t *testing.T) {
 	}
 }
 
-// TestOpenRefusals changes the least thing about a good store, policy or
-// machine, and wants exactly one reason.
+// TestOpenRefusals changes the least thing in a good store, policy or machine. Each change must
+// give exactly one reason.
 func TestOpenRefusals(t *testing.T) {
 	rows := []struct {
 		name   string
@@ -168,8 +167,8 @@ func TestOpenRefusals(t *testing.T) {
 	}
 }
 
-// TestChangedRows changes one row of each table behind the authority's back. The row is named and
-// passed over; where it was policy, nothing is issued until it is shown again.
+// TestChangedRows changes one row of each table directly. The row is reported and skipped. If it
+// was a step of the history, nothing is issued until the step is pushed again.
 func TestChangedRows(t *testing.T) {
 	rows := []struct {
 		name, statement, table string
@@ -222,8 +221,8 @@ func TestChangedRows(t *testing.T) {
 	}
 }
 
-// TestReopen restarts: root, policy and log are as before, and the genesis need
-// not be given again.
+// TestReopen: after a restart, root, policy and log are as before. The genesis is not needed
+// again.
 func TestReopen(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -248,8 +247,8 @@ func TestReopen(t *testing.T) {
 	testworld.Refused(t, err, wire.WrongGenesis)
 }
 
-// TestOtherRoot gives the same binary, genesis and policy to an authority with
-// another root secret.
+// TestOtherRoot: an authority with the same binary, genesis and policy, but a different root
+// secret, is refused.
 func TestOtherRoot(t *testing.T) {
 	w := newWorld(t)
 	w.open()
@@ -259,7 +258,8 @@ func TestOtherRoot(t *testing.T) {
 	testworld.Refused(t, err, wire.WrongRoot)
 }
 
-// TestClockJump moves the wall clock against the monotonic one.
+// TestClockJump moves the wall clock against the monotonic clock. A jump above the bound is
+// refused with "clock".
 func TestClockJump(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -281,7 +281,8 @@ func TestClockJump(t *testing.T) {
 	testworld.Refused(t, err, wire.ClockSkew)
 }
 
-// TestClockFloor restarts the authority on a machine whose clock went back.
+// TestClockFloor restarts the authority after its clock went back. Its time does not go below the
+// newest record, and a clock too far behind is refused.
 func TestClockFloor(t *testing.T) {
 	w := newWorld(t)
 	testworld.Must(w.scoring().enrol(direct{w.open()}))

@@ -16,15 +16,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// outcome is what came of asking for an issuance, or of looking for its record.
+// outcome is the result of a request for an issuance, or of a search for its record.
 type outcome string
 
 const (
-	issuedNow outcome = "issued"  // the answer is here
-	used      outcome = "used"    // its nonce came before, whatever came of that
+	issuedNow outcome = "issued"  // the response arrived
+	used      outcome = "used"    // its nonce was used before, with any result
 	unknown   outcome = "unknown" // neither; it may take effect at any later time
-	present   outcome = "present" // a look found the record
-	absent    outcome = "absent"  // a look found none
+	present   outcome = "present" // a search found the record
+	absent    outcome = "absent"  // a search found no record
 )
 
 // observed is one operation on the issuance of a nonce, with its outcome.
@@ -34,8 +34,8 @@ type observed struct {
 	result    outcome
 }
 
-// step is what may be seen of the issuance of one nonce: it is recorded once, and a
-// record that is there stays. The state is whether it is recorded.
+// step models the issuance of one nonce: it is recorded at most once, and a record stays. The
+// state is whether it is recorded.
 func (s observed) step(recorded bool) (after, possible bool) {
 	switch s.result {
 	case issuedNow:
@@ -47,11 +47,11 @@ func (s observed) step(recorded bool) (after, possible bool) {
 	case absent:
 		return false, !recorded
 	}
-	return true, true // one that never took effect comes after all others
+	return true, true // an operation without effect is ordered after all others
 }
 
-// issuances reports whether operations are what one store of issuances does, nonce by
-// nonce.
+// issuances reports whether the operations are linearizable, nonce by nonce: one store could have
+// produced them.
 func issuances(operations []observed) bool {
 	of := map[string][]testworld.Operation[bool]{}
 	for _, o := range operations {
@@ -65,7 +65,7 @@ func issuances(operations []observed) bool {
 	return true
 }
 
-// record is what all who ask have seen.
+// record has all operations and reports that the clients observed.
 type record struct {
 	start time.Time
 
@@ -92,7 +92,7 @@ func (h *record) issued() int {
 	return len(h.reports)
 }
 
-// ask asks one authority after the other, as a unit does.
+// ask sends a request to one authority after the other, as a unit does.
 func (h *record) ask(ctx context.Context, p *applicant, r api.CertificateRequest, authorities []*child) {
 	for _, a := range authorities {
 		call := h.now()
@@ -109,7 +109,7 @@ func (h *record) ask(ctx context.Context, p *applicant, r api.CertificateRequest
 			h.mu.Unlock()
 			return
 		case errors.Is(err, wire.RingElsewhere), errors.Is(err, wire.Behind):
-			continue // nothing was asked of the store
+			continue // the request did not reach the store
 		case errors.Is(err, wire.NonceUsed):
 			h.add(r.Nonce, call, used)
 			return
@@ -118,8 +118,8 @@ func (h *record) ask(ctx context.Context, p *applicant, r api.CertificateRequest
 	}
 }
 
-// enrolUntil has units enrol until ctx ends, each request sent twice at once and
-// once more later.
+// enrolUntil enrols units until ctx ends. It sends each request twice at once and once more
+// later.
 func (h *record) enrolUntil(ctx context.Context, w *world, authorities []*child) {
 	for n := 0; ctx.Err() == nil; n++ {
 		mine := append(append([]*child(nil), authorities[n%len(authorities):]...), authorities[:n%len(authorities)]...)
@@ -138,10 +138,9 @@ func (h *record) enrolUntil(ctx context.Context, w *world, authorities []*child)
 	}
 }
 
-// TestServerKilled kills PostgreSQL again and again while units enrol with three
-// authorities, each in a process of its own: each issuance is durable and was
-// answered, or is absent, or its outcome was told to be unknown, and no nonce
-// serves twice. They go on by themselves.
+// TestServerKilled kills PostgreSQL again and again while units enrol with three authorities,
+// each in its own process. Each issuance is durable and was acknowledged, or is absent, or its
+// outcome was reported as unknown; no nonce serves twice. The authorities recover by themselves.
 func TestServerKilled(t *testing.T) {
 	if os.Getenv(onServer) != "" {
 		t.Skip("it has a server of its own")
@@ -186,15 +185,14 @@ func TestServerKilled(t *testing.T) {
 	t.Logf("%d kills, %d certificates, %d operations", kills, h.issued(), len(h.operations))
 }
 
-// await blocks until so many certificates were issued.
+// await blocks until n certificates were issued.
 func (h *record) await(ctx context.Context, n int) {
 	for h.issued() < n && ctx.Err() == nil {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
 
-// judge looks for the record of each nonce, and holds all that was seen against
-// what may be.
+// judge searches the record of each nonce, and checks that all observations are consistent.
 func (w *world) judge(h *record) {
 	w.T.Helper()
 	found := map[string]bool{}
@@ -226,7 +224,7 @@ func (w *world) judge(h *record) {
 	}
 }
 
-// TestImpossibleHistories shows that the judge above refuses.
+// TestImpossibleHistories: judge's check refuses histories that no correct store can produce.
 func TestImpossibleHistories(t *testing.T) {
 	for name, results := range map[string][]outcome{
 		"a nonce that served twice":  {issuedNow, issuedNow},

@@ -17,12 +17,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// id is the applicant's unit id.
+// id returns the applicant's unit id.
 func (p *applicant) id() wire.UnitID {
 	return wire.UnitIDOf(testworld.Must(x509.MarshalPKIXPublicKey(&p.signing.PublicKey)))
 }
 
-// leaving is a good leave request of an applicant.
+// leaving returns a good leave request of an applicant.
 func (p *applicant) leaving() api.LeaveRequest {
 	at, _ := p.w.clock.Read()
 	l := api.LeaveRequest{Unit: p.id(), Time: at.Truncate(time.Second)}
@@ -31,14 +31,15 @@ func (p *applicant) leaving() api.LeaveRequest {
 	return l
 }
 
-// limited is a world whose task scoring has so many places.
+// limited returns a world whose task scoring has n places.
 func limited(t *testing.T, n int, edits ...string) *world {
 	t.Helper()
 	return newWorld(t, append(edits, "calls = [\"keys\"]\n", fmt.Sprintf("calls = [\"keys\"]\nunits = %d\n", n))...)
 }
 
-// TestUnits fills the places of a task. Holders renew, the next unit is refused with their names and the
-// time when a place becomes free, and gets it when a unit leaves or has not renewed.
+// TestUnits fills the places of a task. Units with a place renew. The next unit is refused; the
+// refusal names them and the time when a place becomes free. It gets a place when a unit leaves
+// or has not renewed.
 func TestUnits(t *testing.T) {
 	w := limited(t, 2)
 	a := w.open()
@@ -47,7 +48,7 @@ func TestUnits(t *testing.T) {
 	for _, p := range []*applicant{one, two, one, two} {
 		testworld.Must(p.enrol(client))
 	}
-	testworld.Must(w.applicant("keys").enrol(client)) // another task
+	testworld.Must(w.applicant("keys").enrol(client)) // of a different task
 	_, err := three.enrol(client)
 	testworld.Refused(t, err, wire.NoPlace)
 	for _, want := range []string{one.id().String(), two.id().String(), "2026-11-22T12:46:00Z"} {
@@ -60,7 +61,7 @@ func TestUnits(t *testing.T) {
 	if left.Unit != one.id() {
 		t.Errorf("got %v, want %v left", left.Unit, one.id())
 	}
-	testworld.Must(client.ReleasePlace(t.Context(), one.leaving())) // again
+	testworld.Must(client.ReleasePlace(t.Context(), one.leaving())) // a second request changes nothing
 	testworld.Must(three.enrol(client))
 	_, err = one.enrol(client)
 	testworld.Refused(t, err, wire.NoPlace)
@@ -68,17 +69,17 @@ func TestUnits(t *testing.T) {
 		t.Errorf("got %q, want that the unit has left", err)
 	}
 
-	w.clock.Advance(46*time.Minute + time.Second) // three quarters of the lifetime and a minute
+	w.clock.Advance(46*time.Minute + time.Second) // three quarters of the lifetime, a minute and a second
 	four := w.scoring()
 	testworld.Must(four.enrol(client))
-	testworld.Must(three.enrol(client)) // it comes late, and there is room
+	testworld.Must(three.enrol(client)) // it renews late, and there is a free place
 	_, err = two.enrol(client)
 	testworld.Refused(t, err, wire.NoPlace)
-	_, err = one.enrol(client) // it has left for good
+	_, err = one.enrol(client) // a unit that left gets no place again
 	testworld.Refused(t, err, wire.NoPlace)
 }
 
-// TestUnitsByPolicy raises and lowers the number: nobody loses a certificate by it, and a
+// TestUnitsByPolicy raises and lowers the number of places: no unit loses its certificate, and a
 // lower number takes effect at once.
 func TestUnitsByPolicy(t *testing.T) {
 	w := limited(t, 3)
@@ -101,7 +102,7 @@ func TestUnitsByPolicy(t *testing.T) {
 	}
 }
 
-// TestUnitsInAGroup: the units of a task count together, outside groups and in one.
+// TestUnitsInAGroup: the units of a task count together, whether they enrol in a group or not.
 func TestUnitsInAGroup(t *testing.T) {
 	w := grouped(t, "names = [\"keys.clinic.example\"]\n", "names = [\"keys.clinic.example\"]\nunits = 1\n")
 	a := w.open()
@@ -117,7 +118,7 @@ func TestUnitsInAGroup(t *testing.T) {
 	testworld.Refused(t, err, wire.NoPlace)
 }
 
-// TestUnitsAtOnce lets more units than there are places ask at once.
+// TestUnitsAtOnce: more units than places enrol at once. No more units than places get one.
 func TestUnitsAtOnce(t *testing.T) {
 	w := limited(t, 3)
 	a := w.open()
@@ -145,7 +146,7 @@ func TestUnitsAtOnce(t *testing.T) {
 	}
 }
 
-// TestUnitsForged: rows that no authority wrote hold no place.
+// TestUnitsForged: rows that no authority wrote occupy no place.
 func TestUnitsForged(t *testing.T) {
 	w := limited(t, 1)
 	a := w.open()
@@ -154,7 +155,7 @@ func TestUnitsForged(t *testing.T) {
 	testworld.Must(w.scoring().enrol(direct{a}))
 }
 
-// TestLeaveRefusals changes the least thing about a good request.
+// TestLeaveRefusals changes the least thing in a good leave request. Each change is refused.
 func TestLeaveRefusals(t *testing.T) {
 	w := limited(t, 1)
 	a := w.open()

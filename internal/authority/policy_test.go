@@ -19,15 +19,14 @@ func proposal(s policy.Step) api.ProposeRequest {
 	return api.ProposeRequest{Policy: s.Policy, Signatures: s.Signatures}
 }
 
-// Two edits of the test policy: a shorter life tightens, another release
-// loosens.
+// Two edits of the test policy: a shorter lifetime tightens, a further release loosens.
 var (
 	tighter = []string{"lifetime = \"30m\"", "lifetime = \"20m\""}
 	looser  = []string{"[task.scoring]\n", "[task.keys.release.\"1.5\"]\nreference = [ { platform = \"soft\", program = \"" + wire.Sum([]byte("keys-1.5")).String() + "\" } ]\n\n[task.scoring]\n"}
 )
 
-// TestApproval goes through a proposal's life over HTTP: who is missing is
-// visible, tightening acts at once.
+// TestApproval follows a proposal over HTTP: it shows which owners are missing, and a policy that
+// tightens takes effect at once.
 func TestApproval(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -61,7 +60,7 @@ func TestApproval(t *testing.T) {
 	}
 }
 
-// TestOwnerRefusals are the ways in which owners do not make a policy.
+// TestOwnerRefusals: signatures and requests of owners that make no policy are refused.
 func TestOwnerRefusals(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -126,8 +125,8 @@ func TestProposalExpires(t *testing.T) {
 	testworld.Refused(t, err, wire.ProposalOver)
 }
 
-// TestDelay loosens: the proposal is visible with its time, and takes effect by
-// itself when the delay is over, not before.
+// TestDelay proposes a policy that loosens: the proposal shows its delay, and takes effect by
+// itself when the delay has ended, not before.
 func TestDelay(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -149,7 +148,7 @@ func TestDelay(t *testing.T) {
 	}
 }
 
-// TestSignaturesAtOnce lets two owners sign in the same moment; none is lost.
+// TestSignaturesAtOnce: two owners sign at the same moment, and both signatures are kept.
 func TestSignaturesAtOnce(t *testing.T) {
 	w := newWorld(t, "quorum = 2", "quorum = 3")
 	w.genesis = w.SignPolicy(string(w.genesis.Policy), w.Owners...)
@@ -176,8 +175,8 @@ func TestSignaturesAtOnce(t *testing.T) {
 	}
 }
 
-// TestCutHistory rolls the store back under a stopped authority. It does not
-// know the head a unit shows, issues nothing, and is healed by a push.
+// TestCutHistory rolls back the store of a stopped authority. It then does not know the head that
+// a unit shows, and issues nothing until the missing steps are pushed.
 func TestCutHistory(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -242,8 +241,8 @@ func TestPushRefusals(t *testing.T) {
 	}
 }
 
-// TestRolledBackBeneath rolls the store back under a running authority, which
-// remembers and writes the lost step again.
+// TestRolledBackBeneath rolls back the store of a running authority, which writes the lost step
+// from memory.
 func TestRolledBackBeneath(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -257,8 +256,8 @@ func TestRolledBackBeneath(t *testing.T) {
 	}
 }
 
-// TestAdoptedMeanwhile: a proposal that the authority's tick, or another authority
-// of the store, adopts between two steps of its proposer's request is adopted.
+// TestAdoptedMeanwhile: the authority's tick, or another authority of the store, adopts a
+// proposal between two steps of its proposer's request. The request still succeeds.
 func TestAdoptedMeanwhile(t *testing.T) {
 	w := newWorld(t)
 	a, other := w.open(), w.open()
@@ -273,8 +272,8 @@ func TestAdoptedMeanwhile(t *testing.T) {
 	}
 }
 
-// TestFollowed lets one authority adopt and another of the same store issue: it
-// notices in the transaction and decides anew.
+// TestFollowed: one authority adopts a policy, then another of the same store issues. It detects
+// the change in the transaction and decides again.
 func TestFollowed(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.open(), w.open()
@@ -285,7 +284,7 @@ func TestFollowed(t *testing.T) {
 	}
 }
 
-// TestUpgrade moves the authority to another build by policy, root unchanged.
+// TestUpgrade moves the authority to a new build by policy. The root stays the same.
 func TestUpgrade(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -304,7 +303,7 @@ func TestUpgrade(t *testing.T) {
 	if b.RootDigest() != a.RootDigest() {
 		t.Error("the root changed with the build")
 	}
-	// The old value out: the old build issues nothing more, and cannot start.
+	// Remove the old reference value: the old build issues nothing more and cannot start.
 	single := w.NextText(b.inForce().approved, reference+", ", "")
 	testworld.Must(b.history.Propose(t.Context(), proposal(w.SignPolicy(single, "ana", "ben"))))
 	if err := a.history.Sync(t.Context()); err != nil {
@@ -319,7 +318,7 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// TestPushMoves brings a second store of the same root up to date.
+// TestPushMoves: a push brings a second store of the same root to the newest policy.
 func TestPushMoves(t *testing.T) {
 	w := newWorld(t)
 	w.open()

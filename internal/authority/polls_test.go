@@ -23,14 +23,14 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// provedBy is the proved head in a history of an authority.
+// provedBy parses and verifies the proved head in an authority's response.
 func (w *world) provedBy(a *Authority, h api.History) (identity.ProvedHead, error) {
 	root := testworld.Must(x509.ParseCertificate(a.inForce().issuer.AuthorityRoot()))
 	at, _ := w.clock.Read()
 	return identity.ParseHead(h.ProvedHead, a.inForce().approved, root, at)
 }
 
-// polled is what a poll came to.
+// polled is the result of a poll.
 type polled struct {
 	history api.History
 	err     error
@@ -49,7 +49,7 @@ func pollsOfUnits(a *Authority) int { units, _ := a.polls.InUse(); return units 
 
 func pollsOfOthers(a *Authority) int { _, others := a.polls.InUse(); return others }
 
-// TestPoll: polls wait for the next step and are told it, with the proof of the head.
+// TestPoll: polls wait for the next step and return it with the proved head.
 func TestPoll(t *testing.T) {
 	w := newWorld(t, `delay = "1h"`, `delay = "0s"`)
 	a := w.open()
@@ -78,7 +78,7 @@ func TestPoll(t *testing.T) {
 	}
 	testworld.Eventually(t, "all places are given back", func() bool { return pollsOfOthers(a) == 0 })
 
-	older := <-poll(t.Context(), client, genesis, api.MaxPoll) // waits for nothing
+	older := <-poll(t.Context(), client, genesis, api.MaxPoll) // does not wait
 	if older.err != nil || len(older.history.Entries) != 1 {
 		t.Errorf("from an older head: got %+v, %v", older.history, older.err)
 	}
@@ -99,7 +99,7 @@ func TestPoll(t *testing.T) {
 	}
 }
 
-// TestPollStatement: a party's statement is a step like others.
+// TestPollStatement: a party's statement ends a poll, like any step.
 func TestPollStatement(t *testing.T) {
 	w := grouped(t)
 	a := w.open()
@@ -112,9 +112,9 @@ func TestPollStatement(t *testing.T) {
 	}
 }
 
-// TestPollPlaces: polls have places of their own. One address has no more than its share, a
-// unit has one of the units', a client that goes away gives its place back, and beside any
-// number of polls a request is served.
+// TestPollPlaces: polls have their own places. An address has no more than its share, a unit
+// takes a place of units, a client that disconnects frees its place, and polls never take the
+// places of other requests.
 func TestPollPlaces(t *testing.T) {
 	w := newWorld(t)
 	c := w.config("authority")
@@ -124,7 +124,7 @@ func TestPollPlaces(t *testing.T) {
 	head := a.inForce().approved.PolicyHead()
 	gone, leave := context.WithCancel(t.Context())
 	var mine []<-chan polled
-	for n := range 3 { // one after the other, because two connections are all that may be idle
+	for n := range 3 { // one after the other, because only two connections may be idle
 		mine = append(mine, poll(gone, client, head, api.MaxPoll))
 		testworld.Eventually(t, "a poll waits", func() bool { return pollsOfOthers(a) == n+1 })
 	}
@@ -133,7 +133,7 @@ func TestPollPlaces(t *testing.T) {
 	if !strings.Contains(err.Error(), admission.QuotaOthers) {
 		t.Errorf("got %v, want the quota's name", err)
 	}
-	testworld.Must(client.Policy(t.Context())) // one request under way, beside the polls
+	testworld.Must(client.Policy(t.Context())) // a request is served beside the polls
 
 	units, unit := w.unitClient(a, address)
 	if unit == nil {
@@ -157,7 +157,7 @@ func TestPollPlaces(t *testing.T) {
 	}
 }
 
-// unitClient is a client that presents the signing certificate of a unit.
+// unitClient returns a client that presents the signing certificate of a unit.
 func (w *world) unitClient(a *Authority, address string) (*api.Authority, *applicant) {
 	w.T.Helper()
 	p := w.scoring()
@@ -169,8 +169,7 @@ func (w *world) unitClient(a *Authority, address string) (*api.Authority, *appli
 	return client, p
 }
 
-// TestPollRefused: a poll without a place is responded to with 503 and Retry-After, over
-// HTTP as it is.
+// TestPollRefused: over HTTP, a poll without a place gets status 503 and Retry-After.
 func TestPollRefused(t *testing.T) {
 	w := newWorld(t)
 	c := w.config("authority")
@@ -201,8 +200,8 @@ func TestPollRefused(t *testing.T) {
 	}
 }
 
-// TestPollShutdown: polls end at once when the authority shuts down, and none is waited
-// for.
+// TestPollShutdown: polls end at once when the authority shuts down, so the shutdown does not
+// wait for them.
 func TestPollShutdown(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -232,8 +231,7 @@ func TestPollShutdown(t *testing.T) {
 	}
 }
 
-// TestHintsAreNotProved: an authority whose clock is refused, or that is behind, signs no
-// head.
+// TestHintsAreNotProved: an authority that is behind, or whose clock is refused, signs no head.
 func TestHintsAreNotProved(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -251,7 +249,7 @@ func TestHintsAreNotProved(t *testing.T) {
 	testworld.Refused(t, err, wire.Behind)
 }
 
-// TestSpread: renewals are spread by the number of units that run when a step is adopted.
+// TestSpread: renewals are spread over a time that grows with the number of running units.
 func TestSpread(t *testing.T) {
 	for _, c := range []struct {
 		live int

@@ -17,7 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// keysOf are all keys of a report's ring keys that are there.
+// keysOf returns all keys in parts of a report's ring keys.
 func keysOf(all ...api.RingKeys) [][]byte {
 	var list [][]byte
 	for _, keys := range all {
@@ -30,7 +30,7 @@ func keysOf(all ...api.RingKeys) [][]byte {
 	return list
 }
 
-// shared counts the keys that stand in both lists.
+// shared counts the keys that are in both lists.
 func shared(a, b [][]byte) int {
 	n := 0
 	for _, key := range a {
@@ -48,21 +48,21 @@ func wantKey(t *testing.T, what string, got *api.RingKey, want *api.RingKey) {
 	}
 }
 
-// older is an applicant of release 2026.10, which withReleases adds.
+// older returns an applicant of release 2026.10, which withReleases adds.
 func (w *world) older() *applicant {
 	p := w.scoring()
 	p.device = w.Device("older")
 	return p
 }
 
-// newest is an applicant of release 2026.12.
+// newest returns an applicant of release 2026.12.
 func (w *world) newest() *applicant {
 	p := w.scoring()
 	p.device = w.Device("newest")
 	return p
 }
 
-// withReleases adds a release that 2026.11 continues, and one that continues it.
+// withReleases adds a release that 2026.11 continues, and a release that continues 2026.11.
 func withReleases() []string {
 	program := func(name string) string { return wire.Sum([]byte(name)).String() }
 	return []string{"[task.scoring.release.\"2026.11\"]\n", `[task.scoring.release."2026.10"]
@@ -75,7 +75,8 @@ continues = "2026.10"
 `}
 }
 
-// TestRings looks at the keys of first reports.
+// TestRings: units of one identity share ring keys, units of two identities none. The first
+// report has no previous and no inherited keys.
 func TestRings(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -93,7 +94,7 @@ func TestRings(t *testing.T) {
 	if one.Strict.Previous != nil || one.Inherited != nil {
 		t.Error("got a previous or an inherited key in the first report, want none")
 	}
-	// The life of scoring is 1 h, so that of its ring is 1 h too.
+	// The lifetime of scoring is 1 h, so the lifetime of its ring keys is 1 h too.
 	if got, want := one.Follow.Current.End, noon.Add(2*time.Hour); !got.Equal(want) {
 		t.Errorf("got the current key's end %v, want %v", got, want)
 	}
@@ -102,8 +103,8 @@ func TestRings(t *testing.T) {
 	}
 }
 
-// TestRingsAreNotKept starts a second authority on the same store and root, and
-// searches store and log for the keys of the first.
+// TestRingsAreNotKept: a second authority on the same store and root makes different keys, and
+// neither store nor log contains the keys of the first.
 func TestRingsAreNotKept(t *testing.T) {
 	if os.Getenv(onServer) != "" {
 		t.Skip("it searches files")
@@ -133,8 +134,8 @@ func TestRingsAreNotKept(t *testing.T) {
 	}
 }
 
-// TestRingsRoll follows the keys of one identity over four hours, with and
-// without anybody asking meanwhile.
+// TestRingsRoll: over four hours, with frequent and with rare enrolments, the keys of one
+// identity roll at each hour and at no other time.
 func TestRingsRoll(t *testing.T) {
 	for _, asked := range []time.Duration{time.Minute, 20 * time.Minute, time.Hour} {
 		t.Run(asked.String(), func(t *testing.T) {
@@ -160,7 +161,8 @@ func TestRingsRoll(t *testing.T) {
 	}
 }
 
-// TestInherited looks at what a chain of releases hands down.
+// TestInherited: along a chain of releases, each release gets the follow keys of the one it
+// continues.
 func TestInherited(t *testing.T) {
 	w := newWorld(t, withReleases()...)
 	a := w.open()
@@ -205,13 +207,13 @@ func TestInherited(t *testing.T) {
 	}
 }
 
-// erased reports whether every one of the keys is.
+// erased reports whether all of the keys are erased.
 func erased(keys ...*identity.RingKey) bool {
 	return !slices.ContainsFunc(keys, func(k *identity.RingKey) bool { return !bytes.Equal(k.Expose(), make([]byte, 32)) })
 }
 
-// TestRingsNobodyAsksFor lets the authority's own work pass over rings: of a
-// release that policy names, and of one that it names no more.
+// TestRingsNobodyAsksFor: without enrolments, the authority rolls the keys of a release that the
+// policy names, and erases those of a removed release.
 func TestRingsNobodyAsksFor(t *testing.T) {
 	w := newWorld(t, withReleases()...)
 	a := w.open()
@@ -243,7 +245,7 @@ func TestRingsNobodyAsksFor(t *testing.T) {
 	}
 }
 
-// TestRingsRollAlone serves an authority that nobody asks for anything.
+// TestRingsRollAlone: keys roll at an authority that receives no requests.
 func TestRingsRollAlone(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -259,8 +261,8 @@ func TestRingsRollAlone(t *testing.T) {
 	testworld.Within(t, 10*tick, "the ring rolls", func() bool { return current() != first })
 }
 
-// TestRenewalBeforeTheRingEnds looks at when a unit renews whose certificate
-// lives longer than its ring keys, and one whose does not.
+// TestRenewalBeforeTheRingEnds: a unit whose certificate outlives its ring keys renews before the
+// current key ends. A unit with a shorter certificate renews at the usual time.
 func TestRenewalBeforeTheRingEnds(t *testing.T) {
 	for text, want := range map[string]bool{"24h": true, "2h": true, "1h": false, "10m": false} {
 		w := newWorld(t, `lifetime = "1h"`, `lifetime = "`+text+`"`)
@@ -274,7 +276,8 @@ func TestRenewalBeforeTheRingEnds(t *testing.T) {
 			if r.RenewAfter.After(r.RenewBefore) || !r.RenewAfter.After(now) {
 				t.Errorf("life %s, at %v: got renewal from %v to %v", text, now, r.RenewAfter, r.RenewBefore)
 			}
-			// A certificate is renewed two thirds into its life, which ends in whole seconds.
+			// A certificate is renewed at two thirds of its lifetime, which ends at a whole
+			// second.
 			early = early || r.NotAfter.Add(-life/3).Sub(r.RenewAfter) > time.Second
 			w.clock.Advance(7 * time.Minute)
 		}

@@ -20,7 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// appraiseTrust judges a trust answer's evidence as a client does.
+// appraiseTrust appraises the evidence of a trust response as a client does.
 func appraiseTrust(t *testing.T, w *world, response api.TrustResponse, approved policy.Approved, nonce []byte) {
 	t.Helper()
 	var evidence attest.Evidence
@@ -39,7 +39,8 @@ func appraiseTrust(t *testing.T, w *world, response api.TrustResponse, approved 
 	}
 }
 
-// slow lets an attester answer only when told, so that a request is under way.
+// slow is an attester that waits for a signal before it responds, so that a request stays in
+// progress.
 type slow struct {
 	attest.Attester
 	asked, answer chan struct{}
@@ -51,8 +52,8 @@ func (s *slow) Attest(ctx context.Context, data attest.ReportData) (attest.Evide
 	return s.Attester.Attest(ctx, data)
 }
 
-// TestShutdown ends the service with a request under way: it is answered, the
-// listener is closed, and no goroutine is left.
+// TestShutdown shuts down the server during a request: the request is served, the listener is
+// closed, and no goroutine is left.
 func TestShutdown(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
@@ -73,7 +74,7 @@ func TestShutdown(t *testing.T) {
 	}()
 	<-s.asked
 	stop()
-	for { // until the listener is closed
+	for { // wait until the listener is closed
 		c, err := net.Dial("tcp", listener.Addr().String())
 		if err != nil {
 			break
@@ -101,7 +102,7 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// TestServeBadListener serves on a listener that is closed.
+// TestServeBadListener: serving on a closed listener returns an error.
 func TestServeBadListener(t *testing.T) {
 	w := newWorld(t)
 	listener := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
@@ -111,8 +112,8 @@ func TestServeBadListener(t *testing.T) {
 	}
 }
 
-// TestHalfOpen opens more connections than fit and says nothing on them; an
-// honest client is served nevertheless.
+// TestHalfOpen opens more connections than the bound and sends nothing on them. An honest client
+// is still served.
 func TestHalfOpen(t *testing.T) {
 	w := newWorld(t)
 	c := w.config("authority")
@@ -125,7 +126,7 @@ func TestHalfOpen(t *testing.T) {
 		silent := testworld.Must(net.Dial("tcp", strings.TrimPrefix(address, "https://")))
 		defer silent.Close()
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // less than headerWait
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // shorter than headerWait
 	defer cancel()
 	if _, err := client.Policy(ctx); err != nil {
 		t.Errorf("an honest client: %v", err)

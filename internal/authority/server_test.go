@@ -6,13 +6,12 @@ import (
 	"testing"
 )
 
-// stories are the tests that are run on a server too. With COHORT_FULL=1 they
-// are all.
+// stories is a pattern of the tests that also run on PostgreSQL. With COHORT_FULL=1, all do.
 const stories = "^Test(Reopen|Replay|NothingWithoutRecord|Approval|SignaturesAtOnce|" +
 	"CutHistory|Followed|Upgrade|PushMoves|Lease.*|LogOfNobody|Restored.*|KilledAnywhere|" +
 	"OneTableBack|Fork.*|ChangedRows|Units.*|DelayCountedOnce)$"
 
-// TestOnServer runs the stories once more, on PostgreSQL.
+// TestOnServer runs those tests again, on PostgreSQL.
 func TestOnServer(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: the same on a database server is not shown; run without -short")

@@ -21,16 +21,16 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestDocumentsAreAuthenticated: a document of a vendor is believed as this
-// authority kept it, under the name it kept it by, and when it was fetched with it.
-// Whatever else stands in its row is no document, and is named in the log.
+// TestDocumentsAreAuthenticated: a cached document is used only as this authority wrote it, under
+// its name and with its time of fetching. Any other content of the row is reported in the log and
+// ignored.
 func TestDocumentsAreAuthenticated(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	kept := documentCache{a}
 	list := collateral.Document{Content: []byte("list"), Chain: []byte("chain"), Fetched: noon, Expires: noon.Add(time.Hour)}
 	want := list
-	want.Expires = time.Time{} // which stands in the document
+	want.Expires = time.Time{} // the document has it
 	row := func() store.Row { return testworld.Must(a.store.Collateral(t.Context(), "snp/Milan/crl.der")) }
 	put := func(r store.Row) {
 		t.Helper()
@@ -78,9 +78,9 @@ func TestDocumentsAreAuthenticated(t *testing.T) {
 	}
 }
 
-// TestForgedTimeFreezesNoRevocation: the database's operator makes the list of before
-// a revocation look as if it had just been fetched. An authority that starts on it
-// believes none of that, asks the vendor, and refuses what was revoked.
+// TestForgedTimeFreezesNoRevocation: the operator of the database forges the fetching time of an
+// old revocation list, so that it looks fresh. The authority ignores the forged row, fetches the
+// list from the vendor, and refuses the revoked chip.
 func TestForgedTimeFreezesNoRevocation(t *testing.T) {
 	if os.Getenv(onServer) != "" {
 		t.Skip("its statement is SQLite's")

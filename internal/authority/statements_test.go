@@ -11,7 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// said is a party's next statement, changed and then signed.
+// said returns a party's next statement, changed and then signed.
 func (w *world) said(a *Authority, party string, change func(*policy.Statement)) api.SignedStatement {
 	w.T.Helper()
 	snap := a.inForce()
@@ -26,8 +26,8 @@ func (w *world) said(a *Authority, party string, change func(*policy.Statement))
 	return api.SignedStatement{Statement: s.Bytes(), Signature: w.Signature(party, s.Namespace(), string(s.Bytes()))}
 }
 
-// TestOwnConsent: with a quorum of one of two parties, the program of a party that
-// said nothing, or that withdrew, gets no certificate.
+// TestOwnConsent: with a quorum of one of two parties, the program of a party without a
+// statement, or of a party that withdrew, gets no certificate.
 func TestOwnConsent(t *testing.T) {
 	w := groupedOf(t, 1)
 	a := w.open()
@@ -47,8 +47,8 @@ func TestOwnConsent(t *testing.T) {
 	}
 }
 
-// TestOldStatementsAgain: no statement that was heard before, and none made up from
-// one, undoes a withdrawal, whatever its number.
+// TestOldStatementsAgain: no replayed statement, and none made from an earlier one, undoes a
+// withdrawal, whatever its number.
 func TestOldStatementsAgain(t *testing.T) {
 	for name, number := range map[string]uint64{"the next number": 2, "the highest number": 1 + 1<<32} {
 		t.Run(name, func(t *testing.T) {
@@ -81,8 +81,8 @@ func TestOldStatementsAgain(t *testing.T) {
 	}
 }
 
-// TestStatementRate: a key makes so many statements and no more; others are heard,
-// its own withdrawal too, and nobody else uses its bucket up.
+// TestStatementRate: a key may add a bounded number of statements. Other keys are not affected,
+// its own withdrawal is always accepted, and no other key can use up its bucket.
 func TestStatementRate(t *testing.T) {
 	w := grouped(t)
 	a := w.open()
@@ -111,8 +111,8 @@ func TestStatementRate(t *testing.T) {
 	testworld.Must(w.scoring().enrol(direct{a}))
 }
 
-// TestTwoTextsAtOnce: two authorities hear two texts with one number. Both are steps,
-// and until a higher number the party counts as one that withdrew.
+// TestTwoTextsAtOnce: two authorities receive two statements with one number. Both become steps,
+// and until a statement with a higher number the party counts as withdrawn.
 func TestTwoTextsAtOnce(t *testing.T) {
 	w := grouped(t)
 	one, two := w.open(), w.open()
@@ -126,7 +126,7 @@ func TestTwoTextsAtOnce(t *testing.T) {
 	for _, a := range []*Authority{one, two} {
 		_, err := w.holder().enrol(direct{a})
 		testworld.Refused(t, err, wire.NoQuorum)
-		for _, again := range []api.SignedStatement{approval, withdrawal} { // as after a lost response
+		for _, again := range []api.SignedStatement{approval, withdrawal} { // repeated, as after a lost response
 			if h := testworld.Must(a.addStatement(t.Context(), "trial", again)); h.Head != heard.Head {
 				t.Errorf("got head %v for a statement that was heard, want %v", h.Head, heard.Head)
 			}

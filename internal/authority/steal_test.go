@@ -15,14 +15,14 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// strangers puts other people in the place of all owners.
+// strangers replaces the keys of all owners by other keys.
 func (w *world) strangers() {
 	for _, name := range w.Owners {
 		w.Keys[name] = testworld.NewKey()
 	}
 }
 
-// emptied is a copy of the world's store without anything but the sealed root.
+// emptied returns a copy of the world's store with only the sealed root.
 func (w *world) emptied() (dsn string) {
 	w.T.Helper()
 	dsn = copyStore(w.T, w.dsn)
@@ -32,9 +32,9 @@ func (w *world) emptied() (dsn string) {
 	return dsn
 }
 
-// TestStolenRoot is the operator of an authority, who copies the sealed root and
-// starts the honest program on it with a history of their own. What they would get
-// is a backup sealed to themselves, or the root sealed to a program of theirs.
+// TestStolenRoot: the operator of an authority copies the sealed root and starts the honest
+// program on it with their own history, to get a backup sealed to themselves, or the root sealed
+// to their own program. Each attempt is refused.
 func TestStolenRoot(t *testing.T) {
 	evil := wire.Sum([]byte("evil"))
 	rows := []struct {
@@ -85,8 +85,8 @@ func TestStolenRoot(t *testing.T) {
 	}
 }
 
-// TestOwnHistoryAgain: the founders' genesis is adopted again by an emptied store.
-// That is a rollback, which those who have seen newer notice, and no theft.
+// TestOwnHistoryAgain: an emptied store adopts the founders' genesis again. This is a rollback,
+// which parties that have seen newer policy detect; it exposes no root.
 func TestOwnHistoryAgain(t *testing.T) {
 	w := newWorld(t)
 	before := testworld.Must(w.scoring().enrol(direct{w.open()}))
@@ -97,8 +97,8 @@ func TestOwnHistoryAgain(t *testing.T) {
 	}
 }
 
-// TestRefusalsNameNoOtherRoot: a refusal that printed the sealed root would pass for
-// what init prints, without evidence.
+// TestRefusalsNameNoOtherRoot: a refusal does not print the sealed root. It could be mistaken for
+// the output of init, but without evidence.
 func TestRefusalsNameNoOtherRoot(t *testing.T) {
 	w := newWorld(t)
 	sealed := w.root
@@ -114,7 +114,7 @@ func TestRefusalsNameNoOtherRoot(t *testing.T) {
 	}
 }
 
-// initAgain makes another root in the world's store.
+// initAgain replaces the root in the world's store.
 func (w *world) initAgain(edits ...string) (wire.Digest, error) {
 	w.T.Helper()
 	db := testworld.Must(store.Open(w.T.Context(), w.dsn))
@@ -124,7 +124,7 @@ func (w *world) initAgain(edits ...string) (wire.Digest, error) {
 	return made.Root, err
 }
 
-// TestInitAgain: a draft with a mistake gets another root until its policy is
+// TestInitAgain: after a mistake in the draft, init can replace the root until its policy is
 // adopted, and not after that.
 func TestInitAgain(t *testing.T) {
 	w := newWorld(t)
@@ -133,7 +133,7 @@ func TestInitAgain(t *testing.T) {
 	if err != nil || root == w.root {
 		t.Fatalf("got root %v, %v, want another", root, err)
 	}
-	_, err = Open(t.Context(), w.config("authority")) // under the genesis of before
+	_, err = Open(t.Context(), w.config("authority")) // under the old genesis
 	testworld.Refused(t, err, wire.WrongDraft)
 	w.root = root
 	w.genesis = w.SignPolicy(w.text(corrected...), "ana", "ben")
@@ -145,8 +145,8 @@ func TestInitAgain(t *testing.T) {
 	}
 }
 
-// TestInitAfterAFailure: an init that failed behind the making of its store, at its
-// vendor for instance, is made again in that store.
+// TestInitAfterAFailure: an init that failed after it created its store, for example at the
+// vendor, can be repeated in that store.
 func TestInitAfterAFailure(t *testing.T) {
 	w := newWorld(t)
 	w.dsn = newDSN(t)
@@ -162,7 +162,7 @@ func TestInitAfterAFailure(t *testing.T) {
 	w.open()
 }
 
-// TestFirstFormat: a root that was sealed alone, without a draft, serves no history.
+// TestFirstFormat: a root that was sealed without a draft serves no history.
 func TestFirstFormat(t *testing.T) {
 	w := newWorld(t)
 	tee := w.Device("authority")

@@ -37,7 +37,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// noon is when every test begins.
+// noon is the time at which every test starts.
 var noon = testworld.Noon
 
 const tasks = `
@@ -58,7 +58,7 @@ env = { LANG = "C" }
 reference = [ { platform = "soft", program = "scoring", args = ["--model", "m.json"] } ]
 `
 
-// wait lets time go by at an authority that runs, in the steps of its tick.
+// wait advances the clock of a running authority by d, with a Sync in each step.
 func (w *world) wait(a *Authority, d time.Duration) {
 	w.T.Helper()
 	for step := 50 * time.Second; d > 0; d -= step {
@@ -92,13 +92,13 @@ func newWorld(t testing.TB, edits ...string) *world {
 	return newWorldOf(t, vendor, vendor.Chip(), edits...)
 }
 
-// newWorldOf is newWorld of a given vendor and chip.
+// newWorldOf is newWorld with a given vendor and chip.
 func newWorldOf(t testing.TB, vendor *attesttest.Vendor, chip *attesttest.Chip, edits ...string) *world {
 	t.Helper()
 	return newWorldAt(t, newDSN(t), vendor, chip, edits...)
 }
 
-// newWorldAt is newWorldOf on a given store, an empty one.
+// newWorldAt is newWorldOf on a given empty store.
 func newWorldAt(t testing.TB, dsn string, vendor *attesttest.Vendor, chip *attesttest.Chip, edits ...string) *world {
 	t.Helper()
 	w := &world{World: testworld.New(t, "ana", "ben", "eva"), log: new(bytes.Buffer), dsn: dsn, clock: testworld.NewClock(noon)}
@@ -107,14 +107,14 @@ func newWorldAt(t testing.TB, dsn string, vendor *attesttest.Vendor, chip *attes
 	return w
 }
 
-// found makes the root for a draft, in the world's store, and signs the genesis.
+// found makes the root for a draft in the world's store, and signs the genesis.
 func (w *world) found(edits ...string) {
 	w.T.Helper()
 	w.root = w.init(w.dsn, "authority", edits...).Root
 	w.genesis = w.SignPolicy(w.text(edits...), "ana", "ben")
 }
 
-// draft is the genesis of these edits without a root.
+// draft returns the genesis with these edits, without a root.
 func (w *world) draft(edits ...string) policydraft.Draft {
 	w.T.Helper()
 	root := w.root
@@ -127,10 +127,10 @@ func (w *world) draft(edits ...string) policydraft.Draft {
 	return d
 }
 
-// onServer says, in the environment, that worlds live in PostgreSQL.
+// onServer names the environment variable that puts the stores of worlds in PostgreSQL.
 const onServer = "AUTHORITY_TEST_ON_SERVER"
 
-// newDSN is the address of an empty store.
+// newDSN returns the address of an empty store.
 func newDSN(t testing.TB) string {
 	if os.Getenv(onServer) != "" {
 		return testdb.Database(t)
@@ -138,7 +138,7 @@ func newDSN(t testing.TB) string {
 	return "sqlite:" + filepath.Join(t.TempDir(), "authority.db")
 }
 
-// init makes a root for the draft of these edits.
+// init makes a root for the draft with these edits.
 func (w *world) init(dsn, program string, edits ...string) founding.Root {
 	w.T.Helper()
 	db, err := store.Create(w.T.Context(), dsn)
@@ -154,7 +154,8 @@ func (w *world) init(dsn, program string, edits ...string) founding.Root {
 	return made
 }
 
-// text is the genesis policy, which two owners must sign; edits are pairs of old and new.
+// text returns the genesis policy, which two owners must sign; edits are pairs of old and new
+// text.
 func (w *world) text(edits ...string) string {
 	w.T.Helper()
 	root := ""
@@ -165,7 +166,7 @@ func (w *world) text(edits ...string) string {
 		"quorum = 1", "quorum = 2", `delay = "0s"`, `delay = "1h"`}, edits...)...)
 }
 
-// config is that of an authority over the world's store.
+// config returns the configuration of an authority over the world's store.
 func (w *world) config(program string) Config {
 	w.T.Helper()
 	db, err := store.Open(w.T.Context(), w.dsn)
@@ -194,8 +195,8 @@ func (w *world) open() *Authority {
 	return a
 }
 
-// serve serves an authority and gives a client of it that demands kind
-// authority under the root policy names.
+// serve serves an authority, and returns its address and a client that demands a certificate of
+// kind authority under the root that the policy names.
 func (w *world) serve(a *Authority) (*api.Authority, string) {
 	w.T.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -220,7 +221,7 @@ func (w *world) serve(a *Authority) (*api.Authority, string) {
 	return client, address
 }
 
-// clientTLS demands the authority that its policy names.
+// clientTLS returns a configuration that demands the authority that its policy names.
 func (w *world) clientTLS(a *Authority) *tls.Config {
 	root := testworld.Must(x509.ParseCertificate(a.inForce().issuer.AuthorityRoot()))
 	return identity.ClientTLS("authority.clinic.example", func() *x509.Certificate { return root }, func() identity.Expect {
@@ -229,26 +230,25 @@ func (w *world) clientTLS(a *Authority) *tls.Config {
 	})
 }
 
-// asker is whatever answers challenges and certificate requests: a client or an
-// authority itself.
+// asker makes challenges and serves certificate requests: a client, or an authority itself.
 type asker interface {
 	Challenge(context.Context) (api.Challenge, error)
 	Certify(context.Context, api.CertificateRequest) (api.SealedReport, error)
 }
 
-// direct asks an authority without HTTP.
+// direct calls an authority without HTTP.
 type direct struct{ a *Authority }
 
 func (d direct) Challenge(context.Context) (api.Challenge, error) {
 	return d.a.challenge(api.ChallengeRequest{})
 }
 
-// Certify asks as soon as the lease of another authority has ended.
+// Certify sends the request again when another authority has the lease, as if that had ended.
 func (d direct) Certify(ctx context.Context, r api.CertificateRequest) (api.SealedReport, error) {
 	response, err := d.a.certify(ctx, r, "")
 	if errors.Is(err, wire.RingElsewhere) {
 		d.a.freeLease(ctx)
-		if response, err = d.a.certifyOnce(ctx, r, ""); errors.Is(err, errPolicyChanged) { // its challenge is spent
+		if response, err = d.a.certifyOnce(ctx, r, ""); errors.Is(err, errPolicyChanged) { // the challenge is spent, so certify cannot be called again
 			if err = d.a.history.Refresh(ctx); err == nil {
 				response, err = d.a.certifyOnce(ctx, r, "")
 			}
@@ -257,13 +257,13 @@ func (d direct) Certify(ctx context.Context, r api.CertificateRequest) (api.Seal
 	return response, err
 }
 
-// freeLease releases the ring lease in place of another authority that has it.
+// freeLease releases the ring lease instead of the authority that has it.
 func (a *Authority) freeLease(ctx context.Context) {
 	old := testworld.Must(a.store.Lease(ctx, "rings"))
 	var found struct{ Holder string }
-	_ = a.records.Open(records.TableLease, old, &found) // a damaged row is freed as well
+	_ = a.records.Open(records.TableLease, old, &found) // a damaged row is released as well
 	if found.Holder == a.holder {
-		return // of another request meanwhile
+		return // another request of this authority took it meanwhile
 	}
 	next := testworld.Must(a.records.Seal(records.TableLease, old.Key, map[string]string{"freed": rand.Text()}))
 	if err := a.store.SwapLease(ctx, old, next); err != nil && !errors.Is(err, wire.Behind) {
@@ -271,18 +271,18 @@ func (a *Authority) freeLease(ctx context.Context) {
 	}
 }
 
-// applicant plays a unit that enrols.
+// applicant is a unit that enrols.
 type applicant struct {
 	w       *world
 	device  *attesttest.Device
 	task    string
-	group   string // and role, instead of task
+	group   string // with role, instead of task
 	role    string
-	party   string // whose key the unit is given, in a group
+	party   string // in a group: the party whose key the unit pins
 	signing *ecdsa.PrivateKey
 	hpke    hpke.PrivateKey
-	tls     *ecdsa.PrivateKey   // where the request has a CSR
-	signer  []*x509.Certificate // of the report that was opened last
+	tls     *ecdsa.PrivateKey   // if the request has a CSR
+	signer  []*x509.Certificate // chain of the report that was opened last
 }
 
 func (w *world) applicant(task string, args ...string) *applicant {
@@ -306,8 +306,7 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-// request makes a good request, spoilt by before ahead of its evidence and by
-// after behind it; either may be nil.
+// request makes a good request. before, which may be nil, changes it before its evidence is made.
 func (p *applicant) request(nonce []byte, before func(*api.CertificateRequest)) api.CertificateRequest {
 	p.w.T.Helper()
 	r := api.CertificateRequest{
@@ -327,7 +326,7 @@ func (p *applicant) request(nonce []byte, before func(*api.CertificateRequest)) 
 	return r
 }
 
-// enrol asks for a report and opens it.
+// enrol requests a report and opens it.
 func (p *applicant) enrol(to asker) (api.Report, error) {
 	ctx := p.w.T.Context()
 	challenge, err := to.Challenge(ctx)
@@ -373,7 +372,7 @@ func (p *applicant) openReport(r api.CertificateRequest, sealed api.SealedReport
 	return report, json.Unmarshal(signed.Report, &report)
 }
 
-// issued counts the issuances of the store.
+// issued counts the issuances in the log.
 func issued(t testing.TB, a *Authority) int {
 	t.Helper()
 	n := 0

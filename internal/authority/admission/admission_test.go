@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestEvenParts: fifty addresses that ask for more than all may have leave one that
-// asks little what it asks for, and get no more than twice the total.
+// TestEvenParts: fifty addresses flood the limiter with more than the total. A client with few
+// requests gets all of them served, and the flood gets no more than twice the total.
 func TestEvenParts(t *testing.T) {
 	l := NewLimiter(Limits{}.OrDefault())
 	at := time.Unix(1e9, 0)
@@ -39,8 +39,8 @@ func TestEvenParts(t *testing.T) {
 
 var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// TestSpent: what came is remembered until it ends, at any time that a nonce can
-// hold, and no more of it than there is room for.
+// TestSpent: a used nonce is remembered until it expires, for every expiry that a nonce can
+// contain, and no more nonces are stored than there is room for.
 func TestSpent(t *testing.T) {
 	nonce := func(end uint64, n byte) (b [NonceBody]byte) {
 		binary.BigEndian.PutUint64(b[:], end)

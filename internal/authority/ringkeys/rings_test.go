@@ -11,17 +11,17 @@ import (
 
 var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// TestRolled moves keys of a life of one hour to a time, under a life that policy
-// may have changed. Times are in minutes since they were drawn.
+// TestRolled rolls keys with a lifetime of one hour to a time, under a lifetime that the policy
+// may have changed. Times are in minutes since the keys were drawn.
 func TestRolled(t *testing.T) {
 	minutes := func(n int) time.Time { return noon.Add(time.Duration(n) * time.Minute) }
 	for _, row := range []struct {
 		name          string
 		at            int
 		life          time.Duration
-		current, next string    // what they were before: "current", "next", or "" for new
+		current, next string    // which keys they were at first: "current", "next", or "" for new
 		ends          [3]int    // previous (0 for none), current, next
-		alive         [2]string // of the first current and next key, those that still open sessions
+		alive         [2]string // of the first current and next key, those that are still in use
 	}{
 		{"before the end of its life", 59, time.Hour, "current", "next", [3]int{0, 120, 180}, [2]string{"current", "next"}},
 		{"at the end of its life", 60, time.Hour, "next", "", [3]int{120, 180, 240}, [2]string{"current", "next"}},

@@ -8,7 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestSealedRootForm reads what is no sealed root.
+// TestSealedRootForm: bytes that are no sealed root are refused.
 func TestSealedRootForm(t *testing.T) {
 	secret, draft := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
 	if _, got, err := openRoot(wire.Frame(wire.LabelRoot, secret, draft)); err != nil || !bytes.Equal(got[:], draft) {

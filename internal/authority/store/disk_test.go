@@ -16,10 +16,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// disk is a small disk of its own.
+// disk is a small file system of its own.
 type disk struct{ dir string }
 
-// newDisk has so many MiB. Only root may make one.
+// newDisk makes a disk of size MiB, which requires root.
 func newDisk(t *testing.T, size int) disk {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "disk")
@@ -28,7 +28,7 @@ func newDisk(t *testing.T, size int) disk {
 	}
 	t.Cleanup(func() { os.Remove(dir) })
 	options := fmt.Sprintf("size=%dm", size)
-	if nobody, err := user.Lookup("nobody"); err == nil { // whom testdb's servers run under
+	if nobody, err := user.Lookup("nobody"); err == nil { // the user of testdb's servers
 		options += ",uid=" + nobody.Uid
 	}
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
@@ -40,7 +40,7 @@ func newDisk(t *testing.T, size int) disk {
 
 func (d disk) filler() string { return filepath.Join(d.dir, "filler") }
 
-// fill takes all the room.
+// fill uses all space of the disk.
 func (d disk) fill(t *testing.T) {
 	t.Helper()
 	var all syscall.Statfs_t
@@ -52,7 +52,7 @@ func (d disk) fill(t *testing.T) {
 	}
 }
 
-// empty gives the room back.
+// empty frees that space.
 func (d disk) empty(t *testing.T) {
 	t.Helper()
 	if err := os.Remove(d.filler()); err != nil {
@@ -60,8 +60,8 @@ func (d disk) empty(t *testing.T) {
 	}
 }
 
-// recordUntilFull records, beginning with the from-th, until that is refused,
-// and demands that all before are there. It gives the number of the next.
+// recordUntilFull records issuances, starting with number from, until one is refused, and demands
+// that all before it are stored. It returns the next number.
 func recordUntilFull(t *testing.T, s *Store, from int) (next int) {
 	t.Helper()
 	var err error
@@ -75,7 +75,8 @@ func recordUntilFull(t *testing.T, s *Store, from int) (next int) {
 	return next
 }
 
-// TestFullDisk fills the disk of a file, and empties it again.
+// TestFullDisk fills the disk of an SQLite file. Acknowledged rows stay, and writes work again
+// when the disk has space.
 func TestFullDisk(t *testing.T) {
 	d := newDisk(t, 2)
 	s := fresh(t, "sqlite:"+filepath.Join(d.dir, "a.db"))
@@ -87,8 +88,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestServerFull fills the disk of a server while its tables need room, and then
-// while its WAL does, which ends a server.
+// TestServerFull fills the disk of a server, first while its tables need space, then while its
+// WAL does, which ends the server. Acknowledged rows stay, and writes work again afterwards.
 func TestServerFull(t *testing.T) {
 	d := newDisk(t, 120)
 	t.Setenv("TMPDIR", d.dir)
@@ -119,7 +120,7 @@ func TestServerFull(t *testing.T) {
 	}
 }
 
-// useUpLog makes a server end segments of its WAL until it has room for none.
+// useUpLog makes a server switch WAL segments until it has no space for another.
 func useUpLog(t *testing.T, dsn string) {
 	t.Helper()
 	c, err := pgx.Connect(t.Context(), dsn)
@@ -127,7 +128,7 @@ func useUpLog(t *testing.T, dsn string) {
 		t.Fatal(err)
 	}
 	defer c.Close(t.Context())
-	for range 20 { // more than it keeps ready
+	for range 20 { // more segments than the server keeps ready
 		if _, err = c.Exec(t.Context(), `SELECT pg_logical_emit_message(true, 'test', 'x'), pg_switch_wal()`); err != nil {
 			return
 		}
@@ -135,7 +136,7 @@ func useUpLog(t *testing.T, dsn string) {
 	t.Fatal("the server had room for its WAL")
 }
 
-// noise is what no database makes smaller.
+// noise returns bytes that no database can compress.
 func noise(size int) []byte {
 	b := make([]byte, size)
 	rand.Read(b)

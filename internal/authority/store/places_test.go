@@ -14,7 +14,7 @@ import (
 // clock is the authority's time in tests of places.
 var clock = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-// placeOf is the place of a unit, of so many, until a time.
+// placeOf returns the place of a unit until a time, under a limit.
 func placeOf(unit string, limit int, until time.Time) Place {
 	r := row(unit)
 	return Place{Row: r, Task: "scoring", Now: clock, Until: until, Limit: limit, Believed: believed}
@@ -27,8 +27,8 @@ func takes(s *Store, t *testing.T, n int, p Place) error {
 	return s.Record(t.Context(), i)
 }
 
-// TestPlaces fills a task: a holder keeps its place, another unit gets one when one becomes
-// free, by its end or because a unit left, and a unit that left gets none.
+// TestPlaces fills the places of a task. A unit with a place keeps it. Another unit gets one when
+// a place ends or its unit leaves. A unit that left gets none.
 func TestPlaces(t *testing.T) { onBoth(t, testPlaces) }
 
 func testPlaces(t *testing.T, dsn string) {
@@ -88,7 +88,7 @@ func testPlaces(t *testing.T, dsn string) {
 	}
 }
 
-// TestPlacesForged writes rows beside the authority: they take no place away.
+// TestPlacesForged writes forged rows to the database: they occupy no place.
 func TestPlacesForged(t *testing.T) { onBoth(t, testPlacesForged) }
 
 func testPlacesForged(t *testing.T, dsn string) {
@@ -106,7 +106,8 @@ func testPlacesForged(t *testing.T, dsn string) {
 	}
 }
 
-// TestPlacesAtOnce lets units of two processes ask for the last places together.
+// TestPlacesAtOnce: units of two processes compete for the last places. No more units than places
+// get one.
 func TestPlacesAtOnce(t *testing.T) { onBoth(t, testPlacesAtOnce) }
 
 func testPlacesAtOnce(t *testing.T, dsn string) {
@@ -134,8 +135,8 @@ func testPlacesAtOnce(t *testing.T, dsn string) {
 	}
 }
 
-// TestMend puts a step in the place of a damaged one, and refuses when the rows are no longer
-// what was read.
+// TestMend replaces a damaged step by a good one, and refuses when the rows have changed since
+// they were read.
 func TestMend(t *testing.T) { onBoth(t, testMend) }
 
 func testMend(t *testing.T, dsn string) {
@@ -168,7 +169,7 @@ func testMend(t *testing.T, dsn string) {
 	}
 }
 
-// TestForks keeps contradictions, the newest word of each, and the first of too many.
+// TestForks: the newest content of each contradiction is kept, and only the first maxForks.
 func TestForks(t *testing.T) { onBoth(t, testForks) }
 
 func testForks(t *testing.T, dsn string) {

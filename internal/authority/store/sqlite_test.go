@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestFile makes a store in a file of an odd name, for its owner alone.
+// TestFile makes a store in a file with an unusual name; only its owner can read it.
 func TestFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "odd name?%20#.db")
 	fresh(t, "sqlite:"+file)
@@ -23,8 +23,7 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// TestDurable looks at how the writer's connection writes: a commit waits for
-// the disk.
+// TestDurable: the settings of the writer's connection make a commit wait for the disk.
 func TestDurable(t *testing.T) {
 	s := fresh(t, inFile(t))
 	for pragma, want := range map[string]string{"synchronous": "2", "journal_mode": "wal"} {
@@ -35,12 +34,12 @@ func TestDurable(t *testing.T) {
 	}
 }
 
-// TestFaults breaks the disk, expects an error and no row, heals it, and
-// expects the same write to be done.
+// TestFaults breaks the disk: the write returns an error and leaves no row. After the fault the
+// same write succeeds.
 func TestFaults(t *testing.T) {
 	faults := []struct {
 		name        string
-		break_, fix string // run on the writer's connection
+		break_, fix string // statements for the writer's connection
 	}{
 		{"full", `PRAGMA max_page_count = 1`, `PRAGMA max_page_count = 1000000`},
 		{"read-only", `PRAGMA query_only = 1`, `PRAGMA query_only = 0`},
@@ -63,19 +62,20 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// pragma sets what the connection of the writer may do. It runs between
-// transactions, since the writer is at rest then.
+// pragma runs a statement on the writer's connection. It runs between transactions, when the
+// writer does not use the connection.
 func (s *Store) pragma(t *testing.T, statement string) {
 	t.Helper()
 	if s.session == nil {
-		return // the broken connection was given up, and its pragma with it
+		return // the broken connection was closed, and its pragma with it
 	}
 	if _, err := s.session.ExecContext(t.Context(), statement); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// TestReadOnlyDisk takes the right to write away and gives it back.
+// TestReadOnlyDisk: a store on a read-only disk is refused, and opens when the disk is writable
+// again.
 func TestReadOnlyDisk(t *testing.T) {
 	dir := newDisk(t, 8).dir
 	made, err := Create(t.Context(), "sqlite:"+filepath.Join(dir, "a.db"))
@@ -100,7 +100,8 @@ func TestReadOnlyDisk(t *testing.T) {
 	}
 }
 
-// TestLocked lets another process hold the write lock.
+// TestLocked: while another process has the write lock, a write is refused; afterwards it
+// succeeds.
 func TestLocked(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "a.db")
 	s := fresh(t, "sqlite:"+file)
@@ -122,8 +123,8 @@ func TestLocked(t *testing.T) {
 	}
 }
 
-// TestLeaseOfTheDead: a lease that was not given back ends with the last process
-// that used the database, and not before.
+// TestLeaseOfTheDead: a lease that was not released ends with the last process that uses the
+// database, and not before.
 func TestLeaseOfTheDead(t *testing.T) {
 	dsn := "sqlite:" + filepath.Join(t.TempDir(), "store.db")
 	lease := Row{Key: []byte("rings"), Content: []byte("holder"), MAC: []byte("tag")}

@@ -59,10 +59,10 @@ func row(name string) Row {
 	return Row{Key: []byte(name), Content: []byte("content of " + name), MAC: []byte("tag of " + name)}
 }
 
-// believed is what an authority says of its own rows.
+// believed stands for the authority's check of its own MACs.
 func believed(r Row) bool { return strings.HasPrefix(string(r.MAC), "tag") }
 
-// head is the head after the n-th step.
+// head returns the head after the n-th step.
 func head(n int) wire.Digest { return wire.Sum(fmt.Append(nil, "head ", n)) }
 
 func step(n int) Row {
@@ -70,7 +70,7 @@ func step(n int) Row {
 	return Row{Key: h[:], Content: fmt.Append(nil, "step ", n), MAC: []byte("tag")}
 }
 
-// issuance is the n-th: its own nonce, unit, serial and certificate, after the
+// issuance returns the n-th issuance, with its own nonce, unit, serial and certificate, after the
 // first step.
 func issuance(n int) Issuance {
 	return Issuance{
@@ -119,7 +119,7 @@ func check(t *testing.T, what string, err error, got, want Row) {
 	}
 }
 
-// TestConditions are the writes that must not be made.
+// TestConditions: writes whose conditions do not hold are refused.
 func TestConditions(t *testing.T) { onBoth(t, testConditions) }
 
 func testConditions(t *testing.T, dsn string) {
@@ -168,7 +168,7 @@ func testConditions(t *testing.T, dsn string) {
 	}
 }
 
-// TestOpenRefusals opens what is no store of ours.
+// TestOpenRefusals: databases that are not a store of this program are refused.
 func TestOpenRefusals(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -234,7 +234,7 @@ func TestOpenRefusals(t *testing.T) {
 	}
 }
 
-// foreignServers are databases of PostgreSQL that are no store of ours.
+// foreignServers returns PostgreSQL databases that are not a store of this program.
 func foreignServers(t *testing.T) map[string]string {
 	all := map[string]string{}
 	for _, name := range []string{"empty", "foreign", "rootless", "newer"} {
@@ -251,7 +251,7 @@ func foreignServers(t *testing.T) map[string]string {
 	return all
 }
 
-// edit changes a database behind the store's back.
+// edit changes a database directly, without the store.
 func edit(t testing.TB, dsn, statement string) {
 	t.Helper()
 	file, ok := strings.CutPrefix(dsn, "sqlite:")
@@ -269,7 +269,7 @@ func edit(t testing.TB, dsn, statement string) {
 	}
 }
 
-// TestGroupCommit records 64 issuances at once; all are there after reopening.
+// TestGroupCommit records 64 issuances at once. All are there after the store is reopened.
 func TestGroupCommit(t *testing.T) { onBoth(t, testGroupCommit) }
 
 func testGroupCommit(t *testing.T, dsn string) {
@@ -288,7 +288,7 @@ func testGroupCommit(t *testing.T, dsn string) {
 	}
 }
 
-// TestGather takes along every writer that waits, and waits for none.
+// TestGather: a batch contains every write that waits, and gather does not wait for more.
 func TestGather(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		s := &Store{writes: make(chan pendingWrite)}
@@ -302,9 +302,8 @@ func TestGather(t *testing.T) {
 	})
 }
 
-// TestBatch puts a good write, a refused one and another good one into one
-// transaction: the refusal is its own writer's alone. A broken write takes all
-// back.
+// TestBatch runs two good writes and a refused one in one transaction: the refusal affects only
+// its own write. A broken write rolls back the whole batch.
 func TestBatch(t *testing.T) { onBoth(t, testBatch) }
 
 func testBatch(t *testing.T, dsn string) {
@@ -355,7 +354,7 @@ func testClosed(t *testing.T, dsn string) {
 	}
 }
 
-// TestRefusalsAreBounded writes more refusals than are kept.
+// TestRefusalsAreBounded writes more refusals than are kept. The oldest are deleted.
 func TestRefusalsAreBounded(t *testing.T) { onBoth(t, testRefusalsAreBounded) }
 
 func testRefusalsAreBounded(t *testing.T, dsn string) {
@@ -380,8 +379,8 @@ func testRefusalsAreBounded(t *testing.T, dsn string) {
 	}
 }
 
-// TestKill kills a process again and again while it records and says what was
-// acknowledged: every acknowledged row is there.
+// TestKill kills a process again and again while it records and prints what was acknowledged.
+// Every acknowledged row is in the store.
 func TestKill(t *testing.T) {
 	if dsn := os.Getenv(toRecord); dsn != "" {
 		recordForEver(t, dsn)
@@ -389,7 +388,7 @@ func TestKill(t *testing.T) {
 	onBoth(t, testKill)
 }
 
-// toRecord tells a child where to record.
+// toRecord names the environment variable with the store that a child records in.
 const toRecord = "STORE_TEST_DSN"
 
 func testKill(t *testing.T, dsn string) {
@@ -406,7 +405,7 @@ func testKill(t *testing.T, dsn string) {
 			t.Fatal(err)
 		}
 		said := make([]byte, 4096)
-		n, err := out.Read(said) // some records at least
+		n, err := out.Read(said) // wait for some records
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -418,7 +417,7 @@ func testKill(t *testing.T, dsn string) {
 		rest.ReadFrom(out)
 		child.Wait()
 		lines := strings.Split(rest.String(), "\n")
-		for _, line := range lines[:len(lines)-1] { // the last may be cut
+		for _, line := range lines[:len(lines)-1] { // the last line may be incomplete
 			acknowledged[line] = true
 		}
 	}
@@ -434,8 +433,7 @@ func testKill(t *testing.T, dsn string) {
 	}
 }
 
-// recordForEver records from many goroutines and prints each nonce once it is
-// acknowledged.
+// recordForEver records from many goroutines, and prints each nonce once it is acknowledged.
 func recordForEver(t *testing.T, dsn string) {
 	s := reopen(t, dsn)
 	for worker := range 8 {

@@ -14,7 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestLease swaps a lease from nobody to one and another.
+// TestLease: a lease is taken, and replaced only by a caller that has read its current row.
 func TestLease(t *testing.T) { onBoth(t, testLease) }
 
 func testLease(t *testing.T, dsn string) {
@@ -36,8 +36,8 @@ func testLease(t *testing.T, dsn string) {
 	check(t, "lease at last", err, got, lease(2))
 }
 
-// TestGroups: of two processes that draw a secret for one roster, both go on with the
-// first. A row that is not believed is replaced.
+// TestGroups: of two processes that draw a secret for one roster, both use the first secret. A
+// row that is not believed is replaced.
 func TestGroups(t *testing.T) { onBoth(t, testGroups) }
 
 func testGroups(t *testing.T, dsn string) {
@@ -61,7 +61,8 @@ func testGroups(t *testing.T, dsn string) {
 	check(t, "another roster", err, none, Row{})
 }
 
-// TestCollateral keeps documents, replaces one, and forgets for room.
+// TestCollateral: documents are kept and replaced, and old documents of chips make room for new
+// ones.
 func TestCollateral(t *testing.T) { onBoth(t, testCollateral) }
 
 func testCollateral(t *testing.T, dsn string) {
@@ -98,7 +99,7 @@ func testCollateral(t *testing.T, dsn string) {
 	want("snp/last.der", "five")
 	want("snp/oldest.der", "")
 	want("snp/old.der", "four")
-	want("snp/crl.der", "two") // though it was kept before all chips
+	want("snp/crl.der", "two") // though it is older than the documents of chips
 	fill("list", maxShared-1, 0)
 	testworld.Refused(t, keep("more", "six", false, noon), wire.TooMany)
 	want("more", "")
@@ -108,7 +109,7 @@ func testCollateral(t *testing.T, dsn string) {
 	want("snp/crl.der", "seven")
 }
 
-// TestServerSettings looks at what the connections of a server are asked for.
+// TestServerSettings checks the settings of connections to a server.
 func TestServerSettings(t *testing.T) {
 	dsn := testdb.Database(t)
 	s := fresh(t, dsn)
@@ -130,7 +131,8 @@ func TestServerSettings(t *testing.T) {
 	}
 }
 
-// TestServerLocked writes while another process's transaction is under way.
+// TestServerLocked: a write during another process's transaction is refused; afterwards it
+// succeeds.
 func TestServerLocked(t *testing.T) {
 	dsn := testdb.Database(t)
 	s, other := fresh(t, dsn), reopen(t, dsn)
@@ -147,7 +149,8 @@ func TestServerLocked(t *testing.T) {
 	testworld.Refused(t, s.Record(t.Context(), issuance(1)), wire.Behind)
 }
 
-// TestExamine looks at stores of both kinds, and at a server that forgets.
+// TestExamine examines stores of both kinds, and a server whose settings can lose commits, which
+// is refused.
 func TestExamine(t *testing.T) {
 	server := testdb.NewServer(t)
 	want := func(dsn, want string) {
@@ -167,7 +170,7 @@ func TestExamine(t *testing.T) {
 	testworld.Refused(t, err, wire.StoreForeign)
 	edit(t, dsn, `ALTER SYSTEM SET full_page_writes = off`)
 	edit(t, dsn, `SELECT pg_reload_conf()`)
-	for range 1000 { // the server takes its time
+	for range 1000 { // the server reloads its settings after some time
 		if _, err = Examine(t.Context(), dsn); err != nil {
 			break
 		}

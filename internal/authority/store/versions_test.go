@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// older opens a store as a program of an older version of the tables does.
+// older opens a store as a program for an older version of the tables does.
 func older(t *testing.T, dsn string, version int) *Store {
 	t.Helper()
 	s, err := connect(dsn)
@@ -24,8 +24,8 @@ func older(t *testing.T, dsn string, version int) *Store {
 	return s
 }
 
-// TestVersions makes a store of the first version and opens it with this
-// program while the first one works on.
+// TestVersions: this program migrates a store of version 1 while a program of version 1 uses it.
+// Both keep working.
 func TestVersions(t *testing.T) { onBoth(t, testVersions) }
 
 func testVersions(t *testing.T, dsn string) {
@@ -58,7 +58,7 @@ func testVersions(t *testing.T, dsn string) {
 	}
 }
 
-// TestVersionsAhead is what this program does with tables of programs to come.
+// TestVersionsAhead: tables of the next version are used, tables of later versions are refused.
 func TestVersionsAhead(t *testing.T) { onBoth(t, testVersionsAhead) }
 
 func testVersionsAhead(t *testing.T, dsn string) {
@@ -82,7 +82,7 @@ func testVersionsAhead(t *testing.T, dsn string) {
 	}
 }
 
-// toCome is a migration of the next version, with all that one may hold.
+// toCome is a migration of the next version, with every kind of statement that is allowed.
 const toCome = `
 ALTER TABLE root ADD COLUMN later TEXT NOT NULL DEFAULT 'no';
 ALTER TABLE history ADD COLUMN later TEXT NOT NULL DEFAULT 'no';
@@ -98,8 +98,8 @@ CREATE TABLE later (name TEXT PRIMARY KEY);
 CREATE INDEX log_later ON log (later);
 `
 
-// TestNextVersion lets a program to come migrate under this one, which goes on
-// with all it does, and starts again; the one after that it refuses.
+// TestNextVersion: a program of the next version migrates the tables. This program keeps working
+// and can restart. Tables two versions ahead are refused.
 func TestNextVersion(t *testing.T) { onBoth(t, testNextVersion) }
 
 func testNextVersion(t *testing.T, dsn string) {
@@ -131,10 +131,10 @@ func testNextVersion(t *testing.T, dsn string) {
 			t.Errorf("%s: got a store two versions ahead", name)
 		}
 	}
-	works(t, next, 5) // it is N-1
+	works(t, next, 5) // the tables are only one version ahead of next
 }
 
-// newer opens a store as a program does that has more migrations.
+// newer opens a store as a program with more migrations does.
 func newer(t *testing.T, dsn string, more ...string) *Store {
 	t.Helper()
 	s, err := connect(dsn)
@@ -184,8 +184,8 @@ func works(t *testing.T, s *Store, n int) {
 
 func created(_ Row, err error) error { return err }
 
-// TestEarlierLog uses the log of a store that was made when its places were
-// counted by AUTOINCREMENT, beside a program of that time.
+// TestEarlierLog: a log table of an earlier program, whose sequence is AUTOINCREMENT, still
+// works.
 func TestEarlierLog(t *testing.T) {
 	dsn := inFile(t)
 	first := inSQLite.migrations[0]
@@ -214,8 +214,8 @@ func TestEarlierLog(t *testing.T) {
 	}
 }
 
-// TestMigrationsOnlyAdd holds the promise that a process of version N works on
-// tables of N+1: what it knows stays as it is.
+// TestMigrationsOnlyAdd: migrations only add tables, indexes and columns with defaults, so that a
+// process of version N works on tables of version N+1.
 func TestMigrationsOnlyAdd(t *testing.T) {
 	adds := regexp.MustCompile(`(?s)^CREATE (TABLE|INDEX) \w+ |^ALTER TABLE \w+ ADD COLUMN \w+ \w+ NOT NULL DEFAULT `)
 	for _, e := range []engine{inSQLite, inPostgres} {
