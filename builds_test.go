@@ -8,16 +8,16 @@ import (
 	"testing"
 )
 
-// elsewhere are the systems beside linux on which evidence is appraised. Files that ask
-// a TEE for evidence are built for linux alone, where all TEEs are, so that a program
-// which only appraises links no driver of a device.
+// elsewhere are the systems besides Linux on which programs appraise evidence. Files that request
+// evidence from a TEE are built for Linux only, where all TEEs are. So a program that only
+// appraises links no device driver.
 var elsewhere = []string{"darwin/arm64", "windows/amd64", "js/wasm"}
 
-// appraising are the packages that appraise, and those that need no more than they do.
+// appraising are the packages that appraise evidence, and the packages that need only those.
 var appraising = []string{"attest", "attest/dcap", "attest/nitro", "attest/nvidia", "attest/snp", "attest/soft", "attest/tpm", "identity", "policy", "client"}
 
-// crossBuild builds for a system. It takes minutes the first time, so it waits to be
-// asked for.
+// crossBuild builds for a system. The first build takes minutes, so it runs only with
+// COHORT_FULL=1.
 func crossBuild(t *testing.T, system string, args ...string) {
 	t.Helper()
 	build := exec.Command("go", append([]string{"build"}, args...)...)
@@ -48,8 +48,7 @@ func TestBuildsElsewhere(t *testing.T) {
 	}
 }
 
-// TestClientCommandsElsewhere: the commands of clients build on the systems that people
-// have at their desks.
+// TestClientCommandsElsewhere: the client commands build on desktop systems.
 func TestClientCommandsElsewhere(t *testing.T) {
 	skipCrossBuilds(t)
 	for _, system := range []string{"darwin/arm64", "windows/amd64"} {
@@ -57,8 +56,8 @@ func TestClientCommandsElsewhere(t *testing.T) {
 	}
 }
 
-// TestClientRefusesTLS: on js/wasm, where no handshake calls VerifyConnection, package
-// client opens no TLS connection.
+// TestClientRefusesTLS: on js/wasm, where no handshake calls VerifyConnection, package client
+// opens no TLS connection.
 func TestClientRefusesTLS(t *testing.T) {
 	skipCrossBuilds(t)
 	program := filepath.Join(t.TempDir(), "notls.wasm")
@@ -71,7 +70,7 @@ func TestClientRefusesTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	run := exec.Command(filepath.Join(strings.TrimSpace(string(root)), "lib/wasm/go_js_wasm_exec"), program)
-	run.Env = []string{"PATH=" + os.Getenv("PATH")} // the runtime bounds arguments and environment to 12 KiB
+	run.Env = []string{"PATH=" + os.Getenv("PATH")} // the wasm runtime limits arguments and environment to 12 KiB
 	if out, err := run.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}

@@ -12,23 +12,23 @@ import (
 
 const module = "github.com/cohort-tee/cohort"
 
-// room is one package, or with a trailing "/" all packages below a folder.
+// room is one package or, with a trailing "/", all packages below a folder.
 type room struct {
 	path  string
 	floor int
-	// third lists the module paths outside the standard library that the
-	// room may import in code that ships.
+	// third lists the module paths outside the standard library that the shipped code of the room
+	// may import.
 	third []string
-	// below, where set, are the only rooms of the project it may import.
+	// below, where set, lists the only rooms of the project that it may import.
 	below []string
-	// beside are rooms of the same floor that it may import.
+	// beside lists rooms of the same floor that it may import.
 	beside []string
-	// testsOnly rooms are imported by tests and by other testsOnly rooms.
+	// testsOnly rooms are imported only by tests and by other testsOnly rooms.
 	testsOnly bool
 }
 
-// house is the table of DESIGN: an import goes to a lower floor, and beside only
-// where it says so.
+// house is the table of DESIGN: a package imports packages of lower floors, and packages of its
+// own floor only where beside lists them.
 var house = []room{
 	{path: "internal/wire", floor: 0},
 	{path: "internal/limit", floor: 0, beside: []string{"internal/wire"}, third: []string{"golang.org/x/time"}},
@@ -127,7 +127,7 @@ var house = []room{
 	{path: "cmd/cohort", floor: 7, below: []string{"internal/cli"}},
 }
 
-// never lists what a room must not reach, however indirectly.
+// never lists what a room must not reach, even indirectly.
 var never = map[string][]string{
 	"unit":             {"github.com/nats-io", "github.com/prometheus/client_golang", "modernc.org/sqlite", "github.com/jackc/pgx"},
 	"internal/agent":   {"github.com/nats-io", "github.com/prometheus/client_golang", "modernc.org/sqlite", "github.com/jackc/pgx"},
@@ -136,20 +136,20 @@ var never = map[string][]string{
 	"cmd/cohort":       {module + "/attest/attesttest", module + "/attest/vectortest", module + "/internal/systest", module + "/internal/bus/bustest", module + "/internal/testworld", module + "/internal/cli/clitest", module + "/unit/unittest", module + "/policy/policytest", module + "/internal/authority/store/testdb", module + "/internal/failpoint", "github.com/rogpeppe/go-internal", "testing"},
 }
 
-// neverItself lists what a room must not import itself: other rooms may, below it.
+// neverItself lists what a room must not import directly; rooms below it may.
 var neverItself = map[string][]string{
-	"internal/channel": {"net", "net/http"}, // a state machine, which internal/channelhttp connects
+	"internal/channel": {"net", "net/http"}, // a state machine; internal/channelhttp connects it
 }
 
-// inside lists all third-party code that a room may reach, however indirectly. What
-// runs inside a TEE on bytes of others is named here, with the bytes that it reads:
-// docs/threat-model.md has the same table with its bounds.
+// inside lists all third-party code that a room may reach, even indirectly. It names the code
+// that runs inside a TEE and parses untrusted bytes, and which bytes. docs/threat-model.md has
+// the same table with the bounds.
 var inside = map[string][]string{
 	"unit": {
 		"github.com/pelletier/go-toml/v2",   // policies, which owners sign, and rosters
 		"golang.org/x/crypto",               // SSH keys and signatures of owners and parties
 		"filippo.io/age", "filippo.io/hpke", // owners' age recipients in policies
-		"golang.org/x/sys", "golang.org/x/time", // nothing of others
+		"golang.org/x/sys", "golang.org/x/time", // no untrusted bytes
 	},
 }
 
@@ -190,7 +190,7 @@ func find(importPath string) (room, bool) {
 	return room{}, false
 }
 
-// within reports whether an import path is path or lies below it.
+// within reports whether an import path is path or a path below it.
 func within(imported, path string) bool {
 	return imported == path || strings.HasPrefix(imported, path+"/")
 }
@@ -206,7 +206,7 @@ func TestFloors(t *testing.T) {
 	}
 }
 
-// faults lists what is wrong with the imports of one package.
+// faults lists the forbidden imports of one package.
 func faults(p pkg) []string {
 	from, ok := find(p.ImportPath)
 	if !ok {
@@ -269,7 +269,7 @@ func judgeOwn(from room, imported string) string {
 	return ""
 }
 
-// TestFloorsRefuse shows that the rules above can fail.
+// TestFloorsRefuse: the rules above accept and refuse these imports.
 func TestFloorsRefuse(t *testing.T) {
 	tests := []struct {
 		name     string

@@ -26,13 +26,13 @@ import (
 
 // checkedPackage is a package with its files and types.
 type checkedPackage struct {
-	path  string // below the module, "internal/wire"
+	path  string // relative to the module: "internal/wire"
 	files []*ast.File
 	info  *types.Info
 	types *types.Package
 }
 
-// shippedCode is all code that ships: what the commands reach, and the SDK.
+// shippedCode is all code that ships: the packages that the commands and the SDK reach.
 type shippedCode struct {
 	fset     *token.FileSet
 	packages []*checkedPackage
@@ -86,7 +86,7 @@ var loadShipped = sync.OnceValues(func() (*shippedCode, error) {
 	return s, nil
 })
 
-// shipped returns the shipped code, or ends the test.
+// shipped returns the shipped code, or fails the test.
 func shipped(t *testing.T) *shippedCode {
 	t.Helper()
 	s, err := loadShipped()
@@ -96,7 +96,7 @@ func shipped(t *testing.T) *shippedCode {
 	return s
 }
 
-// fileOf is the base name of the file that a position is in.
+// fileOf returns the base name of the file that a position is in.
 func (s *shippedCode) fileOf(pos token.Pos) string {
 	return filepath.Base(s.fset.Position(pos).Filename)
 }
@@ -115,7 +115,7 @@ func (s *shippedCode) functions() (list []*types.Func) {
 	return list
 }
 
-// wantCount fails the test when a count is above its bound, with what was counted.
+// wantCount fails the test and prints the list when it is longer than its bound.
 func wantCount(t *testing.T, what string, list []string, most int) {
 	t.Helper()
 	slices.Sort(list)
@@ -125,8 +125,8 @@ func wantCount(t *testing.T, what string, list []string, most int) {
 	}
 }
 
-// oneHome lists facts that once had several places, with what a place of it looks like
-// and the files that may have it.
+// oneHome lists facts that once had several places: a pattern that matches such a place, and the
+// files that may have it.
 var oneHome = []struct {
 	fact, like string
 	homes      []string // files, or packages with a trailing "/"
@@ -141,7 +141,7 @@ var oneHome = []struct {
 	{"a wait that doubles", `\*= 2$|<< (doublings|failures|tries|attempts?)\b|rand\.Float64\(`, []string{"internal/retry/retry.go", "client/" /* draws, so that tests can give the jitter */}},
 }
 
-// TestOneHome looks for a second place of each fact.
+// TestOneHome: no shipped file outside the homes of a fact matches its pattern.
 func TestOneHome(t *testing.T) {
 	for _, fact := range oneHome {
 		like, found := regexp.MustCompile("(?m)"+fact.like), 0
@@ -163,8 +163,8 @@ func TestOneHome(t *testing.T) {
 	}
 }
 
-// mostLines bounds the lines of a shipped package. A package in longer keeps one
-// protocol or one type whole.
+// mostLines bounds the lines of a shipped package. A package in longer keeps one protocol or one
+// type whole.
 const mostLines = 2500
 
 var longer = map[string]string{
@@ -201,8 +201,8 @@ func TestShortNames(t *testing.T) {
 	wantCount(t, "functions of four letters or fewer", short, mostShort)
 }
 
-// shareable are names that say the same in every package: those of the standard library
-// and its interfaces, and the methods of an appraiser, which each platform has.
+// shareable are names that mean the same in every package: those of the standard library and its
+// interfaces, and the methods of an appraiser, which each platform has.
 var shareable = map[string]bool{
 	"main": true, "New": true, "Parse": true, "String": true, "Error": true, "Close": true, "Read": true, "Write": true, "Open": true,
 	"Run": true, "Len": true, "Less": true, "Swap": true, "Push": true, "Pop": true, "Is": true, "Unwrap": true, "ServeHTTP": true,
@@ -281,15 +281,15 @@ func TestRefusalsShowValues(t *testing.T) {
 	wantCount(t, fmt.Sprintf("fixed words as got, of %d refusals", calls), fixed, mostFixed)
 }
 
-// saysNothing reports whether a constant is a word in place of a value: a single
-// word, or one that begins with a pronoun.
+// saysNothing reports whether a constant is a word instead of a value: a single word, or a phrase
+// that begins with a pronoun.
 func saysNothing(got string) bool {
 	words := strings.Fields(got)
 	return len(words) < 2 || slices.Contains([]string{"none", "another", "other", "others", "one"}, words[0])
 }
 
-// isRefuse reports whether a call is of a function that makes a refusal: by its name,
-// since packages wrap the one of wire.
+// isRefuse reports whether a call makes a refusal. It checks only the function's name, because
+// packages wrap wire.Refuse.
 func isRefuse(p *checkedPackage, fun ast.Expr) bool {
 	switch f := fun.(type) {
 	case *ast.Ident:
@@ -300,8 +300,8 @@ func isRefuse(p *checkedPackage, fun ast.Expr) bool {
 	return false
 }
 
-// bannedWords are the words that names do not use: the fields that the code is about
-// have others.
+// bannedWords are words that names must not contain, because the code's fields have other terms
+// for them.
 var bannedWords = strings.Fields(`
 	answer answers answered tell tells told say says said talk talks
 	nobody somebody anybody whoever he him his
@@ -344,7 +344,7 @@ func wordsOf(name string) []string {
 	return words
 }
 
-// TestFlows finds each name of doc.go's three flows in the code.
+// TestFlows: each name in doc.go's three flows exists in the code.
 func TestFlows(t *testing.T) {
 	text, err := os.ReadFile("doc.go")
 	if err != nil {
@@ -377,8 +377,8 @@ func TestFlows(t *testing.T) {
 	}
 }
 
-// declares reports whether shipped code has a name: package.Function or
-// package.Type.Method, the package by the last part of its path.
+// declares reports whether shipped code declares a name: package.Function or package.Type.Method,
+// with the last part of the package's path.
 func (s *shippedCode) declares(name string) bool {
 	parts := strings.Split(name, ".")
 	for _, p := range s.packages {
@@ -399,7 +399,7 @@ func (s *shippedCode) declares(name string) bool {
 	return false
 }
 
-// mostDirect bounds the modules that go.mod requires itself.
+// mostDirect bounds the direct requirements in go.mod.
 const mostDirect = 22
 
 func TestDependencies(t *testing.T) {
@@ -425,11 +425,11 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
-// fileList finds the list of files in a package comment, which goes from the ground up.
+// fileList matches the files in a package comment's list.
 var fileList = regexp.MustCompile(`\b[a-z0-9_]+\.go\b`)
 
-// TestFilesInOrder: the package comment lists the files so that each uses those
-// before it. A use of a later file's unexported name is an arrow upward.
+// TestFilesInOrder: the package comment lists the files so that each uses those before it. A use
+// of an unexported name of a later file counts as an arrow upward, and few are allowed.
 func TestFilesInOrder(t *testing.T) {
 	s := shipped(t)
 	for _, p := range s.packages {
@@ -464,7 +464,7 @@ func TestFilesInOrder(t *testing.T) {
 	}
 }
 
-// filesOf are the names of a package's files.
+// filesOf returns the names of a package's files.
 func (s *shippedCode) filesOf(p *checkedPackage) (names []string) {
 	for _, f := range p.files {
 		names = append(names, s.fileOf(f.Pos()))
@@ -472,7 +472,7 @@ func (s *shippedCode) filesOf(p *checkedPackage) (names []string) {
 	return names
 }
 
-// arrows are the uses of unexported names between the files of a package.
+// arrows returns the uses of unexported names between the files of a package.
 func (s *shippedCode) arrows(p *checkedPackage) map[string]map[string][]string {
 	out := map[string]map[string][]string{}
 	for id, o := range p.info.Uses {
@@ -491,9 +491,9 @@ func (s *shippedCode) arrows(p *checkedPackage) map[string]map[string][]string {
 	return out
 }
 
-// bestOrder orders files from the ground up: the next one is always the one that uses the
-// fewest of those left, and of these the one that most others use. Then files change places
-// while that makes fewer arrows go upward.
+// bestOrder orders files so that few use a later one: the next file is always the one that uses
+// the fewest of those left and, among these, the one that most others use. Then it moves single
+// files as long as that leaves fewer arrows upward.
 func bestOrder(files []string, uses map[string]map[string][]string) (order []string) {
 	left := slices.Clone(files)
 	slices.Sort(left)
@@ -537,7 +537,7 @@ func bestOrder(files []string, uses map[string]map[string][]string) (order []str
 	return order
 }
 
-// Bounds of the counts, which go down only.
+// Bounds of the counts. They may only decrease.
 const (
 	mostShort  = 120
 	mostShared = 0

@@ -11,14 +11,14 @@ import (
 	"testing"
 )
 
-// The state models, in docs/spec/model.
+// The state models in docs/spec/model.
 const (
 	modelChannel = "channel.pml"
 	modelWindows = "windows.pml"
 	modelHeads   = "heads.pml"
 )
 
-// modelProperties are the assertions of the models, as their search names them.
+// modelProperties are the assertions of the models, as Spin prints them.
 var modelProperties = map[string]string{
 	"P1": "!((pinned&&", "P2": "!((ranSafe&", "P3": "(runs<=1)", "P4": "(time[u]<=1)",
 	"P5": "(closedBy!=id[u])", "P6": "(a==b)", "P7": "!(((copies&held[u])",
@@ -31,11 +31,11 @@ var modelProperties = map[string]string{
 	"H11": "( !(cut[steps])||",
 }
 
-// modelVariants are the models and what becomes of them when one protection is
-// taken away: the assertion that then fails, "" where none may.
+// modelVariants are the models and their variants without one protection. broken is the assertion
+// that then fails, "" if none may.
 var modelVariants = []struct {
 	file, macro, config, broken string
-	quick                       bool // found within a second: run always
+	quick                       bool // found within a second, so it always runs
 }{
 	{modelChannel, "", "", "", false},
 	{modelChannel, "", "SUCCESSOR", "", false},
@@ -95,8 +95,8 @@ var modelVariants = []struct {
 	{modelHeads, "ARRIVAL_TIME", "GROUP", "H11", false},
 }
 
-// TestModel lets Spin search every state of the models, and of each variant
-// without a protection, in which it must find the property that breaks.
+// TestModel: Spin searches every state of the models and of each variant without a protection. It
+// must find exactly the property that the variant breaks.
 func TestModel(t *testing.T) {
 	for _, tool := range []string{"spin", "gcc"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -120,7 +120,7 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// searchModel searches a variant and gives the name of the property that breaks.
+// searchModel searches a variant and returns the name of the property that breaks.
 func searchModel(t *testing.T, file string, macros ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -162,10 +162,10 @@ func searchModel(t *testing.T, file string, macros ...string) string {
 	return ""
 }
 
-// named finds the mutants in the last cell of a table's row.
+// named matches the mutants in the last cell of a table row.
 var named = regexp.MustCompile("`([a-z0-9-]+)`")
 
-// TestModelMutants: the mutants that stand beside the variants of the models are there.
+// TestModelMutants: the mutants that the table names for the variants exist.
 func TestModelMutants(t *testing.T) {
 	there := make(map[string]bool)
 	for _, m := range mutants(t) {

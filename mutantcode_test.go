@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// declaration is a function, or one type, constant or variable, of a package.
+// declaration is a function of a package, or one of its types, constants or variables.
 type declaration struct {
 	name, path string
 	file       *token.File
@@ -20,14 +20,14 @@ type declaration struct {
 	node       ast.Node
 }
 
-// word is a token of Go and where it stands.
+// word is a Go token with its position.
 type word struct {
 	text     string
 	from, to int
 }
 
-// declared finds the declarations of a name, which may be several where files
-// have build constraints; all of the package without a name.
+// declared returns the declarations of a name, which can be several in files with build
+// constraints. Without a name it returns all of the package.
 func (r reader) declared(folder, name string) (found []declaration, err error) {
 	if other, rest, ok := strings.Cut(name, " "); ok {
 		folder, name = other, rest
@@ -88,7 +88,7 @@ func parseFolder(folder string) (all []declaration, err error) {
 	return all, nil
 }
 
-// nameOf is Name or Type.Name of a function, without type parameters.
+// nameOf returns Name or Type.Name of a function, without type parameters.
 func nameOf(f *ast.FuncDecl) string {
 	if f.Recv == nil {
 		return f.Name.Name
@@ -103,12 +103,12 @@ func nameOf(f *ast.FuncDecl) string {
 	return receiver + "." + f.Name.Name
 }
 
-// text is the source from one position to another, and where it begins.
+// text returns the source between two positions, and the offset at which it begins.
 func (d declaration) text(from, to token.Pos) (string, int) {
 	return string(d.content[d.file.Offset(from):d.file.Offset(to)]), d.file.Offset(from)
 }
 
-// replace puts changed in the place of old.
+// replace adds an edit that replaces the text old by changed.
 func (m *mutant) replace(scope []declaration, old, changed string) error {
 	var hits []edit
 	want := words(old, 0)
@@ -128,9 +128,9 @@ func (m *mutant) replace(scope []declaration, old, changed string) error {
 	return nil
 }
 
-// choice adds to an edit of d what is put around its part so that the text of the
-// edit is executed in its place while the mutant is on. There is such for
-// comparisons, and for statements that declare nothing.
+// choice adds to an edit of d the text before and after its part that makes the part switchable:
+// while the mutant is on, the edit's text runs instead. Only comparisons, and statements that
+// declare nothing, can be switched.
 func (d declaration) choice(e edit, mutant string) edit {
 	ast.Inspect(d.node, func(n ast.Node) bool {
 		var list []ast.Stmt
@@ -156,7 +156,7 @@ func (d declaration) choice(e edit, mutant string) edit {
 	return e
 }
 
-// compares reports whether an expression is a boolean by its form.
+// compares reports whether an expression is boolean by its syntax.
 func compares(e ast.Expr) bool {
 	switch e := e.(type) {
 	case *ast.BinaryExpr:
@@ -167,7 +167,7 @@ func compares(e ast.Expr) bool {
 	return false
 }
 
-// fixed reports whether a statement cannot stand in a block of its own.
+// fixed reports whether a statement cannot be moved into a block.
 func fixed(s ast.Stmt) bool {
 	switch s := s.(type) {
 	case *ast.AssignStmt:
@@ -180,7 +180,7 @@ func fixed(s ast.Stmt) bool {
 	return false
 }
 
-// remove makes the guard of a refusal never true.
+// remove adds an edit that makes the guard of a refusal always false.
 func (m *mutant) remove(scope []declaration, refusal string) error {
 	var hits []edit
 	want := words(refusal, 0)
@@ -200,11 +200,11 @@ func (m *mutant) remove(scope []declaration, refusal string) error {
 	return nil
 }
 
-// guards are the conditions in d that have want as their header, `if` and `case`
-// included, or that stand around a call of Refuse with the arguments want.
+// guards returns the conditions in d whose header (with its `if` or `case`) is want, or that
+// guard a call of Refuse with the arguments want.
 func guards(d declaration, want []word) (found []ast.Expr) {
 	type guard struct {
-		condition ast.Expr // nil: there is none, or one for several values
+		condition ast.Expr // nil if there is none, or one for several values
 		body, end token.Pos
 	}
 	var all []guard
@@ -251,9 +251,9 @@ func guards(d declaration, want []word) (found []ast.Expr) {
 	return found
 }
 
-// words are the tokens of a text that begins at offset, without semicolons and
-// comments. Those of a raw string are words of their own, so that a part of one
-// can be named, and there what would be a comment in Go is a word.
+// words returns the tokens of a text that begins at offset, without semicolons and comments. The
+// text of a raw string is split into tokens too, so that a mutant can name a part of it; there,
+// comments count as tokens.
 func words(text string, offset int) []word { return scan(text, offset, 0) }
 
 func scan(text string, offset int, mode scanner.Mode) (all []word) {

@@ -7,54 +7,52 @@ import (
 	"strings"
 )
 
-// mutant is a change that takes one protection away, and the test that must
-// notice. It is a block of lines in a file of testdata/mutants, whose path is
-// the folder of the package that it changes:
+// mutant is a change that removes one protection, with the test that must fail then. It is a
+// block of lines in a file of testdata/mutants, whose path is the folder of the package that it
+// changes:
 //
 //	mutant: NAME
 //	protection: WHAT IS TAKEN AWAY
 //	test: PACKAGE -run PATTERN
 //	removes: REASON, RULE
 //
-// "removes" makes a guard never true: the condition of the `if` or `case` around
-// the call of Refuse whose first two arguments these are. Where another function
-// refuses, it has the guard instead: `if CONDITION` or `case CONDITION`. Where
-// there is no guard, two lines replace a text, and an empty new text deletes it:
+// "removes" makes a guard always false: the condition of the `if` or `case` around the call of
+// Refuse with these first two arguments. If another function refuses, the line has the guard
+// instead: `if CONDITION` or `case CONDITION`. Where there is no guard, two lines replace a text;
+// an empty new text deletes it:
 //
 //	old: TEXT
 //	new: TEXT
 //
-// Each is looked for in the declaration that a line "in" above it names:
+// Each text is searched in the declaration that a line "in" above it names:
 //
 //	in: FUNCTION, TYPE.METHOD, TYPE, CONSTANT or VARIABLE
 //
-// with its folder before it if that is another package. Only "removes" may do
-// without: then it is looked for in the whole package. What is looked for must
-// stand there exactly once, compared token by token: white space, line breaks,
-// semicolons and comments do not matter, nor in raw strings. A line that begins
-// with a tab continues the line above.
+// with its folder before it if that is a different package. Only "removes" works without "in":
+// then it is searched in the whole package. The text must occur exactly once. It is compared
+// token by token: white space, line breaks, semicolons and comments do not matter; in raw strings
+// comments do. A line that begins with a tab continues the line above.
 type mutant struct {
 	name, protection, pkg, run string
 	edits                      []edit
 }
 
-// edit puts text in the place of a part of a file. Where there is an after, that
-// and before can be put around the part instead, and the program then does what
-// it did while the mutant is not on.
+// edit replaces a part of a file by text. If after is set, the edit can instead put before and
+// after around the part: then the program behaves as before while the mutant is off.
 type edit struct {
 	path                string
 	from, to            int
 	text, before, after string
 }
 
-// reader reads mutants, and each package that they change once.
+// reader reads mutants, and parses each package that they change once.
 type reader map[string][]declaration // by folder
 
-// joint stands for the end of a line that goes on in the next.
+// joint marks the end of a line that the next line continues.
 const joint = "\v"
 
-// read reads the mutants of one file, which change the package in folder. Its
-// error names each block that is wrong; the others are returned all the same.
+// read reads the mutants of one file, which change the package in folder. Its error names each
+// faulty block; it still returns the other mutants.
 func (r reader) read(folder, text string) (all []mutant, err error) {
 	for block := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
 		m, wrong := r.mutant(folder, strings.ReplaceAll(block, "\n\t", joint))
@@ -109,7 +107,7 @@ func (r reader) mutant(folder, block string) (m mutant, err error) {
 	return m, err
 }
 
-// switched reports whether all changes can be put around what is there.
+// switched reports whether all edits of the mutant can be switched.
 func (m mutant) switched() bool {
 	return !slices.ContainsFunc(m.edits, func(e edit) bool { return e.after == "" })
 }

@@ -16,15 +16,13 @@ import (
 	"time"
 )
 
-// TestMutants takes away one protection after the other, two at a time, and
-// wants the test that is named for it to fail. It takes minutes and both cores,
-// so it waits to be asked for.
+// TestMutants removes one protection after the other, two at a time: the test that the mutant
+// names must fail. It takes minutes and two cores, so it runs only with COHORT_FULL=1.
 //
-// The mutants that remove guards are switched on by [mutantVariable], so that one
-// build of a package's tests serves all of them. There a test counts only if it
-// passes while none is on. Where it passes with the switch on too, as when it
-// starts a program that has another environment, and for all other mutants, the
-// test is built for the mutant alone.
+// Mutants that can be switched are chosen by [mutantVariable], so that one build of a package's
+// tests serves all of them. There a test counts only if it passes while no mutant is on. If it
+// passes with the mutant on too, for example because it starts a program with a different
+// environment, and for all other mutants, the test is built for that mutant alone.
 func TestMutants(t *testing.T) {
 	if testing.Short() || os.Getenv("COHORT_FULL") == "" {
 		t.Skip("SKIPPED: no mutant was run; COHORT_FULL=1 and no -short run them")
@@ -52,17 +50,17 @@ func TestMutants(t *testing.T) {
 	}
 }
 
-// mutantVariable names the mutant that is on in a build of several.
+// mutantVariable is the environment variable that names the mutant that is on.
 const mutantVariable = "COHORT_MUTANT"
 
-// short lets the tests of mutants run in the form that every change sees.
+// short makes the mutants' tests run in their short form, as for every change.
 const short = "COHORT_FULL="
 
-// failed finds the tests that a run of go test reports as failed.
+// failed matches the tests that go test reports as failed.
 var failed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
 
-// fails runs the mutant's test on the changed code alone, which must build and
-// fail, and returns the innermost test that did.
+// fails runs the mutant's test on code with this change alone, which must build and fail. It
+// returns the innermost failed test.
 func (m mutant) fails(t *testing.T) string {
 	t.Helper()
 	overlay := overlay(t, t.TempDir(), fmt.Sprintf("const mutated = %q", m.name), m)
@@ -85,18 +83,18 @@ func (m mutant) fails(t *testing.T) string {
 	return "nothing"
 }
 
-// tests are those of one package, built once for the mutants that have a switch.
+// tests are the tests of one package, built once for the mutants that can be switched.
 type tests struct {
 	pkg, dir string
 	mutants  []mutant
 
 	mu     sync.Mutex       // guards what is below
-	binary string           // empty before it is built
-	passes map[string]error // by pattern, while no mutant is on
+	binary string           // empty before the tests are built
+	passes map[string]error // results by pattern, while no mutant is on
 }
 
-// fails runs the test of m with m on, and returns the innermost test that
-// failed, or "" when none did.
+// fails runs the test of m with m on, and returns the innermost failed test, or "" if none
+// failed.
 func (s *tests) fails(t *testing.T, m mutant) string {
 	t.Helper()
 	if err := s.passing(t, m.run); err != nil {
@@ -109,8 +107,7 @@ func (s *tests) fails(t *testing.T, m mutant) string {
 	return ""
 }
 
-// passing builds the tests, once, and runs those of a pattern while no mutant is
-// on, once.
+// passing builds the tests once, and runs the tests of each pattern once while no mutant is on.
 func (s *tests) passing(t *testing.T, pattern string) error {
 	t.Helper()
 	s.mu.Lock()
@@ -138,9 +135,8 @@ func (s *tests) run(pattern, mutant string) ([]byte, error) {
 	return test.CombinedOutput()
 }
 
-// overlay writes the changed files beside the tree, with a file for each changed
-// package that names the mutant that is on, and the list of them that the go command
-// reads.
+// overlay writes the changed files, a file for each changed package that names the mutant that is
+// on, and the overlay list that the go command reads. It returns the path of the list.
 func overlay(t *testing.T, dir, on string, all ...mutant) string {
 	t.Helper()
 	replace := make(map[string]string)
@@ -166,7 +162,7 @@ func overlay(t *testing.T, dir, on string, all ...mutant) string {
 	return path
 }
 
-// switched are the mutants that have a switch, by the package of their tests.
+// switched returns the mutants that can be switched, by the package of their tests.
 func switched(all []mutant) map[string][]mutant {
 	by := make(map[string][]mutant)
 	for _, m := range all {
@@ -177,7 +173,7 @@ func switched(all []mutant) map[string][]mutant {
 	return by
 }
 
-// changed are the files that mutants change, by path, after all their changes.
+// changed returns the files that mutants change, by path, with all changes.
 func changed(t *testing.T, all ...mutant) map[string][]byte {
 	t.Helper()
 	edits := make(map[string][]edit)
@@ -188,7 +184,7 @@ func changed(t *testing.T, all ...mutant) map[string][]byte {
 	}
 	files := make(map[string][]byte)
 	for path, edits := range edits {
-		// Of two, one inside the other, the outer comes first.
+		// If one edit is inside another, the outer one comes first.
 		slices.SortStableFunc(edits, func(a, b edit) int { return cmp.Or(a.from-b.from, b.to-a.to) })
 		content := read(t, path)
 		var err error
@@ -199,8 +195,7 @@ func changed(t *testing.T, all ...mutant) map[string][]byte {
 	return files
 }
 
-// apply makes edits, all of them between from and to, and returns that part of
-// content.
+// apply makes edits, which all are between from and to, and returns that part of content.
 func apply(content []byte, from, to int, edits []edit) (out []byte, err error) {
 	for len(edits) > 0 {
 		e, inside := edits[0], 1

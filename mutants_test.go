@@ -13,9 +13,8 @@ import (
 	"testing"
 )
 
-// TestMutantsFit reads every mutant: what it changes must be there, and
-// docs/threat-cases.md must have its row. It costs nothing, so that code that
-// moves away from under a mutant is noticed at once.
+// TestMutantsFit: the code that each mutant changes exists, and docs/threat-cases.md has its row.
+// The test is fast, so it detects at once when code moves away from a mutant.
 func TestMutantsFit(t *testing.T) {
 	all := mutants(t)
 	if len(all) < 500 {
@@ -34,12 +33,12 @@ func TestMutantsFit(t *testing.T) {
 		}
 	}
 	for _, some := range switched(all) {
-		changed(t, some...) // fails where two overlap
+		changed(t, some...) // fails if two overlap
 	}
 }
 
-// TestReadMutants: a mutant that lacks a line, or that the code has moved away
-// from under, is refused, and what it changes is what it names.
+// TestReadMutants: a mutant without a line, or whose code has moved, is refused; a good mutant
+// changes what it names.
 func TestReadMutants(t *testing.T) {
 	folder := t.TempDir()
 	write(t, filepath.Join(folder, "code.go"), []byte("package code\n\n"+
@@ -82,7 +81,7 @@ func TestReadMutants(t *testing.T) {
 	}
 }
 
-// mutants reads all of them.
+// mutants reads all mutants.
 func mutants(t *testing.T) (all []mutant) {
 	t.Helper()
 	const root = "testdata/mutants"
@@ -105,8 +104,8 @@ func mutants(t *testing.T) (all []mutant) {
 	return all
 }
 
-// TestThreatCases: every test that the pages of threats and of groups name is there. A test
-// stands behind its package, on the same line.
+// TestThreatCases: every test that the documents name exists. On each line, a test's package
+// comes before the test.
 func TestThreatCases(t *testing.T) {
 	name := regexp.MustCompile("`(\\./[\\w/]+|Test\\w+)[^`]*`")
 	found := 0

@@ -41,7 +41,7 @@ func vectors(t testing.TB) []vector {
 	return file.Frames
 }
 
-// TestVectors reads each frame as the side that it is sent to.
+// TestVectors parses each frame as its receiver does, and gets the result in the vector.
 func TestVectors(t *testing.T) {
 	for _, v := range vectors(t) {
 		t.Run(v.Name, func(t *testing.T) {
@@ -67,14 +67,14 @@ func reasonOf(err error) string {
 	return string(wire.ReasonOf(err))
 }
 
-// asManager and asUnit read frames as one of the two sides does, one after the
-// other, until one ends the connection.
+// asManager and asUnit parse frames as one of the two sides does, until a frame ends the
+// connection.
 func asManager(b []byte) error {
 	s := &Server{config: ServerConfig{Handlers: Handlers{
 		Heartbeat: func(Unit, Heartbeat) {}, Item: func(Unit, Item) {}, Range: func() (Range, error) { return Range{1, 1}, nil },
 	}}}
 	u := newUnitConn(s, nil, Unit{})
-	u.pulls = make(chan struct{}) // full: none is passed on
+	u.pulls = make(chan struct{}) // always full, so no pull is passed on
 	return each(b, func(k Kind, body []byte) error { return u.handleFrame(k, body, nil) })
 }
 
@@ -97,8 +97,8 @@ func each(b []byte, take func(Kind, []byte) error) error {
 	return nil
 }
 
-// TestSizes tries the size of a frame, and every number in a body, at the ends
-// of their range.
+// TestSizes: every frame size, and every number in a body at both ends of its range, is accepted
+// or refused correctly.
 func TestSizes(t *testing.T) {
 	for size := range 1 << 16 {
 		got, err := frameSize([]byte{byte(size >> 8), byte(size)})
@@ -188,8 +188,8 @@ func FuzzNextItem(f *testing.F) {
 	})
 }
 
-// FuzzFrames feeds both sides whatever comes: each refuses it by a reason, and
-// what a heartbeat was read from is its one encoding.
+// FuzzFrames feeds fuzzed bytes to both sides: each refuses them with a reason, and an accepted
+// heartbeat has its one encoding.
 func FuzzFrames(f *testing.F) {
 	for _, v := range vectors(f) {
 		if b, err := hex.DecodeString(v.Frame); err == nil {

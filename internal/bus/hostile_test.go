@@ -19,7 +19,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// twin is a manager that does to its units what it likes.
+// twin starts a manager that calls do with each unit's connection.
 func twin(t *testing.T, a *bustest.Authority, do func(net.Conn)) (address string) {
 	t.Helper()
 	own := a.Unit(bustest.Keys).Serving
@@ -46,9 +46,9 @@ func twin(t *testing.T, a *bustest.Authority, do func(net.Conn)) (address string
 	return l.Addr().String()
 }
 
-// TestHostileManager: a manager that sends arbitrary bytes loses its connection,
-// by a reason; the unit's memory is bounded, it connects again without haste, and
-// its other manager relays as before.
+// TestHostileManager: a manager that sends arbitrary bytes loses its connection, with a reason.
+// The unit uses bounded memory, reconnects with growing pauses, and its other manager relays as
+// before.
 func TestHostileManager(t *testing.T) {
 	a := bustest.New(t)
 	honest := serve(t, a, nil)
@@ -113,9 +113,9 @@ func TestHostileManager(t *testing.T) {
 	}
 }
 
-// TestManagerThatNeverEnds: a manager that pushes without end, and answers every
-// pull with another session, a tombstone of another or nothing costs a unit no memory, and a
-// pull ends in time.
+// TestManagerThatNeverEnds: a manager pushes without end, and responds to every pull with a
+// different session, a tombstone of a different session, or nothing. The unit uses bounded
+// memory, and pulls end in time.
 func TestManagerThatNeverEnds(t *testing.T) {
 	a := bustest.New(t)
 	body := make([]byte, 24+8+4096)
@@ -144,8 +144,8 @@ func TestManagerThatNeverEnds(t *testing.T) {
 	}
 }
 
-// TestSilentManager: a manager that sends nothing, or takes nothing, is given up
-// after 4 seconds, and calls meanwhile end by their own time.
+// TestSilentManager: a unit gives up a manager that sends or reads nothing after 4 seconds. Calls
+// meanwhile end at their own deadlines.
 func TestSilentManager(t *testing.T) {
 	a := bustest.New(t)
 	over := make(chan struct{})
@@ -173,8 +173,8 @@ func TestSilentManager(t *testing.T) {
 	}
 }
 
-// TestManagerOfAnotherName: a unit sends nothing to a manager whose certificate is
-// not of its URL's host, nor to one that speaks another protocol.
+// TestManagerOfAnotherName: a unit sends nothing to a manager whose certificate is not for the
+// host in its URL, nor to one with a different protocol.
 func TestManagerOfAnotherName(t *testing.T) {
 	a := bustest.New(t)
 	for name, edit := range map[string]func(*tls.Config){

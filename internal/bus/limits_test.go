@@ -16,7 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestQuietUnits: a unit that sends nothing, or a frame too slowly, is cut off
+// TestQuietUnits: the server disconnects a unit that sends nothing, or sends a frame too slowly,
 // after the time for a frame.
 func TestQuietUnits(t *testing.T) {
 	a := bustest.New(t)
@@ -40,7 +40,8 @@ func TestQuietUnits(t *testing.T) {
 	}
 }
 
-// TestSlowUnits: units that take nothing of what is pushed cost themselves only.
+// TestSlowUnits: units that do not read pushed items are disconnected, and do not slow down other
+// units.
 func TestSlowUnits(t *testing.T) {
 	a := bustest.New(t)
 	s := serve(t, a, nil)
@@ -48,13 +49,13 @@ func TestSlowUnits(t *testing.T) {
 	u := a.Unit(bustest.Scoring)
 	connect(t, u, url(s)).Subscribe(func(bus.Item) { heard.Add(1) })
 	for range 8 {
-		raw(t, s, a.Unit(bustest.Scoring)) // reads nothing
+		raw(t, s, a.Unit(bustest.Scoring)) // never read from
 	}
 	testworld.Eventually(t, "all are there", func() bool { return s.Connections() == 9 })
 	batch := bus.Item{Kind: bus.Sealed, Bytes: make([]byte, 4000)}.Append(nil)
 	batch = bytes.Repeat(batch, bus.MaxBatch/len(batch))
 	before := heap()
-	for n := range 2000 { // 120 MiB, in lockstep with the one that reads
+	for n := range 2000 { // 120 MiB, at the pace of the honest unit
 		s.Push(u.Cluster, batch)
 		testworld.Eventually(t, "the honest unit hears", func() bool { return heard.Load() > int64(n*16/17) })
 	}
@@ -64,8 +65,8 @@ func TestSlowUnits(t *testing.T) {
 	testworld.Eventually(t, "they are cut off", func() bool { return s.Connections() == 1 })
 }
 
-// TestFloodingUnits: of a unit's heartbeats, and of its requests for ranges, so many
-// count a second.
+// TestFloodingUnits: a unit floods the server with heartbeats and range requests. A bounded
+// number of them per second counts.
 func TestFloodingUnits(t *testing.T) {
 	a := bustest.New(t)
 	s := serve(t, a, nil)
@@ -75,7 +76,7 @@ func TestFloodingUnits(t *testing.T) {
 	given := 0
 	none := frame(2, make([]byte, 16)...)
 	begin := time.Now()
-	for range 128 + 100 { // beyond what waits for the unit, responses are dropped
+	for range 128 + 100 { // responses beyond the unit's queue are dropped
 		head := make([]byte, 3)
 		_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
 		if _, err := io.ReadFull(c, head); err != nil {
@@ -100,11 +101,11 @@ func TestFloodingUnits(t *testing.T) {
 	}
 }
 
-// TestHalfOpen: strangers that complete no handshake keep no unit out.
+// TestHalfOpen: clients that complete no handshake do not keep a unit from connecting.
 func TestHalfOpen(t *testing.T) {
 	a := bustest.New(t)
 	s := serve(t, a, nil)
-	for range 300 { // from one address, which has 64 places
+	for range 300 { // one address, which has 64 places
 		c, err := net.Dial("tcp", s.Address())
 		if err != nil {
 			t.Fatal(err)

@@ -23,7 +23,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// unitConn is a server for the units of an authority, and what reached it.
+// unitConn is a server for the units of an authority, and what it received.
 type unitConn struct {
 	*bus.Server
 	ended chan error
@@ -34,8 +34,8 @@ type unitConn struct {
 	items      []bus.Item
 }
 
-// connectOnce serves the bus for the units of an authority. The manager's own certificate is
-// not what these tests are about.
+// serve serves the bus for the units of an authority. Clients in these tests do not verify the
+// manager's own certificate.
 func serve(t testing.TB, a *bustest.Authority, edit func(*bus.ServerConfig)) *unitConn {
 	t.Helper()
 	own := a.Unit(bustest.Keys).Serving
@@ -73,12 +73,12 @@ func serve(t testing.TB, a *bustest.Authority, edit func(*bus.ServerConfig)) *un
 	return s
 }
 
-// config is the TLS of whoever holds a certificate.
+// config returns the TLS configuration of a client with a certificate.
 func config(certificate tls.Certificate) *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true, NextProtos: []string{bus.Protocol}, Certificates: []tls.Certificate{certificate}}
 }
 
-// raw is a connection of a unit without the manners of [bus.Conn].
+// raw connects a unit without [bus.Conn], so that a test can misbehave.
 func raw(t testing.TB, s *unitConn, u bustest.Unit) *tls.Conn {
 	t.Helper()
 	c, err := tls.Dial("tcp", s.Address(), config(u.Signing))
@@ -89,7 +89,7 @@ func raw(t testing.TB, s *unitConn, u bustest.Unit) *tls.Conn {
 	return c
 }
 
-// connect is a unit's own way in.
+// connect connects a unit with [bus.Connect].
 func connect(t testing.TB, u bustest.Unit, urls string) *bus.Conn {
 	t.Helper()
 	c, err := bus.Connect(bus.Config{URL: urls, TLS: config(u.Signing)})
@@ -101,7 +101,7 @@ func connect(t testing.TB, u bustest.Unit, urls string) *bus.Conn {
 	return c
 }
 
-// frame is a frame of a kind, by hand.
+// frame encodes a frame of a kind.
 func frame(kind byte, body ...byte) []byte {
 	return append(append(binary.BigEndian.AppendUint16(nil, uint16(1+len(body))), kind), body...)
 }
@@ -118,7 +118,7 @@ func TestOnlyUnitsComeIn(t *testing.T) {
 	for _, c := range []struct {
 		name        string
 		certificate tls.Certificate
-		want        wire.Reason // "": it comes in
+		want        wire.Reason // "": accepted
 	}{
 		{"a unit", unit.Signing, ""},
 		{"a unit in a group", member.Signing, ""},
@@ -157,7 +157,7 @@ func TestOnlyUnitsComeIn(t *testing.T) {
 	}
 }
 
-// through is a certificate with some of its chain, by index.
+// through returns a certificate with a part of its chain, by index.
 func through(c tls.Certificate, chain ...int) tls.Certificate {
 	picked := tls.Certificate{PrivateKey: c.PrivateKey}
 	for _, i := range chain {
@@ -166,8 +166,8 @@ func through(c tls.Certificate, chain ...int) tls.Certificate {
 	return picked
 }
 
-// TestMember: a unit in a group is known by group, role and the group's identity, by
-// whichever of its chains it comes.
+// TestMember: the server knows a unit in a group by group, role and the group's identity,
+// whichever of its chains it presents.
 func TestMember(t *testing.T) {
 	a := bustest.New(t)
 	m := a.Member()
@@ -180,8 +180,7 @@ func TestMember(t *testing.T) {
 	}
 }
 
-// TestOnlyOneProtocol: TLS below 1.3, plain text and another protocol's name get
-// nothing.
+// TestOnlyOneProtocol: TLS below 1.3, plain text and a different ALPN protocol get no response.
 func TestOnlyOneProtocol(t *testing.T) {
 	a := bustest.New(t)
 	s := serve(t, a, nil)
@@ -211,8 +210,7 @@ func TestOnlyOneProtocol(t *testing.T) {
 	}
 }
 
-// TestCertificateDecides: what a unit is stands in its certificate, in a task as
-// the authority issued it.
+// TestCertificateDecides: the server takes a unit's identity, task and id from its certificate.
 func TestCertificateDecides(t *testing.T) {
 	a := bustest.New(t)
 	s := serve(t, a, nil)
@@ -235,7 +233,8 @@ func TestCertificateDecides(t *testing.T) {
 	}
 }
 
-// TestCertificateEndsConnection needs real time: a certificate's end is a date.
+// TestCertificateEndsConnection: a connection ends when the unit's certificate expires. The test
+// needs real time, because the expiry is a date.
 func TestCertificateEndsConnection(t *testing.T) {
 	a := bustest.New(t)
 	s := serve(t, a, nil)
@@ -269,7 +268,7 @@ func TestCertificateEndsConnection(t *testing.T) {
 	}
 }
 
-// TestOneConnectionOfAUnit: the newest counts.
+// TestOneConnectionOfAUnit: a unit's new connection ends its old one.
 func TestOneConnectionOfAUnit(t *testing.T) {
 	a := bustest.New(t)
 	s := serve(t, a, func(c *bus.ServerConfig) { c.Connections = 1 })
@@ -277,7 +276,7 @@ func TestOneConnectionOfAUnit(t *testing.T) {
 	first := raw(t, s, unit)
 	testworld.Eventually(t, "the first is there", func() bool { return s.Connections() == 1 })
 	raw(t, s, unit)
-	_ = first.SetReadDeadline(time.Now().Add(2 * time.Second)) // before it is cut off for its silence
+	_ = first.SetReadDeadline(time.Now().Add(2 * time.Second)) // before its silence ends it
 	var slow net.Error
 	if b, err := io.ReadAll(first); len(b) > 0 || errors.As(err, &slow) && slow.Timeout() {
 		t.Errorf("the first: got %x, %v, want its end", b, err)
@@ -289,8 +288,8 @@ func TestOneConnectionOfAUnit(t *testing.T) {
 	}
 }
 
-// TestHostileUnits: units that send arbitrary bytes lose their own connection, by a
-// reason, and cost the manager bounded memory; another unit goes on.
+// TestHostileUnits: units that send arbitrary bytes lose their own connection, with a reason, and
+// use bounded memory of the manager. Other units are not affected.
 func TestHostileUnits(t *testing.T) {
 	a := bustest.New(t)
 	s := serve(t, a, nil)
@@ -326,7 +325,7 @@ func TestHostileUnits(t *testing.T) {
 	}
 }
 
-// heap is the memory in use, in bytes.
+// heap returns the heap memory in use, in bytes.
 func heap() int64 {
 	var m runtime.MemStats
 	runtime.GC()
@@ -334,8 +333,8 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// TestSeveralManagers: a unit is connected to each of its managers; one of them
-// relays, and when that one is gone, another does.
+// TestSeveralManagers: a unit is connected to each of its managers. One of them relays; when that
+// one is gone, another does.
 func TestSeveralManagers(t *testing.T) {
 	a := bustest.New(t)
 	all := []*unitConn{serve(t, a, nil), serve(t, a, nil)}
@@ -352,7 +351,7 @@ func TestSeveralManagers(t *testing.T) {
 	relayed := func() *unitConn {
 		var by *unitConn
 		testworld.Eventually(t, "one manager is given what the unit seals", func() bool {
-			_ = c.Publish(item) // again: what was on its way to one that is lost is lost
+			_ = c.Publish(item) // repeated: items in transit to a lost manager are lost
 			for _, s := range all {
 				s.mu.Lock()
 				if len(s.items) > 0 {
@@ -392,8 +391,8 @@ func TestSeveralManagers(t *testing.T) {
 	}
 }
 
-// TestPublishIsBounded: without a manager a bounded number of items waits, and they
-// are published when one comes.
+// TestPublishIsBounded: without a manager, a bounded number of items waits. They are published
+// when a manager is reachable.
 func TestPublishIsBounded(t *testing.T) {
 	a := bustest.New(t)
 	s := serve(t, a, nil)
@@ -430,7 +429,7 @@ func TestPublishIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.Close() // publishes what waits
+	c.Close() // publishes the items that wait
 	testworld.Eventually(t, "the last, too", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.items) == waiting+last })
 }
 

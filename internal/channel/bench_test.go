@@ -11,7 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// cpu is the process's CPU time in nanoseconds.
+// cpu returns the process's CPU time in nanoseconds.
 func cpu() int64 {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -20,7 +20,7 @@ func cpu() int64 {
 	return u.Utime.Nano() + u.Stime.Nano()
 }
 
-// measured reports the CPU time of one operation: f runs it n times.
+// measured calls f once per iteration, and reports its CPU time.
 func measured(b *testing.B, f func()) {
 	b.ReportAllocs()
 	before := cpu()
@@ -30,8 +30,8 @@ func measured(b *testing.B, f func()) {
 	b.ReportMetric(float64(cpu()-before)/float64(b.N), "cpu-ns/op")
 }
 
-// BenchmarkJoin is G10: joining a sealed session, beside the bare AEAD open of
-// the same bytes.
+// BenchmarkJoin measures the import of a sealed session, next to the bare AEAD open of the same
+// bytes (G10).
 func BenchmarkJoin(b *testing.B) {
 	w := newWorld(b)
 	a := w.host(Limits{})
@@ -63,8 +63,7 @@ func BenchmarkJoin(b *testing.B) {
 	})
 }
 
-// BenchmarkSessionMemory is the memory of one warm session, at three sizes of
-// the table.
+// BenchmarkSessionMemory measures the memory of one session in the table, for three table sizes.
 func BenchmarkSessionMemory(b *testing.B) {
 	for _, n := range []int{1_000, 10_000, 100_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

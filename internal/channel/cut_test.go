@@ -16,8 +16,8 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// adopt is the policy that follows the world's, edited, in force from now on for
-// clients and for what units are given. Units hear of it by [Host.Follow].
+// adopt puts the next policy, with edits, in force for clients and for the credentials of units,
+// and returns it. Units learn it by [Host.Follow].
 func (w *world) adopt(edits ...string) policy.Approved {
 	w.T.Helper()
 	const created = "created      = "
@@ -29,7 +29,7 @@ func (w *world) adopt(edits ...string) policy.Approved {
 	return next
 }
 
-// cutOff is the policy that cuts one more unit off, in force as by adopt.
+// cutOff adopts a policy that cuts off one more unit.
 func (w *world) cutOff(id wire.UnitID) policy.Approved {
 	w.T.Helper()
 	const table, key = "[task.scoring]\n", "cut_units = ["
@@ -39,16 +39,16 @@ func (w *world) cutOff(id wire.UnitID) policy.Approved {
 	return w.adopt(table, fmt.Sprintf("%s%s%q]\n", table, key, id))
 }
 
-// renewed draws rings anew, as the authority does at a cut, and gives a host its
-// report under the world's policy.
+// renewed updates a host to the world's policy and gives it new credentials with the world's
+// rings, as a certificate report does.
 func (w *world) renewed(h *Host, release string) {
 	w.T.Helper()
 	h.Follow(w.policy)
 	testworld.Must(0, h.Update(w.standing(w.keyOf(h), release)))
 }
 
-// drawn are keys of an authority that started again: the current one of before opens
-// on.
+// drawn returns new ring keys, as of a restarted authority, with the old current key as the
+// previous one.
 func drawn(before identity.RingKeys, life time.Duration) identity.RingKeys {
 	fresh := identity.NewRingKeys(noon, life)
 	fresh.Previous = before.Current.Until(noon.Add(life))
@@ -61,7 +61,7 @@ func (w *world) drawRings() {
 	w.ring = identity.Ring{Strict: identity.NewRingKeys(w.clock.Now(), time.Hour), Follow: identity.NewRingKeys(w.clock.Now(), time.Hour)}
 }
 
-// openedBy is what a unit answers an open request with, and what it seals.
+// openedBy returns a unit's response to an open request, and the sealed session.
 func (w *world) openedBy(h *Host, o *ClientHandshake) (response, sealed []byte) {
 	w.T.Helper()
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, w.clock.Now()))
@@ -72,9 +72,9 @@ func (w *world) openedBy(h *Host, o *ClientHandshake) (response, sealed []byte) 
 	return response, sealed
 }
 
-// TestCutUnitOpensNothing is the twin of a unit that is cut off: it has heard of
-// nothing, and goes on with its keys and its certificate. Whoever has heard takes no
-// session, no keys for one-off requests and no receipt of it.
+// TestCutUnitOpensNothing: a unit that is cut off has not received the cut, and continues with
+// its keys and certificate. A client that has the newer policy accepts no session, no keys for
+// one-off requests and no receipt from it.
 func TestCutUnitOpensNothing(t *testing.T) {
 	w := newWorld(t)
 	twin := w.host(Limits{})
@@ -108,8 +108,8 @@ func TestCutUnitOpensNothing(t *testing.T) {
 	}
 }
 
-// TestCutWhileRead lets a unit hear of its own cut between the two halves of a
-// request: it is not handed to the program.
+// TestCutWhileRead: a unit learns of its own cut while it reads a request. The program does not
+// receive that request.
 func TestCutWhileRead(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -120,9 +120,9 @@ func TestCutWhileRead(t *testing.T) {
 	testworld.Refused(t, x.openFirst(bytes.NewReader(raw[wire.HeaderSize:]), atNoon), wire.CutOff)
 }
 
-// TestBetweenCutAndRenewal follows a unit that is not cut off from a cut of another to
-// its next certificate report: until then it seals nothing and opens nothing that was
-// sealed, and what it has in memory goes on; then what the other may know is gone.
+// TestBetweenCutAndRenewal: another unit is cut off. Until its next certificate report, the unit
+// seals no session and imports none, but its sessions in memory continue. After the report,
+// sessions that the cut unit may know are dropped.
 func TestBetweenCutAndRenewal(t *testing.T) {
 	w := newWorld(t)
 	h, other := w.host(Limits{}), w.host(Limits{})
@@ -174,9 +174,9 @@ func TestBetweenCutAndRenewal(t *testing.T) {
 	}
 }
 
-// TestUnheardUnit opens a session with a unit that is not cut off and has not heard of
-// the cut of another: it seals it under keys that the other holds, so that a client
-// which has heard refuses it, as it does keys for one-off requests.
+// TestUnheardUnit: a unit that is not cut off, and has not received the cut of another unit,
+// seals a session under keys that the cut unit has. A client with the newer policy refuses that
+// session, and its keys for one-off requests.
 func TestUnheardUnit(t *testing.T) {
 	w := newWorld(t)
 	h, other := w.host(Limits{}), w.host(Limits{})
@@ -196,7 +196,8 @@ func TestUnheardUnit(t *testing.T) {
 	testworld.Refused(t, err, wire.Behind)
 }
 
-// TestLeastHead asks for a unit that has got to a policy head.
+// TestLeastHead: a client requests a session with a least policy head. A unit that has not
+// reached that head refuses with "behind".
 func TestLeastHead(t *testing.T) {
 	w := newWorld(t)
 	h, other := w.host(Limits{}), w.host(Limits{})
@@ -211,7 +212,7 @@ func TestLeastHead(t *testing.T) {
 		name   string
 		before func()
 		least  func() attest.Digest
-		want   wire.Reason // empty: none
+		want   wire.Reason // empty: accepted
 	}{
 		{"its own head", func() {}, func() attest.Digest { return first }, ""},
 		{"one it has not heard of", func() {}, w.policyHead, wire.Behind},
@@ -235,14 +236,14 @@ func TestLeastHead(t *testing.T) {
 
 func (w *world) policyHead() attest.Digest { return w.policy.PolicyHead() }
 
-// TestLeastHeadIsSaid is a unit that opens a session though it has not got to the head
-// that was wanted: the client refuses it.
+// TestLeastHeadIsSaid: a unit opens a session though it has not reached the requested head. The
+// client refuses it.
 func TestLeastHeadIsSaid(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
 	w.adopt("other.clinic.example", "more.clinic.example")
 	o := testworld.Must(NewClientHandshakeSince(w.byTask(), 0, w.policy.PolicyHead()))
-	h.known.head = w.policy.PolicyHead() // so that it takes the request
+	h.known.head = w.policy.PolicyHead() // so that it accepts the request
 	a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 7}, noon))
 	a.head = h.credentials.Head
 	testworld.Must(0, a.begin(noon))
@@ -257,8 +258,8 @@ func TestLeastHeadIsSaid(t *testing.T) {
 	}
 }
 
-// TestKnownBesideOpen lets a unit hear of a cut while an open request is worked on: the
-// request begins again, and its session stays with the unit alone.
+// TestKnownBesideOpen: a unit learns of a cut while it handles an open request. It starts the
+// request again, and does not share the session with other units.
 func TestKnownBesideOpen(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -277,9 +278,8 @@ func TestKnownBesideOpen(t *testing.T) {
 	}
 }
 
-// TestOldRingIsDropped gives a unit, after a cut, a report that still holds keys from
-// before: as previous ones they are not taken over, and as current ones the report is
-// refused.
+// TestOldRingIsDropped: after a cut, a report still contains keys from before it. The unit drops
+// them when they are previous keys, and refuses the report when they are current keys.
 func TestOldRingIsDropped(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -298,14 +298,15 @@ func TestOldRingIsDropped(t *testing.T) {
 	}
 }
 
-// TestHeirs cuts a unit of a release that continues another: it held what sessions
-// by task name at the other are sealed under, and nothing of those pinned to code.
+// TestHeirs: the policy removes a release that continues another. Its units had the keys of
+// sessions by task name at the other release, so those sessions are cut; sessions pinned to code
+// are not.
 func TestHeirs(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
 	follow, _ := w.opened(h, w.byTask())
 	strict, _ := w.opened(h, w.byID())
-	// A release that goes cuts its own identity alone.
+	// Removing a release cuts only its own identity.
 	w.adopt("[task.scoring.release.\"2\"]\nreference = [ { platform = \"soft\", program = \""+wire.Sum([]byte("scoring 2")).String()+"\" } ]\ncontinues = \"1\"\n", "")
 	testworld.Refused(t, follow.CutOff(w.policy, noon), wire.CutOff)
 	if err := strict.CutOff(w.policy, noon); err != nil {
@@ -321,7 +322,7 @@ func TestHeirs(t *testing.T) {
 	}
 }
 
-// TestRetiredIsNotCut retires a release: nothing ends.
+// TestRetiredIsNotCut: a retired release ends no session.
 func TestRetiredIsNotCut(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -348,8 +349,7 @@ func TestRetiredIsNotCut(t *testing.T) {
 	}
 }
 
-// TestAloneOpenerIsCut cuts off the unit that holds a session alone: only its own cut
-// ends such a session.
+// TestAloneOpenerIsCut: a session that only one unit has ends only when that unit is cut off.
 func TestAloneOpenerIsCut(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -363,8 +363,8 @@ func TestAloneOpenerIsCut(t *testing.T) {
 	testworld.Refused(t, s.CutOff(w.cutOff(h.ID()), noon), wire.CutOff)
 }
 
-// TestInheritedCut cuts off a unit of the release that another continues: the successor
-// carries no session over from it, and its own go on.
+// TestInheritedCut: the policy removes the release that another continues. The successor takes
+// over no more sessions from it, and its own sessions continue.
 func TestInheritedCut(t *testing.T) {
 	w := newWorld(t)
 	old := w.host(Limits{})
@@ -372,7 +372,7 @@ func TestInheritedCut(t *testing.T) {
 	_, sealed := w.opened(old, w.byTask())
 	_, later := w.opened(old, w.byTask())
 	id := testworld.Must(h.ImportSession(sealed, noon))
-	// The release before goes, which its units alone are cut off by.
+	// Remove the earlier release: that cuts off its units only.
 	h.Follow(w.adopt("[task.scoring.release.\"1\"]\nreference = [ { platform = \"soft\", program = \""+wire.Sum([]byte("scoring 1")).String()+"\" } ]\n", "", "continues = \"1\"\n", ""))
 	if again, left, err := h.Reseal(10, noon); err != nil || len(again)+left > 0 {
 		t.Errorf("got %d sealed anew, %d left, %v, want nothing carried over", len(again), left, err)

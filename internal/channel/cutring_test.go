@@ -13,8 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// cutRings replaces all ring keys of the world, as a cut-off does, and gives the
-// unit of a key its new standing.
+// cutRings replaces all ring keys of the world, as a cut-off does, and updates a host to them.
 func (w *world) cutRings(h *Host) {
 	w.T.Helper()
 	w.mu.Lock()
@@ -25,8 +24,8 @@ func (w *world) cutRings(h *Host) {
 	}
 }
 
-// TestCutBesideJoin replaces the rings between the two halves of a join, when the
-// session is opened and not yet in the table: a known session, and a new one.
+// TestCutBesideJoin replaces the rings between the two steps of an import, when the session is
+// opened but not yet in the table. The import is refused, for a known session and a new one.
 func TestCutBesideJoin(t *testing.T) {
 	for _, known := range []bool{false, true} {
 		w := newWorld(t)
@@ -56,8 +55,7 @@ func TestCutBesideJoin(t *testing.T) {
 	}
 }
 
-// TestResealUnknownRing: a session under a ring key that is not held is not sealed
-// anew, of whichever kind it may be, and holds up no other.
+// TestResealUnknownRing: a session under an unknown ring key is not resealed.
 func TestResealUnknownRing(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -75,8 +73,8 @@ func TestResealUnknownRing(t *testing.T) {
 	testworld.Refused(t, err, wire.UnknownRing)
 }
 
-// TestCutBesideOpen replaces the rings while an open request is worked on: the
-// server begins it again under the new ones, and the client notices nothing.
+// TestCutBesideOpen replaces the rings while a unit handles an open request. The unit starts it
+// again under the new rings, and the client does not notice.
 func TestCutBesideOpen(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -98,8 +96,8 @@ func TestCutBesideOpen(t *testing.T) {
 	}
 }
 
-// TestErasedRingKeepsNothing erases a ring key while something is sealed under it: what
-// was derived for that is not kept.
+// TestErasedRingKeepsNothing erases a ring key while a key derived from it is in use. The derived
+// key is erased too.
 func TestErasedRingKeepsNothing(t *testing.T) {
 	w := newWorld(t)
 	r := w.host(Limits{}).credentials.follow
@@ -117,8 +115,8 @@ func TestErasedRingKeepsNothing(t *testing.T) {
 	}
 }
 
-// TestRingHasEnded: under a ring key that has ended a unit opens no session, gives
-// no cookie, and signs no keys for one-off requests.
+// TestRingHasEnded: under an expired ring key, a unit opens no session, issues no cookie, and
+// signs no keys for one-off requests.
 func TestRingHasEnded(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})

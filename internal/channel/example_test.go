@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// A KEM with a bound transcript out of RFC 9180: base mode, export only.
+// A KEM with a bound transcript from RFC 9180: base mode, export only.
 func Example_kem() {
 	key, _ := hpke.MLKEM768X25519().GenerateKey()
 	enc, sender, _ := hpke.NewSender(key.PublicKey(), hpke.HKDFSHA256(), hpke.ExportOnly(), []byte("info"))

@@ -13,8 +13,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// TestStreamWritten: a request of many chunks that is written is what is read, and
-// its buffer is given back when all of it was.
+// TestStreamWritten: WriteTo and Read produce the same bytes of a request of many chunks, and the
+// buffer is returned at the end.
 func TestStreamWritten(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -44,7 +44,7 @@ func TestStreamWritten(t *testing.T) {
 	}
 }
 
-// brief takes some bytes and no more.
+// brief is a writer that fails after some bytes.
 type brief struct{ left int }
 
 func (s *brief) Write(p []byte) (int, error) {

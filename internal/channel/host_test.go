@@ -14,8 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// relabel frames a sealed session anew after a change of its parts: AD, nonce,
-// ciphertext.
+// relabel changes one part of a sealed session (AD, nonce, ciphertext) and frames it again.
 func relabel(sealed []byte, field int, change func([]byte) []byte) []byte {
 	f := testworld.Must(wire.Unframe(wire.LabelSealedSession, sealed, 3))
 	f[field] = change(bytes.Clone(f[field]))
@@ -31,7 +30,7 @@ func inAD(sealed []byte, field int, change func([]byte) []byte) []byte {
 	})
 }
 
-// sealAs is a sealed session as a unit that holds the ring could make one.
+// sealAs returns a sealed session as a unit with the ring could make it.
 func sealAs(w *world, h *Host, edit func(*session, *envelope.Header, *ring)) []byte {
 	w.T.Helper()
 	r := h.credentials.follow
@@ -98,7 +97,8 @@ func TestJoinRefusals(t *testing.T) {
 	testworld.Refused(t, err, wire.Replayed)
 }
 
-// TestEveryByteOfASealedSession flips every bit of a sealed session.
+// TestEveryByteOfASealedSession flips a bit in every byte of a sealed session. Each change is
+// refused.
 func TestEveryByteOfASealedSession(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.host(Limits{}), w.host(Limits{})
@@ -117,8 +117,8 @@ func TestEveryByteOfASealedSession(t *testing.T) {
 	}
 }
 
-// TestSealingIsDeterministic holds that the same session is sealed to the same
-// bytes, and another under another nonce.
+// TestSealingIsDeterministic: sealing the same session again gives the same bytes; a different
+// session gets a different nonce.
 func TestSealingIsDeterministic(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -137,8 +137,7 @@ func TestSealingIsDeterministic(t *testing.T) {
 	}
 }
 
-// TestClocksThatGoBack shows that a host which turns its clock back revives no
-// session.
+// TestClocksThatGoBack: a host that sets its clock back cannot revive an expired session.
 func TestClocksThatGoBack(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -151,8 +150,8 @@ func TestClocksThatGoBack(t *testing.T) {
 	testworld.Refused(t, err, wire.SessionOver)
 }
 
-// TestTombstoneWhileClosing lets another unit's tombstone come while a request that closes
-// the session is read: the close is confirmed, and there is one tombstone.
+// TestTombstoneWhileClosing: another unit's tombstone arrives while a request that closes the
+// session is read. The close is confirmed, and there is only one tombstone.
 func TestTombstoneWhileClosing(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.host(Limits{}), w.host(Limits{})
@@ -177,8 +176,8 @@ func TestTombstoneWhileClosing(t *testing.T) {
 	}
 }
 
-// TestClosedKeepsNoSecret: of a closed session the unit keeps a record without its
-// secret, and the client nothing.
+// TestClosedKeepsNoSecret: for a closed session the unit keeps a record without its secret, and
+// the client keeps nothing.
 func TestClosedKeepsNoSecret(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -200,9 +199,8 @@ func TestClosedKeepsNoSecret(t *testing.T) {
 	}
 }
 
-// TestRingRolls rolls the ring again and again under one session, whose unit is
-// gone: it lives until its expiry and no longer, and every erased key opens
-// nothing.
+// TestRingRolls rolls the ring several times under one session, whose opener is gone. The session
+// is resealed each time and keeps its expiry. Erased ring keys open nothing.
 func TestRingRolls(t *testing.T) {
 	w := newWorld(t)
 	key := newKey()
@@ -248,8 +246,7 @@ func TestRingRolls(t *testing.T) {
 	}
 }
 
-// TestErasedRings shows that a session under an erased ring loses its secret and
-// not its window.
+// TestErasedRings: a session under an erased ring key loses its secret but keeps its window.
 func TestErasedRings(t *testing.T) {
 	w := newWorld(t)
 	key := newKey()

@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestNotExecutedByAnother: a unit says of a request that is bound to another one that it
-// is not executed: the client does not take it.
+// TestNotExecutedByAnother: a unit responds "not executed" to a request that is bound to another
+// unit. The client refuses that response.
 func TestNotExecutedByAnother(t *testing.T) {
 	w := newWorld(t)
 	bound, other := w.host(Limits{}), w.host(Limits{})
@@ -28,7 +28,7 @@ func TestNotExecutedByAnother(t *testing.T) {
 	}
 }
 
-// TestRequestRefusals holds what a unit refuses before anything runs.
+// TestRequestRefusals: requests that a unit refuses before its program runs.
 func TestRequestRefusals(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.host(Limits{}), w.host(Limits{})

@@ -10,9 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// TestExamplesOfRFC9180 opens the examples of RFC 9180, appendices A.1.1 and
-// A.7.1: base mode, which is the only one in use here, with a cipher as reports
-// are sealed and without one as sessions are opened.
+// TestExamplesOfRFC9180 opens the examples of RFC 9180, appendices A.1.1 and A.7.1, in base mode,
+// the only mode in use here: with an AEAD, as for reports, and export-only, as for sessions.
 func TestExamplesOfRFC9180(t *testing.T) {
 	decode := func(s string) []byte { return testworld.Must(hex.DecodeString(s)) }
 	for _, e := range []struct {

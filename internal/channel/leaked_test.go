@@ -12,12 +12,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// thief has a unit's signing key and certificates, and ring keys of its own; it has no
-// TEE that runs the unit's code.
+// thief has a unit's signing key and certificates and its own ring keys, but no TEE that runs the
+// unit's code.
 type thief struct {
 	*world
 	host *Host
-	// proof is what it shows where evidence is wanted; false is nothing at all.
+	// proof returns the thief's evidence when the client wants evidence; false means none.
 	proof func(attest.ReportData) (attest.Evidence, bool)
 }
 
@@ -29,7 +29,7 @@ func newThief(w *world, victim *Host) *thief {
 	return &thief{world: w, host: h}
 }
 
-// opened lets the thief answer a client's open request.
+// opened opens a session between a client and the thief.
 func (f *thief) opened(wants SessionOptions) (*Session, error) {
 	o := testworld.Must(NewClientHandshake(f.byTask(), wants))
 	a := testworld.Must(f.host.Accept(OpenRequest{Body: o.Request(), Cookie: testworld.Must(f.host.Cookie(o.Request(), f.clock.Now())), Number: 1}, f.clock.Now()))
@@ -39,7 +39,7 @@ func (f *thief) opened(wants SessionOptions) (*Session, error) {
 	} else if wanted {
 		shown := false
 		if evidence, shown = f.proof(data); !shown {
-			a.opening.wants = 0 // signs that there is none
+			a.opening.wants = 0 // sign that no evidence is included
 		}
 	}
 	response, _, err := a.Finish(evidence, noon)
@@ -49,9 +49,9 @@ func (f *thief) opened(wants SessionOptions) (*Session, error) {
 	return o.Finish(response, f.trust(), noon)
 }
 
-// TestLeakedSigningKey lets a thief with a unit's signing key answer new clients that
-// want fresh evidence: none has a session then. One that wants none has, which shows
-// what fresh evidence is for.
+// TestLeakedSigningKey: a thief with a unit's signing key responds to new clients. A client that
+// wants fresh evidence gets no session. A client that does not want it gets one, which shows what
+// fresh evidence is for.
 func TestLeakedSigningKey(t *testing.T) {
 	w := newWorld(t)
 	victim := w.host(Limits{})
@@ -95,8 +95,8 @@ func TestLeakedSigningKey(t *testing.T) {
 	}
 }
 
-// TestEveryByteOfAnOpenRequest alters one byte at every offset: the unit refuses
-// it, or its answer is none to the request that the client made.
+// TestEveryByteOfAnOpenRequest changes each byte of an open request: the unit refuses it, or the
+// client refuses the response.
 func TestEveryByteOfAnOpenRequest(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -123,7 +123,7 @@ func TestEveryByteOfAnOpenRequest(t *testing.T) {
 	}
 }
 
-// TestEveryByteOfATombstone alters one byte at every offset.
+// TestEveryByteOfATombstone changes each byte of a tombstone. Each change is refused.
 func TestEveryByteOfATombstone(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.host(Limits{}), w.host(Limits{})

@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestLengthsAtTheEnds puts lengths at both ends of their ranges in the place of
-// each length that a peer sends: nothing is taken, no memory for what does not come.
+// TestLengthsAtTheEnds replaces each length that a peer sends by values at both ends of its
+// range. Each is refused, and no memory is allocated for bytes that do not arrive.
 func TestLengthsAtTheEnds(t *testing.T) {
 	lengths := []uint32{0, 1, chunk.TagSize - 1, chunk.TagSize, chunk.MaxPlaintext + chunk.TagSize, chunk.MaxPlaintext + chunk.TagSize + 1, 1<<31 - 1, 1 << 31, 1<<31 | 1, 1<<32 - 2, 1<<32 - 1}
 	var before, after runtime.MemStats
@@ -34,8 +34,8 @@ func TestLengthsAtTheEnds(t *testing.T) {
 	}
 }
 
-// framesAtTheEnds changes each length in an open request, its answer, a sealed
-// session and its parts.
+// framesAtTheEnds changes each length in an open request, its response, a sealed session and a
+// tombstone.
 func framesAtTheEnds(t *testing.T, lengths []uint32) {
 	t.Helper()
 	w := newWorld(t)

@@ -13,9 +13,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// pairs collects the (subkey, nonce) pairs under which messages were encrypted,
-// from the bytes that were sent. Subkeys are named by what they are derived
-// from: nothing else enters them.
+// pairs collects the (subkey, nonce) pairs that messages were encrypted under, from the sent
+// bytes. It names a subkey by its derivation inputs, which determine it.
 type pairs struct {
 	mu    sync.Mutex
 	seen  map[string]int
@@ -41,8 +40,8 @@ func (p *pairs) message(subkey string, chunks []byte) {
 	}
 }
 
-// TestPairsWithASeededSource shows that the test above can fail: with the same
-// random numbers again, two answers to one header have one key.
+// TestPairsWithASeededSource shows that the check of pairs can fail: with repeated random
+// numbers, two responses to one header use the same key.
 func TestPairsWithASeededSource(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -50,7 +49,7 @@ func TestPairsWithASeededSource(t *testing.T) {
 	x := testworld.Must(s.newRequest(wire.UnitID{}, noon.Add(time.Minute), 0))
 	var p pairs
 	for i := range 4 {
-		if i >= 2 { // the first two draw their own
+		if i >= 2 { // the first two use real random numbers
 			if i == 2 && p.twice != 0 {
 				t.Errorf("without a seed: got %d pairs twice, want 0", p.twice)
 			}
@@ -65,8 +64,8 @@ func TestPairsWithASeededSource(t *testing.T) {
 	}
 }
 
-// TestSeededUnits gives two clients and a unit the same random numbers twice: the
-// second session has the id of the first, and the unit refuses it.
+// TestSeededUnits: two clients and a unit get the same random numbers twice. The second session
+// has the id of the first, and the unit refuses it.
 func TestSeededUnits(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -75,7 +74,7 @@ func TestSeededUnits(t *testing.T) {
 		o := testworld.Must(NewClientHandshake(w.byTask(), 0))
 		a := testworld.Must(h.Accept(OpenRequest{Body: o.Request(), Number: 1}, noon))
 		_, _, err := a.Finish(noEvidence, noon)
-		h.spent = usedKEMKeys{} // which would refuse the KEM key
+		h.spent = usedKEMKeys{} // otherwise it refuses the KEM key
 		if i == 0 && err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +84,8 @@ func TestSeededUnits(t *testing.T) {
 	}
 }
 
-// TestNumbersAreNeverReused takes request numbers from many goroutines.
+// TestNumbersAreNeverReused: many goroutines make requests at once, and no two get the same
+// number.
 func TestNumbersAreNeverReused(t *testing.T) {
 	w := newWorld(t)
 	s, _ := w.opened(w.host(Limits{}), w.byTask())

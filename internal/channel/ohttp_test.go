@@ -50,10 +50,9 @@ func readAll(u *ohttp.Reader) (parts [][]byte, err error) {
 	}
 }
 
-// TestExamplesOfOHTTP holds the code to the examples of RFC 9458, appendix A, and
-// of the draft of its chunks: what is said in them is understood, and the answer
-// is sealed to the same bytes. The secret that a sender encapsulates is random,
-// so that ours is opened instead.
+// TestExamplesOfOHTTP runs the examples of RFC 9458, appendix A, and of the draft for chunks:
+// their requests and responses are opened. A sender's encapsulated secret is random, so the test opens a request of this
+// client with the example's private key.
 func TestExamplesOfOHTTP(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -78,7 +77,7 @@ func TestExamplesOfOHTTP(t *testing.T) {
 			nonce := bytesOf("response_nonce")
 			seal := testworld.Must(c.form.ResponseCipher(recipient.Export, header, enc, nonce))
 			out, response := &ohttp.Writer{Form: c.form, Seal: seal.Seal}, nonce
-			for i := range 3 { // as many chunks as the draft's example has
+			for i := range 3 { // the draft's example has three chunks
 				part := bytesOf("response")
 				switch {
 				case !c.form.Chunked && i < 2:
@@ -107,7 +106,7 @@ func TestExamplesOfOHTTP(t *testing.T) {
 	}
 }
 
-// theirs opens, with the private key of an example, what our client sends for its
+// theirs opens, with the private key of an example, a request of this client for the example's
 // key configuration.
 func theirs(t *testing.T, f ohttp.Form, keys unitauth.OHTTPKeys, private hpke.PrivateKey) {
 	t.Helper()

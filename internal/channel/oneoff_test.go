@@ -16,13 +16,13 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// x25519 is a key configuration without its first key.
+// x25519 returns a key configuration without its first key.
 func x25519(k unitauth.OHTTPKeys) unitauth.OHTTPKeys {
 	return testworld.Must(unitauth.UnverifiedOHTTPKeys(k.Plain[2+binary.BigEndian.Uint16(k.Plain):]))
 }
 
-// TestOneOffKeysEnd: requests are opened under every ring key that the unit holds,
-// and under none that was erased or has ended.
+// TestOneOffKeysEnd: a unit opens one-off requests under every ring key that it has, and under
+// none that was erased or has expired.
 func TestOneOffKeysEnd(t *testing.T) {
 	w := newWorld(t)
 	key := newKey()
@@ -44,7 +44,7 @@ func TestOneOffKeysEnd(t *testing.T) {
 	first := sealedOneOff(keys(), ohttp.Whole, "/")
 	opens := func() error {
 		x, err := h.OpenOHTTP(ohttp.Whole, bytes.NewReader(first), w.clock.Now())
-		if err == nil { // perhaps by chance: another ring key of the same key id
+		if err == nil { // by chance, another ring key may have the same key id
 			_, _, err = x.body.ReadHead(bhttp.ParseRequest)
 		}
 		return err
@@ -84,7 +84,8 @@ func TestOneOffKeysEnd(t *testing.T) {
 	gone()
 }
 
-// TestSignedKeysRefusals changes each field of a signed key configuration.
+// TestSignedKeysRefusals changes each field of a signed key configuration. Each change is
+// refused.
 func TestSignedKeysRefusals(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -140,7 +141,8 @@ func TestSignedKeysRefusals(t *testing.T) {
 	testworld.Refused(t, err, wire.Behind)
 }
 
-// TestPlainKeysRefusals reads key configurations of others.
+// TestPlainKeysRefusals: malformed key configurations are refused; unknown algorithms are
+// skipped.
 func TestPlainKeysRefusals(t *testing.T) {
 	w := newWorld(t)
 	_, plain, err := w.host(Limits{}).OHTTPKeys(w.byTask(), noon)
@@ -183,7 +185,7 @@ func TestPlainKeysRefusals(t *testing.T) {
 	}
 }
 
-// FuzzOneOffKeys: what is accepted is a list of keys of known length.
+// FuzzOneOffKeys: every accepted input is a key list with a usable key.
 func FuzzOneOffKeys(f *testing.F) {
 	w := newWorld(f)
 	_, plain, err := w.host(Limits{}).OHTTPKeys(w.byTask(), noon)

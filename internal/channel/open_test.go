@@ -21,7 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// exchanged is an open request and its answer, taken apart.
+// exchanged is an open request and its response.
 type exchanged struct {
 	*world
 	host    *Host
@@ -31,8 +31,7 @@ type exchanged struct {
 	at      time.Time
 }
 
-// accepted opens a session up to the answer; evidence comes from the device
-// where it is wanted.
+// accepted opens a session up to the response. The device provides evidence if it is wanted.
 func (w *world) accepted(h *Host, pin unitauth.Pin, wants SessionOptions, device *attesttest.Device) *exchanged {
 	w.T.Helper()
 	o := testworld.Must(NewClientHandshake(pin, wants))
@@ -56,7 +55,7 @@ func (w *world) accepted(h *Host, pin unitauth.Pin, wants SessionOptions, device
 
 func (x *exchanged) finish() (*Session, error) { return x.opening.Finish(x.answer, x.trust, x.at) }
 
-// edit changes one field of the answer and frames it anew.
+// edit changes one field of the response and frames it again.
 func (x *exchanged) edit(field int, change func([]byte) []byte) {
 	f := testworld.Must(wire.Unframe(wire.LabelSessionResponse, x.answer, 12))
 	f[field] = change(bytes.Clone(f[field]))
@@ -83,8 +82,8 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// TestAnswerRefusals holds the smallest change of a good answer that must give
-// exactly this reason.
+// TestAnswerRefusals: each row is the smallest change of a good response that must give exactly
+// this reason.
 func TestAnswerRefusals(t *testing.T) {
 	good := func(t *testing.T) *exchanged {
 		w := newWorld(t)
@@ -162,7 +161,7 @@ func TestAnswerRefusals(t *testing.T) {
 	}
 }
 
-// highS is the other of the two signatures, (r, s) and (r, n-s), of one message.
+// highS returns the other valid signature of the same message: (r, n-s) for (r, s).
 func highS(signature []byte) []byte {
 	var pair struct{ R, S *big.Int }
 	testworld.Must(asn1.Unmarshal(signature, &pair))
@@ -170,7 +169,7 @@ func highS(signature []byte) []byte {
 	return testworld.Must(asn1.Marshal(pair))
 }
 
-// TestEveryByteOfAnAnswer flips a bit of every byte of an answer.
+// TestEveryByteOfAnAnswer flips a bit of every byte of a response. Each change is refused.
 func TestEveryByteOfAnAnswer(t *testing.T) {
 	w := newWorld(t)
 	x := w.accepted(w.host(Limits{}), w.byTask(), WantEvidence, w.Device("scoring 1"))
@@ -184,8 +183,8 @@ func TestEveryByteOfAnAnswer(t *testing.T) {
 	}
 }
 
-// successor is a unit of a release that continues the one with a ring, and its
-// own ring.
+// successor returns a unit of a release that continues the release with ring of, and its own
+// ring.
 func (w *world) successor(of identity.Ring) (*Host, identity.Ring) {
 	w.T.Helper()
 	own := identity.Ring{Strict: identity.NewRingKeys(noon, time.Hour), Follow: identity.NewRingKeys(noon, time.Hour),
@@ -200,8 +199,8 @@ func (w *world) successor(of identity.Ring) (*Host, identity.Ring) {
 	return h, own
 }
 
-// TestKeysOfNewerReleases shows that a release which continues another opens
-// sessions that follow, and none that are pinned to code.
+// TestKeysOfNewerReleases: a release that continues another can import its sessions by task name,
+// but not those pinned to code.
 func TestKeysOfNewerReleases(t *testing.T) {
 	w := newWorld(t)
 	old := w.host(Limits{})
@@ -233,8 +232,8 @@ func TestKeysOfNewerReleases(t *testing.T) {
 	}
 }
 
-// TestResealGoesOn: a session that cannot be sealed anew, because it would outlive
-// the newest ring key, holds up no other.
+// TestResealGoesOn: a session that would outlive the newest ring key cannot be resealed, and does
+// not stop others from being resealed.
 func TestResealGoesOn(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -243,7 +242,7 @@ func TestResealGoesOn(t *testing.T) {
 		w.opened(h, w.byTask())
 	}
 	w.opened(h, w.byID())
-	w.ring.Strict = drawn(w.ring.Strict, time.Minute) // a policy has made lives short, and the authority started again
+	w.ring.Strict = drawn(w.ring.Strict, time.Minute) // a policy has shortened lifetimes, and the authority restarted
 	w.ring.Follow = drawn(w.ring.Follow, time.Hour)
 	w.ring.Strict.Previous = w.ring.Strict.Previous.Until(noon.Add(time.Hour))
 	testworld.Must(0, h.Update(w.standing(h.key, "1")))
@@ -321,7 +320,7 @@ func TestAcceptRefusals(t *testing.T) {
 	}
 	for range 2 {
 		s, _ := w.opened(h, w.byTask())
-		testworld.Must(0, brought(h, asked(s, "GET", h.ID(), noon.Add(time.Minute)), noon)) // so that it does not yield
+		testworld.Must(0, brought(h, asked(s, "GET", h.ID(), noon.Add(time.Minute)), noon)) // so that the session is not evicted
 	}
 	_, err := h.Accept(open(w.byTask(), 0), noon)
 	testworld.Refused(t, err, wire.Overload)
@@ -332,8 +331,8 @@ func TestAcceptRefusals(t *testing.T) {
 	testworld.Refused(t, err, wire.NotEnrolled)
 }
 
-// TestCookieOfAnotherUnit takes a cookie to another unit of the cluster, a minute
-// later and two.
+// TestCookieOfAnotherUnit: another unit of the cluster accepts a cookie after one minute, and
+// refuses it after two.
 func TestCookieOfAnotherUnit(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.host(Limits{}), w.host(Limits{})
@@ -346,8 +345,8 @@ func TestCookieOfAnotherUnit(t *testing.T) {
 	testworld.Refused(t, err, wire.CookieWanted)
 }
 
-// TestCookieOfAnotherRelease takes cookies to and fro between releases of which
-// one continues the other, and between units before and after a ring is cut.
+// TestCookieOfAnotherRelease: units accept cookies of a release that directly continues theirs,
+// or that theirs continues, and of units before or after a ring was replaced.
 func TestCookieOfAnotherRelease(t *testing.T) {
 	w := newWorld(t)
 	first := w.host(Limits{})
@@ -378,8 +377,8 @@ func TestCookieOfAnotherRelease(t *testing.T) {
 	}
 }
 
-// TestCookieOfAnotherRole: a session with the whole group is opened by units of
-// any role, so any takes the cookie of another; one with a role is not.
+// TestCookieOfAnotherRole: units of any role open sessions with the whole group, so each accepts
+// another role's cookie for it. A session with one role is refused by units of other roles.
 func TestCookieOfAnotherRole(t *testing.T) {
 	w := newWorld(t)
 	member := func(role string) *Host {
@@ -452,8 +451,8 @@ func FuzzOpenRequest(f *testing.F) {
 	})
 }
 
-// TestBehind opens at a unit that has seen newer policy than the client, which
-// accepts the same answer once it has fetched that.
+// TestBehind: a unit has newer policy than the client. The client refuses the response, and
+// accepts it once it has fetched that policy.
 func TestBehind(t *testing.T) {
 	w := newWorld(t)
 	newer := w.next()

@@ -16,7 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// recorded is the record of a request with a receipt, in a session of its own.
+// recorded returns the record of a request with a receipt, in a new session.
 func (w *world) recorded(h *Host) unitauth.Record {
 	w.T.Helper()
 	s, _ := w.opened(h, w.byTask())
@@ -96,12 +96,12 @@ func TestReceiptRefusals(t *testing.T) {
 	}
 }
 
-// TestReceiptAfterACut judges receipts of a unit that owners cut off later, before, or at
-// the same time: what counts is the time in the receipt, whichever step followed that.
+// TestReceiptAfterACut verifies receipts of a unit that is cut off later or at the same time. The time in
+// the receipt counts; a later cut is only reported.
 func TestReceiptAfterACut(t *testing.T) {
 	for name, row := range map[string]struct {
-		later time.Duration // the cut's policy is created so long after the receipt was made
-		want  wire.Reason   // empty: it holds
+		later time.Duration // from the receipt to the creation of the policy with the cut
+		want  wire.Reason   // empty: accepted
 	}{
 		"a second later":   {time.Second, ""},
 		"an hour later":    {time.Hour, ""},
@@ -132,8 +132,8 @@ func TestReceiptAfterACut(t *testing.T) {
 	}
 }
 
-// TestReceiptOfTheTwin is a unit that was cut off, has not heard, and signs on: its
-// receipt names a time after the cut, and a policy before it.
+// TestReceiptOfTheTwin: a unit that was cut off has not received the cut, and signs a receipt
+// that names a time after the cut and a policy before it. With the newer policy it is refused.
 func TestReceiptOfTheTwin(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -141,7 +141,7 @@ func TestReceiptOfTheTwin(t *testing.T) {
 	w.clock.Advance(time.Minute)
 	w.cutOff(h.ID())
 	after := w.trust()
-	w.policy = before.Policy // the client has not heard either
+	w.policy = before.Policy // the client has not received the cut either
 	record, expect := w.recorded(h), unitauth.ReceiptExpect{Pin: w.byTask(), At: noon.Add(time.Minute)}
 	if _, err := unitauth.VerifyReceipt(record, before, expect); err != nil {
 		t.Errorf("by policy before the cut: %v", err)
@@ -150,8 +150,8 @@ func TestReceiptOfTheTwin(t *testing.T) {
 	testworld.Refused(t, err, wire.CutOff)
 }
 
-// TestReceiptOfARelease judges a receipt by the policy that it names: of a release that
-// is retired or gone since, and not by one that the unit stood under before.
+// TestReceiptOfARelease: a receipt is verified by the policy that it names. It stays valid when
+// the release is retired or removed later.
 func TestReceiptOfARelease(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -169,7 +169,7 @@ func TestReceiptOfARelease(t *testing.T) {
 	}
 }
 
-// TestNoReceipt: a response that ends without a receipt has none.
+// TestNoReceipt: a response that ends without a receipt has no receipt.
 func TestNoReceipt(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})

@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// TestLentBuffersOfAnswers: what is given back holds no plaintext of an answer,
-// even where a large head made the content move.
+// TestLentBuffersOfAnswers: a returned buffer contains no plaintext of a response, even if a
+// large head moved the content.
 func TestLentBuffersOfAnswers(t *testing.T) {
 	h := newWorld(t).host(Limits{})
 	for _, head := range []int{10, 2 * headRoom} {

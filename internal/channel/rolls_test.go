@@ -13,10 +13,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestPairsAcrossRestarts collects the (subkey, nonce) pairs of many messages of
-// a unit that restarts again and again: 10^7 of them where COHORT_FULL asks for
-// that. Each message is one chunk, so that its subkey, named by what it is
-// derived from, must be new.
+// TestPairsAcrossRestarts collects the (subkey, nonce) pairs of many messages of a unit that
+// restarts several times, 10^7 of them with COHORT_FULL. Each message is one chunk, so its
+// subkey, named by its derivation inputs, must be new.
 func TestPairsAcrossRestarts(t *testing.T) {
 	const restarts = 10
 	messages := 20_000
@@ -27,7 +26,7 @@ func TestPairsAcrossRestarts(t *testing.T) {
 	seen := make([]uint64, 0, messages)
 	note := func(parts ...[]byte) {
 		sum := wire.Sum(bytes.Join(parts, nil))
-		seen = append(seen, binary.BigEndian.Uint64(sum[:])) // 2^-18 for two of 10^7 to be the same
+		seen = append(seen, binary.BigEndian.Uint64(sum[:])) // with 10^7 values, a false match has probability 2^-18
 	}
 	for range restarts {
 		h := w.host(Limits{})

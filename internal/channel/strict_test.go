@@ -13,8 +13,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestPlainAnswersAreWhole: "not executed" and "closed" are one chunk, and "closed"
-// has nothing but padding behind it.
+// TestPlainAnswersAreWhole: the responses "not executed" and "closed" must be one chunk, and
+// "closed" must contain only padding after its kind.
 func TestPlainAnswersAreWhole(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -46,8 +46,7 @@ func TestPlainAnswersAreWhole(t *testing.T) {
 	testworld.Refused(t, response(KindClosed, "overload", false), wire.Malformed)
 }
 
-// TestMarked: an Idempotency-Key marks a request only if it is not empty, for the unit
-// too.
+// TestMarked: an Idempotency-Key marks a request only if it is not empty, at the unit too.
 func TestMarked(t *testing.T) {
 	for _, c := range markings {
 		if got := HasIdempotencyKey(c.fields); got != c.want {
@@ -61,7 +60,7 @@ func TestMarked(t *testing.T) {
 	}
 }
 
-// markings are header fields, and whether they mark a request.
+// markings are header fields, with whether they mark a request.
 var markings = []struct {
 	fields http.Header
 	want   bool

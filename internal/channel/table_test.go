@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestWindow holds the window against a set of all numbers seen.
+// TestWindow compares the window with a set of all numbers seen.
 func TestWindow(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	var w window
@@ -13,7 +13,7 @@ func TestWindow(t *testing.T) {
 	for range 200_000 {
 		n := 1 + rng.Uint64N(newest+windowSize/2)
 		if rng.IntN(1000) == 0 {
-			n = newest + windowSize - 1 + rng.Uint64N(3) // around a jump of the whole width
+			n = newest + windowSize - 1 + rng.Uint64N(3) // jumps of about the whole width
 		}
 		want := !seen[n] && n+windowSize > newest
 		if got := w.takeNumber(n); got != want {

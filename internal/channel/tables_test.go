@@ -14,8 +14,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestTable fills a table: untouched sessions yield first, as they came, then the
-// one whose numbers are over; where none may, another is refused.
+// TestTable fills a session table. Sessions without requests are evicted first, in order of
+// arrival, then sessions whose requests have all expired. If none may be evicted, a new session
+// is refused.
 func TestTable(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.host(Limits{}), w.host(Limits{Sessions: 3, Opened: 3})
@@ -74,8 +75,8 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// TestYieldedOnce: a request whose session yielded and came back does not run
-// again, in the last millisecond of its time and after.
+// TestYieldedOnce: a session is evicted and imported again. A request that ran before does not
+// run again, neither in the last millisecond of its time nor after.
 func TestYieldedOnce(t *testing.T) {
 	w := newWorld(t)
 	a, h := w.host(Limits{}), w.host(Limits{Sessions: 1, Opened: 1})
@@ -86,7 +87,7 @@ func TestYieldedOnce(t *testing.T) {
 	raw := asked(s, "POST", h.ID(), end)
 	testworld.Must(0, brought(h, raw, noon))
 	for _, at := range []time.Time{noon, end, end.Add(time.Millisecond), end.Add(time.Minute)} {
-		if _, err := h.ImportSession(other, at); err != nil { // presses on the table
+		if _, err := h.ImportSession(other, at); err != nil { // needs the only entry of the table
 			testworld.Refused(t, err, wire.Overload)
 		}
 		if _, err := h.ImportSession(sealed, at); err != nil {
@@ -98,8 +99,7 @@ func TestYieldedOnce(t *testing.T) {
 	}
 }
 
-// TestOwnQuarter: sessions that a unit opens yield to one another, not those of
-// others to them.
+// TestOwnQuarter: sessions that the unit opens evict each other, but not imported sessions.
 func TestOwnQuarter(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{Sessions: 8, Opened: 2})
@@ -115,8 +115,8 @@ func TestOwnQuarter(t *testing.T) {
 	}
 }
 
-// TestCookieOnce: one cookie and one KEM key bring evidence once, also when the
-// first who asked with them is gone.
+// TestCookieOnce: a cookie and a KEM key get evidence once, even if the first client never
+// finishes.
 func TestCookieOnce(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -126,7 +126,7 @@ func TestCookieOnce(t *testing.T) {
 		_, err := h.Accept(OpenRequest{Body: o.Request(), Cookie: cookie, Number: 7}, at)
 		return err
 	}
-	testworld.Must(0, accept(noon, cookie)) // and never finishes
+	testworld.Must(0, accept(noon, cookie)) // never finishes
 	for _, at := range []time.Duration{0, time.Second, 119 * time.Second} {
 		testworld.Refused(t, accept(noon.Add(at), testworld.Must(h.Cookie(o.Request(), noon.Add(at)))), wire.Replayed)
 	}
@@ -134,7 +134,7 @@ func TestCookieOnce(t *testing.T) {
 	testworld.Must(0, accept(noon.Add(2*time.Minute), testworld.Must(h.Cookie(o.Request(), noon.Add(2*time.Minute)))))
 }
 
-// TestSpentKeys is the set of KEM keys: it holds two minutes and 65,536 keys.
+// TestSpentKeys: the set of used KEM keys remembers keys for two minutes, and at most 65,536.
 func TestSpentKeys(t *testing.T) {
 	var s usedKEMKeys
 	key := func(n int) []byte { return wire.Uint64(uint64(n)) }
@@ -152,9 +152,9 @@ func TestSpentKeys(t *testing.T) {
 	}
 }
 
-// TestClosedRecords: a closed session leaves the table for a record, which stays
-// until nothing can come of it; of too many the oldest that may yields, and where
-// none may the entry stays, without its secret.
+// TestClosedRecords: a closed session becomes a record, which stays until no request of it can be
+// in time. At the bound the oldest such record is removed; if none may be, the session stays in
+// the table without its secret.
 func TestClosedRecords(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{Closed: 2})
@@ -182,7 +182,7 @@ func TestClosedRecords(t *testing.T) {
 	stands("two closed", 0, 2)
 	third := closes(noon.Add(2 * time.Second))
 	stands("three closed, and none may yield", 1, 2)
-	closes(noon.Add(time.Minute)) // when the ends of all numbers taken are over
+	closes(noon.Add(time.Minute)) // all requests of the earlier sessions have expired
 	stands("four closed, and what was sent before may be in time still", 2, 2)
 	for i, s := range []both{first, second, third} {
 		_, err := h.ImportSession(s.sealed, noon.Add(2*time.Minute))
@@ -191,7 +191,7 @@ func TestClosedRecords(t *testing.T) {
 			t.Errorf("session %d has its secret still", i)
 		}
 	}
-	// What was sent before the close ends within 2 minutes of it.
+	// Requests sent before the close expire within 2 minutes of it.
 	last := noon.Add(2 * time.Minute)
 	testworld.Refused(t, brought(h, asked(first.Session, "POST", h.ID(), last), last), wire.Rekey)
 	closes(last.Add(time.Millisecond))
@@ -204,8 +204,7 @@ func TestClosedRecords(t *testing.T) {
 	stands("after their expiry", 0, 0)
 }
 
-// TestTombstonesReachAll: a tombstone is taken by the other units of a session,
-// whatever its pin.
+// TestTombstonesReachAll: the other units accept the tombstone of a session, whatever its pin.
 func TestTombstonesReachAll(t *testing.T) {
 	for name, pin := range map[string]func(*world) unitauth.Pin{
 		"task": (*world).byTask,
@@ -247,8 +246,7 @@ func TestTombstonesReachAll(t *testing.T) {
 	}
 }
 
-// TestOneKeyAtOnce sends one open request many times at once: one of them is
-// accepted.
+// TestOneKeyAtOnce sends one open request many times at once. Exactly one is accepted.
 func TestOneKeyAtOnce(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})

@@ -19,11 +19,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ends are what a peer may choose for a number of 64 bits.
+// ends are values at the ends of ranges that a peer may send as a 64-bit number.
 var ends = []uint64{0, 1, 1 << 31, 1<<32 - 1, 1<<63 - 1, 1 << 63, 1<<64 - 2, 1<<64 - 1}
 
-// TestWindowBothEnds brings numbers around both ends of 64 bits to a window, in every
-// order of three: it returns, and takes no number twice.
+// TestWindowBothEnds gives a window numbers around both ends of 64 bits, three in every order. It
+// returns, and accepts no number twice.
 func TestWindowBothEnds(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- windowsAtTheEnds() }()
@@ -32,7 +32,7 @@ func TestWindowBothEnds(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(20 * time.Second): // it takes milliseconds, or for ever
+	case <-time.After(20 * time.Second): // it takes milliseconds, or never returns
 		t.Fatal("a window does not return")
 	}
 }
@@ -63,9 +63,8 @@ func windowsAtTheEnds() error {
 	return nil
 }
 
-// TestNumbersAtTheEnds sends a unit, as a client may, requests with every number
-// and end at the ends of their ranges: it refuses them or is right, and serves the
-// next client.
+// TestNumbersAtTheEnds: a client sends requests with numbers and times at both ends of their
+// ranges. The unit refuses them or handles them correctly, and serves the next client.
 func TestNumbersAtTheEnds(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -116,8 +115,8 @@ func TestNumbersAtTheEnds(t *testing.T) {
 	testworld.Must(0, brought(h, asked(s, "POST", h.ID(), noon.Add(time.Second)), noon))
 }
 
-// TestAnswersAtTheEnds is the same for what a unit may choose towards a client: its
-// time and its expiry, with every signature right.
+// TestAnswersAtTheEnds: a unit sends a client times and expiries at both ends of their ranges,
+// with valid signatures. The client refuses them.
 func TestAnswersAtTheEnds(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -148,8 +147,8 @@ func TestAnswersAtTheEnds(t *testing.T) {
 	}
 }
 
-// TestUnboundTakesNoNumber: the number of a request that is refused, because it is not
-// safe and bound to no unit, is not taken.
+// TestUnboundTakesNoNumber: a request with an unsafe method that is bound to no unit is refused,
+// and its number stays unused.
 func TestUnboundTakesNoNumber(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -162,8 +161,8 @@ func TestUnboundTakesNoNumber(t *testing.T) {
 	}
 }
 
-// TestMonotonicReadings: a host whose times have a monotonic reading beside a wall
-// clock that was set back compares what it shows, not what is behind it.
+// TestMonotonicReadings: a host compares wall times and ignores monotonic readings, so a wall
+// clock that was set back is detected.
 func TestMonotonicReadings(t *testing.T) {
 	h := newWorld(t).host(Limits{})
 	later := time.Now().Add(time.Hour)
@@ -176,8 +175,8 @@ func TestMonotonicReadings(t *testing.T) {
 	}
 }
 
-// TestTimeWithTheNumber: what decides about a request reads the time in the step
-// that takes the number, after its last byte was read.
+// TestTimeWithTheNumber: a unit reads the clock in the step that takes the request's number,
+// after it has read the last byte.
 func TestTimeWithTheNumber(t *testing.T) {
 	w := newWorld(t)
 	h := w.host(Limits{})
@@ -199,8 +198,8 @@ func TestTimeWithTheNumber(t *testing.T) {
 	}
 }
 
-// TestEarlierReadingLater: of two calls, the one that read the clock first comes
-// last: the other's time counts, by which the entry may have yielded.
+// TestEarlierReadingLater: of two calls, the one that read the clock first runs last. The later
+// time counts, because the session may have been evicted by it.
 func TestEarlierReadingLater(t *testing.T) {
 	w := newWorld(t)
 	a, h := w.host(Limits{}), w.host(Limits{Sessions: 1, Opened: 1})
@@ -214,8 +213,8 @@ func TestEarlierReadingLater(t *testing.T) {
 	testworld.Refused(t, brought(h, raw, noon.Add(9*time.Second)), wire.Expired)
 }
 
-// TestWatch: a host that one call holds at 50 looks in a row is stuck; a busy one,
-// and one whose process stood still, is not.
+// TestWatch: Watch reports a host as stuck if one call has the lock in 50 checks in a row. It
+// does not report a busy host, or one whose process was stopped.
 func TestWatch(t *testing.T) {
 	for name, c := range map[string]struct {
 		holds func(h *Host)

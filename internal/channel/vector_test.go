@@ -36,10 +36,9 @@ var noEvidence attest.Evidence
 
 var update = flag.Bool("update", false, "write testdata/vectors anew")
 
-// vector is one file of testdata/vectors: what goes in and what must come out,
-// byte strings in hexadecimal. A second implementation derives every value of
-// "out" from those of "in", but for signatures and KEM ciphertexts, which it
-// checks and opens.
+// vector is one file of testdata/vectors: inputs and expected outputs, byte strings in
+// hexadecimal. A second implementation can derive every value of "out" from "in", except
+// signatures and KEM ciphertexts, which it verifies and opens.
 type vector struct {
 	Description string            `json:"description"`
 	In          map[string]string `json:"in"`
@@ -54,7 +53,7 @@ func in(pairs ...any) map[string]string {
 	return m
 }
 
-// openVector is a session from the client's key to the sealed session.
+// openVector returns a session, from the client's key to the sealed session.
 func openVector(t *testing.T, wants SessionOptions, evidence attest.Evidence) (vector, *Host, *Session) {
 	t.Helper()
 	fixed := func(name string) []byte { d := wire.Sum([]byte(name)); return d[:] }
@@ -111,7 +110,7 @@ func openVector(t *testing.T, wants SessionOptions, evidence attest.Evidence) (v
 	return v, h, s
 }
 
-// requestVector is a small request with a receipt, and its answer.
+// requestVector returns a small request with a receipt, and its response.
 func requestVector(t *testing.T, h *Host, s *Session) vector {
 	t.Helper()
 	x := testworld.Must(s.newRequest(h.ID(), noon.Add(30*time.Second), wire.FlagReceipt))
@@ -142,8 +141,8 @@ func requestVector(t *testing.T, h *Host, s *Session) vector {
 	}
 }
 
-// streamVector is a request of unknown length in parts, with a trailer and a
-// ticket, and an answer likewise.
+// streamVector returns a request of unknown length in parts, with a trailer and a ticket, and
+// such a response.
 func streamVector(t *testing.T, h *Host, s *Session) vector {
 	t.Helper()
 	x := testworld.Must(s.newRequest(h.ID(), noon.Add(30*time.Second), 0))
@@ -170,8 +169,8 @@ func streamVector(t *testing.T, h *Host, s *Session) vector {
 	}
 }
 
-// contentOf is the plaintext of all chunks of a message, whose key the label and
-// the fields make.
+// contentOf returns the plaintext of all chunks of a message, whose key is derived with the label
+// and the fields.
 func contentOf(t *testing.T, secret [secretSize]byte, label wire.Label, message []byte, fields ...[]byte) (all []byte) {
 	t.Helper()
 	o := chunk.NewReader(bytes.NewReader(message), testworld.Must(newKeys(&secret).message(label, fields...)), nil)
@@ -187,13 +186,13 @@ func contentOf(t *testing.T, secret [secretSize]byte, label wire.Label, message 
 	}
 }
 
-// answerContent is the plaintext of all chunks of an answer.
+// answerContent returns the plaintext of all chunks of a response.
 func answerContent(t *testing.T, secret [secretSize]byte, request, response []byte) []byte {
 	t.Helper()
 	return contentOf(t, secret, wire.LabelResponseKey, response[responsePrefix:], request[:wire.HeaderSize], response[:16], response[16:responsePrefix])
 }
 
-// plainVector are the answers without content, and a tombstone.
+// plainVector returns the responses without content, and a tombstone.
 func plainVector(t *testing.T, h *Host, s *Session) vector {
 	t.Helper()
 	x := testworld.Must(s.newRequest(h.ID(), noon.Add(30*time.Second), wire.FlagClose))
@@ -210,8 +209,8 @@ func plainVector(t *testing.T, h *Host, s *Session) vector {
 	}
 }
 
-// TestVectors holds every message to testdata/vectors: derived values to the
-// byte, and what is random or signed by opening it.
+// TestVectors compares every message with testdata/vectors: derived values byte by byte; random
+// and signed values by opening or verifying them.
 func TestVectors(t *testing.T) {
 	evidence := attest.Evidence{Platform: attest.Soft, Raw: []byte("evidence")}
 	attested, _, _ := openVector(t, WantEvidence, evidence)
@@ -248,8 +247,8 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// oneOffVector is a signed key configuration, and a one-off request in chunks
-// under its first key with its answer.
+// oneOffVector returns a signed key configuration, and a one-off request in chunks under its
+// first key, with its response.
 func oneOffVector(t *testing.T, h *Host) vector {
 	t.Helper()
 	pin := unitauth.Pin{Genesis: h.credentials.Genesis, Task: h.credentials.Task}
@@ -282,13 +281,13 @@ func oneOffVector(t *testing.T, h *Host) vector {
 
 func ringBytes(id identity.RingID) []byte { return id[:] }
 
-// sealedOneOff is a one-off request without content.
+// sealedOneOff returns a one-off request without content.
 func sealedOneOff(keys unitauth.OHTTPKeys, form ohttp.Form, path string) []byte {
 	h := bhttp.Head{Method: "GET", Scheme: "https", Authority: "scoring.clinic.example", Path: path}
 	return testworld.Must(io.ReadAll(testworld.Must(SealOHTTP(keys, h, OHTTPRequestConfig{Form: form, Body: io.NopCloser(strings.NewReader(""))}))))
 }
 
-// checkOneOff derives keys and opens messages of a vector alone.
+// checkOneOff derives keys and opens messages from a vector alone.
 func checkOneOff(t *testing.T, v vector) {
 	t.Helper()
 	bytesOf := func(name string) []byte { return testworld.Must(hex.DecodeString(v.In[name] + v.Out[name])) }
@@ -370,7 +369,7 @@ func checkOpen(t *testing.T, v vector) {
 	same("unit_time", a.time)
 }
 
-// checkRequest opens request and answer of a vector.
+// checkRequest opens the request and the response of a vector.
 func checkRequest(t *testing.T, v vector) {
 	t.Helper()
 	bytesOf := func(name string) []byte { return testworld.Must(hex.DecodeString(v.In[name] + v.Out[name])) }
@@ -392,7 +391,7 @@ func checkRequest(t *testing.T, v vector) {
 	}
 }
 
-// checkStream opens request and answer of a vector of many chunks.
+// checkStream opens the request and the response of a vector of many chunks.
 func checkStream(t *testing.T, v vector) {
 	t.Helper()
 	bytesOf := func(name string) []byte { return testworld.Must(hex.DecodeString(v.In[name] + v.Out[name])) }
@@ -410,7 +409,7 @@ func checkStream(t *testing.T, v vector) {
 	}
 }
 
-// checkClose opens the plain answers and the tombstone of a vector.
+// checkClose opens the responses without content and the tombstone of a vector.
 func checkClose(t *testing.T, v, opened vector) {
 	t.Helper()
 	bytesOf := func(name string) []byte { return testworld.Must(hex.DecodeString(v.In[name] + v.Out[name])) }

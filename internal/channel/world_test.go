@@ -21,10 +21,10 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// noon is when most tests happen.
+// noon is the time of most tests.
 var noon = testworld.Noon
 
-// world is an authority with its policy, played with the real packages below.
+// world is an authority with its policy, made with the real packages that this one imports.
 type world struct {
 	*testworld.World
 	clock  *testworld.Clock
@@ -33,7 +33,7 @@ type world struct {
 	issuer *identity.Issuer
 	ring   identity.Ring
 
-	mu      sync.Mutex                        // guards what tests change while units run: policy, issuer, ring
+	mu      sync.Mutex                        // guards the fields that tests change while units run: policy, issuer, ring
 	signing map[wire.UnitID]*ecdsa.PrivateKey // of hosts
 }
 
@@ -63,7 +63,7 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-// next is the policy that follows, unchanged but for its sequence.
+// next returns the next policy, unchanged except for its sequence.
 func (w *world) next() policy.Approved {
 	return testworld.Must(w.policy.Next(w.SignPolicy(w.NextText(w.policy))))
 }
@@ -100,7 +100,7 @@ func newKey() *ecdsa.PrivateKey {
 	return testworld.Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 }
 
-// standing is that of a unit of scoring with this key.
+// standing returns the credentials of a unit of scoring with this key.
 func (w *world) standing(key *ecdsa.PrivateKey, release string) UnitCredentials {
 	w.T.Helper()
 	leaf := testworld.Must(w.issuer.UnitLeaf(w.Grant(w.policy, "scoring", "scoring "+release, noon), key.Public(), w.clock.Now()))
@@ -115,7 +115,7 @@ func (w *world) standing(key *ecdsa.PrivateKey, release string) UnitCredentials 
 	}
 }
 
-// copyRing is what a report carries: a unit owns its copy.
+// copyRing returns a copy of a ring, as a report contains it: each unit owns its copy.
 func copyRing(r identity.Ring) identity.Ring {
 	keys := func(k identity.RingKeys) identity.RingKeys {
 		for _, p := range []**identity.RingKey{&k.Previous, &k.Current, &k.Next} {
@@ -129,7 +129,7 @@ func copyRing(r identity.Ring) identity.Ring {
 	return r
 }
 
-// host is a unit of scoring 1.
+// host returns a unit of scoring 1.
 func (w *world) host(limits Limits) *Host {
 	w.T.Helper()
 	key := newKey()
@@ -143,14 +143,14 @@ func (w *world) host(limits Limits) *Host {
 	return h
 }
 
-// keyOf is the signing key of a host.
+// keyOf returns the signing key of a host.
 func (w *world) keyOf(h *Host) *ecdsa.PrivateKey {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.signing[h.ID()]
 }
 
-// opened opens a session at a host and gives both ends.
+// opened opens a session at a host, and returns the client's session and the sealed session.
 func (w *world) opened(h *Host, pin unitauth.Pin) (*Session, []byte) {
 	w.T.Helper()
 	o := testworld.Must(NewClientHandshake(pin, 0))
@@ -162,13 +162,13 @@ func (w *world) opened(h *Host, pin unitauth.Pin) (*Session, []byte) {
 	return testworld.Must(o.Finish(response, w.trust(), w.clock.Now())), sealed
 }
 
-// asked is a request of a session without content, sealed.
+// asked returns a sealed request of a session, without content.
 func asked(s *Session, method string, target wire.UnitID, notAfter time.Time) []byte {
 	x := testworld.Must(s.NewRequest(RequestConfig{Target: target, NotAfter: notAfter}))
 	return testworld.Must(x.Whole(bhttp.Head{Method: method, Scheme: "https", Authority: "scoring.clinic.example", Path: "/"}, nil))
 }
 
-// brought brings a request to a host, until its number is taken or refused.
+// brought sends a request to a host, which accepts its number or refuses it.
 func brought(h *Host, raw []byte, at time.Time) error {
 	x, err := h.Open([wire.HeaderSize]byte(raw), bytes.NewReader(raw[wire.HeaderSize:]), at)
 	if err != nil {

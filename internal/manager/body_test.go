@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// slow is a client's connection that gives a byte when its deadline is over.
+// slow is a client's connection that returns a byte when its deadline passes.
 type slow struct {
 	reading, over chan struct{}
 	released      bool
@@ -32,9 +32,9 @@ func (s *slow) deadline(at time.Time) error {
 	return nil
 }
 
-// TestReleasedBody: when the handler ends, a transport that reads the body is
-// not waited for, and touches the client's connection no more, though what it
-// read last was no error.
+// TestReleasedBody: when the handler ends, it does not wait for a transport that still reads the
+// body. The transport does not touch the client's connection any more, even though its last read
+// succeeded.
 func TestReleasedBody(t *testing.T) {
 	s := &slow{reading: make(chan struct{}), over: make(chan struct{}), t: t}
 	b := &requestBody{source: s, deadline: s.deadline}

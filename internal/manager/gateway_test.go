@@ -94,8 +94,8 @@ func TestGatewayOpensByPinThenName(t *testing.T) {
 	}
 }
 
-// TestGatewayOpensAtTheUnitThatIntroducedItself: only that opens the credential
-// that the request comes with.
+// TestGatewayOpensAtTheUnitThatIntroducedItself: an open request with a credential goes to the
+// unit that it names, because only that unit can open the credential.
 func TestGatewayOpensAtTheUnitThatIntroducedItself(t *testing.T) {
 	w := newWorld(t)
 	w.named(bustest.Scoring)
@@ -141,8 +141,8 @@ func TestGatewayFindsTheClusterOfASession(t *testing.T) {
 	}
 }
 
-// TestGatewayRoutesOneOffs: by identity, where none of that is ready by task, else
-// by name. The query of a question for keys goes on, that of a request does not.
+// TestGatewayRoutesOneOffs: one-off requests are routed by identity, by task if no unit of that
+// identity is ready, and by host name otherwise. A GET for keys keeps its query; a POST does not.
 func TestGatewayRoutesOneOffs(t *testing.T) {
 	w := newWorld(t)
 	w.cool()
@@ -262,8 +262,8 @@ func TestGatewayIsFull(t *testing.T) {
 	}
 }
 
-// TestGatewayCountsWhatIsDear: who floods the gateway with open or one-off
-// requests is refused before a unit is asked; sessions that are open go on.
+// TestGatewayCountsWhatIsDear: a client that floods the gateway with open or one-off requests is
+// refused before a unit receives them. Requests in open sessions still work.
 func TestGatewayCountsWhatIsDear(t *testing.T) {
 	w := newWorld(t)
 	unit := w.named(bustest.Scoring)
@@ -304,7 +304,8 @@ func TestGatewayCountsWhatIsDear(t *testing.T) {
 	}
 }
 
-// TestGatewayPassesNoSecrets: only what the channel says goes either way.
+// TestGatewayPassesNoSecrets: the gateway forwards only the channel's header fields, in both
+// directions.
 func TestGatewayPassesNoSecrets(t *testing.T) {
 	w := newWorld(t)
 	var got http.Header
@@ -339,8 +340,8 @@ func TestGatewayPassesNoSecrets(t *testing.T) {
 	}
 }
 
-// TestGatewayStreamsBothWays holds a conversation in one request: each piece
-// reaches the other side before the next is written.
+// TestGatewayStreamsBothWays sends and receives in turns within one request: each piece reaches
+// the other side before the next is written.
 func TestGatewayStreamsBothWays(t *testing.T) {
 	w := newWorld(t)
 	w.replica(bustest.Scoring, func(rw http.ResponseWriter, r *http.Request) {
@@ -402,7 +403,7 @@ func TestGatewayPassesLargeBodies(t *testing.T) {
 	}
 }
 
-// TestUnitBreaksOff: an answer cut short never looks whole.
+// TestUnitBreaksOff: a client detects a response that was cut short.
 func TestUnitBreaksOff(t *testing.T) {
 	w := newWorld(t)
 	for name, h := range map[string]http.HandlerFunc{
@@ -461,8 +462,8 @@ func TestClientHangsUp(t *testing.T) {
 	testworld.Eventually(t, "nothing is under way", func() bool { return w.manager.gateway.slots.InUse() == 0 })
 }
 
-// TestBackPressure: a client that does not read stops the unit; the gateway
-// takes a bounded part of the answer.
+// TestBackPressure: a client that does not read stops the unit from writing; the gateway buffers
+// a bounded part of the response.
 func TestBackPressure(t *testing.T) {
 	w := newWorld(t)
 	const whole = 64 << 20
@@ -498,7 +499,8 @@ func TestBackPressure(t *testing.T) {
 	}
 }
 
-// TestKilledUnit: what is unbound goes on at once, what is bound is told.
+// TestKilledUnit: after a unit is killed, unbound requests go to another unit at once. Requests
+// bound to the killed unit are refused.
 func TestKilledUnit(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.named(bustest.Scoring), w.named(bustest.Scoring)
@@ -530,7 +532,8 @@ func TestKilledUnit(t *testing.T) {
 	}
 }
 
-// TestNoSecondUnitForABoundRequest: whoever dies with it, nobody else gets it.
+// TestNoSecondUnitForABoundRequest: a request bound to a unit that fails is sent to no other
+// unit.
 func TestNoSecondUnitForABoundRequest(t *testing.T) {
 	w := newWorld(t)
 	abort := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
@@ -539,14 +542,14 @@ func TestNoSecondUnitForABoundRequest(t *testing.T) {
 	if status, _, _ := c.request(t, wire.Header{Target: a.ID}, "x"); status != http.StatusServiceUnavailable || b.calls.Load() != 0 {
 		t.Errorf("got status %d, and %d requests at another unit", status, b.calls.Load())
 	}
-	for range 5 { // unbound: the other answers
+	for range 5 { // unbound: the other unit responds
 		if _, got, _ := c.request(t, wire.Header{}, "x"); got != b.ID.String() {
 			t.Errorf("got %q, want %v", got, b.ID)
 		}
 	}
 }
 
-// TestNoSecondUnitAfterALongBody: what was not kept cannot be sent again.
+// TestNoSecondUnitAfterALongBody: a body longer than the replay buffer cannot be sent again.
 func TestNoSecondUnitAfterALongBody(t *testing.T) {
 	w := newWorld(t)
 	a := w.replica(bustest.Scoring, func(_ http.ResponseWriter, r *http.Request) {
@@ -554,7 +557,7 @@ func TestNoSecondUnitAfterALongBody(t *testing.T) {
 		panic(http.ErrAbortHandler)
 	})
 	b := w.replica(bustest.Scoring, func(http.ResponseWriter, *http.Request) {})
-	w.claim(b, func(x *bus.Heartbeat) { x.InFlight = 1000 }) // a goes first
+	w.claim(b, func(x *bus.Heartbeat) { x.InFlight = 1000 }) // so that the request goes to a first
 	c := w.client(bustest.DNSName(bustest.Scoring))
 	if status, _, _ := c.request(t, wire.Header{}, strings.Repeat("x", 4*maxReplay)); status != http.StatusServiceUnavailable {
 		t.Errorf("got %d, want 503", status)
@@ -598,8 +601,8 @@ func TestUnitThatIsNotReady(t *testing.T) {
 	}
 }
 
-// TestUnitThatLeaves: the gateway drops what it keeps alive with a unit that says
-// that it is not ready any more, so that the unit need not wait for that.
+// TestUnitThatLeaves: the gateway closes its idle connections to a unit that reports that it is
+// no longer ready, so the unit need not wait for them.
 func TestUnitThatLeaves(t *testing.T) {
 	w := newWorld(t)
 	r := w.named(bustest.Scoring)
@@ -611,7 +614,8 @@ func TestUnitThatLeaves(t *testing.T) {
 	testworld.Eventually(t, "no connection is left", func() bool { return r.conns.Load() == 0 })
 }
 
-// TestUnitsThatLie: a genuine unit of one cluster draws nobody else's requests.
+// TestUnitsThatLie: a genuine unit of one cluster that lies about its address receives no
+// requests of another cluster.
 func TestUnitsThatLie(t *testing.T) {
 	w := newWorld(t)
 	honest, liar := w.named(bustest.Scoring), w.named(bustest.Keys)
@@ -637,7 +641,7 @@ func TestUnitsThatLie(t *testing.T) {
 	}
 }
 
-// TestWarmUp: a restarted manager waits for units that have not found it yet.
+// TestWarmUp: after a restart, the gateway waits for units that have not reconnected yet.
 func TestWarmUp(t *testing.T) {
 	w := newWorld(t)
 	unit := w.named(bustest.Scoring)
@@ -650,8 +654,8 @@ func TestWarmUp(t *testing.T) {
 	}
 }
 
-// TestStaleConnections: a unit that closes kept-alive connections loses no
-// request, bound or not.
+// TestStaleConnections: a unit closes idle connections, and no request is lost by it, bound or
+// not.
 func TestStaleConnections(t *testing.T) {
 	w := newWorld(t)
 	w.idle = 20 * time.Millisecond
@@ -665,8 +669,8 @@ func TestStaleConnections(t *testing.T) {
 	}
 }
 
-// TestUploadEndsWithItsUnit: a client in the middle of its body learns with its
-// next piece that the unit is gone, though it never ends the body.
+// TestUploadEndsWithItsUnit: the unit is lost while a client sends an endless body. The client
+// gets the error with its next piece.
 func TestUploadEndsWithItsUnit(t *testing.T) {
 	w := newWorld(t)
 	unit := w.replica(bustest.Scoring, func(rw http.ResponseWriter, r *http.Request) {
@@ -702,8 +706,8 @@ func TestUploadEndsWithItsUnit(t *testing.T) {
 	testworld.Eventually(t, "nothing is under way", func() bool { return w.manager.gateway.slots.InUse() == 0 })
 }
 
-// TestGatewayOverTLS speaks to it with the operator's certificate, over HTTP/2
-// as browsers do.
+// TestGatewayOverTLS: the gateway serves HTTP/2 over TLS 1.3 with the operator's certificate, as
+// browsers use it.
 func TestGatewayOverTLS(t *testing.T) {
 	w := newWorld(t)
 	certificate := w.authority.Unit(bustest.Keys).Serving

@@ -12,16 +12,16 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
 
-// The beginning of a request, and of a connection of HTTP/2 with a header that goes no
-// further: SETTINGS, then 4 of 64 bytes of HEADERS, RFC 9113, sections 4.1 and 6.2.
+// The beginning of an HTTP/1.1 request, and of an HTTP/2 connection with an incomplete header:
+// SETTINGS, then 4 of 64 bytes of HEADERS (RFC 9113, sections 4.1 and 6.2).
 const (
 	halfHead   = "POST /.well-known/cohort/session HTTP/1.1\r\nHost: "
 	halfFrames = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" + "\x00\x00\x40\x01\x04\x00\x00\x00\x01" + "\x82\x84\x87\x41"
 )
 
-// TestStalledHeads: more connections than there may be stall in the TLS handshake or
-// in the head of a request, over either protocol, from one address and from fifty.
-// One that comes is served, and those of the flood are closed.
+// TestStalledHeads: more connections than the bound stall in the TLS handshake or in a request's
+// head, over either protocol, from one address or from fifty. A new client is served, and the
+// stalled connections are closed.
 func TestStalledHeads(t *testing.T) {
 	for _, major := range []int{1, 2} {
 		for _, addresses := range []int{1, 50} {
@@ -50,8 +50,8 @@ func TestStalledHeads(t *testing.T) {
 	}
 }
 
-// beginHead makes a connection that goes no further: after the handshake of TLS and
-// half of a head, or, early, before.
+// beginHead opens a connection that stalls after the TLS handshake and half of a head or, if
+// early, before that.
 func (w *world) beginHead(t *testing.T, major int, address string, early bool) {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
@@ -68,10 +68,10 @@ func (w *world) beginHead(t *testing.T, major int, address string, early bool) {
 		}
 	}
 	if early {
-		begin = "\x16\x03\x01\x02\x00" // of a TLS handshake
+		begin = "\x16\x03\x01\x02\x00" // start of a TLS handshake
 		if major == 1 {
 			begin = ""
 		}
 	}
-	_, _ = io.WriteString(c, begin) // it may be closed by now
+	_, _ = io.WriteString(c, begin) // the gateway may have closed it already
 }

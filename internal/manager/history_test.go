@@ -22,8 +22,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// scribe plays an authority with a history: steps that nobody signed, because the gateway
-// verifies none.
+// scribe is an authority with a history of unsigned steps, because the gateway does not verify
+// them.
 type scribe struct {
 	*httptest.Server
 
@@ -31,8 +31,8 @@ type scribe struct {
 	entries []api.HistoryEntry
 	heads   []wire.Digest
 	moved   chan struct{}
-	polls   int // that wait
-	asked   int // requests
+	polls   int // waiting now
+	asked   int // requests so far
 	wrong   func(*api.History)
 }
 
@@ -44,7 +44,7 @@ func newScribe(t *testing.T, as tls.Certificate) *scribe {
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{as}}
 	s.StartTLS()
 	t.Cleanup(func() {
-		s.CloseClientConnections() // of managers that end later
+		s.CloseClientConnections() // of managers that stop later
 		s.Close()
 	})
 	return s
@@ -111,7 +111,7 @@ func (s *scribe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(h)
 }
 
-// chronicled is a manager that serves the history of a scribe, and a client of its gateway
+// chronicled returns a manager that serves the history of a scribe, and a client of its gateway
 // over HTTP/1.1 or HTTP/2.
 func chronicled(t *testing.T, limits Limits, major int) (*world, *scribe, client) {
 	t.Helper()
@@ -120,18 +120,18 @@ func chronicled(t *testing.T, limits Limits, major int) (*world, *scribe, client
 	w.stop()
 	if major == 2 {
 		var err error
-		if w.config.Certificate, err = loadSelfSigned(w.config); err != nil { // that the bus has too
+		if w.config.Certificate, err = loadSelfSigned(w.config); err != nil { // the bus uses it too
 			t.Fatal(err)
 		}
 	}
 	w.config.Authorities, w.config.Limits = []string{s.URL}, limits
 	w.start()
-	t.Cleanup(func() { w.stop() }) // before its authority
+	t.Cleanup(func() { w.stop() }) // before its authority stops
 	testworld.Eventually(t, "the history is read", func() bool { return w.manager.mirror.current.Load().lastHead() == s.head() })
 	return w, s, w.from("127.0.0.1", major)
 }
 
-// ask asks the gateway for the history.
+// askHistory requests the history from the gateway.
 func (c client) askHistory(ctx context.Context, query string) (h api.History, status int, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+wire.PathHistory+"?"+query, nil)
 	if err != nil {
@@ -149,8 +149,8 @@ func (c client) askHistory(ctx context.Context, query string) (h api.History, st
 	return h, response.StatusCode, err
 }
 
-// TestGatewayHistory: all clients of a gateway have the next step from one poll of the
-// authority, with the proof as it came; a head that is older is told at once what follows.
+// TestGatewayHistory: one poll of the authority serves all clients of a gateway, with the proved
+// head unchanged. A client with an older head gets the missing steps at once.
 func TestGatewayHistory(t *testing.T) {
 	w, s, c := chronicled(t, Limits{}, 1)
 	genesis := s.head()
@@ -199,8 +199,8 @@ func TestGatewayHistory(t *testing.T) {
 	}
 }
 
-// TestGatewayPolls: polls have places of their own, over either protocol; one address has
-// its share, a client that goes away gives its place back, and they end with the manager.
+// TestGatewayPolls: polls have their own places, over either protocol. An address has only its
+// share, a client that disconnects frees its place, and polls end when the manager stops.
 func TestGatewayPolls(t *testing.T) {
 	for _, major := range []int{1, 2} {
 		t.Run(fmt.Sprint("HTTP/", major), func(t *testing.T) {
@@ -253,9 +253,8 @@ func TestGatewayPolls(t *testing.T) {
 	}
 }
 
-// TestGatewayHistoryRefuses: the gateway takes nothing of who does not present an authority's
-// certificate, nor steps that do not lead to the head beside them; it forgets what another
-// history replaces, and serves none without an authority.
+// TestGatewayHistoryRefuses: the gateway fetches no history from a server without an authority's
+// certificate, and no steps that do not lead to their head. Without an authority it serves none.
 func TestGatewayHistoryRefuses(t *testing.T) {
 	w := newWorld(t)
 	c := w.from("127.0.0.1", 1)
@@ -301,7 +300,7 @@ func TestGatewayHistoryRefuses(t *testing.T) {
 	}
 }
 
-// TestGatewayHistoryBounded: the newest steps are kept, as far as they fit.
+// TestGatewayHistoryBounded: the gateway keeps the newest steps, as many as fit.
 func TestGatewayHistoryBounded(t *testing.T) {
 	a := &historyCopy{}
 	big := make([]byte, 1<<20)

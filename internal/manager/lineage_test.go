@@ -11,10 +11,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestHeirs: a release that says it inherits from another of its task is pushed
-// what is kept of that one, and what comes later, finds it by pull, and responds to
-// its requests when that one has no ready unit. A further unit is pushed the same,
-// but for what its cluster has sealed for itself.
+// TestHeirs: a release that inherits from another of its task is pushed the stored and the later
+// items of that release, can pull them, and serves its requests when that release has no ready
+// unit. A further unit of the heir gets the same, except items that its cluster has already
+// resealed.
 func TestHeirs(t *testing.T) {
 	w := newWorld(t)
 	before := w.named(bustest.Keys)
@@ -40,7 +40,7 @@ func TestHeirs(t *testing.T) {
 		t.Error("what was only passed on is kept twice")
 	}
 
-	stranger := w.named(bustest.Short) // of another task, ready all the time
+	stranger := w.named(bustest.Short) // of a different task, always ready
 	_, err := stranger.conn.FetchCopy(t.Context(), later.Session)
 	testworld.Refused(t, err, wire.NotFound)
 	w.cool()

@@ -22,7 +22,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// outside is a NATS server of somebody else's, with a port for leaf nodes.
+// outside starts an external NATS server with a port for leaf nodes.
 func outside(t *testing.T, jetstream bool) (*server.Server, natsd.Join) {
 	t.Helper()
 	address := loopback.FreeAddress(t)
@@ -43,7 +43,7 @@ func outside(t *testing.T, jetstream bool) (*server.Server, natsd.Join) {
 	return s, natsd.Join{URLs: []string{"nats://" + address}}
 }
 
-// pair is two managers that meet over NATS.
+// pair returns two managers connected over NATS.
 func pair(t *testing.T) (one, two *world, nats *server.Server) {
 	t.Helper()
 	nats, join := outside(t, false)
@@ -53,13 +53,13 @@ func pair(t *testing.T) (one, two *world, nats *server.Server) {
 	return one, two, nats
 }
 
-// canServeSession reports whether a manager has a copy.
+// holds reports whether a manager has a copy.
 func (w *world) holds(c bus.Cluster, i bus.Item) bool {
 	_, found := w.manager.copies.Lookup(c, i.Session, time.Now())
 	return found
 }
 
-// times is how often an item was heard.
+// times returns how often an item was received.
 func (h *heard) times(i bus.Item) (n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -71,8 +71,8 @@ func (h *heard) times(i bus.Item) (n int) {
 	return n
 }
 
-// TestManagersMeet: what a unit of one manager seals reaches the units of both,
-// once, both keep it, and a request through either gateway reaches it.
+// TestManagersMeet: an item sealed by a unit of one manager reaches the units of both managers,
+// once; both managers store it, and a request through either gateway reaches either unit.
 func TestManagersMeet(t *testing.T) {
 	one, two, _ := pair(t)
 	x, y := one.named(bustest.Scoring), two.named(bustest.Scoring)
@@ -82,7 +82,7 @@ func TestManagersMeet(t *testing.T) {
 		m, _ := two.manager.registry.counts()
 		return n == 2 && m == 2
 	})
-	probe := item(1000, x.Identity) // until the interest of the other side has arrived
+	probe := item(1000, x.Identity) // repeated until the other side has subscribed
 	testworld.Eventually(t, "a probe is heard", func() bool { _ = x.conn.Publish(probe); return atY.times(probe) > 0 })
 	var last bus.Item
 	for n := range 200 {
@@ -93,7 +93,7 @@ func TestManagersMeet(t *testing.T) {
 	}
 	testworld.Eventually(t, "all items are heard", func() bool { return atX.times(last) > 0 && atY.times(last) > 0 })
 	testworld.Eventually(t, "both managers keep them", func() bool { return one.holds(x.Cluster, last) && two.holds(x.Cluster, last) })
-	time.Sleep(20 * relay.BatchGap) // for what would come a second time
+	time.Sleep(20 * relay.BatchGap) // time for duplicates to arrive
 	for n := range 200 {
 		if at, elsewhere := atX.times(item(n)), atY.times(item(n)); at != 1 || elsewhere != 1 {
 			t.Errorf("item %d: heard %d and %d times, want once each", n, at, elsewhere)
@@ -109,8 +109,8 @@ func TestManagersMeet(t *testing.T) {
 	}
 }
 
-// TestPeersAnswerPulls: a manager that lost a copy lets another answer, and says
-// at once that there is none when no other can be reached.
+// TestPeersAnswerPulls: a manager without a copy fetches it from another manager. It responds at
+// once that there is none when no other manager is reachable.
 func TestPeersAnswerPulls(t *testing.T) {
 	one, two, nats := pair(t)
 	y := two.named(bustest.Scoring)
@@ -128,9 +128,8 @@ func TestPeersAnswerPulls(t *testing.T) {
 	testworld.Refused(t, err, wire.NotFound)
 }
 
-// TestStream: a manager that begins with nothing, when no other is there, has what was
-// pushed before from the external cluster. Where that has no JetStream, the manager
-// goes on without.
+// TestStream: a manager that starts empty and alone reads the earlier items from the external
+// NATS cluster. If that has no JetStream, the manager works without it.
 func TestStream(t *testing.T) {
 	_, join := outside(t, true)
 	join.JetStream = "hub"
@@ -160,7 +159,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// TestRecallIsOlder: what a stream keeps takes the place of nothing that is here.
+// TestRecallIsOlder: items from a stream do not replace items that the manager has.
 func TestRecallIsOlder(t *testing.T) {
 	one, _, _ := pair(t)
 	c := bus.Cluster{1}
@@ -176,8 +175,8 @@ func TestRecallIsOlder(t *testing.T) {
 	}
 }
 
-// TestCopiedDirectory: two managers on copies of one directory give different
-// numbers as soon as they meet.
+// TestCopiedDirectory: two managers on copies of one directory give different numbers as soon as
+// they are connected.
 func TestCopiedDirectory(t *testing.T) {
 	_, join := outside(t, false)
 	a := bustest.New(t)
@@ -204,8 +203,8 @@ func TestCopiedDirectory(t *testing.T) {
 	testworld.Eventually(t, "the numbers are apart", apart)
 }
 
-// TestRangesMove: a claim elsewhere changes nothing, one of the same numbers
-// begins elsewhere, durably, and not again at once.
+// TestRangesMove: a claim of other numbers changes nothing. A claim of the same numbers moves the
+// range elsewhere, durably, and only once per interval.
 func TestRangesMove(t *testing.T) {
 	r, err := openRanges(t.TempDir())
 	if err != nil {
@@ -237,9 +236,9 @@ func TestRangesMove(t *testing.T) {
 	}
 }
 
-// TestForeignMessages: whoever runs the NATS cluster sends anything. Nothing of it
-// ends a manager, makes it respond outside the inboxes of managers, takes a unit's
-// place, or makes a unit of nobody known.
+// TestForeignMessages: the operator of the NATS cluster sends arbitrary messages. None of them
+// ends a manager, makes it respond outside the inboxes of managers, moves a connected unit, or
+// adds an unknown unit.
 func TestForeignMessages(t *testing.T) {
 	one, _, server := pair(t)
 	x := one.named(bustest.Scoring)

@@ -22,7 +22,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// record collects what the manager pushes to a unit.
+// heard collects what the manager pushes to a unit.
 type heard struct {
 	mu    sync.Mutex
 	items []bus.Item
@@ -37,7 +37,7 @@ func listen(t *testing.T, c *bus.Conn) *heard {
 		defer h.mu.Unlock()
 		h.items = append(h.items, i)
 	})
-	// A response to a later request says that the manager has the connection.
+	// A response shows that the manager has the connection.
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if _, err := c.AllocateRange(ctx); err != nil {
@@ -52,12 +52,12 @@ func (h *heard) count() int {
 	return len(h.items)
 }
 
-// item is a session as one of an identity would seal it, as far as a manager reads it.
+// item returns a session sealed for an identity, as far as a manager parses it.
 func item(n int, of ...wire.Digest) bus.Item {
 	return sealed(bus.Item{Kind: bus.Sealed, Session: wire.SessionID{byte(n >> 8), byte(n)}, Expiry: uint64(time.Now().Add(time.Hour).Unix())}, fmt.Sprintf("sealed %d", n), of...)
 }
 
-// sealed is an item with a text in place of the ciphertext.
+// sealed returns an item with a text instead of the ciphertext.
 func sealed(i bus.Item, text string, of ...wire.Digest) bus.Item {
 	identity := append(of, wire.Digest{})[0]
 	h, kind := envelope.Header{For: identity, Session: i.Session, Expiry: i.Expiry}, sealedKind(i)
@@ -72,13 +72,13 @@ func sealedKind(i bus.Item) envelope.Kind {
 	return envelope.Session
 }
 
-// recipient is the identity or role that an item is sealed for.
+// recipient returns the identity or role that an item is sealed for.
 func recipient(i bus.Item) wire.Digest {
 	s, _ := envelope.ParseSealed(sealedKind(i), i.Bytes)
 	return s.For
 }
 
-// reads reports whether an item holds a text.
+// reads reports whether an item contains a text.
 func reads(i bus.Item, text string) bool { return bytes.HasSuffix(i.Bytes, []byte(text)) }
 
 func TestRelayReachesTheWholeClusterAndNobodyElse(t *testing.T) {
@@ -124,7 +124,7 @@ func TestLateJoinerPulls(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		c := w.connect(u)
-		defer c.Close() // a second connection of the unit would end this one
+		defer c.Close() // another connection of the unit would end this one
 		return c.FetchCopy(ctx, item(n).Session)
 	}
 	expect := func(when string) {
@@ -147,7 +147,7 @@ func TestLateJoinerPulls(t *testing.T) {
 	tomb = sealed(tomb, "tomb", first.Identity)
 	again := w.connect(w.authority.Unit(bustest.Scoring))
 	again.Publish(tomb)
-	again.Publish(item(7, first.Identity)) // a late re-sealing brings nothing back
+	again.Publish(item(7, first.Identity)) // a late copy does not revive the session
 	again.Publish(item(9, first.Identity))
 	testworld.Eventually(t, "the last is kept", func() bool { return len(w.manager.copies.ClustersWith(item(9).Session)) == 1 })
 	if got, err := pull(unit, 7); err != nil || got.Kind != bus.Tombstone {
@@ -200,7 +200,7 @@ func TestRangesAreDisjoint(t *testing.T) {
 		take("after a restart", open(), 20)
 	}
 	r = open()
-	r.next = r.reserved // all given
+	r.next = r.reserved // all reserved numbers are given
 	take("past the mark", r, 3)
 	take("after a restart past the mark", open(), 3)
 	for _, content := range []string{"", "short", "longer than 8 bytes", "\x00\x00\x00\x00\x00\x00\x00\x00", "\xff\xff\xff\xff\xff\xff\xff\xff"} {
@@ -213,7 +213,8 @@ func TestRangesAreDisjoint(t *testing.T) {
 	take("after a wipe", open(), 20)
 }
 
-// TestRangesAreOnDiskFirst: nothing is given that a restart could give again.
+// TestRangesAreOnDiskFirst: no number is given before the reservation is on disk, so a restart
+// gives no number twice.
 func TestRangesAreOnDiskFirst(t *testing.T) {
 	r, err := openRanges(t.TempDir())
 	if err != nil {

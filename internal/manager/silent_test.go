@@ -11,9 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestSilentUnits: a request under way at a unit that is silent and cannot be
-// reached ends, and goes elsewhere if it may; one at a unit that is only silent
-// goes on.
+// TestSilentUnits: a request at a unit that is silent and unreachable ends, and goes to another
+// unit if it may. A request at a unit that is only silent continues.
 func TestSilentUnits(t *testing.T) {
 	w := newWorld(t)
 	after := func(told chan struct{}) http.HandlerFunc {
@@ -23,7 +22,7 @@ func TestSilentUnits(t *testing.T) {
 	t.Cleanup(func() { close(never) })
 	gone, quiet := w.replica(bustest.Scoring, after(never)), w.replica(bustest.Scoring, after(later))
 	for _, r := range []*replica{quiet, w.named(bustest.Scoring)} {
-		w.claim(r, func(b *bus.Heartbeat) { b.InFlight = 1000 }) // gone goes first
+		w.claim(r, func(b *bus.Heartbeat) { b.InFlight = 1000 }) // so that requests go to gone first
 	}
 	c := w.client(bustest.DNSName(bustest.Scoring))
 	type outcome struct {

@@ -24,8 +24,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// narrow is a manager with little of everything, which serves HTTP/1.1 in plain
-// text, or HTTP/2 over TLS.
+// narrow returns a manager with small limits, which serves HTTP/1.1 in plain text or HTTP/2 over
+// TLS.
 func narrow(t *testing.T, major int) *world {
 	w := newWorld(t)
 	w.stop()
@@ -33,7 +33,7 @@ func narrow(t *testing.T, major int) *world {
 	w.config.Limits = Limits{Clients: 2 * n, InFlight: n * 3 / 4, PerUnit: n * 5 / 7, Reading: n * 3 / 4 * minCost}
 	if major == 2 {
 		var err error
-		if w.config.Certificate, err = loadSelfSigned(w.config); err != nil { // that the bus has too
+		if w.config.Certificate, err = loadSelfSigned(w.config); err != nil { // the bus uses it too
 			t.Fatal(err)
 		}
 	}
@@ -41,15 +41,15 @@ func narrow(t *testing.T, major int) *world {
 	return w
 }
 
-// stallers is how many requests stall at once: more than there is room for.
+// stallers returns how many requests stall at once: more than there are places for.
 func stallers() int {
 	if os.Getenv("COHORT_FULL") == "" {
-		return 100 // each is a handshake with the unit, of a machine that is shared
+		return 100 // each needs a handshake with the unit, and the machine is shared
 	}
 	return 350
 }
 
-// from is a client of an address of this machine.
+// from returns a client at an address of this machine.
 func (w *world) from(address string, major int) client {
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
 	transport := &http.Transport{
@@ -63,7 +63,7 @@ func (w *world) from(address string, major int) client {
 	}
 }
 
-// flow is a kind of request, whole.
+// flow is a kind of request with its whole body.
 type flow struct{ path, kind, body string }
 
 func flows() []flow {
@@ -75,7 +75,8 @@ func flows() []flow {
 	}
 }
 
-// sendWithRetry sends so much of a flow's body; where that is not all, the rest never comes.
+// send sends the first sent bytes of a flow's body. If that is not all of it, the rest is never
+// sent.
 func (f flow) send(ctx context.Context, c client, sent int) (*http.Response, error) {
 	out, in := io.Pipe()
 	stop := context.AfterFunc(ctx, func() { in.CloseWithError(context.Canceled) })
@@ -98,8 +99,7 @@ func (f flow) send(ctx context.Context, c client, sent int) (*http.Response, err
 	return c.http.Do(r)
 }
 
-// stalls are the points at which a client stops: how much of the body it sends,
-// and whether it then reads.
+// stalls are the points at which a client stalls: how much of the body it sends.
 var stalls = []struct {
 	name string
 	sent func(whole int) int
@@ -111,16 +111,15 @@ var stalls = []struct {
 	{"before it reads the response", func(n int) int { return n }},
 }
 
-// TestStalls: however many requests stall, at whatever point of them, over either
-// protocol, from one address and from many, an honest client is served, and
-// everything comes back.
+// TestStalls: many requests stall at each point, over either protocol, from one address and from
+// many. An honest client is served, and all places are released afterwards.
 func TestStalls(t *testing.T) {
 	for _, major := range []int{1, 2} {
 		w := narrow(t, major)
 		endless := make([]byte, 64<<10)
 		unit := w.replica(bustest.Scoring, func(rw http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
-			for r.Header.Get(wire.FieldTicket) != "" { // of a client that will not read
+			for r.Header.Get(wire.FieldTicket) != "" { // of a client that does not read
 				if _, err := rw.Write(endless); err != nil {
 					return
 				}
@@ -129,10 +128,10 @@ func TestStalls(t *testing.T) {
 		for _, addresses := range []int{1, stallers() / 7} {
 			for _, at := range stalls {
 				if os.Getenv("COHORT_FULL") == "" && (major == 2) != (addresses > 1) {
-					continue // the other two together are the short form
+					continue // the short form runs the other two combinations
 				}
 				if testing.Short() && at.name != "in the middle" {
-					continue // the race detector makes the others last for minutes
+					continue // with the race detector the others take minutes
 				}
 				t.Run(fmt.Sprintf("HTTP/%d, %d addresses, %s", major, addresses, at.name), func(t *testing.T) {
 					w.stalled(t, unit, major, addresses, at.sent)
@@ -142,7 +141,7 @@ func TestStalls(t *testing.T) {
 	}
 }
 
-// stalled has clients stall and asks as an honest one meanwhile.
+// stalled runs stalling clients, and sends requests of an honest client meanwhile.
 func (w *world) stalled(t *testing.T, unit *replica, major, addresses int, sent func(int) int) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
@@ -161,11 +160,11 @@ func (w *world) stalled(t *testing.T, unit *replica, major, addresses int, sent 
 				if response.StatusCode != http.StatusOK {
 					refused.Add(1)
 				} else {
-					<-ctx.Done() // and reads nothing
+					<-ctx.Done() // reads nothing
 				}
 				response.Body.Close()
 				select {
-				case <-time.After(3 * time.Second): // all of them are in this process, as the gateway is
+				case <-time.After(3 * time.Second): // clients and gateway share this process
 				case <-ctx.Done():
 				}
 			}
@@ -177,7 +176,7 @@ func (w *world) stalled(t *testing.T, unit *replica, major, addresses int, sent 
 		time.Sleep(50 * time.Millisecond)
 		before := last
 		last = unit.conns.Load()
-		if same++; last != before { // the gateway makes connections for them still
+		if same++; last != before { // the gateway still makes connections for them
 			same = 0
 		}
 		return begun.Load() == int64(stallers()) && g.reading.InUse()+g.slots.InUse() > 0 && same >= 10
@@ -197,9 +196,9 @@ func (w *world) stalled(t *testing.T, unit *replica, major, addresses int, sent 
 	testworld.Eventually(t, "everything comes back", func() bool { return g.reading.InUse() == 0 && g.slots.InUse() == 0 })
 }
 
-// served sends a flow as an honest client, which sends again what reached no unit: where
-// the machine is busy, a connection to the unit takes longer than the gateway waits. A
-// quota refuses none.
+// served sends a flow as an honest client, which repeats a request that reached no unit: on a
+// busy machine a connection to the unit takes longer than the gateway waits. No quota may refuse
+// it.
 func (f flow) served(t *testing.T, c client) {
 	t.Helper()
 	for range 4 {
@@ -220,8 +219,8 @@ func (f flow) served(t *testing.T, c client) {
 	t.Errorf("honest %s: reached no unit", f.path)
 }
 
-// TestStallsEnd: what stalls before it takes a place ends by itself, over either
-// protocol, and says why where it can.
+// TestStallsEnd: requests that stall before they take a place end by themselves, over either
+// protocol, with a reason where one can be sent.
 func TestStallsEnd(t *testing.T) {
 	for _, major := range []int{1, 2} {
 		t.Run(fmt.Sprint("HTTP/", major), func(t *testing.T) {
@@ -253,7 +252,7 @@ func TestStallsEnd(t *testing.T) {
 	}
 }
 
-// TestQuotas: each refusal by a quota names it, and so does the metric.
+// TestQuotas: each refusal by a quota names the quota, and so does the metric.
 func TestQuotas(t *testing.T) {
 	w := newWorld(t)
 	w.named(bustest.Scoring)
@@ -316,7 +315,7 @@ func TestQuotas(t *testing.T) {
 	}
 	_, page, _ := read(t, response)
 	for _, quota := range quotas {
-		if quota == quotaPolls { // TestGatewayPolls has it
+		if quota == quotaPolls { // covered by TestGatewayPolls
 			continue
 		}
 		if line := fmt.Sprintf("cohort_gateway_refused_total{quota=%q} 1\n", quota); !strings.Contains(page, line) {
@@ -325,12 +324,12 @@ func TestQuotas(t *testing.T) {
 	}
 }
 
-// TestUnknownSessions: made-up sessions from one address reach a unit at a bounded
-// rate; a session that a unit serves, and one that the manager holds, are free.
+// TestUnknownSessions: requests of invented sessions from one address reach a unit at a bounded
+// rate. Sessions that a unit serves are not limited.
 func TestUnknownSessions(t *testing.T) {
 	w := newWorld(t)
 	real := wire.SessionID{1}
-	var asked atomic.Int64 // as for stored copies
+	var asked atomic.Int64 // requests of unknown sessions at the unit
 	w.replica(bustest.Scoring, func(rw http.ResponseWriter, r *http.Request) {
 		var raw [wire.HeaderSize]byte
 		_, _ = io.ReadFull(r.Body, raw[:])
@@ -362,8 +361,8 @@ func TestUnknownSessions(t *testing.T) {
 	}
 }
 
-// TestOpenedSessions: a session that was opened through the gateway is known from its
-// first request on, though no copy of it has come.
+// TestOpenedSessions: a session that was opened through the gateway is known from its first
+// request on, even before a copy of it arrives.
 func TestOpenedSessions(t *testing.T) {
 	w := newWorld(t)
 	var number atomic.Uint32
@@ -394,7 +393,7 @@ func TestOpenedSessions(t *testing.T) {
 	}
 }
 
-// TestVouched: the newest are remembered, and no more than twice their bound.
+// TestVouched: the newest sessions are remembered, and no more than twice the bound.
 func TestVouched(t *testing.T) {
 	var v sessionSet
 	for n := range 4 * maxKnownSessions {
@@ -408,9 +407,9 @@ func TestVouched(t *testing.T) {
 	}
 }
 
-// TestSenderName: a unit tells the clients of open requests apart by their address,
-// learns none, and is told nothing by the client itself; of other requests it learns
-// nothing at all.
+// TestSenderName: a unit gets a stable name for the sender of an open request, which differs by
+// address and does not reveal it; the client's own value is dropped. Other requests have no such
+// name.
 func TestSenderName(t *testing.T) {
 	w := newWorld(t)
 	names := make(chan []string, 1)
@@ -437,9 +436,8 @@ func TestSenderName(t *testing.T) {
 	}
 }
 
-// TestKeptAlive: a client over HTTP/1.1 keeps its connection over requests that are
-// answered, and over those that a unit or a quota refuses, and loses none of them to
-// one that is just being closed.
+// TestKeptAlive: an HTTP/1.1 client keeps its connection after responses and after refusals by a
+// unit or a quota, and loses no request to a connection that is being closed.
 func TestKeptAlive(t *testing.T) {
 	w := newWorld(t)
 	w.replica(bustest.Scoring, func(rw http.ResponseWriter, r *http.Request) {
@@ -474,7 +472,7 @@ func TestKeptAlive(t *testing.T) {
 	if got := fresh.Load(); got > 1 {
 		t.Errorf("got %d connections for requests one after the other, want 1", got)
 	}
-	c.more = http.Header{wire.FieldTicket: {"unread"}} // the unit answers before it has read the request
+	c.more = http.Header{wire.FieldTicket: {"unread"}} // the unit responds before it has read the request
 	for range 50 {
 		ask(flows()[1], http.StatusOK)
 	}

@@ -17,13 +17,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestRogueTenant: a genuine unit of one task claims everything of another's: its
-// address, its sessions, its inheritance. Not one request and not one sealed session
-// of the other reaches it.
+// TestRogueTenant: a genuine unit of one task claims another task's address, sessions and
+// inheritance. No request and no sealed session of the other task reaches it.
 func TestRogueTenant(t *testing.T) {
 	w := newWorld(t)
 	w.stop()
-	w.config.Limits.PerAddress = 10_000 // all come from one
+	w.config.Limits.PerAddress = 10_000 // all requests come from one address
 	w.start()
 	victim := w.named(bustest.Scoring)
 	var stolen atomic.Int64
@@ -45,7 +44,7 @@ func TestRogueTenant(t *testing.T) {
 		"a role of the victim's in none": item(7, wire.RoleID(rogue.Identity, "r")),
 	} {
 		testworld.NoError(t, rogue.conn.Publish(forged))
-		last := item(following, rogue.Identity) // a new one each time
+		last := item(following, rogue.Identity) // a new item each time
 		following++
 		testworld.Eventually(t, "what follows is kept", func() bool { _ = rogue.conn.Publish(last); return w.holds(rogue.Cluster, last) })
 		if w.holds(rogue.Cluster, forged) || w.holds(victim.Cluster, forged) && forged.Session != stored.Session {
@@ -102,8 +101,8 @@ func TestRogueTenant(t *testing.T) {
 	}
 }
 
-// TestFloodOfHeartbeats: however many heartbeats a unit sends, and however often it
-// comes back, nothing is pushed to another again.
+// TestFloodOfHeartbeats: a unit sends many heartbeats and reconnects often. No item is pushed to
+// another unit again.
 func TestFloodOfHeartbeats(t *testing.T) {
 	w := newWorld(t)
 	before := w.named(bustest.Keys)
@@ -134,8 +133,8 @@ func TestFloodOfHeartbeats(t *testing.T) {
 	}
 }
 
-// TestPerUnit: the limit of requests at one unit holds for those that are bound to it
-// as for others, and what is under way goes on.
+// TestPerUnit: the limit of concurrent requests at one unit also applies to requests bound to it,
+// and running requests continue.
 func TestPerUnit(t *testing.T) {
 	w := newWorld(t)
 	w.stop()
@@ -155,7 +154,7 @@ func TestPerUnit(t *testing.T) {
 	for range 20 {
 		asking.Go(func() {
 			var o outcome
-			defer func() { got <- o }() // whatever ends the request
+			defer func() { got <- o }() // also if the request fails the test
 			status, _, p := c.request(t, wire.Header{Target: r.ID}, "")
 			o = outcome{status, p.Reason}
 		})
@@ -169,7 +168,7 @@ func TestPerUnit(t *testing.T) {
 	release()
 	asking.Wait()
 	for n := range 20 {
-		want := outcome{http.StatusTooManyRequests, wire.TooMany} // the share of one address
+		want := outcome{http.StatusTooManyRequests, wire.TooMany} // one address has used up its share
 		if n >= 20-within {
 			want = outcome{http.StatusOK, ""}
 		}

@@ -26,19 +26,19 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// world is an authority and one manager on fixed addresses and a data directory.
+// world is an authority and one manager with fixed addresses and a data directory.
 type world struct {
 	t         testing.TB
 	authority *bustest.Authority
 	config    Config
 	gateway   string // host:port
 	manager   *Manager
-	idle      time.Duration // that units keep connections; zero: for ever
+	idle      time.Duration // how long units keep idle connections; zero: for ever
 	log       diary
 	stop      func()
 }
 
-// diary is a log that can be read.
+// diary is a log that tests can read.
 type diary struct {
 	mu   sync.Mutex
 	text bytes.Buffer // guarded by mu
@@ -61,7 +61,7 @@ func newWorld(t testing.TB) *world {
 	return newWorldOf(t, bustest.New(t), natsd.Join{})
 }
 
-// newWorldOf is one more manager of an authority.
+// newWorldOf starts a further manager of an authority.
 func newWorldOf(t testing.TB, a *bustest.Authority, join natsd.Join) *world {
 	t.Helper()
 	w := &world{t: t, authority: a, gateway: loopback.FreeAddress(t), config: Config{
@@ -73,7 +73,7 @@ func newWorldOf(t testing.TB, a *bustest.Authority, join natsd.Join) *world {
 	return w
 }
 
-// start runs the manager on what its directory holds.
+// start runs the manager with its data directory.
 func (w *world) start() {
 	w.t.Helper()
 	m, err := New(w.config)
@@ -97,7 +97,7 @@ func (w *world) start() {
 	testworld.Eventually(w.t, "the manager serves", m.serving.Load)
 }
 
-// cool ends the time in which the gateway waits for units.
+// cool ends the time in which the gateway waits for units after its start.
 func (w *world) cool() {
 	past := time.Now().Add(-time.Minute)
 	w.manager.gateway.warmUntil.Store(&past)
@@ -109,7 +109,7 @@ func (w *world) restart() {
 	w.start()
 }
 
-// connect takes a unit to the bus.
+// connect connects a unit to the bus.
 func (w *world) connect(u bustest.Unit) *bus.Conn {
 	w.t.Helper()
 	pem, err := os.ReadFile(SelfSignedCA(w.config.DataDir))
@@ -130,7 +130,7 @@ func (w *world) connect(u bustest.Unit) *bus.Conn {
 	return c
 }
 
-// replica is a unit that serves and beats.
+// replica is a unit that serves requests and sends heartbeats.
 type replica struct {
 	bustest.Unit
 	conn    *bus.Conn
@@ -138,13 +138,13 @@ type replica struct {
 	listens string // address
 	calls   atomic.Int64
 	conns   atomic.Int64                  // of the gateway
-	claims  atomic.Pointer[bus.Heartbeat] // what it says of itself
-	hush    func()                        // ends its beats
-	vanish  func()                        // and takes no further connection; those there are stay
-	kill    func()                        // and cuts them
+	claims  atomic.Pointer[bus.Heartbeat] // its heartbeat
+	hush    func()                        // stops its heartbeats
+	vanish  func()                        // also accepts no new connections; existing ones stay
+	kill    func()                        // also closes existing connections
 }
 
-// replica starts a unit of a task. Every request is counted, then handled.
+// replica starts a unit of a task, which counts every request and then calls h.
 func (w *world) replica(task string, h http.HandlerFunc) *replica {
 	w.t.Helper()
 	return w.replicaOf(w.authority.Unit(task), h)
@@ -180,7 +180,7 @@ func (w *world) replicaOf(u bustest.Unit, h http.HandlerFunc) *replica {
 	return r
 }
 
-// count keeps conns.
+// count updates conns.
 func (r *replica) count(_ net.Conn, s http.ConnState) {
 	switch s {
 	case http.StateNew:
@@ -201,7 +201,7 @@ func (r *replica) beat(ctx context.Context) {
 	}
 }
 
-// unallocated changes what the unit says of itself, and waits until it was heard.
+// claim changes the unit's heartbeat, and waits until the manager has received it.
 func (w *world) claim(r *replica, edit func(*bus.Heartbeat)) {
 	w.t.Helper()
 	b := *r.claims.Load()
@@ -210,8 +210,8 @@ func (w *world) claim(r *replica, edit func(*bus.Heartbeat)) {
 	w.known(r)
 }
 
-// known waits until the manager knows the unit as it describes itself, and, where that
-// is where it listens, its names.
+// known waits until the manager has the unit's current heartbeat and, if its address is the real
+// one, its names.
 func (w *world) known(r *replica) {
 	w.t.Helper()
 	want := *r.claims.Load()
@@ -228,10 +228,10 @@ func (w *world) known(r *replica) {
 	})
 }
 
-// names answers with the unit's own id.
+// names responds with the unit's id.
 func (r *replica) names(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, r.ID.String()) }
 
-// setNames starts a unit that answers with its id.
+// named starts a unit that responds with its id.
 func (w *world) named(task string) *replica {
 	w.t.Helper()
 	return w.namedOf(w.authority.Unit(task))
@@ -247,12 +247,12 @@ func (w *world) namedOf(u bustest.Unit) *replica {
 	return r
 }
 
-// client speaks to the gateway under a task's name.
+// client sends requests to the gateway, with a task's host name.
 type client struct {
 	http *http.Client
 	url  string
 	host string
-	more http.Header // of each request
+	more http.Header // added to each request
 }
 
 func (w *world) client(host string) client {
@@ -274,7 +274,7 @@ func (c client) post(t testing.TB, path string, body io.Reader) (*http.Response,
 	return c.http.Do(r)
 }
 
-// serveRequest sends a request of a session, and gives status, body and problem.
+// request sends a request of a session, and returns status, body and problem.
 func (c client) request(t testing.TB, h wire.Header, content string) (int, string, api.Problem) {
 	t.Helper()
 	h.Number, h.NotAfter = 1, time.Now().Add(time.Minute)
@@ -298,13 +298,13 @@ func read(t testing.TB, response *http.Response) (int, string, api.Problem) {
 	return response.StatusCode, string(b), p
 }
 
-// header is the outer header of a request to a unit, or to any.
+// header returns the outer header of a request to a unit, or to any unit.
 func header(target wire.UnitID) []byte {
 	b := wire.Header{Number: 1, NotAfter: time.Now().Add(time.Minute), Target: target}.Encode()
 	return b[:]
 }
 
-// openBody is an open request with a pin, and nothing else a gateway would read.
+// openBody returns an open request with a pin; a gateway reads no other part of it.
 func openBody(kind, name string) []byte {
 	pin := wire.Frame(wire.LabelPin, []byte(kind), []byte(name), make([]byte, 32))
 	return wire.Frame(wire.LabelSessionOpen, []byte{1}, make([]byte, 1216), make([]byte, 32), pin, []byte{0}, nil)

@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// TestDutiesDrop is the table of messages that a manager takes for noise.
+// TestDutiesDrop: a manager accepts good messages and drops malformed ones.
 func TestDutiesDrop(t *testing.T) {
 	cluster := bus.Cluster{0xab}
 	item := bus.Item{Kind: bus.Sealed, Session: wire.SessionID{1}, Bytes: []byte("x")}.Append(nil)

@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestListensNowhere: the server is there for its own process alone, also while
-// the cluster that it joins is not there.
+// TestListensNowhere: the server accepts only connections from its own process, even while the
+// cluster that it joins is not reachable.
 func TestListensNowhere(t *testing.T) {
 	s, err := Start(Join{URLs: []string{"nats://127.0.0.1:1"}}, slog.New(slog.DiscardHandler))
 	if err != nil {
