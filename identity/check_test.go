@@ -20,15 +20,15 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// forgery is a chain in the making, signed with the real keys of a world, so
-// that a test can break any one thing in it.
+// forgery is a chain that is signed with the real keys of a world, so that a test can change any
+// one part of it.
 type forgery struct {
 	root, cross, leaf part
 	expect            Expect
-	chain             []*x509.Certificate // what is presented; nil for leaf and cross, or the authority's leaf
+	chain             []*x509.Certificate // the presented chain; nil for leaf and cross, or the authority's leaf
 }
 
-// part is one certificate in the making.
+// part is one certificate of a forgery.
 type part struct {
 	extension extension
 	edit      func(*x509.Certificate) // changes the template last
@@ -40,7 +40,7 @@ func (p part) sign(t testing.TB, like *x509.Certificate) *x509.Certificate {
 	t.Helper()
 	template := *like
 	template.SerialNumber = big.NewInt(7)
-	template.SignatureAlgorithm = 0 // that of the key
+	template.SignatureAlgorithm = 0 // follows from the key
 	template.ExtraExtensions = []pkix.Extension{{Id: extensionOID, Value: p.extension.unchecked()}}
 	parent := &x509.Certificate{RawSubject: p.by.name}
 	if p.edit != nil {
@@ -53,14 +53,14 @@ func (p part) sign(t testing.TB, like *x509.Certificate) *x509.Certificate {
 	return parse(t, der)[0]
 }
 
-// mint is a mini CA with the real keys of a world.
+// mint issues forgeries with the real keys of a world.
 type mint struct {
 	*world
 	release string
 	kind    string // "shared", "signing", "tls" or "authority"
 }
 
-// forge is a good chain of one kind after edits, and what Check says of it.
+// forge makes a good chain of one kind, applies edits, and returns the result of Check.
 func (m mint) forge(t testing.TB, edits ...func(*forgery)) (Peer, error) {
 	t.Helper()
 	task, like := "scoring", m.issued(t, noon)
@@ -123,7 +123,7 @@ func TestCheckAccepts(t *testing.T) {
 	}
 }
 
-// TestCheckTimes: a chain holds from its first second to its last.
+// TestCheckTimes: a chain is valid from its first second to its last, inclusive.
 func TestCheckTimes(t *testing.T) {
 	w := newWorld(t, 'a')
 	chain, e := w.sharedChain(t), w.expectShared(t)
@@ -172,8 +172,7 @@ func TestPeer(t *testing.T) {
 	}
 }
 
-// refusal is one row: the smallest change of a good chain, and the one reason
-// for which it is refused.
+// refusal is one row: the smallest change of a good chain, and the one reason for its refusal.
 type refusal struct {
 	name string
 	kind string
@@ -189,7 +188,7 @@ func (r refusal) test(t *testing.T, w *world) {
 	}
 }
 
-// onEach is a row for each of root, cross-certificate and leaf.
+// onEach returns a row for each certificate: root, cross-certificate and leaves.
 func onEach(name string, want wire.Reason, edit func(*part)) []refusal {
 	return []refusal{
 		{"root: " + name, "shared", want, func(f *forgery) { edit(&f.root) }},
@@ -365,8 +364,8 @@ func TestCheckRefusesLeaves(t *testing.T) {
 	}
 }
 
-// TestCheckRefusesExpectations: what the caller leaves open is refused, and so
-// is what his pins do not name.
+// TestCheckRefusesExpectations: an incomplete expectation is refused, and so is a chain that the
+// pins do not name.
 func TestCheckRefusesExpectations(t *testing.T) {
 	w := newWorld(t, 'a')
 	list := w.policy.Document().Tasks["scoring"].Releases["2026.11"].References
@@ -405,7 +404,7 @@ func TestCheckRefusesExpectations(t *testing.T) {
 	}
 }
 
-// TestCheckRoot: an identity root stands beside its own cross-certificate only.
+// TestCheckRoot: an identity root is accepted only with its own cross-certificate.
 func TestCheckRoot(t *testing.T) {
 	w := newWorld(t, 1)
 	expect := func(task, release string) Expect {

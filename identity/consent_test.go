@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// scorersOfTwo are edits by which both parties bring a program into role scorer, and one
-// party is a quorum.
+// scorersOfTwo are edits by which both parties have a program in role scorer, and one party is a
+// quorum.
 var scorersOfTwo = []string{
 	`quorum = 2`, `quorum = 1`,
 	`scorer = { members = [ {`, `scorer = { members = [ { party = "north", task = "scoring", release = "2026.10" }, {`,
@@ -20,9 +20,9 @@ var scorersOfTwo = []string{
 
 func withdraws(s *policy.Statement) { s.Withdraws = true }
 
-// TestOwnConsent: with a quorum of one, a unit's leaf is good only as long as the party
-// that it names approves itself. The pair of a role names none: it ends with the cut that
-// a withdrawal is, and a party that never approved holds none.
+// TestOwnConsent: with a quorum of one, a unit's leaf is accepted only while the party that it
+// names approves. The shared leaf of a role names no party: it ends with the cut that a
+// withdrawal makes, and units of a party that never approved do not have it.
 func TestOwnConsent(t *testing.T) {
 	both := agreed(t, 1, scorersOfTwo...)
 	southern, northern := both.scorer(t), both.member(t, "trial", "scorer", "scoring", "2026.10")
@@ -65,9 +65,9 @@ func TestOwnConsent(t *testing.T) {
 	}
 }
 
-// TestIssuerDemandsConsent: nothing is issued for a party that does not approve, whatever
-// the quorum. A unit's leaf ends with its own party's approval, and the pair of a role with
-// the first of the approvals of its parties; after a withdrawal its key is another.
+// TestIssuerDemandsConsent: nothing is issued for a party that does not approve, whatever the
+// quorum. A unit's leaf ends with its own party's approval, the shared leaf of a role with the
+// first approval of its parties to end. After a withdrawal the role has a new key.
 func TestIssuerDemandsConsent(t *testing.T) {
 	soon := noon.Add(20 * time.Minute)
 	both := agreed(t, 1, scorersOfTwo...)
@@ -90,7 +90,7 @@ func TestIssuerDemandsConsent(t *testing.T) {
 	if after := testworld.Must(gone.issuer.SharedLeaf(northern, noon)); after.Key.Equal(before.Key) {
 		t.Error("the role's pair that south's units held goes on after it withdrew")
 	}
-	forged := northern // as if the authority had not asked
+	forged := northern // as if the authority had not checked
 	forged.Party = party("south").Digest()
 	_, err := gone.issuer.UnitLeaf(forged, unitKey("s").Public(), noon)
 	testworld.Refused(t, err, wire.Withdrawn)
@@ -101,8 +101,8 @@ func TestIssuerDemandsConsent(t *testing.T) {
 	testworld.Refused(t, err, wire.NoParty)
 }
 
-// under is the world in which the parties of group trial approved the root of another
-// secret: as an authority would have it that its parties did not choose.
+// under returns a world in which the parties of group trial approved the root of another secret,
+// as of an authority that the real parties did not choose.
 func under(t testing.TB, seed byte, root *GroupKeys) *world {
 	t.Helper()
 	w := newWorld(t, seed, grouped()...)
@@ -112,9 +112,8 @@ func under(t testing.TB, seed byte, root *GroupKeys) *world {
 	return &world{World: w.World, keys: w.keys, policy: w.policy, issuer: testworld.Must(w.keys.Issuer(w.policy, root))}
 }
 
-// TestGroupRootIsTheParties: who has the root secret of the authority, and every policy
-// owner beside, makes no leaf that a checker of a group accepts, under no root that the
-// parties did not approve.
+// TestGroupRootIsTheParties: an attacker has the authority's root secret and all policy owners,
+// but not a root that the parties approved. A checker of the group accepts none of its leaves.
 func TestGroupRootIsTheParties(t *testing.T) {
 	w := agreed(t, 1)
 	secret := testworld.Must(DeriveGroup(secretOf(7), w.policy.GroupByName("trial").ID()))
@@ -136,7 +135,7 @@ func TestGroupRootIsTheParties(t *testing.T) {
 	_, err = Check(chain, w.root(t), w.expectScorer())
 	testworld.Refused(t, err, wire.NoQuorum)
 	testworld.Refused(t, CheckGroupRoot(chain[1], Expect{Policy: w.policy, Group: "trial", At: noon}), wire.NoQuorum)
-	// Neither do the parties' own root and another authority's leaf go together.
+	// Combinations of the parties' root with the attacker's certificates are refused too.
 	good := w.roleChain(t, w.scorer(t))
 	_, err = Check([]*x509.Certificate{chain[0], good[1], good[2]}, w.root(t), w.expectScorer())
 	testworld.Refused(t, err, wire.BadSignature)
@@ -144,8 +143,8 @@ func TestGroupRootIsTheParties(t *testing.T) {
 	testworld.Refused(t, err, wire.WrongIdentity)
 }
 
-// TestGroupAuthority: the leaf that signs reports for a group is accepted for that group
-// alone, and for signing alone; the authority's own leaf is accepted for no group.
+// TestGroupAuthority: the leaf that signs reports for a group is accepted for that group and for
+// signing only. The authority's own leaf is accepted for no group.
 func TestGroupAuthority(t *testing.T) {
 	w := agreed(t, 1)
 	reporter := func(w *world, group string) []*x509.Certificate {
@@ -193,8 +192,8 @@ func TestGroupAuthority(t *testing.T) {
 	testworld.Refused(t, err, wire.GroupElsewhere)
 }
 
-// TestPinnedParties: a pin of a role's party refuses units of every other party, and a
-// pair that another party's units hold too.
+// TestPinnedParties: a pin of a role's party refuses units of every other party, and a shared
+// leaf that units of another party have too.
 func TestPinnedParties(t *testing.T) {
 	w := agreed(t, 1, scorersOfTwo...)
 	north, south := party("north").Digest(), party("south").Digest()
@@ -229,8 +228,8 @@ func TestPinnedParties(t *testing.T) {
 	}
 }
 
-// TestApprovers: who trusts a party accepts a group only while that party approves it under
-// the root of the chain, though a quorum of others does.
+// TestApprovers: a checker that names a party accepts a group only while that party approves it
+// under the chain's root, even if a quorum of other parties does.
 func TestApprovers(t *testing.T) {
 	w := agreed(t, 1, scorersOfTwo...).said(t, "trial", "north", func(s *policy.Statement) { s.Withdraws = true })
 	north, south := party("north").Digest(), party("south").Digest()

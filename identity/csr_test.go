@@ -40,7 +40,7 @@ func TestCSRKey(t *testing.T) {
 	}
 }
 
-// TestCSRRefusals is THREATS case 7: whatever is beside the key is refused, not
+// TestCSRRefusals is THREATS case 7: a CSR with any content besides the key is refused, not
 // trimmed.
 func TestCSRRefusals(t *testing.T) {
 	key := unitKey("tls")
@@ -96,8 +96,8 @@ func TestCSRRefusals(t *testing.T) {
 	}
 }
 
-// noAttributes is a request whose empty attributes, which RFC 2986 requires,
-// are left out; its signature verifies.
+// noAttributes returns a request without the empty attributes that RFC 2986 requires; its
+// signature verifies.
 func noAttributes(t testing.TB, key *ecdsa.PrivateKey) []byte {
 	t.Helper()
 	info := testworld.Must(asn1.Marshal(struct {
@@ -118,8 +118,7 @@ func noAttributes(t testing.TB, key *ecdsa.PrivateKey) []byte {
 	}))
 }
 
-// TestCSROfOpenSSL: another implementation's plain request is the same bytes
-// but for the signature.
+// TestCSROfOpenSSL: a plain request of OpenSSL is accepted.
 func TestCSROfOpenSSL(t *testing.T) {
 	openssl := findOpenSSL(t)
 	dir := t.TempDir()

@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// signerOf is the chain of a unit's signing key, and who expects it.
+// signerOf returns the chain of a unit's signing key, with an expectation that accepts it.
 func (w *world) signerOf(t testing.TB, task, release string) ([]*x509.Certificate, Expect) {
 	t.Helper()
 	leaf := testworld.Must(w.issuer.UnitLeaf(w.grant(t, task, release), unitKey("a").Public(), noon))
@@ -20,9 +20,9 @@ func (w *world) signerOf(t testing.TB, task, release string) ([]*x509.Certificat
 	return parse(t, leaf.DER, id.Cross), Expect{Policy: w.policy, Kinds: []Kind{KindUnit}, Use: UseSigning, IDs: []attest.Digest{id.ID}, At: noon}
 }
 
-// TestCheckRefusesCutUnits: whoever knows of a cut refuses the unit at once, whatever
-// lifetime its certificate has left and whether they follow the task or pin the
-// identity; who does not know of it still accepts.
+// TestCheckRefusesCutUnits: a checker with the newer policy refuses a cut unit at once, whatever
+// lifetime its certificate has left, and whether it pins the task, the identity or the code. A
+// checker with the older policy still accepts it.
 func TestCheckRefusesCutUnits(t *testing.T) {
 	w := newWorld(t, 'a')
 	chain, expect := w.signerOf(t, "scoring", "2026.11")
@@ -58,7 +58,7 @@ func TestCheckRefusesCutUnits(t *testing.T) {
 				e.Policy = next.policy
 				edit(&e)
 				if len(e.IDs)+len(e.Measurements) == 0 {
-					continue // no such task: there is nobody to expect
+					continue // the task is gone, so there is no identity to expect
 				}
 				_, err := Check(chain, w.root(t), e)
 				if tt.want != "" {
@@ -71,14 +71,14 @@ func TestCheckRefusesCutUnits(t *testing.T) {
 	}
 }
 
-// cutScoring are edits of the test policy that cut off a unit of task scoring.
+// cutScoring returns edits of the test policy that cut off a unit of task scoring.
 func cutScoring(unit string) []string {
 	return []string{"calls = [\"keys\"]\n", "calls = [\"keys\"]\ncut_units = [\"" + strings.Repeat(unit, 32) + "\"]\n"}
 }
 
-// TestSharedLeafNamesCut: a cut makes another pair, which names it; the pair of before
-// is refused by whoever knows of the cut, and the new one sends whoever does not to
-// fetch the history.
+// TestSharedLeafNamesCut: a cut gives a new shared leaf and key, and the leaf names the cut. A
+// checker that knows the cut refuses the old leaf. A checker that does not know it refuses the
+// new leaf with "behind", so that it fetches the history.
 func TestSharedLeafNamesCut(t *testing.T) {
 	before := newWorld(t, 'a')
 	cut := before.next(cutScoring("a")...)
@@ -110,8 +110,8 @@ func TestSharedLeafNamesCut(t *testing.T) {
 	testworld.Refused(t, err, wire.Behind)
 }
 
-// TestSharedKeyNeverReturns: no two pairs of different times have one key, whatever
-// lifetimes policy went through meanwhile.
+// TestSharedKeyNeverReturns: shared leaves of different windows never have the same key, whatever
+// lifetimes the policy had in between.
 func TestSharedKeyNeverReturns(t *testing.T) {
 	w := newWorld(t, 'a')
 	ends := map[string]time.Time{}
@@ -132,7 +132,7 @@ func TestSharedKeyNeverReturns(t *testing.T) {
 			ends[key] = leaf.NotAfter
 		}
 	}
-	// Every 61st window of an hour begins with every 60th of 61 minutes.
+	// Every 61st window of an hour begins with a 60th window of 61 minutes.
 	hour, more := w.grant(t, "scoring", "2026.11"), w.next(`lifetime = "1h"`, `lifetime = "61m"`)
 	index := testworld.Must(windowAt(time.Hour, noon)).index / 61 * 61
 	at := windowBegin(index, time.Hour).Add(time.Second)
@@ -140,12 +140,12 @@ func TestSharedKeyNeverReturns(t *testing.T) {
 	if !parse(t, one.DER)[0].NotBefore.Equal(parse(t, two.DER)[0].NotBefore) || one.Key.Equal(two.Key) {
 		t.Error("two pairs that begin together and end apart have one key, or do not begin together")
 	}
-	if got, want := len(ends), 3*(len(lives)-1)-1; got != want { // 61m and 3660s are one; of 1h two windows are one
+	if got, want := len(ends), 3*(len(lives)-1)-1; got != want { // 61m and 3660s are equal; of 1h two windows are equal
 		t.Errorf("got %d keys, want %d", got, want)
 	}
 }
 
-// TestSharedKeyVector: the key follows from identity, role, begin, end and cut alone.
+// TestSharedKeyVector: the key depends on identity, role, begin, end and cut alone.
 func TestSharedKeyVector(t *testing.T) {
 	w := newWorld(t, 'a').next(cutScoring("a")...)
 	leaf := testworld.Must(w.issuer.SharedLeaf(w.grant(t, "scoring", "2026.11"), noon))
@@ -157,7 +157,8 @@ func TestSharedKeyVector(t *testing.T) {
 	}
 }
 
-// TestRetired: a retired release gets nothing new, of no kind, and its units go on.
+// TestRetired: nothing new is issued for a retired release, and its units' certificates stay
+// valid.
 func TestRetired(t *testing.T) {
 	w := newWorld(t, 'a')
 	chain, expect := w.signerOf(t, "scoring", "2026.11")
@@ -184,8 +185,8 @@ func TestRetired(t *testing.T) {
 	testworld.Must(again.issuer.UnitLeaf(again.grant(t, "scoring", "2026.11"), unitKey("a").Public(), noon))
 }
 
-// TestHeadOfLeaves: a leaf of one unit names the head it was issued under, that of a
-// statement included; CA certificates stay the bytes they were.
+// TestHeadOfLeaves: a unit's leaf names the policy head under which it was issued, including
+// heads of statements. CA certificates keep the same bytes.
 func TestHeadOfLeaves(t *testing.T) {
 	first := agreed(t, 1)
 	later := first.said(t, "trial", "north", nil)
@@ -200,8 +201,8 @@ func TestHeadOfLeaves(t *testing.T) {
 	}
 }
 
-// TestMemberOfLeaves: the leaf of a unit in a group names the program that it runs and
-// whose it is; the pair of its role names neither.
+// TestMemberOfLeaves: the leaf of a unit in a group names its program and its party; the shared
+// leaf of its role names neither.
 func TestMemberOfLeaves(t *testing.T) {
 	w := agreed(t, 1)
 	scorer, key := w.scorer(t), unitKey("a")

@@ -11,17 +11,17 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// A client of the task "scoring" takes whom it accepts from the policy that its
-// owners approved, anew at every handshake. Without policy it accepts nobody.
+// A client of the task "scoring" takes the accepted identities from the approved policy, at every
+// handshake. Without a policy it accepts none.
 func Example() {
-	var approved policy.Approved // from policy.Replay, back to the pinned genesis
-	var root *x509.Certificate   // the authority root, as the trust answer gave it
+	var approved policy.Approved // from policy.Replay, from the pinned genesis on
+	var root *x509.Certificate   // the authority root, from the trust response
 
 	expect := func() identity.Expect {
 		ids, err := identity.LiveIDs(approved, "scoring")
 		if err != nil {
 			fmt.Println(err)
-			return identity.Expect{} // refuses everything
+			return identity.Expect{} // refuses every server
 		}
 		return identity.Expect{
 			Policy: approved,
@@ -38,8 +38,8 @@ func Example() {
 	// policy: expect: policy: got "not set", want "a value"
 }
 
-// The root secret exists only inside the authority's TEE. What it derives, the
-// owners name in their policy.
+// The root secret exists only inside the authority's TEE. The owners name the digest of its
+// derived root in their policy.
 func ExampleDerive() {
 	secret := identity.NewSecret()
 	keys, err := identity.Derive(secret)

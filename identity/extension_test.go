@@ -26,7 +26,7 @@ func softMeasurement(program byte) attest.Measurement {
 	}}
 }
 
-// goodExtensions has one for every kind.
+// goodExtensions returns an extension for every kind.
 func goodExtensions() map[Kind]extension {
 	id, digest := wire.Sum([]byte("id")), wire.Sum([]byte("head"))
 	list := []attest.Measurement{softMeasurement(1), softMeasurement(2)}
@@ -43,7 +43,7 @@ func goodExtensions() map[Kind]extension {
 	}
 }
 
-// ofMember is the extension of a unit in a group.
+// ofMember returns the extension of a unit in a group.
 func ofMember() extension {
 	e := goodExtensions()[KindGroup]
 	e.head, e.unit, e.platform, e.chip = wire.Sum([]byte("head")), wire.UnitID{1}, attest.Soft, "chip-7"
@@ -51,15 +51,15 @@ func ofMember() extension {
 	return e
 }
 
-// ofGroupAuthority is the extension of an authority's leaf for a group.
+// ofGroupAuthority returns the extension of an authority's leaf for a group.
 func ofGroupAuthority() extension {
 	e := goodExtensions()[KindAuthority]
 	e.id, e.task = wire.Sum([]byte("roster")), "trial"
 	return e
 }
 
-// TestExtensionName: the object identifier is Microsoft's arc for UUIDs and a random
-// UUID (RFC 9562, version 4), and X.509 libraries that hold an arc in 31 bits read it.
+// TestExtensionName: the object identifier is Microsoft's arc for UUIDs with a random UUID
+// (RFC 9562, version 4), and X.509 libraries that limit arcs to 31 bits can parse it.
 func TestExtensionName(t *testing.T) {
 	const arc = "1.2.840.113556.1.8000.2554."
 	text, under := strings.CutPrefix(extensionOID.String(), arc)
@@ -105,8 +105,8 @@ func TestExtensionRoundTrip(t *testing.T) {
 	}
 }
 
-// TestExtensionShapes changes one field of a good extension; neither writer nor
-// reader takes it.
+// TestExtensionShapes changes one field of a good extension. Neither the encoder nor the parser
+// accepts it.
 func TestExtensionShapes(t *testing.T) {
 	tests := []struct {
 		name string
@@ -174,7 +174,7 @@ func TestExtensionShapes(t *testing.T) {
 	}
 }
 
-// unchecked is the encoding of e, whatever its shape.
+// unchecked returns the encoding of e without checking its fields.
 func (e extension) unchecked() []byte {
 	fields := e.fields()
 	return testworld.Must(asn1.Marshal(wire.Frame(wire.LabelExtension, fields...)))

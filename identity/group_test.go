@@ -13,7 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// groupText are two groups of the test policy's tasks, in mode shared and unit.
+// groupText has two groups of the test policy's tasks, with key modes shared and unit.
 const groupText = `
 [group.trial]
 key_mode = "shared"
@@ -33,17 +33,17 @@ party = [ { name = "north", ssh = "NORTH" } ]
 holder = { members = [ { party = "north", task = "keys", release = "1.4" } ] }
 `
 
-// party is a key that is the same in every run.
+// party returns a key that is the same in every run.
 func party(name string) testworld.Key {
 	return testworld.KeyOf(wire.Sum([]byte("identity test party " + name)))
 }
 
-// grouped are edits that add the groups.
+// grouped returns edits that add the groups.
 func grouped(edits ...string) []string {
 	return append([]string{"[task.keys]\n", groupText + "[task.keys]\n"}, append(edits, "NORTH", party("north").AuthorizedKey(), "SOUTH", party("south").AuthorizedKey())...)
 }
 
-// said is the world after a party's statement.
+// said returns the world after a party's statement.
 func (w *world) said(t testing.TB, group, name string, change func(*policy.Statement)) *world {
 	t.Helper()
 	return worldOf(w.keys, w.WithStep(w.Statement(group, name, w.groupRoot(w.policy.GroupByName(group)), change)))
@@ -59,16 +59,16 @@ func everyParty(p policy.Approved, group string) (pins policy.Pins) {
 	return pins
 }
 
-// groupRoot is the root of a pact, as the issuer has it.
+// groupRoot returns the root of a group, as the issuer has it.
 func (w *world) groupRoot(p *policy.GroupState) attest.Digest { return groupKeys(p.ID()).RootDigest() }
 
-// findApprovedGroup is a world whose groups are agreed on.
+// agreed returns a world whose groups are approved.
 func agreed(t testing.TB, seed byte, edits ...string) *world {
 	t.Helper()
 	return newWorld(t, seed, grouped(edits...)...).said(t, "trial", "north", nil).said(t, "trial", "south", nil).said(t, "audit", "north", nil)
 }
 
-// verifyMember is the grant of a program as a role of a group.
+// member returns the grant of a program in a role of a group.
 func (w *world) member(t testing.TB, group, role, task, release string) policy.Grant {
 	t.Helper()
 	g, err := w.policy.AdmitMember(group, role, w.grant(t, task, release).Result, everyParty(w.policy, group), w.groupRoot, noon)
@@ -78,7 +78,7 @@ func (w *world) member(t testing.TB, group, role, task, release string) policy.G
 	return g
 }
 
-// roleChain is what a unit of a role serves.
+// roleChain returns the chain that a unit of a role serves.
 func (w *world) roleChain(t testing.TB, g policy.Grant) []*x509.Certificate {
 	t.Helper()
 	var leaf Leaf
@@ -127,7 +127,7 @@ func TestCheckGroup(t *testing.T) {
 	}
 }
 
-// TestCheckRefusesPeers: each kind of wrong peer has its own reason.
+// TestCheckRefusesPeers: each kind of wrong peer is refused with its own reason.
 func TestCheckRefusesPeers(t *testing.T) {
 	w := agreed(t, 1)
 	good := w.roleChain(t, w.scorer(t))
@@ -177,8 +177,8 @@ func TestCheckRefusesPeers(t *testing.T) {
 	}
 }
 
-// TestRolesShareNoKey: the pairs of two roles, of two groups and of the task are
-// five different keys.
+// TestRolesShareNoKey: the shared leaves of two roles, two groups, the task and a later window
+// have five different keys.
 func TestRolesShareNoKey(t *testing.T) {
 	w := agreed(t, 1, `key_mode = "unit"
 quorum = 1`, `key_mode = "shared"
@@ -198,7 +198,7 @@ quorum = 1`)
 	note("scorer of a later window", testworld.Must(w.issuer.SharedLeaf(w.scorer(t), noon.Add(time.Hour))))
 }
 
-// TestLeafEndsWithApproval: a leaf lives no longer than the parties say.
+// TestLeafEndsWithApproval: a leaf is valid no longer than the parties' approvals.
 func TestLeafEndsWithApproval(t *testing.T) {
 	soon := noon.Add(20 * time.Minute)
 	w := agreed(t, 1).said(t, "trial", "south", func(s *policy.Statement) { s.NotAfter = soon })
@@ -215,7 +215,7 @@ func TestLeafEndsWithApproval(t *testing.T) {
 	testworld.Refused(t, err, wire.NoQuorum)
 }
 
-// TestIssuerRefusesPacts: a grant of another policy, or of nothing, gets nothing.
+// TestIssuerRefusesPacts: nothing is issued for a grant of a different policy, or for no group.
 func TestIssuerRefusesPacts(t *testing.T) {
 	w := agreed(t, 1)
 	before := w.scorer(t)
@@ -228,7 +228,7 @@ func TestIssuerRefusesPacts(t *testing.T) {
 	testworld.Refused(t, err, wire.NotFound)
 }
 
-// TestAdmitMember: a program gets into exactly its roles.
+// TestAdmitMember: a program is admitted only to its own roles.
 func TestAdmitMember(t *testing.T) {
 	w := agreed(t, 1)
 	keys, old := w.grant(t, "keys", "1.4").Result, w.grant(t, "scoring", "2026.10").Result

@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestGroupKeys: the keys of a roster follow from its secret and its digest, and from
-// no other secret; what was sealed opens for that roster alone.
+// TestGroupKeys: the keys of a roster depend on its secret and its digest alone. A sealed secret
+// opens for its own roster only.
 func TestGroupKeys(t *testing.T) {
 	roster, other := attest.Digest{1}, attest.Digest{2}
 	keys := testworld.Must(DeriveGroup(secretOf(1), roster))
@@ -33,7 +33,7 @@ func TestGroupKeys(t *testing.T) {
 	}
 }
 
-// TestOpenGroupRefuses: each wrong row has its own reason.
+// TestOpenGroupRefuses: each malformed secret is refused with its own reason.
 func TestOpenGroupRefuses(t *testing.T) {
 	roster := attest.Digest{1}
 	sealed := SealedGroup(secretOf(1), roster)

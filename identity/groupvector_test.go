@@ -8,8 +8,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// groupVector is testdata/vectors/group.json: what follows from the secret of a roster, a
-// policy, what the parties said, and a time. Byte strings are hexadecimal.
+// groupVector is testdata/vectors/group.json: values derived from the secret of a roster, a
+// policy, statements of parties, and a time. Byte strings are hexadecimal.
 type groupVector struct {
 	Description  string            `json:"description"`
 	RootSecret   string            `json:"root_secret"`
@@ -19,7 +19,7 @@ type groupVector struct {
 	Roster       string            `json:"roster"`
 	Identity     wire.Digest       `json:"group_identity"`
 	GroupRoot    wire.Digest       `json:"group_root"`
-	ReportData   string            `json:"report_data"` // of the group root, with a nonce of 32 bytes 07
+	ReportData   string            `json:"report_data"` // for the group root, with a nonce of 32 bytes 07
 	At           string            `json:"at"`
 	Scalars      map[string]string `json:"scalars"`
 	Units        map[string]string `json:"unit_keys"` // SubjectPublicKeyInfo
@@ -66,7 +66,7 @@ func TestGroupVector(t *testing.T) {
 	checkVector(t, "group.json", v)
 }
 
-// FuzzOpenGroup: what opens encodes to the same bytes again.
+// FuzzOpenGroup: every secret that opens encodes to the same bytes again.
 func FuzzOpenGroup(f *testing.F) {
 	roster := wire.Digest{1}
 	f.Add(SealedGroup(secretOf(1), roster))

@@ -16,12 +16,12 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// claim is what the authority of w states at a time.
+// claim returns the claim of w's authority at a time.
 func (w *world) claim(at time.Time) HeadClaim {
 	return HeadClaim{Head: w.policy.PolicyHead(), Steps: uint64(len(w.policy.Heads())), At: at, Spread: 2 * time.Second}
 }
 
-// head is the proved head of w at a time, after changes to the claim.
+// head returns the proved head of w at a time, after changes to the claim.
 func (w *world) head(t testing.TB, at time.Time, changes ...func(*HeadClaim)) []byte {
 	t.Helper()
 	c := w.claim(at)
@@ -59,7 +59,8 @@ func TestProvedHead(t *testing.T) {
 	}
 }
 
-// A head that is newer than the history of the checker is what heads are for.
+// TestProvedHeadNewer: a head newer than the checker's history is accepted; that is the purpose
+// of proved heads.
 func TestProvedHeadNewer(t *testing.T) {
 	w := newWorld(t, 'a')
 	newer := w.next(`quorum = 1`, `quorum = 1 # changed`)
@@ -149,7 +150,8 @@ func TestParseHeadRefuses(t *testing.T) {
 	}
 }
 
-// Clocks may differ by 5 minutes: a head of an authority that is ahead, or behind, counts.
+// TestProvedHeadClocks: clocks may differ by 5 minutes. A head of an authority whose clock is
+// ahead or behind is accepted.
 func TestProvedHeadClocks(t *testing.T) {
 	w := newWorld(t, 'a')
 	begin := testworld.Must(windowAt(AuthorityLeafLifetime, noon)).notBefore()

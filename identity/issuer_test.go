@@ -18,7 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// issued is every kind of certificate of a world at a time, by name.
+// issued returns every kind of certificate of a world at a time, by name.
 func (w *world) issued(t testing.TB, at time.Time) map[string][]byte {
 	t.Helper()
 	scoring, keys := w.grant(t, "scoring", "2026.11"), w.grant(t, "keys", "1.4")
@@ -38,13 +38,13 @@ func (w *world) issued(t testing.TB, at time.Time) map[string][]byte {
 	}
 }
 
-// TestTwoIssuersOneResult: two authorities that share nothing but root secret,
-// policy and window issue the same bytes.
+// TestTwoIssuersOneResult: two authorities with only root secret, policy and window in common
+// issue the same bytes.
 func TestTwoIssuersOneResult(t *testing.T) {
 	one, two := newWorld(t, 'a').issued(t, noon), newWorld(t, 'a').issued(t, noon.Add(39*time.Minute))
 	for name, der := range one {
 		if strings.Contains(name, "keys") && !strings.Contains(name, "root") && !strings.Contains(name, "cross") {
-			continue // of a life of 30 minutes, so of another window
+			continue // its lifetime is 30 minutes, so its window differs
 		}
 		if got, want := two[name], der; !bytes.Equal(got, want) {
 			t.Errorf("%s: got %x, want %x", name, got, want)
@@ -57,7 +57,8 @@ func TestTwoIssuersOneResult(t *testing.T) {
 	}
 }
 
-// TestSharedLeafOfWindows: within a window one pair, in the next another key.
+// TestSharedLeafOfWindows: the shared leaf stays the same within a window, and the next window
+// has a new key.
 func TestSharedLeafOfWindows(t *testing.T) {
 	w := newWorld(t, 'a')
 	g := w.grant(t, "scoring", "2026.11")
@@ -85,8 +86,8 @@ func TestSharedLeafOfWindows(t *testing.T) {
 	}
 }
 
-// TestRootsOutlivePolicies: a later policy changes leaves, and no root that
-// somebody may have pinned.
+// TestRootsOutlivePolicies: a later policy changes leaves, but no root, because clients may have
+// pinned it.
 func TestRootsOutlivePolicies(t *testing.T) {
 	w := newWorld(t, 'a')
 	later := w.next("created      = 2026-11-22T09:00:00Z", "created      = 2026-11-22T11:00:00Z", `"score.clinic.example"`, `"score2.clinic.example"`)
@@ -99,9 +100,8 @@ func TestRootsOutlivePolicies(t *testing.T) {
 	}
 }
 
-// TestSerials: any two certificates with one serial number are the same bytes,
-// over issuers, kinds, windows, units and policies; and each number is positive
-// and at most 20 bytes of DER.
+// TestSerials: two certificates with one serial number have equal bytes, over issuers, kinds,
+// windows, units and policies. Each number is positive and at most 20 bytes of DER.
 func TestSerials(t *testing.T) {
 	seen := map[string][]byte{}
 	add := func(der []byte) {
@@ -130,7 +130,7 @@ func TestSerials(t *testing.T) {
 	}
 }
 
-// TestSerialRule computes a serial number again from the finished certificate.
+// TestSerialRule recomputes a serial number from the finished certificate.
 func TestSerialRule(t *testing.T) {
 	w := newWorld(t, 'a')
 	leaf := parse(t, testworld.Must(w.issuer.AuthorityLeaf(noon)).DER)[0]
@@ -149,7 +149,7 @@ func TestSerialRule(t *testing.T) {
 	}
 }
 
-// TestProfile reads the certificates as the spec describes them.
+// TestProfile: certificates have the fields that the specification describes.
 func TestProfile(t *testing.T) {
 	w := newWorld(t, 'a')
 	const all = "version %d, %v, CN=%s, O=%v, CA %v %d %v, usage %d, extended %v, DNS %v, URI %v, %s to %s"
@@ -190,8 +190,8 @@ func TestProfile(t *testing.T) {
 	}
 }
 
-// TestLongNames: the longest names policy may give still make certificates
-// whose names keep to their bounds and are not those of their issuers.
+// TestLongNames: with the longest names that a policy may have, certificate names stay within
+// their bounds and differ from their issuers' names.
 func TestLongNames(t *testing.T) {
 	long := strings.Repeat("s", 63)
 	w := newWorld(t, 'a', "task.scoring", "task."+long, "clinic.example", strings.Repeat("d", 60)+".example")
@@ -207,7 +207,7 @@ func TestLongNames(t *testing.T) {
 	}
 }
 
-// TestReleaseID changes one thing at a time that the id is a digest of.
+// TestReleaseID: each input of the digest changes the release id.
 func TestReleaseID(t *testing.T) {
 	base := newWorld(t, 'a')
 	want := testworld.Must(ReleaseID(base.policy, "scoring", "2026.11"))

@@ -30,7 +30,7 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 		slog.New(h).Info("x", "secret", secret, "nested", nested{secret, *keys}, "keys", keys)
 	}
 	nonceKey := testworld.Must(keys.secret.deriveBytes(wire.LabelNonceKey))
-	forms := []string{"a7a7", "A7A7", "167 167", "0xa7, 0xa7", `\xa7`, "247 247", // of the secret, in every base
+	forms := []string{"a7a7", "A7A7", "167 167", "0xa7, 0xa7", `\xa7`, "247 247", // of the secret, in every number base
 		fmt.Sprint(nonceKey), fmt.Sprintf("%x", nonceKey), fmt.Sprintf("%X", nonceKey), string(nonceKey)}
 	for _, s := range forms {
 		if bytes.Contains(out.Bytes(), []byte(s)) {
@@ -77,8 +77,8 @@ func TestSecret(t *testing.T) {
 	testworld.Refused(t, err, wire.StoreForeign)
 }
 
-// TestKeysAreApart derives everything for which there is a label, with the same
-// fields, and from two secrets, and wants no two results to be equal.
+// TestKeysAreApart derives values for every label, with the same fields, from two secrets. No two
+// of them are equal.
 func TestKeysAreApart(t *testing.T) {
 	seen := map[string]string{}
 	add := func(name string, b []byte) {
@@ -104,8 +104,8 @@ func TestKeysAreApart(t *testing.T) {
 	}
 }
 
-// TestFieldsAreNotKept: deriving appends a counter and must not write into the
-// caller's memory.
+// TestFieldsAreNotKept: derivation appends a counter, and does not write it into the caller's
+// memory.
 func TestFieldsAreNotKept(t *testing.T) {
 	k := testworld.Must(Derive(secretOf('a')))
 	fields := make([][]byte, 1, 2)

@@ -14,7 +14,7 @@ import (
 
 func parseURIs(s string) []*url.URL { return []*url.URL{testworld.Must(url.Parse(s))} }
 
-// findOpenSSL skips, loudly, where there is none.
+// findOpenSSL returns the path of openssl, and skips the test visibly without it.
 func findOpenSSL(t testing.TB) string {
 	t.Helper()
 	path, err := exec.LookPath("openssl")
@@ -24,8 +24,8 @@ func findOpenSSL(t testing.TB) string {
 	return path
 }
 
-// TestOpenSSLVerify asks another implementation: a client that has one root and
-// nothing of ours accepts the chains that are served, and only those.
+// TestOpenSSLVerify: OpenSSL with one root accepts the chains that units and authorities serve,
+// and no others.
 func TestOpenSSLVerify(t *testing.T) {
 	openssl := findOpenSSL(t)
 	w, other := newWorld(t, 'a'), newWorld(t, 'b')

@@ -17,8 +17,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// byLibrary is the certificate that crypto/x509 makes of the same content: of
-// an unnumbered one first, whose signed part gives the number.
+// byLibrary returns the certificate that crypto/x509 makes of the same content. It first makes
+// one with serial number 1: the final serial number is derived from its signed part.
 func (s signer) byLibrary(t *testing.T, c certificateContent) []byte {
 	t.Helper()
 	public := testworld.Must(x509.ParsePKIXPublicKey(c.spki))
@@ -42,8 +42,8 @@ func (s signer) byLibrary(t *testing.T, c certificateContent) []byte {
 	return create()
 }
 
-// TestCertificatesAreThoseOfTheLibrary: what this package writes by itself is
-// what crypto/x509 writes, byte for byte.
+// TestCertificatesAreThoseOfTheLibrary: this package's encoder and crypto/x509 write the same
+// bytes.
 func TestCertificatesAreThoseOfTheLibrary(t *testing.T) {
 	w := newWorld(t, 'a')
 	ca := w.issuer.known[w.policy.Document().Tasks["scoring"].Releases["2026.11"]].ca
@@ -72,7 +72,7 @@ func TestCertificatesAreThoseOfTheLibrary(t *testing.T) {
 			c.notBefore, c.notAfter = time.Date(2049, 12, 31, 23, 59, 59, 0, time.UTC), time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC)
 		}},
 	}
-	for size := 1; size <= maxChip; size += 17 { // every length of a length
+	for size := 1; size <= maxChip; size += 17 { // covers every length of a DER length
 		rows = append(rows, struct {
 			name string
 			by   signer

@@ -43,7 +43,7 @@ func TestOpenRingKeyRefusals(t *testing.T) {
 	}
 }
 
-// TestRingKeysDerive holds that label and fields separate what is derived.
+// TestRingKeysDerive: different labels and fields give different keys.
 func TestRingKeysDerive(t *testing.T) {
 	k := ringKeyOf(1)
 	seen := map[string]string{}
@@ -89,7 +89,7 @@ func TestRingKeysDoNotPrint(t *testing.T) {
 	}
 }
 
-// TestRolls follows two keys through their lives.
+// TestRolls follows two keys from their creation through a roll to their expiry.
 func TestRolls(t *testing.T) {
 	const life = time.Hour
 	a := NewRingKeys(noon, life)

@@ -14,7 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// serve is the server configuration of a leaf and what stands above it.
+// serve returns the server configuration of a leaf and the certificates above it.
 func serve(leaf Leaf, key any, above ...[]byte) *tls.Config {
 	c := &tls.Certificate{Certificate: append([][]byte{leaf.DER}, above...), PrivateKey: key}
 	return ServerTLS(func() (*tls.Certificate, error) { return c, nil })
@@ -26,8 +26,8 @@ func (w *world) serveShared(t testing.TB) *tls.Config {
 	return serve(leaf, leaf.Key, testworld.Must(w.issuer.Identity("scoring", "2026.11")).Cross)
 }
 
-// talk shakes hands over a pipe; the client then sends five bytes. It gives
-// what the client got and how many bytes the server could read.
+// talk runs a handshake over a pipe, after which the client sends five bytes. It returns the
+// client's state and error, and how many bytes the server read.
 func talk(t testing.TB, server, client *tls.Config) (state tls.ConnectionState, received int, err error) {
 	t.Helper()
 	a, b := net.Pipe()
@@ -84,7 +84,7 @@ func TestTLSAccepts(t *testing.T) {
 	}
 }
 
-// TestTLSRefuses: the client refuses before it sends a byte.
+// TestTLSRefuses: the client refuses the server before it sends a byte.
 func TestTLSRefuses(t *testing.T) {
 	w, other := newWorld(t, 'a'), newWorld(t, 'b')
 	good := w.expectShared(t)
@@ -140,8 +140,8 @@ func TestTLSVersions(t *testing.T) {
 	}
 }
 
-// TestTLSNeverResumes: a client that would resume is given no ticket, and our
-// client is checked anew at every handshake.
+// TestTLSNeverResumes: the server sends no ticket to a client that would resume, and the client
+// checks the server at every handshake.
 func TestTLSNeverResumes(t *testing.T) {
 	w := newWorld(t, 'a')
 	server, client := w.serveShared(t), w.dial(t, "scoring.clinic.example", w.expectShared(t))
@@ -168,8 +168,8 @@ func TestTLSCertificateError(t *testing.T) {
 	}
 }
 
-// TestPlainTLSClient: a client that knows nothing of ours but the identity root
-// accepts the chain, and no chain of another authority or release.
+// TestPlainTLSClient: a standard TLS client with only the identity root accepts the chain, and
+// refuses chains of another authority or release.
 func TestPlainTLSClient(t *testing.T) {
 	w, other := newWorld(t, 'a'), newWorld(t, 'b')
 	plain := func(root []byte) *tls.Config {

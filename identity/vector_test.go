@@ -17,14 +17,13 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/vectors anew")
 
-// vector is testdata/vectors/identity.json: everything that a second
-// implementation derives and issues from one root secret, policy and time.
-// Byte strings are hexadecimal.
+// vector is testdata/vectors/identity.json: all values that a second implementation derives and
+// issues from one root secret, policy and time. Byte strings are hexadecimal.
 type vector struct {
 	Description  string            `json:"description"`
 	RootSecret   string            `json:"root_secret"`
 	Policy       string            `json:"policy"`
-	Cut          string            `json:"cut"` // the policy that follows, which cuts a unit of task scoring off
+	Cut          string            `json:"cut"` // the next policy, which cuts off a unit of task scoring
 	Genesis      wire.Digest       `json:"genesis"`
 	Root         wire.Digest       `json:"authority_root"`
 	At           string            `json:"at"`
@@ -37,7 +36,7 @@ type vector struct {
 	Digests      map[string]string `json:"certificate_sha256"`
 }
 
-// vectorOf is the vector as this implementation makes it.
+// vectorOf returns the vector as this implementation makes it.
 func vectorOf(t testing.TB) vector {
 	t.Helper()
 	w := newWorld(t, 'a')
@@ -57,7 +56,7 @@ func vectorOf(t testing.TB) vector {
 		},
 	}
 	id := testworld.Must(ReleaseID(w.policy, "scoring", "2026.11"))
-	index := testworld.Must(windowAt(AuthorityLeafLifetime, noon)).index // scoring has the same life
+	index := testworld.Must(windowAt(AuthorityLeafLifetime, noon)).index // scoring has the same lifetime
 	v.IDs["scoring 2026.11"] = id.Hex()
 	v.IDs["keys 1.4"] = testworld.Must(ReleaseID(w.policy, "keys", "1.4")).Hex()
 	v.Scalars = map[string]string{

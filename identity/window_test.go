@@ -59,9 +59,8 @@ func TestWindowBoundaries(t *testing.T) {
 	}
 }
 
-// TestWindowsTile goes over window ends of many lives: the last nanosecond of
-// a window is its own, the first after it the next's, and whoever renews in
-// time always holds a valid leaf.
+// TestWindowsTile checks window ends for many lifetimes: the last nanosecond belongs to a window,
+// the next one to its successor, and a unit that renews in time always has a valid leaf.
 func TestWindowsTile(t *testing.T) {
 	for _, life := range []time.Duration{3 * time.Second, 5 * time.Second, 7*time.Second + 1, time.Hour, 24*time.Hour - 1, 24 * time.Hour} {
 		now := noon

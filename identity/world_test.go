@@ -15,10 +15,10 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// noon is when most tests happen.
+// noon is the time of most tests.
 var noon = testworld.Noon
 
-// world is a trust domain with its issuer, all of it the same in every run.
+// world is a trust domain with its issuer, the same in every run.
 type world struct {
 	*testworld.World
 	keys   *Keys
@@ -48,12 +48,12 @@ reference = [
 ]
 `
 
-// secretOf is a root secret that is the same in every run.
+// secretOf returns a root secret that is the same in every run.
 func secretOf(seed byte) Secret {
 	return testworld.Must(OpenSecret([]byte(strings.Repeat(string(rune(seed)), 32))))
 }
 
-// newWorld is the world of a root secret; edits "old, new" change its policy. The vectors
+// newWorld returns the world of a root secret; edits "old, new" change its policy. The vectors
 // contain it, so owner, vendor and programs are the same in every run.
 func newWorld(t testing.TB, seed byte, edits ...string) *world {
 	t.Helper()
@@ -65,13 +65,13 @@ func newWorld(t testing.TB, seed byte, edits ...string) *world {
 		"VENDOR", "sha256:"+strings.Repeat("1", 64), `program = "authority"`, `program = "sha256:`+strings.Repeat("2", 64)+`"`)...))
 }
 
-// worldOf gives the keys an issuer under the newest policy of w.
+// worldOf returns a world with an issuer of the keys under the newest policy of w.
 func worldOf(keys *Keys, w *testworld.World) *world {
 	p := w.Policy()
 	return &world{World: w, keys: keys, policy: p, issuer: issuerOf(keys, p)}
 }
 
-// groupKeys are the keys of a roster, the same in every run.
+// groupKeys returns the keys of a roster, the same in every run.
 func groupKeys(roster attest.Digest) *GroupKeys {
 	return testworld.Must(DeriveGroup(groupSecret(roster), roster))
 }
@@ -81,7 +81,7 @@ func groupSecret(roster attest.Digest) Secret {
 	return testworld.Must(OpenSecret(secret[:]))
 }
 
-// issuerOf is the issuer of an authority that has the keys of every roster.
+// issuerOf returns the issuer of an authority that has the keys of every roster.
 func issuerOf(keys *Keys, p policy.Approved) *Issuer {
 	var all []*GroupKeys
 	for _, name := range p.Document().GroupNames() {
@@ -92,10 +92,10 @@ func issuerOf(keys *Keys, p policy.Approved) *Issuer {
 	return testworld.Must(keys.Issuer(p, all...))
 }
 
-// next is the world under the policy that follows, after edits.
+// next returns the world under the next policy, after edits.
 func (w *world) next(edits ...string) *world { return worldOf(w.keys, w.NextPolicy(edits...)) }
 
-// grant is what policy gives a unit that runs the first program of a release.
+// grant returns the policy's grant for a unit with the first program of a release.
 func (w *world) grant(t testing.TB, task, release string) policy.Grant {
 	t.Helper()
 	m := w.policy.Document().Tasks[task].Releases[release].References[0]
@@ -119,7 +119,7 @@ func (w *world) grant(t testing.TB, task, release string) policy.Grant {
 	return g
 }
 
-// unitKey is the key of a unit, the same in every run.
+// unitKey returns a unit's key, the same in every run.
 func unitKey(name string) *ecdsa.PrivateKey {
 	d := wire.Sum([]byte("unit key " + name))
 	return testworld.Must(ecdsa.ParseRawPrivateKey(elliptic.P256(), d[:]))
@@ -143,14 +143,14 @@ func (w *world) root(t testing.TB) *x509.Certificate {
 	return parse(t, w.issuer.AuthorityRoot())[0]
 }
 
-// sharedChain is what a unit of scoring 2026.11 serves.
+// sharedChain returns the chain that a unit of scoring 2026.11 serves.
 func (w *world) sharedChain(t testing.TB) []*x509.Certificate {
 	t.Helper()
 	leaf := testworld.Must(w.issuer.SharedLeaf(w.grant(t, "scoring", "2026.11"), noon))
 	return parse(t, leaf.DER, testworld.Must(w.issuer.Identity("scoring", "2026.11")).Cross)
 }
 
-// expectShared accepts sharedChain.
+// expectShared returns an expectation that accepts sharedChain.
 func (w *world) expectShared(t testing.TB) Expect {
 	t.Helper()
 	return Expect{Policy: w.policy, Kinds: []Kind{KindShared}, Use: UseTLS, IDs: testworld.Must(LiveIDs(w.policy, "scoring")), At: noon}

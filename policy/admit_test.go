@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytest"
 )
 
-// TestAdmitDevices: a release gets the devices that it demands, or no grant; what
-// demands none is content with any.
+// TestAdmitDevices: a release that demands devices is admitted only with them; a release that
+// demands none is admitted with any.
 func TestAdmitDevices(t *testing.T) {
 	h := newHouse()
 	data, agent := attest.BindReportData(wire.LabelIssue), policytest.Digest("2")
@@ -34,7 +34,7 @@ func TestAdmitDevices(t *testing.T) {
 			t.Errorf("%d devices where none is demanded: %v", len(chips), err)
 		}
 	}
-	a.doc.Tasks["scoring"].Releases["2026.10"].Devices = map[attest.Platform]int{attest.NvidiaGPU: 2} // no GPU beside the development TEE of this policy
+	a.doc.Tasks["scoring"].Releases["2026.10"].Devices = map[attest.Platform]int{attest.NvidiaGPU: 2} // this development policy cannot name GPUs in its text
 	for _, chips := range [][]string{nil, {"a"}} {
 		grant, err := a.Admit("scoring", equipped(chips...))
 		if policytest.Refused(t, err, wire.DeviceMissing); grant.Task != nil {
@@ -49,7 +49,7 @@ func TestAdmitDevices(t *testing.T) {
 	}
 }
 
-// gpus is an appraiser of devices that hold, each the chip that its evidence names.
+// gpus is an appraiser that accepts every device; its evidence names the chip.
 var gpus = attesttest.Voucher{Of: attest.NvidiaGPU, Says: func(raw []byte) attest.Claims {
 	data := attest.BindReportData(wire.LabelIssue)
 	return attest.Claims{Measurement: attest.Measurement{Platform: attest.NvidiaGPU}, ReportData: data[:], Chip: string(raw)}

@@ -65,8 +65,8 @@ func TestGenesisRefusals(t *testing.T) {
 	}
 }
 
-// TestOwnerActions is case 23 of the threat model but for the expired window,
-// which proposals have.
+// TestOwnerActions is case 23 of the threat model, without the expired window, which the tests of
+// proposals cover.
 func TestOwnerActions(t *testing.T) {
 	h := newHouse()
 	a := h.found(t)
@@ -120,15 +120,15 @@ func TestNextRefusals(t *testing.T) {
 
 func TestDevelopmentStays(t *testing.T) {
 	a := newHouse().found(t)
-	a.doc.Development = false // no other platform can be written yet
+	a.doc.Development = false // a development policy can name no other platform
 	h := newHouse()
 	raw := h.next(t, a)
 	_, err := a.successor(raw)
 	policytest.Refused(t, err, wire.BadPolicy)
 }
 
-// TestQuorumOfTheOwnersBefore lets the owners of the new policy sign, and then
-// those of the old one.
+// TestQuorumOfTheOwnersBefore: signatures of the new policy's owners are refused, those of the
+// old policy's owners count.
 func TestQuorumOfTheOwnersBefore(t *testing.T) {
 	h := newHouse()
 	a := h.found(t)
@@ -210,7 +210,7 @@ func TestHistory(t *testing.T) {
 	policytest.Refused(t, err, wire.TooLarge)
 }
 
-// TestThen looks back: what was in force after each step is what was approved then.
+// TestThen: AtHead and Since return the history as it was approved at each step.
 func TestThen(t *testing.T) {
 	h := newHouse()
 	first := h.found(t)
@@ -251,8 +251,8 @@ func TestThen(t *testing.T) {
 	}
 }
 
-// TestSuccessorsShareNothing makes two successors where a slice has room for
-// one more.
+// TestSuccessorsShareNothing makes two successors of one policy when the slice of steps has spare
+// capacity. They share no memory.
 func TestSuccessorsShareNothing(t *testing.T) {
 	h := newHouse()
 	a := h.found(t)
@@ -292,7 +292,7 @@ func appraised(t testing.TB, c attest.Claims) attest.Result {
 	return r
 }
 
-// measured is a soft measurement.
+// measured returns a soft measurement.
 func measured(agent, program attest.Digest, args ...string) attest.Measurement {
 	var fields [][]byte
 	for _, a := range args {
@@ -315,7 +315,7 @@ func TestAdmit(t *testing.T) {
 		claims  attest.Claims
 		release string
 		want    attest.Reason
-		say     string // part of the refusal
+		say     string // part of the refusal's text
 	}{
 		{name: "first release", task: "scoring", claims: attest.Claims{Measurement: measured(agent, policytest.Digest("5"))}, release: "2026.10"},
 		{name: "second release", task: "scoring", claims: attest.Claims{Measurement: measured(agent, policytest.Digest("6"), "--model", "m.json")}, release: "2026.11"},
@@ -333,8 +333,7 @@ func TestAdmit(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			r := appraised(t, row.claims)
 			grant, err := a.Admit(row.task, r)
-			// What could be admitted is what would be but for dynamic, which needs an
-			// appraisal.
+			// CouldAdmit agrees with Admit, except for dynamic code, which needs an appraisal.
 			if could := a.CouldAdmit(row.task, row.claims.Measurement); (could == nil) != (err == nil) && !row.claims.Dynamic {
 				t.Errorf("before appraisal: got %v, want as after it: %v", could, err)
 			} else if could != nil {
@@ -396,7 +395,8 @@ func TestAdmitAuthority(t *testing.T) {
 	policytest.Refused(t, Approved{}.AdmitAuthority(on(named, own)), wire.BadPolicy)
 }
 
-// TestNearestReference has the difference that a person would look for.
+// TestNearestReference: the refusal names the register that differs from the nearest reference
+// value.
 func TestNearestReference(t *testing.T) {
 	a := newHouse().found(t)
 	_, err := a.Admit("scoring", result(t, measured(policytest.Digest("2"), policytest.Digest("8"), "--model", "m.json")))

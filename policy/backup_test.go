@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// TestAdmitBackup lets an owner ask for a backup under the policy in force, and
-// nobody for anything else.
+// TestAdmitBackup: only owners may request a backup, only under the policy in force, and only
+// with a signature for that use.
 func TestAdmitBackup(t *testing.T) {
 	h := newHouse()
 	h.Owners["mallory"] = policytest.Fixed("mallory")
@@ -54,8 +54,8 @@ func TestAdmitBackup(t *testing.T) {
 	policytest.Refused(t, err, wire.BadSignature)
 }
 
-// TestOwnersDigest differs with each thing that decides who restores a backup,
-// and with nothing else.
+// TestOwnersDigest: the digest changes with each value that decides who can restore a backup, and
+// with no other value.
 func TestOwnersDigest(t *testing.T) {
 	h := newHouse()
 	h.Owners["another"] = policytest.Fixed("another")

@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// TestConcerns: which steps a unit of task scoring, one of task keys, which scoring
-// calls, and one of a role of a group renew for.
+// TestConcerns: for which steps a unit of task scoring renews its certificate, a unit of task
+// keys (which scoring calls), and a unit of a group's role.
 func TestConcerns(t *testing.T) {
 	h := newGroupHouse()
 	before := h.heard(t, h.began(t, h.Text(t, policytest.Grouped()...)), "north", "south")
@@ -35,14 +35,14 @@ func TestConcerns(t *testing.T) {
 		{"its life", edited(h, before, `"30m"`, `"20m"`), true, false, false},
 		{"its names", edited(h, before, `, "score.clinic.example"`, ""), true, false, false},
 		{"what it calls", edited(h, before, "calls = [\"keys\"]\n", ""), true, false, false},
-		{"its environment", edited(h, before, `LANG = "C"`, `LANG = "D"`), true, false, true}, // in the floors of the group
+		{"its environment", edited(h, before, `LANG = "C"`, `LANG = "D"`), true, false, true}, // it is part of the group's floors
 		{"another release of it", edited(h, before, release("scoring", "2026.10", "9")...), false, false, false},
 		{"another release of the task it calls", edited(h, before, release("keys", "1.4", "9")...), true, false, false},
-		{"one of its units", edited(h, before, "units = 50\n", "units = 50\n"+unit), true, false, true}, // which holds the whole group's ring keys too
+		{"one of its units", edited(h, before, "units = 50\n", "units = 50\n"+unit), true, false, true}, // that unit has the whole group's ring keys too
 		{"a unit of the task it calls", edited(h, before, "[task.keys]\n", "[task.keys]\n"+unit), true, true, true},
 		{"its release is retired", edited(h, before, "dynamic = true\n", "dynamic = true\nretired = true\n"), false, false, false},
 		{"the other release is retired", edited(h, before, "[task.scoring.release.\"2026.10\"]\n", "[task.scoring.release.\"2026.10\"]\nretired = true\n"), false, false, false},
-		{"code by its name", edited(h, before, strings.Repeat("2", 64), strings.Repeat("8", 64)), true, true, true}, // the authority's too
+		{"code by its name", edited(h, before, strings.Repeat("2", 64), strings.Repeat("8", 64)), true, true, true}, // also the authority's code
 		{"its platform", edited(h, before, "debug = true\n", ""), true, true, true},
 		{"the authority", edited(h, before, `["chip:0123456789abcdef"]`, `"any"`), true, true, true},
 		{"the group's quorum", edited(h, before, "quorum = 2\nuntil", "quorum = 3\nuntil"), false, false, true},
@@ -53,7 +53,7 @@ func TestConcerns(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			after := tt.step(t)
-			later := h.nextPolicy(t, after, after.Document().Source()) // which concerns nobody
+			later := h.nextPolicy(t, after, after.Document().Source()) // concerns no unit
 			for _, row := range []struct {
 				name  string
 				facts Facts
@@ -80,14 +80,13 @@ func TestConcerns(t *testing.T) {
 	}
 }
 
-// edited is the history a with one policy more: the good one with the group, after
-// edits.
+// edited returns a with one more policy: the good one with the group, after edits.
 func edited(h *house, a Approved, edits ...string) func(testing.TB) Approved {
 	return func(t testing.TB) Approved { return h.nextPolicy(t, a, h.Text(t, policytest.Grouped(edits...)...)) }
 }
 
-// TestConcernsOfSharedRings: a cut of a release that continues another concerns both,
-// because they share what sessions by task name are sealed under.
+// TestConcernsOfSharedRings: a cut of a release that continues another concerns units of both,
+// because they share the ring keys of sessions by task name.
 func TestConcernsOfSharedRings(t *testing.T) {
 	h := newHouse()
 	line := "[task.scoring.release.\"2026.11\"]\n"
@@ -115,8 +114,8 @@ func TestConcernsOfSharedRings(t *testing.T) {
 	}
 }
 
-// TestConcernsAfterCutTakenBack: a cut concerns who held the pair, also when what it
-// said was taken back before they heard.
+// TestConcernsAfterCutTakenBack: a cut concerns units with the old shared leaf, even if it was
+// taken back before they received it.
 func TestConcernsAfterCutTakenBack(t *testing.T) {
 	h := newHouse()
 	before := h.began(t, h.Text(t))

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// keyed are the key digests of owners of the house.
+// keyed returns the key digests of owners of the house.
 func (h *house) keyed(names ...string) (keys []attest.Digest) {
 	for _, name := range names {
 		keys = append(keys, sshsig.KeyDigest(h.Owners[name].PublicKey()))
@@ -23,13 +23,13 @@ func (h *house) keyed(names ...string) (keys []attest.Digest) {
 	return keys
 }
 
-// holding is the result of the program that is a holder.
+// holding returns the appraisal result of the program in the role holder.
 func holding(t testing.TB) attest.Result {
 	t.Helper()
 	return result(t, measured(policytest.Digest("9"), policytest.Digest("4"), "-v"))
 }
 
-// stepState is a with a policy that follows it, signed by two owners.
+// then returns a with a next policy, signed by two owners.
 func (h *house) then(t testing.TB, a Approved, edits ...string) Approved {
 	t.Helper()
 	next, err := a.Next(h.step(t, h.next(t, a, edits...), "ana", "ben"))
@@ -39,7 +39,7 @@ func (h *house) then(t testing.TB, a Approved, edits ...string) Approved {
 	return next
 }
 
-// says is a after a statement of a party.
+// says returns a with a statement of a party.
 func (h *house) says(t testing.TB, a Approved, party string, change func(*Statement)) Approved {
 	t.Helper()
 	next, err := a.Next(h.say(t, a, party, change))
@@ -49,11 +49,11 @@ func (h *house) says(t testing.TB, a Approved, party string, change func(*Statem
 	return next
 }
 
-// loose are edits to a group with a quorum of one.
+// loose are edits of a group to a quorum of one.
 var loose = []string{"quorum = 2\nuntil", "quorum = 1\nuntil"}
 
-// TestOwnConsent: a member's program is admitted while its own party approves, and
-// a quorum of others is no consent of that party.
+// TestOwnConsent: a member's program is admitted only while its own party approves; approvals of
+// a quorum of other parties are not enough.
 func TestOwnConsent(t *testing.T) {
 	h := newGroupHouse()
 	a := h.says(t, h.found(t, policytest.Grouped(loose...)...), "south", nil)
@@ -93,8 +93,8 @@ func TestOwnConsent(t *testing.T) {
 	}
 }
 
-// TestPins: a unit is admitted as a member of the one party that it was given the
-// key of, whoever else lists its program.
+// TestPins: a unit is admitted as a member of the one party whose key it pins, whichever other
+// parties list its program.
 func TestPins(t *testing.T) {
 	h := newGroupHouse()
 	listed := append(slices.Clone(loose), `{ party = "north", task = "keys", release = "1.4" }`,
@@ -128,17 +128,17 @@ func TestPins(t *testing.T) {
 			}
 		})
 	}
-	// Nor is it where one party alone lists the program.
+	// Without a pin it is refused even where only one party lists the program.
 	scoring := result(t, measured(policytest.Digest("2"), policytest.Digest("6"), "--model", "m.json"))
 	_, err := a.AdmitMember("trial", "scorer", scoring, Pins{}, rooted, policytest.Start)
 	policytest.Refused(t, err, wire.NoParty)
 	other := func(*GroupState) attest.Digest { return policytest.Digest("b") }
 	_, err = a.AdmitMember("trial", "holder", holding(t), Pins{Parties: h.keyed("north")}, other, policytest.Start)
-	policytest.Refused(t, err, wire.NoQuorum) // the authority's root is another than the party approves
+	policytest.Refused(t, err, wire.NoQuorum) // the party approves a different root than the authority's
 }
 
-// TestNumbers: numbers do not come near where they would overflow, so a withdrawal
-// is always newer than what it ends.
+// TestNumbers: statement numbers stay far below overflow, so a withdrawal can always have a
+// higher number than the approval that it ends.
 func TestNumbers(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north")
@@ -157,7 +157,7 @@ func TestNumbers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = b.Next(h.say(t, b, "north", func(s *Statement) { s.Number = 1 })) // the approval again
+		_, err = b.Next(h.say(t, b, "north", func(s *Statement) { s.Number = 1 })) // replays the approval
 		policytest.Refused(t, err, wire.WrongSequence)
 		if again := h.says(t, b, "north", nil); len(again.GroupByName("trial").ApprovalStatus(groupRoot, policytest.Start).Approved) != 1 {
 			t.Errorf("after a withdrawal with number %d the party approves no more", tt.number)
@@ -165,8 +165,8 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
-// TestSecondText: two texts with one number count as a withdrawal until a higher
-// number, and touch nothing else.
+// TestSecondText: two texts with one number count as a withdrawal until a statement with a higher
+// number, and affect no other party.
 func TestSecondText(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
@@ -176,7 +176,7 @@ func TestSecondText(t *testing.T) {
 	if !slices.Equal(agreement.Approved, []string{"south"}) || b.PolicyHead() == a.PolicyHead() {
 		t.Errorf("got approvals of %v, want south's alone, in a step of its own", agreement.Approved)
 	}
-	// Who holds both texts, in whatever order, sees it too.
+	// An offline check of both texts, in any order, gives the same result.
 	p := b.GroupByName("trial")
 	all := p.SignedStatements()
 	for range all {
@@ -201,11 +201,11 @@ func TestSecondText(t *testing.T) {
 	}
 	withdrawn := h.says(t, a, "north", withdraws)
 	_, err := withdrawn.Next(h.say(t, withdrawn, "north", func(s *Statement) { s.Number = 2 }))
-	policytest.Refused(t, err, wire.WrongSequence) // beside a withdrawal a second text changes nothing
+	policytest.Refused(t, err, wire.WrongSequence) // after a withdrawal a second text changes nothing
 }
 
-// TestStatementsElsewhere: a statement counts for its own roster, key, and place
-// only; every other use of its bytes is refused.
+// TestStatementsElsewhere: a statement counts only for its own roster and key, and at its own
+// place in the history. Every other use of its bytes is refused.
 func TestStatementsElsewhere(t *testing.T) {
 	h := newGroupHouse()
 	a := h.found(t, policytest.Grouped()...)
@@ -236,7 +236,7 @@ func TestStatementsElsewhere(t *testing.T) {
 	policytest.Refused(t, err, wire.BadSignature)
 	_, err = a.Next(edited(func(s *Statement) { s.Key = h.keyed("south")[0] }))
 	policytest.Refused(t, err, wire.NotOwner)
-	// One party's word on one group says nothing of another.
+	// A party's statement about one group does not count for another group.
 	s, err := two.GroupByName("audit").Statement(h.keyed("north")[0], groupRoot)
 	if err != nil {
 		t.Fatal(err)
@@ -253,7 +253,7 @@ func TestStatementsElsewhere(t *testing.T) {
 	policytest.Refused(t, err, wire.BadSignature)
 }
 
-// TestRoots: an approval counts for the root that it names.
+// TestRoots: an approval counts only for the root that it names.
 func TestRoots(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north")
@@ -275,7 +275,7 @@ func TestRoots(t *testing.T) {
 		t.Errorf("got roots %v, want the one that both approve", roots)
 	}
 	_, err = all.ApprovedUntil(groupRoot, policytest.Start)
-	policytest.Refused(t, err, wire.NoQuorum) // what north approved before counts no more
+	policytest.Refused(t, err, wire.NoQuorum) // north's earlier approval no longer counts
 	one := h.found(t, policytest.Grouped(loose...)...)
 	one = h.says(t, h.says(t, one, "north", nil), "south", other)
 	want := []attest.Digest{groupRoot, moved}

@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// TestRosterNamesAuthorities: a roster appraises an authority by what stands in it,
-// whatever policy says now.
+// TestRosterNamesAuthorities: a roster appraises an authority by the roster's own rules, whatever
+// the current policy says.
 func TestRosterNamesAuthorities(t *testing.T) {
 	h := newGroupHouse()
 	a := h.found(t, policytest.Grouped()...)
@@ -21,7 +21,7 @@ func TestRosterNamesAuthorities(t *testing.T) {
 		t.Fatal(err)
 	}
 	const named = "0123456789abcdef"
-	own := measured(attest.Digest{}, policytest.Digest("2")) // the digest that @agent-1 names
+	own := measured(attest.Digest{}, policytest.Digest("2")) // the digest of @agent-1
 	on := func(chip string, m attest.Measurement) attest.Result {
 		return appraised(t, attest.Claims{Measurement: m, Chip: chip})
 	}
@@ -40,8 +40,8 @@ func TestRosterNamesAuthorities(t *testing.T) {
 	if (Roster{}).AuthorityRules() != nil {
 		t.Error("the empty roster accepts a platform")
 	}
-	// Owners who name another authority program, on another machine, name none that
-	// this roster admits; the group stays what its parties approved.
+	// The owners name a different authority program on a different machine. This roster does not
+	// admit it, and the group's identity stays the same.
 	next := h.then(t, a, policytest.Grouped("machines = [\"chip:0123456789abcdef\"]\n", "machines = [\"chip:fedcba9876543210\"]\n",
 		`reference = [ { platform = "soft", program = "@agent-1" } ]`+"\n\n", `reference = [ { platform = "soft", program = "sha256:`+strings.Repeat("8", 64)+`" } ]`+"\n\n")...)
 	evil := on("fedcba9876543210", measured(attest.Digest{}, policytest.Digest("8")))
@@ -54,8 +54,8 @@ func TestRosterNamesAuthorities(t *testing.T) {
 	policytest.Refused(t, next.GroupByName("trial").Roster.AdmitAuthority(evil), wire.NotMeasured)
 }
 
-// TestCustodyIsApproved: what a roster says of authorities is part of what parties
-// approve.
+// TestCustodyIsApproved: the parties approve the part of a roster about authorities too, so each
+// change of it needs new approvals.
 func TestCustodyIsApproved(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")

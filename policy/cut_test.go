@@ -18,7 +18,7 @@ var (
 	previousLine = regexp.MustCompile(`(?m)^previous *=.*$`)
 )
 
-// began is the history that begins with a text.
+// began returns the history that begins with a text.
 func (h *house) began(t testing.TB, text []byte) Approved {
 	t.Helper()
 	a, err := Genesis(wire.Sum(text), h.step(t, text, signersOf(mustParse(t, text))...))
@@ -28,7 +28,7 @@ func (h *house) began(t testing.TB, text []byte) Approved {
 	return a
 }
 
-// nextPolicy is a history with one policy more: a text that could be its first.
+// nextPolicy returns a history with one more policy, made from a text for a first policy.
 func (h *house) nextPolicy(t testing.TB, a Approved, text []byte) Approved {
 	t.Helper()
 	text = sequenceLine.ReplaceAll(text, fmt.Append(nil, "sequence = ", a.Document().Sequence+1))
@@ -40,10 +40,10 @@ func (h *house) nextPolicy(t testing.TB, a Approved, text []byte) Approved {
 	return a
 }
 
-// signersOf are as many of ana and ben as a policy demands.
+// signersOf returns as many of ana and ben as a policy's quorum.
 func signersOf(d *policyfile.Document) []string { return []string{"ana", "ben"}[:d.Owners.Quorum] }
 
-// id is the identity of a release.
+// id returns the identity of a release.
 func (a Approved) id(t testing.TB, task, release string) attest.Digest {
 	t.Helper()
 	r, named := a.doc.Tasks[task].Releases[release]
@@ -53,7 +53,7 @@ func (a Approved) id(t testing.TB, task, release string) attest.Digest {
 	return a.doc.ReleaseID(a.genesis, task, r.References)
 }
 
-// unitOf are the facts of a unit of task keys that was admitted on a platform.
+// unitOf returns the facts of a unit of task keys that was admitted on a platform.
 func unitOf(t testing.TB, a Approved, release string, p attest.Platform, chip string) Facts {
 	return Facts{Task: "keys", Identity: a.id(t, "keys", release), Unit: wire.UnitID{1}, Platform: p, Chip: chip, Head: a.PolicyHead()}
 }
@@ -63,7 +63,7 @@ const (
 	nitroID = "i-0123456789abcdef-enc0123456789abcdef"
 )
 
-// hardwareUnits are a unit of task keys on each platform of the hardware policy.
+// hardwareUnits returns a unit of task keys on each platform of the hardware policy.
 func hardwareUnits(t testing.TB, a Approved) map[attest.Platform]Facts {
 	return map[attest.Platform]Facts{
 		attest.SNP:   unitOf(t, a, "1", attest.SNP, strings.Repeat("1", 128)),
@@ -73,9 +73,9 @@ func hardwareUnits(t testing.TB, a Approved) map[attest.Platform]Facts {
 	}
 }
 
-// hardwareCuts are steps, as edits of the hardware policy, the platforms whose units
-// each refuses at once, and whether it is a cut for the identity: what units that hold
-// a shared leaf together were admitted by.
+// hardwareCuts are steps, as edits of the hardware policy, with the platforms whose units each
+// step refuses at once, and whether the step is a cut for the identity, so that its shared leaf
+// is replaced.
 var hardwareCuts = []struct {
 	name  string
 	edits []string
@@ -103,7 +103,7 @@ var hardwareCuts = []struct {
 	{"the code", []string{`pcr2 = "sha384:M3"`, `pcr2 = "sha384:M4"`}, []attest.Platform{attest.SNP, attest.TDX, attest.SGX, attest.Nitro}, true},
 	{"code by its name", []string{`sha256 = "S1"`, `sha256 = "S2"`}, []attest.Platform{attest.SNP, attest.TDX, attest.SGX, attest.Nitro}, true},
 	{"a platform", []string{"[platform.nitro]\nroots = [\"sha256:R3\"]\nmax_age = \"5m\"\n", "", "  { platform = \"nitro\", pcr0 = \"sha384:M1\", pcr1 = \"sha384:M2\", pcr2 = \"sha384:M3\", pcr8 = \"sha384:M0\" },\n", ""},
-		[]attest.Platform{attest.SNP, attest.TDX, attest.SGX, attest.Nitro}, true}, // the rest are another identity
+		[]attest.Platform{attest.SNP, attest.TDX, attest.SGX, attest.Nitro}, true}, // the step gives the others a new identity
 	{"a device demanded", []string{"key_mode = \"unit\"\n[task.keys.release.\"1\"]\n", gpuRules + "[task.keys]\nkey_mode = \"unit\"\n[task.keys.release.\"1\"]\ndevices = { nvidia-gpu = 1 }\n", "[task.keys]\n[platform", "[platform"},
 		[]attest.Platform{attest.SNP, attest.TDX, attest.SGX, attest.Nitro}, true},
 	{"its unit", []string{"key_mode = \"unit\"\n", "key_mode = \"unit\"\ncut_units = [\"01000000000000000000000000000000\"]\n"},
@@ -137,7 +137,7 @@ func TestCutOff(t *testing.T) {
 				if err := before.CutOff(unit, policytest.Start); err != nil {
 					t.Fatalf("%s, before the step: %v", p, err)
 				}
-				want := bytes.Contains(fmt.Append(nil, tt.cuts), []byte(p)) // of the list's names none is in another
+				want := bytes.Contains(fmt.Append(nil, tt.cuts), []byte(p)) // no platform's name is part of another's
 				err := after.CutOff(unit, policytest.Start)
 				if got := wire.ReasonOf(err) == wire.CutOff; got != want || err != nil && !got {
 					t.Errorf("%s: got %v, want cut off: %v", p, err, want)
@@ -154,8 +154,8 @@ func TestCutOff(t *testing.T) {
 	}
 }
 
-// TestCutStays: what a later step takes back stays cut for leaves that were issued
-// before, and for pairs; a unit, a chip and a list are what the newest policy says.
+// TestCutStays: a later policy takes a cut back. Leaves issued before the cut, and shared leaves,
+// stay cut off. For a unit, a chip or a list, only the newest policy counts.
 func TestCutStays(t *testing.T) {
 	h := newHouse()
 	for _, tt := range hardwareCuts {
@@ -169,13 +169,13 @@ func TestCutStays(t *testing.T) {
 			later := h.nextPolicy(t, back, policytest.IronText(t, "[owners]", "# later\n[owners]"))
 			id, last := before.id(t, "keys", "1"), cut.PolicyHead()
 			if strings.Contains(tt.name, "replaced") {
-				last = back.PolicyHead() // removes the other
+				last = back.PolicyHead() // removes the replacement
 			}
 			for name, a := range map[string]Approved{"taken back": back, "later": later, "replayed": mustReplay(t, later)} {
 				if got := a.LastCut(id, ""); got != last {
 					t.Errorf("%s: got last cut %v, want %v", name, got, last)
 				}
-				// "Recorded" cuts are judged by the policy in force alone.
+				// Cuts of recorded values (chip, PPID, unit) depend only on the policy in force.
 				exact := strings.Contains(tt.name, "chip") || strings.Contains(tt.name, "PPID") || strings.Contains(tt.name, "unit")
 				for p, unit := range hardwareUnits(t, before) {
 					want := bytes.Contains(fmt.Append(nil, tt.cuts), []byte(p)) && !exact
@@ -184,7 +184,7 @@ func TestCutStays(t *testing.T) {
 					}
 				}
 			}
-			// Who was admitted after the cut was taken back is not cut off.
+			// Units admitted after the cut was taken back are not cut off.
 			for p, unit := range hardwareUnits(t, back) {
 				if err := later.CutOff(unit, policytest.Start); err != nil {
 					t.Errorf("%s, admitted later: %v", p, err)
@@ -203,7 +203,7 @@ func mustReplay(t testing.TB, a Approved) Approved {
 	return again
 }
 
-// TestCutPair: a shared leaf is accepted exactly while it names the last cut.
+// TestCutPair: a shared leaf is accepted only if it names the last cut.
 func TestCutPair(t *testing.T) {
 	h := newHouse()
 	first := h.began(t, h.Text(t))
@@ -211,7 +211,7 @@ func TestCutPair(t *testing.T) {
 	again := h.nextPolicy(t, raised, h.Text(t))
 	gone := h.nextPolicy(t, again, h.Text(t, strings.Repeat("6", 64), strings.Repeat("8", 64)))
 	back := h.nextPolicy(t, gone, h.Text(t))
-	other := h.nextPolicy(t, back, h.Text(t, strings.Repeat("4", 64), strings.Repeat("8", 64))) // of task keys
+	other := h.nextPolicy(t, back, h.Text(t, strings.Repeat("4", 64), strings.Repeat("8", 64))) // changes task keys
 	id := first.id(t, "scoring", "2026.11")
 	pair := func(cut attest.Digest) Facts {
 		return Facts{Task: "scoring", Identity: id, Head: cut, Shared: true}
@@ -252,8 +252,8 @@ func TestCutPair(t *testing.T) {
 	}
 }
 
-// TestCutsOfPrefixes: each policy of a history knows its own cuts, however the
-// history was approved, and two that follow one do not know each other's.
+// TestCutsOfPrefixes: each policy of a history knows its own cuts, however the history was
+// approved. Two policies that follow the same one do not know each other's cuts.
 func TestCutsOfPrefixes(t *testing.T) {
 	h := newHouse()
 	texts := [][]byte{
@@ -262,7 +262,7 @@ func TestCutsOfPrefixes(t *testing.T) {
 	}
 	a := h.began(t, texts[0])
 	id := a.id(t, "scoring", "2026.11")
-	cuts := []int{0, 1, 1, 3, 3, 5} // the step of the last cut, 0 is none
+	cuts := []int{0, 1, 1, 3, 3, 5} // the step of the last cut; 0 is none
 	all := []Approved{a}
 	for _, text := range texts[1:] {
 		a = h.nextPolicy(t, a, text)
@@ -287,8 +287,8 @@ func TestCutsOfPrefixes(t *testing.T) {
 	}
 }
 
-// TestCutOfRaisedRelease: what a release demands of units that their leaves do not
-// record refuses the leaves of before.
+// TestCutOfRaisedRelease: when a release demands a property that leaves do not record, earlier
+// leaves are refused.
 func TestCutOfRaisedRelease(t *testing.T) {
 	h := newHouse()
 	first := h.began(t, h.Text(t))
@@ -305,8 +305,8 @@ func TestCutOfRaisedRelease(t *testing.T) {
 	}
 }
 
-// TestCutOnTPM: code that a TPM may no longer have launched cuts off every unit on
-// one, whatever its own code: its machine may have launched it.
+// TestCutOnTPM: a policy removes code that a TPM's machine may have launched. That cuts off every
+// unit on a TPM, whatever its own code, because its machine may have launched the removed code.
 func TestCutOnTPM(t *testing.T) {
 	h := newHouse()
 	two := fmt.Sprintf("program = %q, args = [\"-v\"] } ]\n", wire.Sum([]byte("keys")))
@@ -324,7 +324,7 @@ func TestCutOnTPM(t *testing.T) {
 	}
 }
 
-// referenceOfKeys is the reference of task keys in the policy of the TPM.
+// referenceOfKeys returns the reference of task keys in the TPM policy.
 func referenceOfKeys(t testing.TB) string {
 	text := policytest.TPMPolicy()
 	return text[strings.LastIndex(text, "reference = "):]
@@ -352,8 +352,8 @@ func TestIndex(t *testing.T) {
 	}
 }
 
-// TestChipRefused: each platform that has chip ids refuses a chip by its own rules, and
-// an id that it cannot read as one that may be cut off.
+// TestChipRefused: each platform with chip ids refuses a chip by its own rules. If a chip could
+// be a cut one and its id cannot be parsed, the chip is refused too.
 func TestChipRefused(t *testing.T) {
 	id, ppid := bytes.Repeat([]byte{0xab}, 32), bytes.Repeat([]byte{0xab}, 16)
 	milan, short := bytes.Repeat([]byte{0xcd}, 64), append(bytes.Repeat([]byte{0xcd}, 8), make([]byte, 56)...)
@@ -388,13 +388,13 @@ func TestChipRefused(t *testing.T) {
 	}
 }
 
-// TestCutsOff says of one release whether a change takes units of it away.
+// TestCutsOff: whether a change cuts off units of one release.
 func TestCutsOff(t *testing.T) {
 	cut := `cut_units = ["` + strings.Repeat("a", 32) + `"]`
 	for _, row := range []struct {
 		name          string
 		edits         []string
-		next, reverse bool // from the good policy to the edited one, and back
+		next, reverse bool // next: from the good policy to the edited one; reverse: back
 	}{
 		{"nothing", nil, false, false},
 		{"a unit", []string{"units = 50", "units = 50\n" + cut}, true, false},

@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// BenchmarkReplay replays the longest history there may be, each step of which
-// replaces a release: it cuts off an identity that no other step had.
+// BenchmarkReplay replays the longest possible history. Each step replaces a release, and so cuts
+// off a new identity.
 func BenchmarkReplay(b *testing.B) {
 	h := newHouse()
 	text := func(sequence int, previous string) []byte {

@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// TestCutOfGroups: which roles of the group trial a step is a cut for, and whether
-// units of the two roles that were admitted before are refused.
+// TestCutOfGroups: for which roles of the group trial a step is a cut, and whether units of the
+// two roles that were admitted before it are refused.
 func TestCutOfGroups(t *testing.T) {
 	h := newGroupHouse()
 	before := h.heard(t, h.began(t, h.Text(t, policytest.Grouped()...)), "north", "south", "east")
@@ -28,12 +28,12 @@ func TestCutOfGroups(t *testing.T) {
 	for _, tt := range []struct {
 		name           string
 		step           func(testing.TB, Approved) Approved
-		holder, scorer bool // a cut for the pair of the role
+		holder, scorer bool // a cut for the shared leaf of the role
 		holderUnit     attest.Reason
 		scorerUnit     attest.Reason
 	}{
 		{"nothing", policy(), false, false, "", ""},
-		{"a platform root added", policy(`roots = ["sha256:1`, `roots = ["sha256:`+strings.Repeat("8", 64)+`", "sha256:1`), true, true, wire.Withdrawn, wire.Withdrawn}, // another roster
+		{"a platform root added", policy(`roots = ["sha256:1`, `roots = ["sha256:`+strings.Repeat("8", 64)+`", "sha256:1`), true, true, wire.Withdrawn, wire.Withdrawn}, // changes the roster
 		{"a platform rule raised", policy("debug = true\n", ""), true, true, wire.CutOff, wire.CutOff},
 		{"a unit of one role", policy("[task.keys]\n", "[task.keys]\n"+unit), true, false, wire.CutOff, ""},
 		{"a unit of the other role", policy("units = 50\n", "units = 50\n"+unit), false, true, "", wire.CutOff},
@@ -85,8 +85,8 @@ func TestCutOfGroups(t *testing.T) {
 	}
 }
 
-// TestCutOfMembers: a leaf that names another member than the roster has, or none, is
-// of nobody.
+// TestCutOfMembers: a leaf that names a member which the roster does not have, or no member, is
+// refused.
 func TestCutOfMembers(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.began(t, h.Text(t, policytest.Grouped()...)), "north", "south", "east")

@@ -10,9 +10,9 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytest"
 )
 
-// TestCutVectors reads policies that follow cuts/first.toml, whose first line says
-// whether the step is a cut for release 1 of task keys, and the platforms on which
-// leaves of its units that were issued before are refused.
+// TestCutVectors applies policies that follow cuts/first.toml. Their first line states whether
+// the step is a cut for release 1 of task keys, and on which platforms earlier unit leaves are
+// refused.
 func TestCutVectors(t *testing.T) {
 	if *policytest.Update {
 		writeCutVectors(t)
@@ -34,7 +34,7 @@ func TestCutVectors(t *testing.T) {
 	}
 }
 
-// cutLine is the first line of the vector of a step.
+// cutLine returns the first line of the vector of a step.
 func cutLine(t testing.TB, before, after Approved) string {
 	t.Helper()
 	var refused []string
@@ -60,7 +60,8 @@ func writeCutVectors(t *testing.T) {
 			refused = append(refused, string(p))
 		}
 		slices.Sort(refused)
-		// The comment makes another file, and so another previous of none.
+		// The comment line changes the file's digest, but no later policy names this one as
+		// previous.
 		line := fmt.Sprintf("# expect: cut %v, refused %s\n", tt.isCut, strings.Join(append(refused, "end"), " "))
 		policytest.WriteVector(t, line+string(raw), "cuts", "after-"+strings.ReplaceAll(strings.ReplaceAll(tt.name, " ", "-"), ",", "")+".toml")
 	}

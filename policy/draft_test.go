@@ -13,8 +13,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// TestDraftIsItsGenesisWithoutTheRoot: filling changes the value and no other byte,
-// and the history knows the draft that its genesis was.
+// TestDraftIsItsGenesisWithoutTheRoot: WithRoot changes the root's value and no other byte, and
+// the history knows its genesis' draft.
 func TestDraftIsItsGenesisWithoutTheRoot(t *testing.T) {
 	h := newHouse()
 	raw := h.Text(t, "sha256:"+strings.Repeat("3", 64), "")

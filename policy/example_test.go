@@ -16,8 +16,8 @@ func read(name string) []byte {
 	return b
 }
 
-// A history is replayed from the digest of its first policy, the one value that
-// units and clients are given.
+// A history is replayed from the digest of its first policy, the one value that units and clients
+// pin.
 func ExampleReplay() {
 	genesis := read("history/1.toml")
 	pin := wire.Sum(genesis)

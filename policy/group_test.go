@@ -11,7 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// say is a party's statement about the group as a history has it.
+// say returns a party's statement about the group in a history.
 func (h *house) say(t testing.TB, a Approved, party string, change func(*Statement)) Step {
 	t.Helper()
 	s, err := a.GroupByName("trial").Statement(sshsig.KeyDigest(h.Owners[party].PublicKey()), groupRoot)
@@ -27,12 +27,12 @@ func (h *house) say(t testing.TB, a Approved, party string, change func(*Stateme
 // groupRoot is the root that the tests' parties approve.
 var groupRoot = policytest.Digest("a")
 
-// rooted is that of every pact.
+// rooted returns groupRoot for every group.
 func rooted(*GroupState) attest.Digest { return groupRoot }
 
 func withdraws(s *Statement) { s.Withdraws = true }
 
-// verifiedStatement is a with statements of parties.
+// heard returns a with approvals of parties.
 func (h *house) heard(t testing.TB, a Approved, parties ...string) Approved {
 	t.Helper()
 	for _, party := range parties {
@@ -126,9 +126,8 @@ func TestStatementRefusals(t *testing.T) {
 	}
 }
 
-// TestCouldAdmitMember: before evidence is appraised, code of no member of the role
-// is refused, code of another role's member too; whether the parties agreed is not
-// asked.
+// TestCouldAdmitMember: before appraisal, code of no member of the role is refused, even if it is
+// a member of another role. The parties' approvals do not matter yet.
 func TestCouldAdmitMember(t *testing.T) {
 	a := newGroupHouse().found(t, policytest.Grouped()...)
 	keys, scoring := measured(policytest.Digest("9"), policytest.Digest("4"), "-v"), measured(policytest.Digest("2"), policytest.Digest("5"))

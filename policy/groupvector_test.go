@@ -14,7 +14,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytest"
 )
 
-// groupVectors are the roster and the approval of the vectors.
+// groupVectors returns the roster and the approval of the vectors.
 func groupVectors() (Roster, Statement) {
 	member := func(party, task, release, id string) RosterMember {
 		return RosterMember{policyfile.Member{Party: party, Task: task, Release: release}, policytest.Digest(id)}
@@ -31,7 +31,7 @@ func groupVectors() (Roster, Statement) {
 	return r, Statement{TrustDomain: r.TrustDomain, Genesis: r.Genesis, Group: r.ID(), GroupRoot: policytest.Digest("9"), Party: "north", Key: policytest.Digest("3"), Number: 1, NotAfter: policytest.Start}
 }
 
-// TestGroupVectors: the bytes of a roster and of both statements never change.
+// TestGroupVectors: the bytes of a roster and of both kinds of statements never change.
 func TestGroupVectors(t *testing.T) {
 	r, approve := groupVectors()
 	withdraw := approve
@@ -59,8 +59,8 @@ func TestGroupVectors(t *testing.T) {
 	}
 }
 
-// groupVector is a statement, as its text, or a roster, in hexadecimal, and what reading
-// it comes to.
+// groupVector is a statement as text, or a roster in hexadecimal, with the expected result of
+// parsing it.
 type groupVector struct {
 	Name   string `json:"name"`
 	Text   string `json:"text,omitempty"`
@@ -68,8 +68,8 @@ type groupVector struct {
 	Expect string `json:"expect"` // "ok", or the reason
 }
 
-// TestGroupTexts: each smallest change of a good statement or roster is read, or
-// refused, as the vectors have it.
+// TestGroupTexts: each smallest change of a good statement or roster is parsed or refused as in
+// the vectors.
 func TestGroupTexts(t *testing.T) {
 	roster, approve := groupVectors()
 	var made []groupVector

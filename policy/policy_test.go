@@ -35,7 +35,7 @@ func (h *house) step(t testing.TB, raw []byte, names ...string) Step {
 	return Step{raw, h.sign(t, sshsig.ForPolicy, raw, names...)}
 }
 
-// stepCuts is the approved genesis.
+// found returns the approved genesis.
 func (h *house) found(t testing.TB, edits ...string) Approved {
 	t.Helper()
 	raw := h.Text(t, edits...)
@@ -46,7 +46,7 @@ func (h *house) found(t testing.TB, edits ...string) Approved {
 	return a
 }
 
-// nextInPlace is the text that follows a, after edits.
+// next returns the text of the policy after a, with edits.
 func (h *house) next(t testing.TB, a Approved, edits ...string) []byte {
 	t.Helper()
 	d := a.Document()

@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// tighter and looser are what a next policy changes.
+// tighter and looser are edits for a next policy.
 var (
 	tighter = []string{`lifetime = "30m"`, `lifetime = "20m"`}
 	looser  = []string{`lifetime = "30m"`, `lifetime = "40m"`}
@@ -27,7 +27,7 @@ func (h *house) propose(t testing.TB, a Approved, edits []string, names ...strin
 	return p
 }
 
-// withStatement adds an owner's signature.
+// with returns the proposal with an owner's signature.
 func (h *house) with(t testing.TB, p Proposal, a Approved, name string, at time.Time) Proposal {
 	t.Helper()
 	p, err := p.AddSignature(a, h.sign(t, sshsig.ForPolicy, p.Record().Policy, name)[0], at)
@@ -75,7 +75,7 @@ func TestProposalOfLooseningWaits(t *testing.T) {
 	quorum := policytest.Start.Add(10 * time.Minute)
 	p = h.with(t, p, a, "ben", quorum)
 	wantState(t, p, a, quorum, Waiting)
-	wantState(t, p, a, policytest.Start.Add(1000*time.Hour), Waiting) // by the wall clock, which the host sets
+	wantState(t, p, a, policytest.Start.Add(1000*time.Hour), Waiting) // the wall clock, which the host sets, does not count
 	p = p.Counted(time.Hour-1, "one")
 	wantState(t, p, a, quorum, Waiting)
 	wantState(t, p.Counted(1, "another"), a, quorum, Ready)
@@ -86,15 +86,14 @@ func TestProposalOfLooseningWaits(t *testing.T) {
 		t.Errorf("got %v waited after a time below zero, want %v", got, p.Waited())
 	}
 
-	// An owner who signs later changes nothing about the time that has passed.
+	// A later signature of an owner does not change the time that has passed.
 	p = h.with(t, p, a, "eva", quorum.Add(30*time.Minute))
 	if p.Waited() != time.Hour-1 || !p.Quorate().Equal(quorum) {
 		t.Errorf("got %v waited since %v, want %v since %v", p.Waited(), p.Quorate(), time.Hour-1, quorum)
 	}
 }
 
-// TestNothingCountsBeforeTheQuorum: a pending proposal waits for owners, not for
-// its delay.
+// TestNothingCountsBeforeTheQuorum: the delay of a proposal starts only when it has its quorum.
 func TestNothingCountsBeforeTheQuorum(t *testing.T) {
 	h := newHouse()
 	a := h.found(t)
@@ -106,8 +105,8 @@ func TestNothingCountsBeforeTheQuorum(t *testing.T) {
 	}
 }
 
-// TestRenew proposes the file of a proposal that is over again: with the signatures that it had
-// never, with a quorum of other owners always.
+// TestRenew proposes the file of a finished proposal again. With the old signatures it is
+// refused; with a quorum of other owners it is renewed, unless it was adopted.
 func TestRenew(t *testing.T) {
 	h := newHouse()
 	a := h.found(t)
@@ -229,7 +228,8 @@ func TestProposeRefusals(t *testing.T) {
 	policytest.Refused(t, err, wire.BadSignature)
 }
 
-// TestProposalsShareNothing signs one proposal twice from the same state.
+// TestProposalsShareNothing: two signatures added to one proposal give two proposals without
+// shared memory.
 func TestProposalsShareNothing(t *testing.T) {
 	h := newHouse()
 	a := h.found(t)

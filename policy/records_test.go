@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytest"
 )
 
-// taken are edits to a group that owners would take over with: one party of their
-// own, which is enough, beside those whose data it is.
+// taken returns edits by which owners try to take over a group: they add their own party, which
+// alone is a quorum.
 func taken(more ...string) []string {
 	return policytest.Grouped(append([]string{
 		"quorum = 2\nuntil", "quorum = 1\nuntil", `{ name = "south", ssh = "SOUTH" }`, `{ name = "south", ssh = "SOUTH" }, { name = "west", ssh = "WEST" }`,
@@ -22,8 +22,8 @@ func taken(more ...string) []string {
 	}, more...)...)
 }
 
-// TestTakeover: owners cannot put another roster in the place of one that parties
-// agreed on, in whatever way they write it.
+// TestTakeover: owners cannot replace a roster that the parties approved, however they write the
+// new one. The former parties must approve it too.
 func TestTakeover(t *testing.T) {
 	h := newGroupHouse()
 	h.Owners["west"] = policytest.Fixed("west")
@@ -56,8 +56,8 @@ func TestTakeover(t *testing.T) {
 			if p.Predecessor != nil && (err != nil || inForce.ID() != old) {
 				t.Errorf("got %v, %v in force, want the group that goes on", inForce, err)
 			}
-			// One of the former parties is too few, both on two roots as well; both
-			// on one are what its parties demanded of a successor.
+			// One former party is not enough, and neither are both with two different roots. Both
+			// with one root are the quorum that the former roster demands.
 			b = h.says(t, b, "south", nil)
 			_, err = b.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start)
 			policytest.Refused(t, err, wire.NoQuorum)
@@ -75,13 +75,13 @@ func TestTakeover(t *testing.T) {
 			}
 			if before := b.GroupByName("trial").Predecessor; before != nil {
 				_, err := before.ApprovedUntil(groupRoot, policytest.Start)
-				policytest.Refused(t, err, wire.Withdrawn) // it was succeeded
+				policytest.Refused(t, err, wire.Withdrawn) // it has a successor
 			}
 		})
 	}
 }
 
-// TestFirstRoster: a name under which nothing was agreed on is free.
+// TestFirstRoster: a roster needs no former parties if no roster of its name was approved before.
 func TestFirstRoster(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north")
@@ -89,8 +89,8 @@ func TestFirstRoster(t *testing.T) {
 	if _, err := b.GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start); err != nil {
 		t.Error(err)
 	}
-	// The statement that completes a quorum counts at whatever time it ends: the name
-	// is handed over when it is said, and the roster is agreed on while approvals last.
+	// The statement that completes a quorum counts however early it expires: the name is handed
+	// over at once, and the roster stays approved as long as the approvals last.
 	short := func(s *Statement) { s.NotAfter = policytest.Start.Add(time.Hour) }
 	c := h.says(t, h.says(t, h.then(t, b, policytest.Grouped()...), "south", short), "east", short)
 	p := c.GroupByName("trial")
@@ -101,8 +101,8 @@ func TestFirstRoster(t *testing.T) {
 	policytest.Refused(t, err, wire.NoQuorum)
 }
 
-// TestSucceededComesBack: a roster that another succeeded is agreed on again when the
-// parties of that one approve it anew, not by what they said before.
+// TestSucceededComesBack: the owners restore a roster that has a successor. It needs new
+// approvals of the successor's parties; their earlier approvals do not count.
 func TestSucceededComesBack(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
@@ -122,13 +122,13 @@ func TestSucceededComesBack(t *testing.T) {
 	_, err := p.ApprovedUntil(groupRoot, policytest.Start)
 	policytest.Refused(t, err, wire.Withdrawn)
 	_, err = h.heard(t, c, "north", "south").GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start)
-	policytest.Refused(t, err, wire.Withdrawn) // east is one of the three
+	policytest.Refused(t, err, wire.Withdrawn) // the successor's quorum includes east
 	if _, err = h.heard(t, c, "north", "south", "east").GroupByName("trial").ApprovedUntil(groupRoot, policytest.Start); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestPartyChangesKey: the old key hands over, the new one approves.
+// TestPartyChangesKey: the party's old key approves the successor, then only its new key counts.
 func TestPartyChangesKey(t *testing.T) {
 	h := newGroupHouse()
 	h.Owners["heir"] = policytest.Fixed("north's next key")
@@ -149,7 +149,7 @@ func TestPartyChangesKey(t *testing.T) {
 		t.Errorf("got %d statements beside the roster, want those of its own parties", len(all))
 	}
 	_, err = b.GroupByName("trial").Statement(h.keyed("north")[0], groupRoot)
-	policytest.Refused(t, err, wire.NotOwner) // the old key has no say any more
+	policytest.Refused(t, err, wire.NotOwner) // the old key no longer counts
 	_, err = b.Next(Step{Policy: a.Steps()[1].Policy, Signatures: a.Steps()[1].Signatures})
 	policytest.Refused(t, err, wire.StaleRoster)
 	pins := Pins{Parties: h.keyed("north", "heir")}
@@ -158,8 +158,8 @@ func TestPartyChangesKey(t *testing.T) {
 	}
 }
 
-// TestStatementsOutliveTheGroup: a group that leaves the policy and comes back finds
-// what its parties said, so that no old statement counts again.
+// TestStatementsOutliveTheGroup: a group is removed from the policy and added again. Its parties'
+// statements still count, so no old statement can be replayed.
 func TestStatementsOutliveTheGroup(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
@@ -186,12 +186,12 @@ func TestStatementsOutliveTheGroup(t *testing.T) {
 	}
 }
 
-// TestStatementsAreShared: one party cannot use up what the history holds for the
-// others, and every approval can be withdrawn.
+// TestStatementsAreShared: one party cannot use up the statements that the history can hold, and
+// every approval can still be withdrawn.
 func TestStatementsAreShared(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "south")
-	a.records.made = wire.MaxStatements - 400 // as if others had made them
+	a.records.made = wire.MaxStatements - 400 // as if earlier statements had been made
 	flood := func(a Approved) (Approved, int, error) {
 		for n := 0; ; n++ {
 			next, err := a.Next(h.say(t, a, "north", nil))
@@ -214,9 +214,9 @@ func TestStatementsAreShared(t *testing.T) {
 	}
 }
 
-// TestStatementsEnd: at the last statement that the history holds each approval can
-// still be withdrawn, and at its last step too. What is refused is refused when it is
-// made: whatever was accepted can be replayed.
+// TestStatementsEnd: at the bounds of statements and of steps, each approval can still be
+// withdrawn. Statements beyond the bounds are refused when they are made, so every accepted
+// history can be replayed.
 func TestStatementsEnd(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
@@ -227,7 +227,7 @@ func TestStatementsEnd(t *testing.T) {
 	policytest.Refused(t, err, wire.TooLarge)
 	_, err = a.Next(h.say(t, a, "north", nil))
 	policytest.Refused(t, err, wire.TooLarge)
-	b := h.says(t, h.says(t, a, "north", withdraws), "south", func(s *Statement) { s.Number, s.NotAfter = 1, policytest.Start }) // a second text
+	b := h.says(t, h.says(t, a, "north", withdraws), "south", func(s *Statement) { s.Number, s.NotAfter = 1, policytest.Start }) // a second text with one number
 	if b.records.made != wire.MaxStatements || b.records.live != 0 {
 		t.Errorf("got %d statements and %d approvals", b.records.made, b.records.live)
 	}
@@ -235,7 +235,7 @@ func TestStatementsEnd(t *testing.T) {
 	if got := a.Filling(); len(got) != 1 || !strings.Contains(got[0].Text, "8000 of 8000 statements") {
 		t.Errorf("got warnings %v of a history full of statements", got)
 	}
-	a.records.made-- // one more statement, but not an approval and its withdrawal
+	a.records.made-- // room for one statement, but not for an approval and its withdrawal
 	_, err = a.Next(h.say(t, a, "east", nil))
 	policytest.Refused(t, err, wire.TooLarge)
 	h.says(t, a, "east", withdraws)

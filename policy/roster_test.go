@@ -63,8 +63,8 @@ func TestRosterRefusals(t *testing.T) {
 	policytest.Refused(t, err, wire.TooLarge)
 }
 
-// TestRosterOffline: whoever holds roster and statements, and trusts a party's
-// key, needs nothing else.
+// TestRosterOffline: a roster with its statements can be checked offline against the keys of
+// trusted parties.
 func TestRosterOffline(t *testing.T) {
 	h := newGroupHouse()
 	a := h.heard(t, h.found(t, policytest.Grouped()...), "north", "south")
@@ -108,8 +108,8 @@ func TestRosterOffline(t *testing.T) {
 	}
 }
 
-// TestGroupIdentity: what parties approve is another group when anything of it
-// changes, and the same when nothing does.
+// TestGroupIdentity: the group's identity changes with everything that the parties approve, and
+// with nothing else.
 func TestGroupIdentity(t *testing.T) {
 	h := newGroupHouse()
 	for _, tt := range []struct {
@@ -146,8 +146,8 @@ func TestGroupIdentity(t *testing.T) {
 	}
 }
 
-// TestFloorsDoNotWalkDown: what was tightened may be loosened again as far as the
-// parties approved, and no further.
+// TestFloorsDoNotWalkDown: after a policy tightens a floor, it may loosen it again down to what
+// the parties approved, and no further.
 func TestFloorsDoNotWalkDown(t *testing.T) {
 	h := newGroupHouse()
 	a := h.found(t, policytest.Grouped()...)
@@ -211,8 +211,8 @@ func TestGroupContinues(t *testing.T) {
 	}
 }
 
-// TestProposalsSurviveStatements: a party's word does not end what owners wait
-// for.
+// TestProposalsSurviveStatements: a party's statement does not end a pending proposal of the
+// owners.
 func TestProposalsSurviveStatements(t *testing.T) {
 	h := newGroupHouse()
 	a := h.found(t, policytest.Grouped()...)

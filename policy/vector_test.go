@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/sshsig"
 )
 
-// TestHistoryVectors reads vectors that name the files of each step.
+// TestHistoryVectors replays vectors that name the files of each step.
 func TestHistoryVectors(t *testing.T) {
 	if *policytest.Update {
 		writeHistoryVectors(t)

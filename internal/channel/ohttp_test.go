@@ -51,8 +51,8 @@ func readAll(u *ohttp.Reader) (parts [][]byte, err error) {
 }
 
 // TestExamplesOfOHTTP runs the examples of RFC 9458, appendix A, and of the draft for chunks:
-// their requests and responses are opened. A sender's encapsulated secret is random, so the test opens a request of this
-// client with the example's private key.
+// their requests and responses are opened. A sender's encapsulated secret is random, so the test
+// opens a request of this client with the example's private key.
 func TestExamplesOfOHTTP(t *testing.T) {
 	for _, c := range []struct {
 		name string

@@ -96,8 +96,8 @@ func TestReceiptRefusals(t *testing.T) {
 	}
 }
 
-// TestReceiptAfterACut verifies receipts of a unit that is cut off later or at the same time. The time in
-// the receipt counts; a later cut is only reported.
+// TestReceiptAfterACut verifies receipts of a unit that is cut off later or at the same time. The
+// time in the receipt counts; a later cut is only reported.
 func TestReceiptAfterACut(t *testing.T) {
 	for name, row := range map[string]struct {
 		later time.Duration // from the receipt to the creation of the policy with the cut

@@ -14,10 +14,10 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// threes is the root of the good policy.
+// threes is the root of the good policy, 64 digits.
 var threes = strings.Repeat("3", 64)
 
-// draftCases are edits of the good policy, and the draft that is seen in it.
+// draftCases are edits of the good policy, each with a note about its draft.
 var draftCases = []struct {
 	name, note string
 	edits      []string
@@ -37,7 +37,7 @@ var draftCases = []struct {
 	{"second-policy", "only the first policy has a draft", []string{"sha256:" + threes, "", "sequence     = 1", "sequence     = 2", `previous     = ""`, `previous     = "sha256:` + threes + `"`}},
 }
 
-// TestDraftVectors reads files of a header, an empty line and a policy.
+// TestDraftVectors parses files with a header, an empty line and a policy.
 func TestDraftVectors(t *testing.T) {
 	if *policytest.Update {
 		h := policytest.NewHouse()
@@ -70,8 +70,8 @@ func draftVerdict(raw []byte) string {
 	return fmt.Sprintf("expect: accepted%s\ndraft: %s\n", root, d.Digest())
 }
 
-// FuzzDraft: whatever is a draft becomes, with any root, a genesis whose draft it is
-// and whose root that is.
+// FuzzDraft: every accepted draft can be given any root, and the resulting genesis has that draft
+// and that root.
 func FuzzDraft(f *testing.F) {
 	h := policytest.NewHouse()
 	for _, c := range draftCases {

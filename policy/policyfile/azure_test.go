@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// azurePolicy is the policy of the TPM tests with its task on Azure: PCR 4 is given,
-// every other open.
+// azurePolicy returns the TPM tests' policy with its task on Azure: PCR 4 has a value, all other
+// PCRs are open.
 func azurePolicy(edits ...string) string {
 	text := policytest.TPMPolicy()
 	var open []string

@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// TestCopyAuthority: a group that says nothing of its authority is given what the
-// trust domain has, and one that does keeps it.
+// TestCopyAuthority: a group without a line about its authority gets that of the trust domain; a
+// group with one keeps it.
 func TestCopyAuthority(t *testing.T) {
 	h := policytest.NewGroupHouse()
 	bare := strings.Replace(policytest.Trial, "authority = "+policytest.CustodyOf(t)+"\n", "", 1)
@@ -42,8 +42,8 @@ func TestCopyAuthority(t *testing.T) {
 	}
 }
 
-// TestHardwareCustody: the line holds the rules of every platform as the policy file
-// has them, times included.
+// TestHardwareCustody: the line contains the rules of every platform as the policy file has them,
+// including times.
 func TestHardwareCustody(t *testing.T) {
 	d := mustParse(t, policytest.IronText(t))
 	tree := d.tables()

@@ -31,8 +31,7 @@ func TestParseReadsDevices(t *testing.T) {
 	}
 }
 
-// TestParseRefusesDevelopmentMode: a policy that does not name development mode
-// does not accept it.
+// TestParseRefusesDevelopmentMode: a policy accepts development mode only if it names it.
 func TestParseRefusesDevelopmentMode(t *testing.T) {
 	for name, line := range map[string]string{"left out": "", "production": "mode = \"production\"\n"} {
 		if d := mustParse(t, policytest.GPUText(t, "mode = \"development\"\n", line)); d.Platforms[attest.NvidiaGPU].NVIDIA.Development {
@@ -80,8 +79,8 @@ func TestParseDeviceRefusals(t *testing.T) {
 	}
 }
 
-// TestDiffOfDevices: each row is one edit, with what it changes and what undoing it
-// changes.
+// TestDiffOfDevices: each row is an edit, with the changes that it makes and that undoing it
+// makes.
 func TestDiffOfDevices(t *testing.T) {
 	for _, row := range []struct {
 		name, old, new string
@@ -106,8 +105,8 @@ func TestDiffOfDevices(t *testing.T) {
 	}
 }
 
-// TestFloorsOfDevices: what policy demands of a member's devices is part of what the
-// parties of a group approve.
+// TestFloorsOfDevices: the parties of a group approve the policy's rules for a member's devices,
+// so loosening them is detected.
 func TestFloorsOfDevices(t *testing.T) {
 	group := fmt.Sprintf("[group.trial]\nkey_mode = \"unit\"\nquorum = 1\nuntil = 2026-12-20T00:00:00Z\nparty = [ { name = \"east\", ssh = %q } ]\n[group.trial.role]\nholder = { members = [ { party = \"east\", task = \"keys\", release = \"1\" } ] }\n",
 		policytest.KeyLine(policytest.Fixed("east").PublicKey()))

@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytest"
 )
 
-// diffRows are all kinds of changes: those that tighten, and then at least one
-// for every key that a file may hold, each of which loosens.
+// diffRows has every kind of change: first those that tighten, then for every key of the file at
+// least one that loosens.
 var diffRows = []struct {
 	name     string
 	from, to []string // edits of the good policy
@@ -79,7 +79,7 @@ var diffRows = []struct {
 	{"owner removed", nil, []string{"  { name = \"eva\", ssh = \"EVA\" },\n", ""}, []string{`- owners.keys = { name = "eva", ssh = "EVA" } (loosens)`}},
 }
 
-// silent are edits that state how long silence may be.
+// silent returns edits that set max_silence.
 func silent(d string) []string {
 	return []string{"development  = true\n", "development  = true\nmax_silence = \"" + d + "\"\n"}
 }
@@ -94,7 +94,7 @@ func TestDiff(t *testing.T) {
 	}
 }
 
-// wantDiff demands exactly these changes; EVA stands for the key eva.
+// wantDiff demands exactly these changes; EVA stands for eva's key.
 func wantDiff(t *testing.T, old, next *Document, want []string, eva string) {
 	t.Helper()
 	var got []string
@@ -109,8 +109,8 @@ func wantDiff(t *testing.T, old, next *Document, want []string, eva string) {
 	}
 }
 
-// hardwareDiffRows are the owners' switches. Each is one edit of the hardware
-// policy, with what it changes and what undoing it changes.
+// hardwareDiffRows are changes of the hardware policy. Each is one edit, with the changes that it
+// makes and that undoing it makes.
 var hardwareDiffRows = []struct {
 	name       string
 	edit       []string
@@ -123,7 +123,7 @@ var hardwareDiffRows = []struct {
 			`+ task.keys.release.1.reference = { pcr0 = "sha384:M1", pcr1 = "sha384:M2", pcr2 = "sha384:M3", pcr8 = "sha384:M0", platform = "nitro" } (loosens)`}},
 	{"generation cut off", []string{"[platform.snp.generation.Milan]\n" + milan + "\n", ""},
 		[]string{`- platform.snp.generation.Milan = { committed = { bootloader = 3, microcode = 115, snp = 8, tee = 0 } } (tightens)`},
-		// The floors of what comes do not make its coming a cut.
+		// A new generation's floors loosen, because without it the generation is refused.
 		[]string{`+ platform.snp.generation.Milan.committed.bootloader = 3 (loosens)`, `+ platform.snp.generation.Milan.committed.microcode = 115 (loosens)`,
 			`+ platform.snp.generation.Milan.committed.snp = 8 (loosens)`, `+ platform.snp.generation.Milan.committed.tee = 0 (loosens)`}},
 	{"chip cut off", []string{`cut_chips = ["C2"]`, `cut_chips = ["C2", "C3"]`},
@@ -185,7 +185,7 @@ var hardwareDiffRows = []struct {
 	{"an attribute by default", []string{`SEPT_VE_DISABLE = "any", `, ""}, []string{`- platform.tdx.attributes.SEPT_VE_DISABLE = "any" (tightens)`}, []string{`+ platform.tdx.attributes.SEPT_VE_DISABLE = "any" (loosens)`}},
 	{"an attribute against its default", []string{`SEPT_VE_DISABLE = "any"`, "SEPT_VE_DISABLE = true", `PERFMON = false`, "PERFMON = false, TPA = false"},
 		[]string{`~ platform.tdx.attributes.SEPT_VE_DISABLE = true, was "any" (tightens)`, `+ platform.tdx.attributes.TPA = false (tightens)`},
-		[]string{`~ platform.tdx.attributes.SEPT_VE_DISABLE = "any", was true (loosens)`, `- platform.tdx.attributes.TPA = false (tightens)`}}, // nothing changes
+		[]string{`~ platform.tdx.attributes.SEPT_VE_DISABLE = "any", was true (loosens)`, `- platform.tdx.attributes.TPA = false (tightens)`}}, // TPA = false has no effect, so no rule changes
 	{"any feature", []string{"xfam = { AMX_TILEDATA = false }\n", ""}, []string{`- platform.tdx.xfam.AMX_TILEDATA = false (loosens)`}, []string{`+ platform.tdx.xfam.AMX_TILEDATA = false (tightens)`}},
 	{"a service TD dropped", []string{`["M0", "M1", "unsaid"]`, `["M0", "unsaid"]`}, []string{`- platform.tdx.servicetd = "M1" (tightens)`}, []string{`+ platform.tdx.servicetd = "M1" (loosens)`}},
 	{"no service TD said", []string{"servicetd = [\"M0\", \"M1\", \"unsaid\"]\n", ""}, []string{`- platform.tdx.servicetd = "M1" (tightens)`}, []string{`+ platform.tdx.servicetd = "M1" (loosens)`}},
@@ -215,7 +215,7 @@ func TestDiffOfHardware(t *testing.T) {
 	}
 }
 
-// spelled are lines whose short digests are written out.
+// spelled returns lines with their short digests written out.
 func spelled(lines []string) []string {
 	out := make([]string, len(lines))
 	for i, l := range lines {
@@ -243,7 +243,7 @@ func TestDiffOfWholeTables(t *testing.T) {
 	}
 }
 
-// TestMixedChangeLoosens takes a release away and lengthens a life.
+// TestMixedChangeLoosens: a change that removes a permission and lengthens a lifetime loosens.
 func TestMixedChangeLoosens(t *testing.T) {
 	h := policytest.NewHouse()
 	old, next := mustParse(t, h.Text(t)), mustParse(t, h.Text(t, `"30m"`, `"40m"`, "oneoff = true\n", ""))

@@ -18,7 +18,7 @@ func TestGroupsEnded(t *testing.T) {
 	for _, tt := range []struct {
 		name       string
 		edit       []string
-		check, dif string // part of the note of one file, and of the change
+		check, dif string // part of the note about one file, and of that about the change
 	}{
 		{"nothing", nil, "", ""},
 		{"another program, which the group does not name", []string{own, other + " ]\n"}, "no program", "no program"},

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// TestHidden: no character that a reader does not see stands in a policy, in a
-// comment or anywhere else; what people write in their languages does.
+// TestHidden: a policy with an invisible character is refused, even in a comment. Visible text in
+// any language is accepted.
 func TestHidden(t *testing.T) {
 	h := policytest.NewHouse()
 	for name, text := range map[string]string{
@@ -57,9 +57,9 @@ func TestHidden(t *testing.T) {
 	}
 }
 
-// TestHiddenIsWhole: the list has whatever this version of Unicode calls a format
-// character, a separator of lines, private or ignorable, and nothing that it calls
-// a letter, number, punctuation, symbol or space.
+// TestHiddenIsWhole: every character that this version of Unicode classifies as format, line
+// separator, private use or ignorable counts as hidden; no letter, number, punctuation, symbol or
+// space does.
 func TestHiddenIsWhole(t *testing.T) {
 	must := []*unicode.RangeTable{unicode.Cf, unicode.Cc, unicode.Co, unicode.Cs, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector, unicode.Noncharacter_Code_Point}
 	for r := rune(0); r <= unicode.MaxRune; r++ {
@@ -74,9 +74,8 @@ func TestHiddenIsWhole(t *testing.T) {
 	}
 }
 
-// FuzzCharacters puts one character anywhere into a good policy: one that is not
-// seen is refused and named, whatever it would have done there, and of all others
-// the text is kept as it stands.
+// FuzzCharacters inserts one character at any place of a good policy. A hidden one is refused and
+// named, whatever its effect there; with any other the text is kept unchanged.
 func FuzzCharacters(f *testing.F) {
 	good := policytest.NewHouse().Text(f)
 	for _, r := range []rune{'x', '\t', '\n', 0x202e, 0x200b, 0x2028, 0x85, 0xe0041, 'é', '\\', '"'} {
@@ -85,7 +84,7 @@ func FuzzCharacters(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, at uint16, r rune) {
 		if r == '\r' || r == unicode.ReplacementChar || string(r) == string(unicode.ReplacementChar) {
-			return // told by other rules
+			return // other rules report it
 		}
 		i := int(at) % len(good)
 		raw := slices.Concat(good[:i], []byte(string(r)), good[i:])
@@ -100,8 +99,8 @@ func FuzzCharacters(f *testing.F) {
 	})
 }
 
-// TestKeysOfSmallOrder: a key under which signatures are made without a private key
-// is neither an owner's nor a party's.
+// TestKeysOfSmallOrder: a key of small order, for which signatures can be made without a private
+// key, is refused as an owner's and as a party's key.
 func TestKeysOfSmallOrder(t *testing.T) {
 	for _, point := range policytest.SmallPoints(t) {
 		for _, kind := range []string{ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519} {

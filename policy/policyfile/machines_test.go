@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 )
 
-// TestMachineForms: the chip of each platform's evidence, as policy names it, and as
-// another platform would.
+// TestMachineForms: a policy accepts, for each platform, chip ids in the form of that platform's
+// evidence, and no others.
 func TestMachineForms(t *testing.T) {
 	hex := func(n int) string { return strings.Repeat("a", n) }
 	forms := map[attest.Platform][]string{

@@ -51,9 +51,9 @@ var vax = attest.PlatformInfo{
 
 func vaxChip(s string) []byte { return attest.Digits(s, 2) }
 
-// TestNewPlatform: a platform that brings its value is recognised, its keys are parsed and
-// compared, its chips cut off and its documents fetched, without another file that knows
-// it.
+// TestNewPlatform: a new platform needs only its PlatformInfo value: its evidence is recognised,
+// its keys are parsed and compared, its chips cut off and its documents fetched. No other file
+// names it.
 func TestNewPlatform(t *testing.T) {
 	before := known
 	known = newPlatforms(append(Platforms(), vax.PolicyRules)...)
@@ -123,8 +123,7 @@ func TestNewPlatform(t *testing.T) {
 	}
 }
 
-// TestTableOfPlatforms: policy names the platforms of attest/platforms, with the same
-// rules.
+// TestTableOfPlatforms: a policy can name the platforms of attest/platforms, with the same rules.
 func TestTableOfPlatforms(t *testing.T) {
 	rules := Platforms()
 	if len(rules) != len(platforms.Supported()) {

@@ -28,8 +28,8 @@ func mustParse(t testing.TB, raw []byte) *Document {
 	return d
 }
 
-// TestParseReadsEverything compares the whole document, so that no key is read
-// into the wrong field or into none.
+// TestParseReadsEverything compares the whole document, so that no key is ignored or read into
+// the wrong field.
 func TestParseReadsEverything(t *testing.T) {
 	h := policytest.NewHouse()
 	raw := h.Text(t)
@@ -86,14 +86,13 @@ func TestParseReadsEverything(t *testing.T) {
 	}
 }
 
-// refusal is one smallest change of the good policy and the one fault it must
-// give.
+// refusal is a smallest change of the good policy, with the one fault that it must give.
 type refusal struct {
 	name     string
 	old, new string
 	path     string
 	rule     string
-	want     string // part of what was wanted
+	want     string // part of the fault's want
 }
 
 func (r refusal) is(f policytoml.Fault) bool {
@@ -268,7 +267,7 @@ func TestParseRefusals(t *testing.T) {
 	}
 }
 
-// TestParseTellsAllFaults breaks a file in four places at once.
+// TestParseTellsAllFaults: a file with four faults gives all four at once.
 func TestParseTellsAllFaults(t *testing.T) {
 	_, err := Parse(policytest.NewHouse().Text(t, `"cohort/policy/v1"`, `"v0"`, "quorum = 2", "quorum = 9", `"30m"`, `"30"`, "oneoff", "onoff"))
 	var faults policytoml.Faults
@@ -307,7 +306,8 @@ func TestContinuesCircle(t *testing.T) {
 }
 
 func TestOverlapThroughAny(t *testing.T) {
-	// Open registers overlap whatever the other says; one that differs parts them.
+	// An open register matches every value, so only a closed register that differs separates two
+	// references.
 	wide := `{ platform = "soft", any = ["agent", "program", "args"] }`
 	_, err := Parse(policytest.NewHouse().Text(t, `{ platform = "soft", program = "@agent-1" }`, wide))
 	var faults policytoml.Faults
@@ -374,7 +374,8 @@ func TestOwnerKeys(t *testing.T) {
 	}
 }
 
-// TestOneKeyUnderTwoForms registers one P-256 key plain and as a hardware key.
+// TestOneKeyUnderTwoForms: one P-256 key, registered as a plain key and as a hardware key, is
+// refused as a duplicate.
 func TestOneKeyUnderTwoForms(t *testing.T) {
 	h := policytest.NewHouse()
 	plain := policytest.ECKey(t, "256")

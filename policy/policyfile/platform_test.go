@@ -229,8 +229,8 @@ func TestParseHardwareRefusals(t *testing.T) {
 	}
 }
 
-// TestParseHardwareInDevelopment: each kind of hardware is refused beside
-// development, and soft without it.
+// TestParseHardwareInDevelopment: each hardware platform is refused in a development policy, and
+// soft in any other.
 func TestParseHardwareInDevelopment(t *testing.T) {
 	_, err := Parse(policytest.IronText(t, "\n[owners]", "development = true\n\n[owners]"))
 	var faults policytoml.Faults
@@ -247,8 +247,8 @@ func TestParseHardwareInDevelopment(t *testing.T) {
 	mustParse(t, policytest.IronText(t, "\n[owners]", "development = false\n\n[owners]"))
 }
 
-// TestKindsAreComplete: every platform that policy may name is read to the last key and
-// register, and a device has no register.
+// TestKindsAreComplete: every key and register of every platform that a policy may name can be
+// parsed, and devices have no registers.
 func TestKindsAreComplete(t *testing.T) {
 	for _, p := range Platforms() {
 		if isTEE(p) == p.Platform.IsDevice() {
@@ -256,7 +256,7 @@ func TestKindsAreComplete(t *testing.T) {
 		}
 		var faults policytoml.Faults
 		empty := policytoml.NewTable("platform", map[string]any{}, &faults)
-		readKeys(empty, p.Keys, new(attest.Rules)) // panics at a kind that nothing reads
+		readKeys(empty, p.Keys, new(attest.Rules)) // panics at a kind without a parser
 		for _, r := range p.Registers {
 			measuredNames{}.register(empty, r.Name, r)
 		}

@@ -12,8 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytoml"
 )
 
-// TestPolicyVectors reads policy files whose first line says what to make of
-// them.
+// TestPolicyVectors parses policy files whose first line states the expected result.
 func TestPolicyVectors(t *testing.T) {
 	if *policytest.Update {
 		writePolicyVectors(t)
@@ -45,7 +44,7 @@ func parseVerdict(d *Document, err error) string {
 func writePolicyVectors(t *testing.T) {
 	h := policytest.NewHouse()
 	write := func(name string, raw []byte) {
-		// The comment is part of the file but changes no verdict, only the lines.
+		// The comment is part of the file. It changes line numbers, but not the result.
 		d, err := Parse(append([]byte("#\n"), raw...))
 		policytest.WriteVector(t, "# expect: "+parseVerdict(d, err)+"\n"+string(raw), "policy", strings.ReplaceAll(name, " ", "-")+".toml")
 	}

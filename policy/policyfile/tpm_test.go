@@ -54,7 +54,7 @@ func TestTPMRefusals(t *testing.T) {
 	}
 }
 
-// TestTPMDiff: what opens a register loosens, what cuts a chip off tightens.
+// TestTPMDiff: opening a register loosens, cutting off a chip tightens.
 func TestTPMDiff(t *testing.T) {
 	parse := func(text string) *Document {
 		d, err := Parse([]byte(text))

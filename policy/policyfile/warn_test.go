@@ -7,8 +7,8 @@ import (
 	"github.com/cohort-tee/cohort/policy/policytest"
 )
 
-// TestWarnings: each cut-off or floor that holds nothing back is named, and the
-// smallest change that makes it hold takes the warning away.
+// TestWarnings: each cut-off or floor without effect is named in a warning, and the smallest
+// change that gives it effect removes the warning.
 func TestWarnings(t *testing.T) {
 	careful := []string{
 		`crl = "if-present"`, `crl = "required"`, "migration = true\nprov", "migration = false\nprov",
@@ -18,7 +18,7 @@ func TestWarnings(t *testing.T) {
 	hidden := []string{"hidden_chips = false", "hidden_chips = true", `chips = ["C1", "c3c3c3c3c3c3c3c3"]`, `chips = "any"`}
 	tests := []struct {
 		name  string
-		edits []string // of a policy without warnings
+		edits []string // applied to a policy without warnings
 		want  []string
 	}{
 		{"nothing", nil, nil},

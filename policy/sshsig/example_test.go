@@ -8,7 +8,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// An owner signs with the SSH key they have; ssh-keygen can check it.
+// An owner signs with an SSH key; ssh-keygen can verify the signature.
 func ExampleSign() {
 	owner, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(make([]byte, 32)))
 	if err != nil {

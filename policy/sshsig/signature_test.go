@@ -25,7 +25,7 @@ func sshKeygen(t *testing.T, stdin []byte, args ...string) {
 	}
 }
 
-// TestSSHKeygen signs with one program and verifies with the other, both ways.
+// TestSSHKeygen: ssh-keygen and this package verify each other's signatures.
 func TestSSHKeygen(t *testing.T) {
 	if _, err := exec.LookPath("ssh-keygen"); err != nil {
 		t.Skip("SKIPPED: no ssh-keygen; install openssh-client")
@@ -77,8 +77,8 @@ func TestSSHKeygen(t *testing.T) {
 	}
 }
 
-// TestSSHKeygenHashSHA256 is a true signature of ssh-keygen with a hash that
-// policy does not take.
+// TestSSHKeygenHashSHA256: a valid ssh-keygen signature with a hash that policies do not accept
+// is refused.
 func TestSSHKeygenHashSHA256(t *testing.T) {
 	if _, err := exec.LookPath("ssh-keygen"); err != nil {
 		t.Skip("SKIPPED: no ssh-keygen; install openssh-client")
@@ -126,15 +126,15 @@ func TestHardwareKeys(t *testing.T) {
 	}
 }
 
-// TestApplicationHiddenInAnother has an application that ends like the encoding
-// of the accepted one.
+// TestApplicationHiddenInAnother: a key whose application ends like the encoding of the accepted
+// one is refused.
 func TestApplicationHiddenInAnother(t *testing.T) {
 	k := policytest.NewTokenFor(ssh.KeyAlgoSKED25519, "x\x00\x00\x00\x04ssh:")
 	policytest.Refused(t, checkKey(k.PublicKey()), wire.BadSignature)
 }
 
-// forge signs "m" for policies as Sign does but without its checks; change may
-// alter the envelope before it is signed.
+// forge signs "m" for policies like Sign, but without its checks. change may edit the envelope
+// after signing.
 func forge(t testing.TB, signer ssh.Signer, change func(*envelope)) string {
 	t.Helper()
 	sig, err := signer.Sign(rand.Reader, covered(ForPolicy, []byte("m")))
@@ -226,8 +226,8 @@ func TestVerifyRefusals(t *testing.T) {
 	policytest.Refused(t, err, wire.BadSignature)
 }
 
-// TestNamespaceIsSigned changes the namespace of a true signature, envelope
-// alone: the bytes it covers are then others.
+// TestNamespaceIsSigned: a valid signature whose envelope names a different namespace is refused,
+// because the namespace is signed too.
 func TestNamespaceIsSigned(t *testing.T) {
 	moved := forge(t, policytest.Fixed("ana"), func(e *envelope) { e.Namespace = string(ForCancel) })
 	_, err := Verify(moved, ForCancel, []byte("m"))

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// TestSignatureVectors reads files of a header, an empty line and an armored
-// signature over the file "message".
+// TestSignatureVectors verifies files with a header, an empty line and an armored signature over
+// the file "message".
 func TestSignatureVectors(t *testing.T) {
 	if *policytest.Update {
 		writeSignatureVectors(t)

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// TestSmallOrder: a key under which signatures are made without a private key is
-// refused wherever a key is read: in a line, in a file and in a signature.
+// TestSmallOrder: a key of small order, for which anyone can make signatures without a private
+// key, is refused wherever a key is parsed: in a line, in a file and in a signature.
 func TestSmallOrder(t *testing.T) {
 	message := []byte("message")
 	anybody := 0
@@ -25,8 +25,8 @@ func TestSmallOrder(t *testing.T) {
 			_, err := ParsePublicKey([]byte(line + "\n"))
 			policytest.Refused(t, err, wire.BadSignature)
 		}
-		// R is the identity and S is 0: this holds when the hash times the point is
-		// the identity, at the latest for some of these messages.
+		// R is the identity and S is 0: this verifies when the hash times the point is the
+		// identity, which is so for some of these messages.
 		signature := append([]byte{1}, make([]byte, 63)...)
 		for i := range 64 {
 			if ed25519.Verify(point, covered(ForPolicy, []byte{byte(i)}), signature) {
@@ -42,7 +42,7 @@ func TestSmallOrder(t *testing.T) {
 	if anybody < 8 {
 		t.Errorf("%d of the points verify what nobody signed, want at least the 8 in their first spelling", anybody)
 	}
-	for _, y := range []byte{0xef, 0xff} { // coordinates above p: further spellings of 2 to 18
+	for _, y := range []byte{0xef, 0xff} { // coordinates above p: further encodings of 2 and 18
 		point := append([]byte{y}, make([]byte, 31)...)
 		for i := range 31 {
 			point[i+1] = 0xff
