@@ -10,9 +10,9 @@ import (
 	"github.com/cohort-tee/cohort/bench"
 )
 
-// BenchmarkCollection puts reading a quote with Intel's documents, which includes
-// writing it again to compare, beside what package json needs to find the members alone
-// and to join them alone, and beside the appraisal that all this is for.
+// BenchmarkCollection compares parsing a quote with Intel's documents (which includes encoding it
+// again for comparison) with package json finding the members alone, with package json joining
+// them alone, and with the whole appraisal.
 func BenchmarkCollection(b *testing.B) {
 	vendor := attesttest.NewDCAPVendor(someTime)
 	e, err := vendor.Chip(vendor.TCB).Attester(attesttest.MeasureTDX("guest")).Attest(b.Context(), someData)

@@ -15,7 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// composed is evidence of a TEE and two devices, spelled as it must be.
+// composed is evidence of a TEE and two devices, in its one encoding.
 const (
 	gpuType  = `"application/vnd.cohort.nvidia-gpu-evidence"`
 	composed = `{"0.cert_chain":[` + endorsement + `,"AQ"],"0.evidence":[` + gpuType + `,"Ag"],"1.evidence":[` + gpuType + `,"Aw"],` +
@@ -42,7 +42,7 @@ func TestCompositeText(t *testing.T) {
 	}
 }
 
-// TestCompositeRefusals changes one thing of a good composite.
+// TestCompositeRefusals: each row changes one thing in a good composite, and it is refused.
 func TestCompositeRefusals(t *testing.T) {
 	tee := `["application/vnd.cohort.soft-evidence","Aw"]`
 	for _, c := range []struct {
@@ -105,8 +105,8 @@ func TestCompositeOfWhat(t *testing.T) {
 	}
 }
 
-// judge is an appraiser that refuses evidence which begins with 0xff, and takes
-// other evidence for that of the chip it spells.
+// judge is an appraiser that refuses evidence which begins with 0xff. It accepts any other
+// evidence, as of the chip that the bytes name.
 type judge struct {
 	platform attest.Platform
 	claims   attest.Claims
@@ -128,7 +128,7 @@ func (j judge) Appraise(raw []byte, _ attest.Endorsements, _ attest.Rules, _ tim
 	return c, nil
 }
 
-// beside appraises evidence of a TEE whose device says what is given.
+// beside appraises evidence of a TEE with devices, after change.
 func beside(t *testing.T, e attest.Evidence, change func(tee, device *judge, q *attest.Question)) (attest.Result, error) {
 	t.Helper()
 	tee, device := judge{platform: attest.Soft}, judge{platform: attest.NvidiaGPU}
@@ -141,7 +141,7 @@ func beside(t *testing.T, e attest.Evidence, change func(tee, device *judge, q *
 	return attest.NewVerifier(tee, device).Appraise(q)
 }
 
-// TestAppraiseComposite: every part must hold, by itself and for this use.
+// TestAppraiseComposite: every part must be valid by itself and for this use.
 func TestAppraiseComposite(t *testing.T) {
 	type (
 		j = judge
@@ -182,8 +182,8 @@ func TestAppraiseComposite(t *testing.T) {
 	}
 }
 
-// TestAppraiseDevices: devices without a TEE are appraised, each for the use of the
-// question and one chip once; a TEE is none.
+// TestAppraiseDevices: devices are appraised without a TEE, each for the use of the question, and
+// each chip only once. A TEE is refused as a device.
 func TestAppraiseDevices(t *testing.T) {
 	v := attest.NewVerifier(judge{platform: attest.Soft}, judge{platform: attest.NvidiaGPU})
 	two := gpu(2)
@@ -212,7 +212,7 @@ func TestAppraiseDevices(t *testing.T) {
 	}
 }
 
-// TestResultOfDevices: what is said of a device shows in the result.
+// TestResultOfDevices: the result contains the claims of each device.
 func TestResultOfDevices(t *testing.T) {
 	result, err := beside(t, attest.Evidence{Platform: attest.Soft, Raw: []byte{1}, Devices: []attest.Evidence{gpu(2)}}, func(tee, device *judge, q *attest.Question) {
 		tee.claims.NotVerified, device.claims.NotVerified, device.claims.Debug = []string{"a"}, []string{"b", "c"}, true
@@ -230,7 +230,8 @@ func TestResultOfDevices(t *testing.T) {
 	}
 }
 
-// asked is an attester that remembers what it was asked for, and what it gives.
+// asked is an attester that records the report data it is called with, and returns fixed
+// evidence.
 type asked struct {
 	gives attest.Evidence
 	err   error
@@ -242,7 +243,7 @@ func (a *asked) Attest(_ context.Context, data attest.ReportData) (attest.Eviden
 	return a.gives, a.err
 }
 
-// challenged is one whose evidence shows a credential.
+// challenged is an attester whose evidence contains the credential.
 type challenged struct{ asked }
 
 func (c *challenged) TPMKeys() attest.TPMKeys {

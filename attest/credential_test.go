@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// open is an appraiser whose credentials hide nothing, and a device that opens
-// them: what is shown here is what the verifier makes of the answers.
+// open is an appraiser whose credentials hide nothing, and a device that opens them, so that the
+// tests show how the verifier handles the responses.
 type open struct{ in TPMKeys }
 
 func (o open) Genuine() closed.Appraiser                    { return closed.VouchFor(o) }
@@ -31,7 +31,7 @@ func (o open) Appraise(raw []byte, _ Endorsements, _ Rules, _ time.Time) (Claims
 	return Claims{Measurement: Measurement{Platform: TPM}, ReportData: use[:], Activation: &Activation{o.in, raw}}, nil
 }
 
-// TestChallenge: a secret counts for the device and key that it was hidden for.
+// TestChallenge: a secret counts only for the device and key that its credential was made for.
 func TestChallenge(t *testing.T) {
 	device := open{TPMKeys{[]byte("device"), []byte("key")}}
 	v := NewVerifier(device)
@@ -63,8 +63,8 @@ func TestChallenge(t *testing.T) {
 	}
 }
 
-// TestAppraiseFor judges evidence without a secret, for whoever opens a challenge
-// that is another each time, and everything else about it as ever.
+// TestAppraiseFor appraises evidence without a secret and returns a new challenge each time. All
+// other checks are those of Appraise.
 func TestAppraiseFor(t *testing.T) {
 	device := open{TPMKeys{[]byte("device"), []byte("key")}}
 	v := NewVerifier(device, elsewhere{})
@@ -99,8 +99,7 @@ func (elsewhere) Appraise([]byte, Endorsements, Rules, time.Time) (Claims, error
 // plain is an attester of a platform that needs no credential.
 type plain struct{ Attester }
 
-// TestChallengeElsewhere: where no platform needs a credential none is made, and one
-// that comes is refused.
+// TestChallengeElsewhere: a platform that needs no credential gets none, and refuses one.
 func TestChallengeElsewhere(t *testing.T) {
 	v := NewVerifier()
 	if _, introduced, err := v.UnverifiedKeys(Evidence{Platform: Soft}); introduced || err != nil {

@@ -80,7 +80,7 @@ var wrapperRefusals = []struct {
 	{"type: parameter", `["application/vnd.cohort.soft-evidence; v=1","AA"]`, wire.NoPlatform},
 }
 
-// collection is a wrapper of evidence and one endorsement, spelled as it must be.
+// collection is a wrapper of evidence and one endorsement, in its one encoding.
 const (
 	collected   = `{"__cmwc_t":"urn:cohort:endorsed-evidence","evidence":[` + mediaType + `,"AA"],"vcek":[` + endorsement + `,"AQ"]}`
 	endorsement = `"application/vnd.cohort.endorsement"`
@@ -107,7 +107,7 @@ func TestCollectionRoles(t *testing.T) {
 	}
 }
 
-// TestCollectionRefusals changes one thing of a good collection.
+// TestCollectionRefusals: each row changes one thing in a good collection, and it is refused.
 func TestCollectionRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name, old, new string

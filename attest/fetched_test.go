@@ -15,11 +15,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// checkedVector is testdata/vectors/checked.json: what role "checked" says, and
-// its bytes.
+// checkedVector is testdata/vectors/checked.json: the content of role "checked", and its bytes.
 type checkedVector struct {
 	Checked []attest.Fetched `json:"checked"`
-	Framed  string           `json:"framed"` // in hexadecimal
+	Framed  string           `json:"framed"` // hexadecimal
 }
 
 func TestCheckedVector(t *testing.T) {
@@ -40,7 +39,7 @@ func TestCheckedVector(t *testing.T) {
 	}
 }
 
-// had is a document that was had so long before someTime.
+// had returns a document that was fetched some time before someTime.
 func had(role string, document []byte, before time.Duration) attest.Fetched {
 	return attest.Fetched{Role: role, Digest: wire.Sum(document), At: someTime.Add(-before), Until: someTime.Add(time.Hour)}
 }
@@ -69,8 +68,8 @@ func TestCheckedRefusals(t *testing.T) {
 	}
 }
 
-// TestCheckedWithin: lists and statements count when the very document was had
-// lately enough; certificates whenever.
+// TestCheckedWithin: a revocation list or a statement counts only if exactly that document was
+// fetched recently enough. The time of fetching a certificate does not matter.
 func TestCheckedWithin(t *testing.T) {
 	list, statement := []byte("list"), []byte("statement")
 	both := attest.Endorsements{"crl": list, "tcb_info": statement, "vcek": []byte("certificate")}
@@ -113,7 +112,7 @@ func TestCheckedWithin(t *testing.T) {
 	}
 }
 
-// FuzzChecked: what is read writes the same bytes again.
+// FuzzChecked: what is parsed encodes to the same bytes.
 func FuzzChecked(f *testing.F) {
 	f.Add(attest.FrameFetched([]attest.Fetched{had("crl", []byte{1}, 0), had("tcb_info", []byte{2}, time.Hour)}))
 	f.Fuzz(func(t *testing.T, raw []byte) {

@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// FuzzEvidenceParts writes evidence of any parts: it is read as those parts, or was
-// not written.
+// FuzzEvidenceParts encodes evidence of arbitrary parts: it decodes to those parts, or has no
+// encoding.
 func FuzzEvidenceParts(f *testing.F) {
 	f.Add([]byte{1, 2}, "crl", []byte{3}, byte(2))
 	f.Add([]byte{}, "", []byte{}, byte(0))
@@ -26,7 +26,7 @@ func FuzzEvidenceParts(f *testing.F) {
 		}
 		text, err := want.MarshalJSON()
 		if err != nil {
-			return // what has no encoding
+			return // parts without an encoding
 		}
 		var got attest.Evidence
 		if err := got.UnmarshalJSON(text); err != nil {
@@ -41,7 +41,8 @@ func FuzzEvidenceParts(f *testing.F) {
 	})
 }
 
-// FuzzCheckedParts writes what was checked when, of any two documents.
+// FuzzCheckedParts encodes the fetching times of any two documents: they decode to the same
+// values, or are refused.
 func FuzzCheckedParts(f *testing.F) {
 	f.Add("crl", "tcb_info", int64(1), int64(2))
 	f.Add("a", "a", int64(-1), int64(1<<40))

@@ -14,8 +14,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// forger is an appraiser by another's side: it gives every evidence the report data
-// that the question wants.
+// forger wraps a genuine appraiser, and replaces the report data of every evidence by the report
+// data that the question demands.
 type forger struct {
 	attest.Appraiser
 	data attest.ReportData
@@ -27,13 +27,13 @@ func (f forger) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.
 	return claims, err
 }
 
-// pretender says of itself what only packages below attest can say.
+// pretender claims to be genuine, which only packages below attest can.
 type pretender struct{ liar }
 
 func (pretender) Genuine() closed.Appraiser { return closed.Appraiser{} }
 
-// TestAppraisersAreClosed: neither a type that wraps an appraiser nor one that nothing
-// vouches for makes a result of evidence that was made for another use.
+// TestAppraisersAreClosed: neither a type that wraps an appraiser nor one that is not genuine can
+// make a result from evidence for a different use.
 func TestAppraisersAreClosed(t *testing.T) {
 	vendor, other := attesttest.NewVendor(), attest.BindReportData(wire.LabelTrust)
 	evidence, err := vendor.Chip().Attester(attesttest.Measure("scoring")).Attest(t.Context(), someData)
@@ -60,8 +60,7 @@ func TestAppraisersAreClosed(t *testing.T) {
 	}
 }
 
-// TestInspect: evidence of any use is read as Appraise reads it, and refused for all
-// that Appraise refuses but the use.
+// TestInspect: Inspect checks evidence like Appraise, except that it accepts evidence of any use.
 func TestInspect(t *testing.T) {
 	good := attest.Evidence{Platform: attest.Soft, Raw: []byte{1}, Devices: []attest.Evidence{gpu(2), gpu(3)}}
 	type q = attest.Question

@@ -13,8 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// tuple is a measurement of the registers a, b, … with the given values; "*" is
-// any.
+// tuple returns a measurement of the registers a, b, … with these values; "*" means any.
 func tuple(values ...string) attest.Measurement {
 	m := attest.Measurement{Platform: attest.Soft}
 	for i, v := range values {
@@ -106,7 +105,7 @@ func TestMeasurementRoundTrip(t *testing.T) {
 	}
 }
 
-// TestMeasurementBytes holds the encoding that identities are made of.
+// TestMeasurementBytes fixes the encoding that identities are computed from.
 func TestMeasurementBytes(t *testing.T) {
 	want := "15" + hex.EncodeToString([]byte("cohort measurement v1")) +
 		"00000004" + hex.EncodeToString([]byte("soft")) +

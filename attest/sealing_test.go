@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestOwnKey: what a program's own key sealed, that key unseals for that
-// measurement, whoever else it was to be sealed to.
+// TestOwnKey: a program's own key unseals what it sealed for its own measurement, whichever other
+// measurements were named.
 func TestOwnKey(t *testing.T) {
 	own, other := attesttest.MeasureSNP("own"), attesttest.MeasureSNP("other")
 	key := attest.OwnKey{Key: bytes.Repeat([]byte{7}, 16), Measurement: own}

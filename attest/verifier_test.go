@@ -53,7 +53,7 @@ func TestAppraise(t *testing.T) {
 	}
 }
 
-// question is a good question with one thing about to be changed.
+// question is a good question; each row changes one thing in it.
 type question struct {
 	attest.Question
 	vendor   *attesttest.Vendor
@@ -67,7 +67,7 @@ func TestAppraiseRefusals(t *testing.T) {
 		name   string
 		fault  attesttest.Faults
 		change func(*question)
-		want   attest.Reason // "" is accepted
+		want   attest.Reason // "": accepted
 	}{
 		{"nothing changed", attesttest.Faults{}, func(*question) {}, ""},
 		{"verifier of no platform", attesttest.Faults{}, func(q *question) { q.verifier = attest.NewVerifier() }, wire.NoPlatform},
@@ -125,8 +125,8 @@ func TestAppraiseRefusals(t *testing.T) {
 	}
 }
 
-// liar is an appraiser that reads measurements of another platform, or report
-// data of another size, out of evidence.
+// liar is an appraiser that returns fixed claims, such as a measurement of a different platform,
+// or report data of a wrong size.
 type liar struct{ claims attest.Claims }
 
 func (l liar) Genuine() closed.Appraiser { return closed.VouchFor(l) }
@@ -169,7 +169,7 @@ func TestVerifierDoesNotBelieveAppraisers(t *testing.T) {
 	}
 }
 
-// appraiseFunc is an appraiser that keeps the endorsements it was asked with.
+// appraiseFunc is an appraiser that records the endorsements it is called with.
 type appraiseFunc struct{ seen attest.Endorsements }
 
 func (r *appraiseFunc) Genuine() closed.Appraiser { return closed.VouchFor(r) }
@@ -181,8 +181,8 @@ func (r *appraiseFunc) Appraise(_ []byte, endorsed attest.Endorsements, _ attest
 	return attest.Claims{}, wire.Malformed
 }
 
-// TestAppraiseEndorsements: those of the question stand in place of those that
-// came with the evidence.
+// TestAppraiseEndorsements: endorsements in the question replace those that came with the
+// evidence.
 func TestAppraiseEndorsements(t *testing.T) {
 	r := new(appraiseFunc)
 	attest.NewVerifier(r).Appraise(attest.Question{
@@ -217,9 +217,9 @@ func TestBindSeparates(t *testing.T) {
 	}
 }
 
-// A verifier judges evidence that a unit made about itself for one use.
+// A verifier appraises evidence that a unit made about itself for one use.
 func Example() {
-	vendor := attesttest.NewVendor() // in place of a TEE's maker
+	vendor := attesttest.NewVendor() // stands for a TEE's manufacturer
 	device := vendor.Chip().Attester(attesttest.Measure("scoring"))
 
 	data := attest.BindReportData(wire.LabelIssue, []byte("the verifier's nonce"), []byte("the unit's key"))

@@ -16,7 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestAppraise reads quotes of each version and body type.
+// TestAppraise: quotes of each version and body type are accepted.
 func TestAppraise(t *testing.T) {
 	tests := []struct {
 		of            attest.Platform
@@ -46,8 +46,7 @@ func TestAppraise(t *testing.T) {
 	}
 }
 
-// TestVersionsRefuse shows that a body type is of one platform, and that version
-// 3 is of SGX only.
+// TestVersionsRefuse: each body type belongs to one platform, and version 3 to SGX only.
 func TestVersionsRefuse(t *testing.T) {
 	tests := []struct {
 		of            attest.Platform
@@ -66,7 +65,7 @@ func TestVersionsRefuse(t *testing.T) {
 	}
 }
 
-// TestPadding adds zeros, which clouds do, and other bytes, which nobody does.
+// TestPadding: zeros after a quote are accepted, as clouds add them; other bytes are refused.
 func TestPadding(t *testing.T) {
 	for _, of := range []attest.Platform{attest.TDX, attest.SGX} {
 		s := newScene(of)
@@ -85,8 +84,7 @@ func TestPadding(t *testing.T) {
 	}
 }
 
-// TestMemory shows that what was remembered of a platform answers for nothing
-// else: time, rules and collateral are judged anew.
+// TestMemory: cached results for a platform do not replace checks of time, rules and collateral.
 func TestMemory(t *testing.T) {
 	s := newScene(attest.TDX)
 	appraiser := dcap.TDXPlatform().Appraiser()
@@ -144,8 +142,8 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// TestIssued: a document that was issued within two minutes counts, and the result says
-// when the newest was.
+// TestIssued: a document issued up to two minutes ahead counts, and the result has the newest
+// time of issue.
 func TestIssued(t *testing.T) {
 	s, newest := newScene(attest.TDX), now.Add(2*time.Minute)
 	set("TD_QE", "issueDate", newest.Format(time.RFC3339))(t, s)

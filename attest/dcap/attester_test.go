@@ -23,7 +23,7 @@ import (
 
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-// driver is a kernel's configfs-tsm whose driver answers with out.
+// driver returns a kernel's configfs-tsm whose driver responds with out.
 func driver(provider string, out func(in []byte) ([]byte, error)) configfsi.Client {
 	reports := faketsm.ReportV7(0)
 	reports.Random = rand.Reader
@@ -40,7 +40,7 @@ func driver(provider string, out func(in []byte) ([]byte, error)) configfsi.Clie
 	return &faketsm.Client{Subsystems: map[string]configfsi.Client{"report": reports}}
 }
 
-// answers gives the quotes of a device.
+// answers returns a function that returns the quotes of a device.
 func answers(d *attesttest.DCAPDevice) func(in []byte) ([]byte, error) {
 	return func(in []byte) ([]byte, error) {
 		evidence, err := d.Attest(context.Background(), attest.ReportData(in))
@@ -93,8 +93,8 @@ func TestTDXAttesterFaults(t *testing.T) {
 	}
 }
 
-// pseudo is a folder like Gramine's /dev/attestation, with a pipe in place of
-// each pseudo-file: what is written is answered.
+// pseudo makes a folder like Gramine's /dev/attestation, with a pipe for each pseudo-file: it
+// responds to what is written.
 func pseudo(t *testing.T, kind string, out func(in []byte) ([]byte, error)) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -111,7 +111,7 @@ func pseudo(t *testing.T, kind string, out func(in []byte) ([]byte, error)) stri
 		for {
 			in, err := os.ReadFile(request)
 			if err != nil || len(in) != 64 {
-				return // the test is over
+				return // the test has ended
 			}
 			answer, err := out(in)
 			if err != nil || os.WriteFile(quote, answer, 0o600) != nil {
@@ -119,7 +119,7 @@ func pseudo(t *testing.T, kind string, out func(in []byte) ([]byte, error)) stri
 			}
 		}
 	}()
-	t.Cleanup(func() { // release the goroutine, which waits for a writer
+	t.Cleanup(func() { // releases the goroutine, which waits for a writer
 		if f, err := os.OpenFile(request, os.O_RDWR, 0); err == nil {
 			f.Close()
 		}
@@ -179,8 +179,8 @@ func TestSGXAttesterFaults(t *testing.T) {
 	}
 }
 
-// TestSGXSeal: an enclave unseals what it sealed; one with another configuration
-// and so the same key of Gramine's, one with another key, and one without do not.
+// TestSGXSeal: an enclave unseals its own secrets. An enclave with a different configuration (and
+// the same Gramine key), one with a different key, and one without a key do not.
 func TestSGXSeal(t *testing.T) {
 	vendor := attesttest.NewDCAPVendor(now)
 	chip := vendor.Chip(vendor.TCB)

@@ -11,9 +11,9 @@ import (
 	"github.com/cohort-tee/cohort/bench"
 )
 
-// floor is the least that any verifier does for a quote of a platform it knows:
-// the PCK's signature over the QE report, the digest that ties the attestation
-// key to it, and that key's signature over the quote.
+// floor does the least work of any verifier for a quote of a known platform: it verifies the
+// PCK's signature over the QE report, the digest that binds the attestation key to that report,
+// and the key's signature over the quote.
 func floor(q quote, pck *ecdsa.PublicKey) bool {
 	if !verify(pck, q.qe, q.qeSigned) {
 		return false
@@ -23,8 +23,8 @@ func floor(q quote, pck *ecdsa.PublicKey) bool {
 	return err == nil && [32]byte(q.qe.reportData()[:32]) == digest && verify(key, q.signed, q.signature)
 }
 
-// BenchmarkAppraise puts an appraisal with full TCB policy (goal G2: at most 1.35
-// times the floor for a platform and collateral seen before) beside its floor.
+// BenchmarkAppraise compares an appraisal with the full TCB policy with its floor (goal G2: at
+// most 1.35 times the floor for a known platform and known collateral).
 func BenchmarkAppraise(b *testing.B) {
 	for _, of := range []attest.Platform{attest.TDX, attest.SGX} {
 		b.Run(string(of), func(b *testing.B) { benchmark(b, of) })

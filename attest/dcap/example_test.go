@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/attest/dcap"
 )
 
-// A verifier judges a trust domain's quote with Intel's collateral. Here a
-// vendor made for tests plays Intel, and a policy accepts one status more.
+// A verifier appraises a trust domain's quote with Intel's collateral. Here a test vendor stands
+// for Intel, and a policy accepts one more status.
 func ExampleTDX() {
 	intel := attesttest.NewDCAPVendor(now)
 	intel.Platform = attesttest.DCAPLevel{Status: "SWHardeningNeeded", Advisories: []string{"INTEL-SA-00615"}}

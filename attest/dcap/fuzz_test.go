@@ -24,7 +24,7 @@ func (q quote) encode() []byte {
 	return slices.Concat(q.signed, le.AppendUint32(nil, uint32(len(tail))), tail)
 }
 
-// reasoned fails on an error without a reason.
+// reasoned fails the test if an error has no reason.
 func reasoned(t *testing.T, err error) {
 	t.Helper()
 	var refusal *attest.Refusal
@@ -33,8 +33,8 @@ func reasoned(t *testing.T, err error) {
 	}
 }
 
-// FuzzQuote demands that what parses encodes to the same bytes but for zeros at
-// the end, and that all else has a reason.
+// FuzzQuote: every accepted quote encodes to the same bytes, except for zeros at the end, and
+// every refusal has a reason.
 func FuzzQuote(f *testing.F) {
 	vendor := attesttest.NewDCAPVendor(now)
 	chip := vendor.Chip(vendor.TCB)
@@ -69,7 +69,8 @@ func FuzzQuote(f *testing.F) {
 	})
 }
 
-// FuzzBundle feeds certificates, documents and lists that Intel did not make.
+// FuzzBundle: certificates, documents and lists that Intel did not sign are refused with a
+// reason.
 func FuzzBundle(f *testing.F) {
 	vendor := attesttest.NewDCAPVendor(now)
 	evidence, err := vendor.Chip(vendor.TCB).Attester(attesttest.MeasureTDX("guest")).Attest(f.Context(), attest.ReportData{1})
@@ -94,8 +95,8 @@ func FuzzBundle(f *testing.F) {
 	})
 }
 
-// FuzzDocument feeds the parsers of what Intel signed; a level that was read can
-// be compared.
+// FuzzDocument tests the parsers of documents that Intel signs. Every accepted document can be
+// compared with a platform's levels.
 func FuzzDocument(f *testing.F) {
 	vendor := attesttest.NewDCAPVendor(now)
 	for _, of := range []attest.Platform{attest.TDX, attest.SGX} {
@@ -130,7 +131,7 @@ func FuzzDocument(f *testing.F) {
 	})
 }
 
-// FuzzPCK feeds Intel's certificate extension.
+// FuzzPCK tests the parser of Intel's certificate extension.
 func FuzzPCK(f *testing.F) {
 	vendor := attesttest.NewDCAPVendor(now)
 	evidence, err := vendor.Chip(vendor.TCB).Attester(attesttest.MeasureTDX("guest")).Attest(f.Context(), attest.ReportData{1})

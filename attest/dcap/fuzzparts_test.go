@@ -10,16 +10,16 @@ import (
 	"github.com/cohort-tee/cohort/attest/vectortest"
 )
 
-// sized is so many bytes, of which the first are given.
+// sized returns b cut or zero-padded to size bytes.
 func sized(b []byte, size int) []byte {
 	out := make([]byte, size)
 	copy(out, b)
 	return out
 }
 
-// FuzzQuoteParts writes quotes of any parts with the lengths that belong to them, as
-// captured ones and the vendor's: what parses is those parts, and appraisal refuses a
-// quote whose signatures are not right with a reason.
+// FuzzQuoteParts encodes quotes of arbitrary parts with correct lengths, seeded by captured
+// quotes and the test vendor's. A quote parses to its parts, and appraisal refuses it with a
+// reason, because its signatures are wrong.
 func FuzzQuoteParts(f *testing.F) {
 	vendor := attesttest.NewDCAPVendor(now)
 	endorsed := vendor.Endorsements(attest.TDX)

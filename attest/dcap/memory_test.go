@@ -8,8 +8,8 @@ import (
 	"github.com/cohort-tee/cohort/attest/attesttest"
 )
 
-// TestMemoryOfSpellings: the text of certificates has as many spellings as anybody
-// likes, and all are one platform.
+// TestMemoryOfSpellings: the text of certificates can be written in any number of ways. All of
+// them share one entry of the cache.
 func TestMemoryOfSpellings(t *testing.T) {
 	vendor := attesttest.NewDCAPVendor(now)
 	evidence, err := vendor.Chip(vendor.TCB).Attester(attesttest.MeasureTDX("guest")).Attest(t.Context(), attest.ReportData{1})

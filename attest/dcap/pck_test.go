@@ -20,10 +20,10 @@ type field struct {
 	Value any
 }
 
-// sgx is an object identifier below that of the SGX extension.
+// sgx returns an object identifier below that of the SGX extension.
 func sgx(arcs ...int) asn1.ObjectIdentifier { return append(slices.Clone(oidSGX), arcs...) }
 
-// fields are those of a good extension.
+// fields returns the fields of a good extension.
 func fields() []field {
 	var tcb []field
 	for i := range 17 {
@@ -70,7 +70,7 @@ func TestPCKExtension(t *testing.T) {
 	}
 }
 
-// TestKeyOfCertificates shows that only P-256 keys count.
+// TestKeyOfCertificates: only P-256 keys are accepted.
 func TestKeyOfCertificates(t *testing.T) {
 	for curve, want := range map[elliptic.Curve]bool{elliptic.P256(): true, elliptic.P384(): false} {
 		key, err := ecdsa.GenerateKey(curve, rand.Reader)

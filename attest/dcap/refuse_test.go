@@ -21,7 +21,7 @@ type refusal struct {
 	want   attest.Reason
 }
 
-// judgeAll makes each change of a good scene, which must then be refused.
+// judgeAll applies each change to a good scene, which must then be refused.
 func judgeAll(t *testing.T, of attest.Platform, rows []refusal) {
 	t.Helper()
 	if _, err := newScene(of).appraise(t); err != nil {
@@ -110,11 +110,10 @@ func TestRefuseForgery(t *testing.T) {
 	})
 }
 
-// unit gives a certificate another name.
+// unit changes the name of a certificate.
 func unit(c *x509.Certificate) { c.Subject.OrganizationalUnit = []string{"another"} }
 
-// arcPPID is where the last arc of the PPID's object identifier stands in the
-// SGX extension.
+// arcPPID is the offset in the SGX extension of the last arc of the PPID's object identifier.
 const arcPPID = 17
 
 func TestRefuseChain(t *testing.T) {
@@ -320,7 +319,7 @@ func TestRefusePolicy(t *testing.T) {
 	})
 }
 
-// TestPermit shows that each permission lets in what it names.
+// TestPermit: each permission of the rules admits the case that it names.
 func TestPermit(t *testing.T) {
 	tests := []struct {
 		name   string

@@ -19,9 +19,8 @@ var (
 	use = attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 )
 
-// scene is everything an appraisal depends on; a row of the refusal table
-// changes the smallest part of a good one. Evidence and endorsements are made
-// when they are first asked for.
+// scene has all inputs of an appraisal. A row of the refusal table changes the smallest part of a
+// good one. Evidence and endorsements are made at the first use.
 type scene struct {
 	vendor   *attesttest.DCAPVendor
 	chip     *attesttest.DCAPChip
@@ -30,7 +29,7 @@ type scene struct {
 	rules    attest.Rules
 }
 
-// newScene is a trust domain or an enclave on an up-to-date platform.
+// newScene returns a trust domain or an enclave on an up-to-date platform.
 func newScene(of attest.Platform) *scene {
 	s := &scene{vendor: attesttest.NewDCAPVendor(now)}
 	s.rules = s.vendor.Rules()
@@ -39,7 +38,7 @@ func newScene(of attest.Platform) *scene {
 	return s
 }
 
-// use puts the trust domain or enclave on a platform.
+// use moves the trust domain or enclave to a platform.
 func (s *scene) use(of attest.Platform, c *attesttest.DCAPChip) {
 	measurement := attesttest.MeasureTDX("guest")
 	if of == attest.SGX {
@@ -76,11 +75,11 @@ func (s *scene) appraise(t *testing.T) (attest.Result, error) {
 	return attesttest.Appraise(t, attest.NewVerifier(dcap.TDXPlatform().Appraiser(), dcap.SGXPlatform().Appraiser()), s.question)
 }
 
-// change is one row's change of a good scene.
+// change is the change that a row makes to a good scene.
 type change = func(t *testing.T, s *scene)
 
-// Offsets: the body follows a header of 48 bytes and is followed by length and
-// signature; the rest is found from the end of the body of a version 4 quote.
+// Offsets: the body follows a header of 48 bytes; length and signature follow the body. The other
+// offsets count from the end of the body of a version 4 quote.
 const (
 	body      = 48
 	tdxEnd    = body + 584
@@ -101,14 +100,14 @@ func edit(offset int, bytes ...byte) change {
 	}
 }
 
-// editQE sets bytes of the report of the quoting enclave before it is signed.
+// editQE sets bytes of the quoting enclave's report before it is signed.
 func editQE(offset int, bytes ...byte) change {
 	return func(_ *testing.T, s *scene) {
 		s.device.EditQE = func(report []byte) { copy(report[offset:], bytes) }
 	}
 }
 
-// flip flips a bit of the quote after it was signed.
+// flip flips a bit of the quote after it is signed.
 func flip(offset int) change {
 	return func(t *testing.T, s *scene) { s.evidence(t)[offset] ^= 1 }
 }
@@ -125,7 +124,7 @@ func replace(role string, content []byte) change {
 	return func(_ *testing.T, s *scene) { s.endorsements()[role] = content }
 }
 
-// certificate changes the certificates of a common name before they are signed.
+// certificate changes the certificates with a common name before they are signed.
 func certificate(name string, edit func(c *x509.Certificate)) change {
 	return func(_ *testing.T, s *scene) {
 		s.vendor.Edit = func(c *x509.Certificate) {

@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestScreen: with no document of Intel's, a quote is refused that no platform of
-// theirs signed, and whatever the rules refuse of it.
+// TestScreen: without any document of Intel's, a quote is refused if no platform of Intel's
+// signed it, or if the rules refuse it.
 func TestScreen(t *testing.T) {
 	for _, row := range []struct {
 		name   string
@@ -46,9 +46,8 @@ func TestScreen(t *testing.T) {
 	}
 }
 
-// FuzzScreen signs a quote with one changed byte, or changes it after it was signed:
-// what is refused before there are documents is refused with them, always with a
-// reason.
+// FuzzScreen changes one byte of a quote before or after signing. A quote that Screen refuses
+// without documents is also refused by Appraise with them, and always with a reason.
 func FuzzScreen(f *testing.F) {
 	vendor := attesttest.NewDCAPVendor(now)
 	chip := vendor.Chip(vendor.TCB)

@@ -14,12 +14,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Offsets of a trust domain's body.
+// Offsets in a trust domain's body.
 const (
 	attributes = body + 120
 	xfam       = body + 128
 	owners     = body + 232
-	current    = body + 6 + 584 // TEE TCB SVN 2, behind the body descriptor of version 5
+	current    = body + 6 + 584 // TEE TCB SVN 2, after the body descriptor of version 5
 	service    = body + 6 + 600 // MRSERVICETD
 )
 
@@ -31,9 +31,9 @@ func tdx15(c change) change {
 	}
 }
 
-// TestSettings shows each setting that a host chooses for a trust domain and no
-// register holds: what is refused without a rule, and what each rule changes. A
-// refusal names the bit or field.
+// TestSettings covers each setting that a host chooses for a trust domain and no register
+// contains: the result without a rule, and the effect of each rule. A refusal names the bit or
+// field.
 func TestSettings(t *testing.T) {
 	bits := func(name string, demand attest.Demand) attest.DCAPRules {
 		return attest.DCAPRules{Attributes: attest.Bits{name: demand}}
@@ -49,7 +49,7 @@ func TestSettings(t *testing.T) {
 		name   string
 		change change
 		rules  attest.DCAPRules
-		want   string // part of the refusal; empty where it is accepted
+		want   string // part of the refusal; empty: accepted
 	}{
 		{"no rule", edit(attributes), none, ""},
 		{"no SEPT_VE_DISABLE", edit(attributes+3, 0), none, "SEPT_VE_DISABLE"},
@@ -106,7 +106,8 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestSettingsAreShown: people see every bit by its name, a new one by its number.
+// TestSettingsAreShown: the details list every known bit by its name, and a new bit by its
+// number.
 func TestSettingsAreShown(t *testing.T) {
 	s := newScene(attest.TDX)
 	edit(attributes, 0, 1, 1, 0x10)(t, s)
@@ -127,11 +128,11 @@ func TestSettingsAreShown(t *testing.T) {
 	}
 }
 
-// TestRelaunch judges a trust domain whose module was replaced while it ran, under
-// every policy of one status.
+// TestRelaunch appraises a trust domain whose module was replaced while it ran, under each policy
+// with one accepted status.
 func TestRelaunch(t *testing.T) {
 	const relaunch, relaunchCfg = "TDRelaunchAdvised", "TDRelaunchAdvisedConfigurationNeeded"
-	best, old := []byte{5, 1}, []byte{4, 1} // best is the vendor's
+	best, old := []byte{5, 1}, []byte{4, 1} // best is the vendor's newest
 	tests := []struct {
 		platform    string
 		launch, now []byte
@@ -143,10 +144,10 @@ func TestRelaunch(t *testing.T) {
 		{hardening, old, best, relaunch},
 		{config, old, best, relaunchCfg},
 		{both, old, best, relaunchCfg},
-		{outOfDate, old, best, outOfDate}, // the platform, not only the module
+		{outOfDate, old, best, outOfDate}, // the platform is out of date, not only the module
 		{outOfDateCfg, old, best, outOfDateCfg},
 		{revoked, old, best, revoked},
-		{upToDate, best, old, outOfDate}, // the module was replaced by an older one
+		{upToDate, best, old, outOfDate}, // an older module replaced the module
 		{config, best, old, outOfDateCfg},
 	}
 	for _, tt := range tests {
@@ -168,13 +169,14 @@ func TestRelaunch(t *testing.T) {
 		}
 	}
 	s := newScene(attest.TDX)
-	tdx15(edit(current, 1))(t, s) // below every level of the module
+	tdx15(edit(current, 1))(t, s) // lower than every level of the module
 	if _, err := s.appraise(t); !errors.Is(err, wire.BadTCB) {
 		t.Errorf("a module now that Intel does not rate: err = %v, want reason %q", err, wire.BadTCB)
 	}
 }
 
-// TestStatusOfNoDocument: what a verifier concludes is no word of Intel's documents.
+// TestStatusOfNoDocument: a document of Intel's with a status that only a verifier can derive is
+// refused.
 func TestStatusOfNoDocument(t *testing.T) {
 	s := newScene(attest.TDX)
 	s.vendor.Platform.Status = "TDRelaunchAdvised"
@@ -184,7 +186,7 @@ func TestStatusOfNoDocument(t *testing.T) {
 	}
 }
 
-// TestTCBDate: statuses let old levels in, and min_tcb_date says how old.
+// TestTCBDate: accepted statuses can admit old TCB levels, and min_tcb_date bounds their age.
 func TestTCBDate(t *testing.T) {
 	at := func(day string) time.Time {
 		d, err := time.Parse(time.DateOnly, day)
@@ -195,7 +197,7 @@ func TestTCBDate(t *testing.T) {
 	}
 	tests := []struct {
 		name  string
-		level string // the vendor's best, which the platform has; empty says no date
+		level string // date of the vendor's best level, which the platform has; empty: no date
 		least string
 		want  error
 	}{
@@ -221,9 +223,8 @@ func TestTCBDate(t *testing.T) {
 	}
 }
 
-// TestEarlyUpdate: Intel publishes a TCB recovery early for those who ask, under
-// the next evaluation number, beside the standard one. Both have one form; policy
-// says which is old.
+// TestEarlyUpdate: Intel publishes an early TCB recovery next to the standard one, with the next
+// evaluation number and in the same form. The policy decides which one is too old.
 func TestEarlyUpdate(t *testing.T) {
 	s := newScene(attest.TDX)
 	s.rules.DCAP.MinEvaluation = 19

@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// instruction is a record of a stream: a tag, what stands behind it, zeros.
+// instruction returns a record of a stream: a tag, fields, and zeros.
 func instruction(tag string, fields ...[]byte) []byte {
 	record := make([]byte, recordSize)
 	copy(record[copy(record, tag):], bytes.Join(fields, nil))
@@ -31,8 +31,8 @@ func chunk(tag string, at uint64, fill byte) []byte {
 	return append(instruction(tag, number(at)), bytes.Repeat([]byte{fill}, chunkSize)...)
 }
 
-// TestMeasureSGXS: the measurement is the digest of what the CPU measures, in its
-// order, and nothing that is loaded unmeasured is in it.
+// TestMeasureSGXS: the measurement is the digest of what the CPU measures, in its order.
+// Unmeasured pages do not change it.
 func TestMeasureSGXS(t *testing.T) {
 	measured := [][]byte{create(8192), page(0), chunk(tagExtend, 0, 1), chunk(tagExtend, 256, 2), page(4096), chunk(tagExtend, 4096+15*256, 3)}
 	want := sha256.Sum256(bytes.Join(measured, nil))
@@ -47,7 +47,7 @@ func TestMeasureSGXS(t *testing.T) {
 	if unmeasured != 256 || !got.Registers[1].Any || !got.Registers[2].Any || got.Registers[3].Any {
 		t.Errorf("got %d bytes unmeasured, %v, want 256, signer and product open", unmeasured, got)
 	}
-	// The smallest enclave, by hand.
+	// The smallest enclave, with a digest computed by hand.
 	one, _, err := measureSGXS(append(create(4096), page(0)...))
 	if err != nil || hex.EncodeToString(one.Registers[0].Value) != "0ae331a446474100061f30f75df6db3ed4192535ddfb8aae57f3eb7e61ec6ad2" {
 		t.Errorf("got %x, %v", one.Registers[0].Value, err)
@@ -83,7 +83,8 @@ func TestMeasureSGXSRefusals(t *testing.T) {
 	}
 }
 
-// FuzzMeasureSGXS: the measurement is of everything that is not unmeasured.
+// FuzzMeasureSGXS: the measurement is the digest of the whole stream exactly when all of it is
+// measured.
 func FuzzMeasureSGXS(f *testing.F) {
 	f.Add(bytes.Join([][]byte{create(4096), page(0), chunk(tagExtend, 0, 1), chunk(tagUnmeasured, 256, 2)}, nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -94,8 +95,8 @@ func FuzzMeasureSGXS(f *testing.F) {
 	})
 }
 
-// TestFindSigstruct: a signed enclave holds its signature structure somewhere; one
-// that holds two different ones says nothing.
+// TestFindSigstruct: the signature structure is found anywhere in a file. A file with two
+// different ones is refused.
 func TestFindSigstruct(t *testing.T) {
 	one := sigstruct(t, nil)
 	other := sigstruct(t, func(b []byte) { b[960] ^= 1 })

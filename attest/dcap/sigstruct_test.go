@@ -16,7 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// signerKey is an RSA key of 3072 bits with the exponent that SGX demands.
+// signerKey is a 3072-bit RSA key with exponent 3, which SGX demands.
 var signerKey = sync.OnceValue(func() *rsa.PrivateKey {
 	three, one := big.NewInt(3), big.NewInt(1)
 	prime := func() *big.Int {
@@ -37,7 +37,7 @@ var signerKey = sync.OnceValue(func() *rsa.PrivateKey {
 	return key
 })
 
-// sigstruct signs an enclave of product 258 and SVN 3.
+// sigstruct returns the signature structure of an enclave with product 258 and SVN 3.
 func sigstruct(t testing.TB, edit func(b []byte)) []byte {
 	t.Helper()
 	b := make([]byte, sigstructSize)
@@ -47,7 +47,7 @@ func sigstruct(t testing.TB, edit func(b []byte)) []byte {
 	slices.Reverse(modulus)
 	copy(b[128:], modulus)
 	binary.LittleEndian.PutUint32(b[512:], 3)
-	b[928], b[944] = 4, 0xff // 64 bits; every flag is demanded as it stands
+	b[928], b[944] = 4, 0xff // 64-bit attribute; the mask demands every flag exactly
 	copy(b[960:], bytes.Repeat([]byte{0xaa}, 32))
 	binary.LittleEndian.PutUint16(b[1024:], 258)
 	binary.LittleEndian.PutUint16(b[1026:], 3)

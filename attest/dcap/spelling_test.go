@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestSpellingOfCertificates: nobody signs the text around certificates, and
-// tools differ in it. What is no white space is refused.
+// TestSpellingOfCertificates: the text around certificates is not signed, and tools write it
+// differently. White space may vary; other text is refused.
 func TestSpellingOfCertificates(t *testing.T) {
 	wide := func(text []byte) (out []byte) { // lines of 76 characters
 		for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {

@@ -12,7 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Intel's words.
+// Statuses, as Intel writes them.
 const (
 	upToDate     = "UpToDate"
 	hardening    = "SWHardeningNeeded"
@@ -25,8 +25,8 @@ const (
 
 var words = []string{upToDate, hardening, config, both, outOfDate, outOfDateCfg, revoked}
 
-// joined is Intel's table of a platform's status and that of a module or QE,
-// which is UpToDate, OutOfDate or Revoked.
+// joined is Intel's table that joins a platform's status with that of a module or QE, which is
+// UpToDate, OutOfDate or Revoked.
 var joined = []struct{ platform, part, want string }{
 	{upToDate, upToDate, upToDate},
 	{hardening, upToDate, hardening},
@@ -51,8 +51,8 @@ var joined = []struct{ platform, part, want string }{
 	{revoked, revoked, revoked},
 }
 
-// TestStatuses judges every status of the platform, joined with every status of
-// its QE and of its TDX module, under every policy of one status.
+// TestStatuses appraises every status of the platform, joined with every status of its QE and of
+// its TDX module, under each policy with one accepted status.
 func TestStatuses(t *testing.T) {
 	parts := map[string]func(v *attesttest.DCAPVendor) *attesttest.DCAPLevel{
 		"QE":     func(v *attesttest.DCAPVendor) *attesttest.DCAPLevel { return &v.QE },
@@ -78,8 +78,7 @@ func TestStatuses(t *testing.T) {
 	}
 }
 
-// TestAdvisories shows that the advisories of each matched level count, and no
-// others.
+// TestAdvisories: the advisories of each matched level count, and no others.
 func TestAdvisories(t *testing.T) {
 	s := newScene(attest.TDX)
 	s.vendor.Platform.Advisories = []string{"INTEL-SA-3", "INTEL-SA-1"}
@@ -103,8 +102,8 @@ func TestAdvisories(t *testing.T) {
 	}
 }
 
-// TestComponents lowers each version by one; the platform is then at its lower
-// level, which is out of date.
+// TestComponents lowers each version by one. The platform is then at its lower level, which is
+// out of date.
 func TestComponents(t *testing.T) {
 	at := func(edit func(tcb *attesttest.DCAPTCB)) error {
 		s := newScene(attest.TDX)
@@ -129,7 +128,7 @@ func TestComponents(t *testing.T) {
 	}
 	for i := range 16 {
 		refused("SGX component", at(func(tcb *attesttest.DCAPTCB) { tcb.SGX[i]-- }))
-		if i != 1 { // the module's version, not a level of it
+		if i != 1 { // component 1 is the module's version, not a level
 			refused("TDX component", at(func(tcb *attesttest.DCAPTCB) { tcb.TDX[i]-- }))
 		}
 	}
@@ -140,14 +139,14 @@ func TestComponents(t *testing.T) {
 	refused("QE", err)
 }
 
-// TestModuleVersions shows that components 0 and 1 count as the platform's until
-// the module has a version of its own.
+// TestModuleVersions: components 0 and 1 count for the platform if the module's version is 0, and
+// for the module otherwise.
 func TestModuleVersions(t *testing.T) {
 	tests := []struct {
 		name     string
-		platform [2]uint8 // what the best level demands
-		guest    [2]uint8 // what the trust domain has
-		module   bool     // the module is rated by itself
+		platform [2]uint8 // demanded by the best level
+		guest    [2]uint8 // of the trust domain
+		module   bool     // the module has its own status
 		want     string
 	}{
 		{"version 0, met", [2]uint8{5, 0}, [2]uint8{5, 0}, false, upToDate},
@@ -174,8 +173,8 @@ func TestModuleVersions(t *testing.T) {
 	}
 }
 
-// TestModuleIsNotThePlatform gives the platform's level module components that
-// nobody has; they count for a module of version 0 only.
+// TestModuleIsNotThePlatform: the platform's level demands module components that no module has.
+// They count only for a module of version 0.
 func TestModuleIsNotThePlatform(t *testing.T) {
 	for version, want := range map[uint8]bool{0: false, 1: true} {
 		s := newScene(attest.TDX)

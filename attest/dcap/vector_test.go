@@ -16,8 +16,8 @@ import (
 	"github.com/google/go-eventlog/tcg"
 )
 
-// intelRoot is the SHA-256 of the SubjectPublicKeyInfo of the Intel SGX Root CA,
-// as policy names it.
+// intelRoot is the SHA-256 of the SubjectPublicKeyInfo of the Intel SGX Root CA, as policies name
+// it.
 const intelRoot = "sha256:a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e"
 
 func intelRoots(t testing.TB) []attest.Digest {
@@ -29,8 +29,8 @@ func intelRoots(t testing.TB) []attest.Digest {
 	return []attest.Digest{d}
 }
 
-// logged is the appraiser of a quote that may have the firmware's event log beside it,
-// which must lead to the registers that the quote signs.
+// logged is the appraiser of a quote that may come with the firmware's event log, which must lead
+// to the registers in the quote.
 type logged struct{ *quoteAppraiser }
 
 func (l logged) Genuine() closed.Appraiser { return closed.VouchFor(l) }
@@ -45,8 +45,8 @@ func (l logged) Appraise(raw []byte, endorsed attest.Endorsements, rules attest.
 	return claims, err
 }
 
-// replayed demands that an event log leads to the RTMRs of a TD. Register n+1 of the
-// log is RTMR n; behind the events is padding.
+// replayed demands that an event log leads to the RTMRs of a TD. Register n+1 of the log is RTMR
+// n; padding follows the events.
 func replayed(log []byte, m attest.Measurement) (map[string]any, error) {
 	parsed, err := tcg.ParseEventLog(log, tcg.ParseOpts{AllowPadding: true})
 	if err != nil {
@@ -75,8 +75,8 @@ func replayed(log []byte, m attest.Measurement) (map[string]any, error) {
 	return map[string]any{"banks": []any{"sha384"}, "events": len(events)}, nil
 }
 
-// subject says what the vectors' default policy means here: it is silent on
-// chips, evaluation numbers, enclave versions and service TDs.
+// subject returns the rules for the vectors' default policy, which states nothing about chips,
+// evaluation numbers, enclave versions and service TDs.
 func subject(t testing.TB, a *quoteAppraiser) vectortest.Subject {
 	roots := intelRoots(t)
 	return vectortest.Subject{
@@ -94,7 +94,7 @@ func subject(t testing.TB, a *quoteAppraiser) vectortest.Subject {
 			}
 			return rules
 		},
-		// The zeros at the end, of which there may be any number.
+		// Any number of zeros may follow the quote.
 		Unsigned: func(evidence []byte, offset int) bool {
 			return offset >= len(bytes.TrimRight(evidence, "\x00"))
 		},

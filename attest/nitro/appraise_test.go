@@ -24,12 +24,12 @@ var (
 	use = attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 )
 
-// scene is everything an appraisal depends on; a row of the refusal table
-// changes the smallest part of a good one.
+// scene has all inputs of an appraisal. A row of the refusal table changes the smallest part of a
+// good one.
 type scene struct {
 	vendor *attesttest.NitroVendor
 	device *attesttest.NitroDevice
-	mangle func(raw []byte) []byte // after the signature
+	mangle func(raw []byte) []byte // applied after signing
 	rules  attest.Rules
 	at     time.Time
 }
@@ -80,12 +80,12 @@ func edit(f func(d *attesttest.NitroDocument)) change {
 	return func(_ *testing.T, s *scene) { s.device.Edit = f }
 }
 
-// mangle changes the document after it was signed.
+// mangle changes the document after it is signed.
 func mangle(f func(raw []byte) []byte) change {
 	return func(_ *testing.T, s *scene) { s.mangle = f }
 }
 
-// payload signs another payload.
+// payload changes the payload and signs the result.
 func payload(f func(payload []byte) []byte) change {
 	return func(t *testing.T, s *scene) {
 		s.mangle = func(raw []byte) []byte {
@@ -223,7 +223,7 @@ func TestRefuse(t *testing.T) {
 	}
 }
 
-// TestPermit shows that each permission lets in what it names.
+// TestPermit: each permission of the rules admits the case that it names.
 func TestPermit(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -254,7 +254,7 @@ func TestPermit(t *testing.T) {
 	}
 }
 
-// selfSigned is a certificate that vouches for itself.
+// selfSigned returns a self-signed certificate.
 func selfSigned(t *testing.T) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)

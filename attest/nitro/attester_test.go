@@ -22,7 +22,7 @@ import (
 
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-// fakeModule is a device that responds what a test says.
+// fakeModule is a device that responds as the test defines.
 type fakeModule func(attestationRequest) (response any, err error)
 
 func (f fakeModule) exchange(request, response []byte) (int, error) {
@@ -43,7 +43,7 @@ func (f fakeModule) exchange(request, response []byte) (int, error) {
 
 func (fakeModule) Close() error { return nil }
 
-// longModule says that its response is longer than the buffer for it.
+// longModule reports a response longer than the buffer.
 type longModule struct{ fakeModule }
 
 func (longModule) exchange(_, response []byte) (int, error) { return len(response) + 1, nil }
@@ -52,7 +52,7 @@ func attester(m module) *Attester {
 	return &Attester{open: func() (module, error) { return m, nil }}
 }
 
-// responding is a response with a document.
+// responding returns a response with a document.
 func responding(raw []byte) any {
 	return map[string]any{"Attestation": map[string]any{"document": raw}}
 }
@@ -117,8 +117,8 @@ func TestNewAttesterElsewhere(t *testing.T) {
 	}
 }
 
-// TestModuleRequest pins the bytes of a request: the module reads CBOR with these
-// names, and null for what is left out.
+// TestModuleRequest fixes the bytes of a request: the module parses CBOR with these names, and
+// null for absent fields.
 func TestModuleRequest(t *testing.T) {
 	var got []byte
 	device := attester(recordingModule{to: &got})
@@ -131,7 +131,7 @@ func TestModuleRequest(t *testing.T) {
 	}
 }
 
-// recordingModule keeps the request, and responds nothing.
+// recordingModule records the request and returns an empty response.
 type recordingModule struct {
 	fakeModule
 	to *[]byte
@@ -142,8 +142,8 @@ func (m recordingModule) exchange(request, _ []byte) (int, error) {
 	return 0, nil
 }
 
-// TestIoctl: the driver of another device refuses the request, and the number of the
-// request is the kernel's.
+// TestIoctl: the driver of another device refuses the request, and the request number is that of
+// the kernel.
 func TestIoctl(t *testing.T) {
 	if got := uint32(nsmIoctl); unsafe.Sizeof(uintptr(0)) == 8 && got != 0xc0200a00 {
 		t.Errorf("ioctl %#x, want 0xc0200a00", got)

@@ -14,7 +14,7 @@ import (
 	"github.com/fxamacker/cbor/v2"
 )
 
-// eif makes an image of sections.
+// eif returns an image with these sections.
 func eif(sections ...imageSection) []byte {
 	be := binary.BigEndian
 	image := make([]byte, eifHeader)
@@ -104,7 +104,7 @@ func FuzzMeasureEIF(f *testing.F) {
 	f.Add(eif(imageSection{eifKernel, []byte("kernel")}, imageSection{eifRamdisk, []byte("init")}, signature(f, "DER")))
 	f.Fuzz(func(t *testing.T, image []byte) {
 		if len(image) >= eifHeader {
-			image = sealEIF(bytes.Clone(image)) // or nothing would get past the checksum
+			image = sealEIF(bytes.Clone(image)) // otherwise the checksum would refuse every input
 		}
 		if _, err := measureEIF(image); err != nil {
 			if refused := (*wire.Refusal)(nil); !errors.As(err, &refused) {

@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/attest/nitro"
 )
 
-// A verifier judges an enclave's document, which carries all it needs. Here a
-// vendor made for tests plays AWS.
+// A verifier appraises an enclave's document, which contains its whole certificate chain. Here a
+// test vendor stands for AWS.
 func ExampleAppraiser() {
 	aws := attesttest.NewNitroVendor(now)
 	evidence, err := aws.Attester(attesttest.MeasureNitro("image")).Attest(context.Background(), use)

@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/attest/vectortest"
 )
 
-// FuzzDocument demands that the frame of what parses encodes to the same bytes,
-// and that all else has a reason.
+// FuzzDocument: the frame of every accepted document encodes to the same bytes, and every refusal
+// has a reason.
 func FuzzDocument(f *testing.F) {
 	evidence, err := attesttest.NewNitroVendor(now).Attester(attesttest.MeasureNitro("image")).Attest(f.Context(), attest.ReportData{1})
 	if err != nil {
@@ -42,7 +42,7 @@ func FuzzDocument(f *testing.F) {
 	})
 }
 
-// FuzzList feeds lists that AWS did not make.
+// FuzzList: revocation lists that AWS did not sign are refused with a reason.
 func FuzzList(f *testing.F) {
 	vendor := attesttest.NewNitroVendor(now)
 	good := vendor.Endorsements()["root_crl"]

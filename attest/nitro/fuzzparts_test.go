@@ -11,8 +11,8 @@ import (
 	"github.com/cohort-tee/cohort/attest/vectortest"
 )
 
-// FuzzDocumentParts lets a security module sign documents of any fields, in the right
-// form: what is accepted says what was signed, and all else is refused with a reason.
+// FuzzDocumentParts: a security module signs well-formed documents with arbitrary fields.
+// Accepted documents have the signed values, and all others are refused with a reason.
 func FuzzDocumentParts(f *testing.F) {
 	vendor := attesttest.NewNitroVendor(now)
 	device := vendor.Attester(attesttest.MeasureNitro("image"))

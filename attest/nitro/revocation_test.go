@@ -14,8 +14,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// distribution is a critical issuing distribution point (RFC 5280, section 5.2.5)
-// with more fields behind the place.
+// distribution returns a critical issuing distribution point (RFC 5280, section 5.2.5) with
+// further fields after the URL.
 func distribution(t *testing.T, place string, more ...byte) pkix.Extension {
 	t.Helper()
 	name := append([]byte{0x86, byte(len(place))}, place...)
@@ -28,8 +28,8 @@ func distribution(t *testing.T, place string, more ...byte) pkix.Extension {
 	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: wrap(0x30, append(wrap(0xa0, wrap(0xa0, name)), more...))}
 }
 
-// TestLists judges an enclave below authorities of a region and a zone, whose
-// certificates name revocation lists, as AWS's do.
+// TestLists appraises an enclave below regional and zonal authorities, whose certificates name
+// revocation lists, as AWS's do.
 func TestLists(t *testing.T) {
 	revoke := func(name string) func(l *x509.RevocationList, issuer string) {
 		return func(l *x509.RevocationList, _ string) {
@@ -61,7 +61,7 @@ func TestLists(t *testing.T) {
 		{"no list of the region, required", nil, func(e attest.Endorsements) { delete(e, "region_crl") }, attest.CRLRequired, wire.CRLMissing},
 		{"region revoked", revoke("region"), nil, "", wire.Revoked},
 		{"zone revoked", revoke("zone"), nil, "", wire.Revoked},
-		{"an instance by the region", revoke("instance"), nil, attest.CRLRequired, nil}, // another issuer's number
+		{"an instance by the region", revoke("instance"), nil, attest.CRLRequired, nil}, // a serial number of a different issuer
 		{"swapped", nil, func(e attest.Endorsements) { e["root_crl"], e["region_crl"] = e["region_crl"], e["root_crl"] }, "", wire.BadSignature},
 		{"no list", nil, func(e attest.Endorsements) { e["root_crl"] = []byte("x") }, "", wire.Malformed},
 		{"another vendor's", nil, func(e attest.Endorsements) { e["root_crl"] = attesttest.NewNitroVendor(now).Endorsements()["root_crl"] }, "", wire.BadSignature},
@@ -106,7 +106,8 @@ func TestLists(t *testing.T) {
 	}
 }
 
-// TestScreenRefuses: what needs no list is refused before one is asked for.
+// TestScreenRefuses: evidence that fails a check without lists is refused before lists are
+// fetched.
 func TestScreenRefuses(t *testing.T) {
 	s := newScene()
 	evidence, err := s.device.Attest(t.Context(), use)
@@ -130,4 +131,4 @@ func TestScreenRefuses(t *testing.T) {
 	}
 }
 
-var _ = nitro.Platform().Appraiser().(attest.Screener) // AWS is asked for nothing that this refuses
+var _ = nitro.Platform().Appraiser().(attest.Screener) // such evidence causes no request to AWS

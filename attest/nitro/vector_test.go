@@ -8,8 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/vectortest"
 )
 
-// rootG1 is the SHA-256 of the SubjectPublicKeyInfo of AWS's root, as policy
-// names it.
+// rootG1 is the SHA-256 of the SubjectPublicKeyInfo of AWS's root, as policies name it.
 const rootG1 = "sha256:f2caf5ecc6190b4a8399b78bc58a2bbcd0382375db8a1bfd78a82743874fd225"
 
 func awsRoots(t testing.TB) []attest.Digest {

@@ -26,13 +26,13 @@ var (
 	use = attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 )
 
-// scene is everything an appraisal depends on; a row of the refusal table changes
-// the smallest part of a good one.
+// scene has all inputs of an appraisal. A row of the refusal table changes the smallest part of a
+// good one.
 type scene struct {
 	vendor *attesttest.NVIDIAVendor
 	gpu    *attesttest.NVIDIAGPU
 	lists  attest.Endorsements
-	mangle func(e *attest.Evidence) // after the signature
+	mangle func(e *attest.Evidence) // applied after signing
 	rules  attest.Rules
 	at     time.Time
 }
@@ -49,7 +49,7 @@ func (s *scene) start(model string) {
 	s.lists = s.gpu.Lists()
 }
 
-// evidence is the GPU's, with the vendor's lists.
+// evidence returns the GPU's evidence with the vendor's lists.
 func (s *scene) evidence(t *testing.T) attest.Evidence {
 	t.Helper()
 	e, err := s.gpu.Attest(context.Background(), use)
@@ -63,7 +63,7 @@ func (s *scene) evidence(t *testing.T) attest.Evidence {
 	return e
 }
 
-// appraise judges the GPU beside a TEE of the development platform.
+// appraise appraises the GPU together with a development TEE.
 func (s *scene) appraise(t *testing.T, devices ...attest.Evidence) (attest.Result, error) {
 	t.Helper()
 	maker := attesttest.NewVendor()
@@ -94,7 +94,7 @@ func TestAppraise(t *testing.T) {
 	}
 }
 
-// TestUnjudged: a verdict says that nobody compared the measurements.
+// TestUnjudged: the result states that the GPU's measurements were not compared.
 func TestUnjudged(t *testing.T) {
 	got, err := newScene().appraise(t)
 	if err != nil {
@@ -113,7 +113,7 @@ func edit(f func(r *attesttest.NVIDIAReport)) change {
 	return func(s *scene) { s.gpu.Edit = f }
 }
 
-// mangle changes the report after it was signed.
+// mangle changes the report after it is signed.
 func mangle(f func(raw []byte) []byte) change {
 	return func(s *scene) { s.mangle = func(e *attest.Evidence) { e.Raw = f(bytes.Clone(e.Raw)) } }
 }
@@ -149,7 +149,7 @@ func list(issuer string, f func(l *x509.RevocationList)) change {
 	}
 }
 
-// dice puts other extensions into the leaf.
+// dice replaces the extensions of the leaf.
 func dice(of func(g *attesttest.NVIDIAGPU) []pkix.Extension) change {
 	return func(s *scene) {
 		s.gpu.DICE = of(s.gpu)
@@ -157,7 +157,7 @@ func dice(of func(g *attesttest.NVIDIAGPU) []pkix.Extension) change {
 	}
 }
 
-// flags is a GPU of the newer form, whose firmware states flags.
+// flags makes a GPU with the newer form of the leaf, whose firmware states flags.
 func flags(bits ...byte) change {
 	return func(s *scene) {
 		s.start("GB100")
@@ -401,8 +401,8 @@ func TestRefuse(t *testing.T) {
 	}
 }
 
-// relined writes certificates in lines of another length, with other line ends and an
-// empty line between them.
+// relined returns certificates with other line lengths and line ends, and an empty line between
+// them.
 func relined(text []byte, length int, end string) []byte {
 	var out []byte
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
@@ -416,7 +416,7 @@ func relined(text []byte, length int, end string) []byte {
 	return out
 }
 
-// TestPermit shows that each permission lets in what it names.
+// TestPermit: each permission of the rules admits the case that it names.
 func TestPermit(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -469,7 +469,7 @@ func TestPermit(t *testing.T) {
 	}
 }
 
-// TestTwoGPUs: two are two, and one is not taken for two.
+// TestTwoGPUs: two GPUs count as two, and one GPU with two reports is refused.
 func TestTwoGPUs(t *testing.T) {
 	s := newScene()
 	first, again := s.evidence(t), s.evidence(t)
@@ -484,7 +484,7 @@ func TestTwoGPUs(t *testing.T) {
 	}
 }
 
-// TestNonce: a GPU is asked with the SHA-256 of the report data.
+// TestNonce: the nonce of a GPU's report is the SHA-256 of the report data.
 func TestNonce(t *testing.T) {
 	e := newScene().evidence(t)
 	if got, want := e.Raw[4:36], sha256.Sum256(use[:]); !bytes.Equal(got, want[:]) {

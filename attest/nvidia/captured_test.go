@@ -17,9 +17,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// captured are public reports of real GPUs, one a file, in hexadecimal. They lie
-// beside the vectors, or where COHORT_NVIDIA_REPORTS says. Their certificate chains
-// are not there.
+// captured returns public reports of real GPUs, one in each file, in hexadecimal. They are beside
+// the vectors, or in the folder COHORT_NVIDIA_REPORTS, without their certificate chains.
 func captured(t testing.TB) map[string][]byte {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(vectortest.Beside(t, "COHORT_NVIDIA_REPORTS", "cases", "nvidia-reports"), "*.hex"))
@@ -41,8 +40,8 @@ func captured(t testing.TB) map[string][]byte {
 	return reports
 }
 
-// capturedIfThere are the captured reports in the order of their names; none where
-// they are not at hand.
+// capturedIfThere returns the captured reports in the order of their names, none if they are not
+// available.
 func capturedIfThere(t testing.TB) (reports []report) {
 	t.Helper()
 	dir, ok := vectortest.Found(t, "COHORT_NVIDIA_REPORTS", "cases", "nvidia-reports")
@@ -60,7 +59,8 @@ func capturedIfThere(t testing.TB) (reports []report) {
 	return reports
 }
 
-// encode writes a report from its parts, behind which may be a zero byte.
+// encode encodes a report from its parts, with behind after the signature, which may be a zero
+// byte.
 func (r report) encode(behind []byte) []byte {
 	var record, opaque []byte
 	for index := 1; index < 256; index++ {
@@ -81,8 +81,8 @@ func (r report) encode(behind []byte) []byte {
 		binary.LittleEndian.AppendUint16(nil, uint16(len(opaque))), opaque, r.signature, behind)
 }
 
-// TestCapturedReports: what real drivers print is read to its last byte. Without
-// its chain it is refused for that alone.
+// TestCapturedReports: reports of real drivers parse to the last byte. Without a chain they are
+// refused for that reason only.
 func TestCapturedReports(t *testing.T) {
 	facts := map[string]struct {
 		driver, vbios, mode string
@@ -116,9 +116,8 @@ func TestCapturedReports(t *testing.T) {
 	}
 }
 
-// TestCapturedReportsAnew: a report laid out as a real driver's, made for another
-// nonce and signed by a GPU whose chain is there, is accepted; with any bit of it
-// flipped it is refused.
+// TestCapturedReportsAnew: a report in the layout of a real driver, made for a new nonce and
+// signed by a test GPU with a chain, is accepted. With any flipped bit it is refused.
 func TestCapturedReportsAnew(t *testing.T) {
 	for name, raw := range captured(t) {
 		t.Run(name, func(t *testing.T) {
@@ -164,7 +163,7 @@ func TestCapturedReportsAnew(t *testing.T) {
 	}
 }
 
-// TestModeNumbers: the mode is a number of 1 to 8 bytes, of which three have names.
+// TestModeNumbers: the mode is a number of 1 to 8 bytes; three values have names.
 func TestModeNumbers(t *testing.T) {
 	for n, want := range map[uint64]string{
 		0: modeSingle, 1: modeMulti, 2: modePPCIE, 3: "feature_flag 3", 1 << 8: "feature_flag 256", 1 << 31: "feature_flag 2147483648",

@@ -17,7 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// program is a shell script that is run with `collect --nonce HEX`.
+// program writes a shell script that is run with `collect --nonce HEX`.
 func program(t *testing.T, lines string) []string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "collect-gpus")
@@ -27,7 +27,7 @@ func program(t *testing.T, lines string) []string {
 	return []string{file, "collect"}
 }
 
-// collected asks a program for evidence.
+// collected collects evidence with a program.
 func collected(ctx context.Context, t *testing.T, lines string) (attest.Evidence, error) {
 	t.Helper()
 	c, err := nvidia.NewCollector(program(t, lines)...)
@@ -37,8 +37,8 @@ func collected(ctx context.Context, t *testing.T, lines string) (attest.Evidence
 	return c.Attest(ctx, use)
 }
 
-// TestCollector: all GPUs that a program reports stand beside the TEE, each for the
-// nonce of this report data, and each is appraised.
+// TestCollector: the evidence contains all GPUs that a program reports, each for the nonce of
+// this report data, and each is appraised.
 func TestCollector(t *testing.T) {
 	vendor := attesttest.NewNVIDIAVendor(now)
 	gpus := []*attesttest.NVIDIAGPU{vendor.GPU("GH100"), vendor.GPU("GH100")}
@@ -64,8 +64,8 @@ func TestCollector(t *testing.T) {
 	}
 }
 
-// TestNoCollection: a program that is not there, fails, finds nothing, or prints
-// something else, is no GPU, and the error says why.
+// TestNoCollection: a program that does not exist, fails, finds no GPU, or prints other output
+// gives an error with the cause.
 func TestNoCollection(t *testing.T) {
 	for _, command := range [][]string{nil, {filepath.Join(t.TempDir(), "nothing")}} {
 		if _, err := nvidia.NewCollector(command...); !errors.Is(err, wire.NotThisDevice) {
@@ -93,7 +93,8 @@ func TestNoCollection(t *testing.T) {
 	}
 }
 
-// A program of NVIDIA's asks the GPUs. On a machine without it there is none.
+// A program of NVIDIA's collects evidence of the GPUs. On a machine without that program there is
+// none.
 func ExampleCollector() {
 	_, err := nvidia.NewCollector("nvattest-of-another-machine", "collect-evidence", "--device", "gpu", "--format", "json")
 	fmt.Println(errors.Is(err, wire.NotThisDevice))

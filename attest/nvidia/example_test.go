@@ -9,11 +9,11 @@ import (
 	"github.com/cohort-tee/cohort/attest/nvidia"
 )
 
-// A GPU's evidence is appraised beside that of a TEE. Here vendors
-// made for tests play both makers.
+// A GPU's evidence is appraised together with that of a TEE. Here test vendors stand for both
+// manufacturers.
 func ExampleAppraiser() {
 	maker, vendor := attesttest.NewVendor(), attesttest.NewNVIDIAVendor(now)
-	gpu := vendor.GPU("GH100") // in place of a Collector
+	gpu := vendor.GPU("GH100") // stands for a Collector
 	evidence, err := attest.WithDevices(maker.Chip().Attester(attesttest.Measure("training")), gpu).Attest(context.Background(), use)
 	if err != nil {
 		fmt.Println(err)

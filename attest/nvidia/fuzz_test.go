@@ -16,8 +16,8 @@ import (
 
 var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-// roundTrip demands that a report which parses is the sum of its parts, so that no
-// byte of it is read by nobody, and that all else has a reason.
+// roundTrip demands that an accepted report consists of its parsed parts, so that no byte is
+// ignored, and that every refusal has a reason.
 func roundTrip(t *testing.T, raw []byte) (r report, ok bool) {
 	t.Helper()
 	r, err := parseReport(raw)
@@ -35,10 +35,10 @@ func roundTrip(t *testing.T, raw []byte) (r report, ok bool) {
 	return r, true
 }
 
-// FuzzReport reads any bytes.
+// FuzzReport parses arbitrary bytes.
 func FuzzReport(f *testing.F) {
 	gpu := attesttest.NewNVIDIAVendor(noon).GPU("GH100")
-	gpu.Edit = func(r *attesttest.NVIDIAReport) { r.Count, r.Measurements = 2, r.Measurements[:2*55] } // small seeds, or minimizing takes all the time
+	gpu.Edit = func(r *attesttest.NVIDIAReport) { r.Count, r.Measurements = 2, r.Measurements[:2*55] } // large seeds make minimizing slow
 	raw, _, err := gpu.Report(f.Context(), [32]byte{1})
 	if err != nil {
 		f.Fatal(err)
@@ -49,10 +49,9 @@ func FuzzReport(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) { roundTrip(t, raw) })
 }
 
-// FuzzReportParts edits a report part by part, with lengths that stay right, and lets
-// the GPU sign it: what parses is accepted or refused with a reason, and what is
-// accepted is bound to the nonce. The layouts are those of real drivers, where their
-// reports are at hand.
+// FuzzReportParts edits the parts of a report, with correct lengths, and the GPU signs it. The
+// report is accepted, or refused with a reason, and an accepted report is bound to the nonce.
+// Where reports of real drivers are available, it uses their layouts too.
 func FuzzReportParts(f *testing.F) {
 	vendor := attesttest.NewNVIDIAVendor(noon)
 	gpu := vendor.GPU("GH100")
@@ -78,7 +77,7 @@ func FuzzReportParts(f *testing.F) {
 	for i := range layouts {
 		f.Add(byte(i), []byte{})
 		f.Add(byte(i), []byte{1, 20})             // no firmware
-		f.Add(byte(i), []byte{0, 36, 2, 1, 0})    // another mode
+		f.Add(byte(i), []byte{0, 36, 2, 1, 0})    // a different mode
 		f.Add(byte(i), []byte{2, 3, 4, 1, 2})     // a field twice
 		f.Add(byte(i), []byte{3, 70, 48, 4, 255}) // measurements
 		f.Add(byte(i), []byte{6, 0})
@@ -100,8 +99,7 @@ func FuzzReportParts(f *testing.F) {
 	})
 }
 
-// editParts does what a list of edits says, each a number and its operands, and gives
-// what is to be signed.
+// editParts applies a list of edits, each a number with operands, and returns the bytes to sign.
 func editParts(r *attesttest.NVIDIAReport, edits []byte) []byte {
 	take := func(n int) []byte {
 		taken := edits[:min(n, len(edits))]
@@ -127,13 +125,13 @@ func editParts(r *attesttest.NVIDIAReport, edits []byte) []byte {
 		case 5:
 			r.Head[int(op)%len(r.Head)] ^= take(1)[0]
 		case 6:
-			take(1) // what stands behind the signature: behindOf
+			take(1) // the byte after the signature: see behindOf
 		}
 	}
 	return r.Encode()
 }
 
-// behindOf is what a list of edits puts behind the signature.
+// behindOf returns what a list of edits puts after the signature.
 func behindOf(edits []byte) []byte {
 	if len(edits) > 1 && edits[0]%7 == 6 {
 		return edits[1:2]
@@ -141,8 +139,8 @@ func behindOf(edits []byte) []byte {
 	return nil
 }
 
-// FuzzChain feeds certificates and lists that NVIDIA did not make, five in PEM as a
-// chain is.
+// FuzzChain: chains of five PEM certificates and lists that NVIDIA did not sign are refused with
+// a reason.
 func FuzzChain(f *testing.F) {
 	vendor := attesttest.NewNVIDIAVendor(noon)
 	gpu := vendor.GPU("GB100")
@@ -191,8 +189,8 @@ func FuzzChain(f *testing.F) {
 	})
 }
 
-// FuzzLayer demands that what a leaf says of its firmware is read or refused with a
-// reason, and that flags are shown for what they are.
+// FuzzLayer: a leaf's statement about its firmware is parsed or refused with a reason, and its
+// flags are reported correctly.
 func FuzzLayer(f *testing.F) {
 	gpu := attesttest.NewNVIDIAVendor(noon).GPU("GB100")
 	f.Add(gpu.DeviceID().Value)

@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestScreen: without the lists, a report that no GPU of NVIDIA's signed is refused,
-// and whatever the rules refuse; a revoked one is not told.
+// TestScreen: without the lists, a report is refused if no GPU of NVIDIA's signed it, or if the
+// rules refuse it. Revoked certificates are not detected without lists.
 func TestScreen(t *testing.T) {
 	for _, row := range []struct {
 		name   string

@@ -18,13 +18,12 @@ import (
 	"github.com/cohort-tee/cohort/attest/vectortest"
 )
 
-// nvidiaRoot is the SHA-256 of the SubjectPublicKeyInfo of NVIDIA's root, as policy
-// names it.
+// nvidiaRoot is the SHA-256 of the SubjectPublicKeyInfo of NVIDIA's root, as policies name it.
 const nvidiaRoot = "sha256:a90c4eb5acfd3e3d03a25db6a26b84f720ad0503196c627c21ddd48dd85b06a4"
 
-// printed is the appraiser of reports and chains as the vectors hold them, which is
-// as text: a report in hexadecimal or base64, a chain in PEM or that in base64, as
-// NVIDIA's tools put it into JSON. Lines may end anywhere.
+// printed is the appraiser of reports and chains in the vectors' form, which is text: a report in
+// hexadecimal or base64, a chain in PEM or in base64 of PEM, as NVIDIA's tools put it into JSON.
+// Lines may end anywhere.
 type printed struct{ reportAppraiser }
 
 func (p printed) Genuine() closed.Appraiser { return closed.VouchFor(p) }
@@ -45,7 +44,7 @@ func (p printed) Appraise(text []byte, endorsed attest.Endorsements, rules attes
 	return claims, err
 }
 
-// joined is text without its line ends.
+// joined returns text without line ends.
 func joined(text []byte) []byte {
 	return bytes.ReplaceAll(bytes.ReplaceAll(text, []byte("\r"), nil), []byte("\n"), nil)
 }
@@ -77,9 +76,8 @@ func TestVectors(t *testing.T) { vectortest.Run(t, subject(t)) }
 
 func TestVectorMutations(t *testing.T) { vectortest.Mutate(t, subject(t)) }
 
-// TestVectorOfAnotherForm: a folder that no test knows is judged by its vector.json
-// alone. It has report and chain in base64, a nonce of its own, another root beside
-// its own, and what no policy may accept beside what one does.
+// TestVectorOfAnotherForm: a new folder is appraised by its vector.json alone. It has report and
+// chain in base64, its own nonce, a second root, and cases that no policy may accept.
 func TestVectorOfAnotherForm(t *testing.T) {
 	vendor := attesttest.NewNVIDIAVendor(noon)
 	gpu := vendor.GPU("GB100")

@@ -16,7 +16,7 @@ import (
 
 var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-// TestValues: each value is whole, and each name stands once.
+// TestValues: each platform's value is complete, and its name occurs once.
 func TestValues(t *testing.T) {
 	var names []attest.Platform
 	for _, p := range Supported() {
@@ -41,7 +41,7 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// TestRead: evidence of each vendor is recognised by its own platform alone.
+// TestRead: evidence of each vendor is recognised only by its own platform.
 func TestRead(t *testing.T) {
 	snp := attesttest.NewSNPVendor("Milan", noon).Chip(attest.SNPTCB{SNP: 1}).Attester(attesttest.MeasureSNP("guest"))
 	intel := attesttest.NewDCAPVendor(noon)
@@ -84,8 +84,8 @@ func (vax) Appraise(raw []byte, _ attest.Endorsements, _ attest.Rules, _ time.Ti
 	return attest.Claims{Measurement: attest.Measurement{Platform: "vax"}, ReportData: raw}, nil
 }
 
-// TestNewPlatform: a verifier of a table with a new platform appraises its evidence.
-// What else a new platform brings, policy.TestNewPlatform shows.
+// TestNewPlatform: a verifier of a table with a new platform appraises that platform's evidence.
+// The test of the same name in policyfile covers the rest of a new platform.
 func TestNewPlatform(t *testing.T) {
 	table := append(Supported(), attest.PlatformInfo{
 		PolicyRules: attest.PolicyRules{Platform: "vax"}, Title: "VAX", Appraiser: func() attest.Appraiser { return vax{} },

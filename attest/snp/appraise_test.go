@@ -23,8 +23,8 @@ var (
 	use      = attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 )
 
-// scene is everything an appraisal depends on; a row of the refusal table
-// changes the smallest part of a good one.
+// scene has all inputs of an appraisal. A row of the refusal table changes the smallest part of a
+// good one.
 type scene struct {
 	vendor   *attesttest.SNPVendor
 	chip     *attesttest.SNPChip
@@ -33,7 +33,7 @@ type scene struct {
 	rules    attest.Rules
 }
 
-// newScene is a guest on a Milan with the vendor's good endorsements.
+// newScene returns a guest on a Milan with good endorsements.
 func newScene(t *testing.T, product string, tcb attest.SNPTCB) *scene {
 	t.Helper()
 	s := &scene{vendor: attesttest.NewSNPVendor(product, now)}
@@ -42,7 +42,7 @@ func newScene(t *testing.T, product string, tcb attest.SNPTCB) *scene {
 	return s
 }
 
-// use puts the guest on a chip.
+// use moves the guest to a chip.
 func (s *scene) use(c *attesttest.SNPChip) {
 	s.chip = c
 	s.device = c.Attester(attesttest.MeasureSNP("guest"))
@@ -67,7 +67,7 @@ func (s *scene) evidence(t *testing.T) attest.Evidence {
 	return evidence
 }
 
-// put makes an edit of a report that sets bytes at an offset.
+// put returns an edit that sets bytes of a report at an offset.
 func put(at int, bytes ...byte) func([]byte) {
 	return func(report []byte) { copy(report[at:], bytes) }
 }
@@ -310,7 +310,7 @@ func TestRefuse(t *testing.T) {
 	}
 }
 
-// TestPermit shows that each permission lets in what it names.
+// TestPermit: each permission of the rules admits the case that it names.
 func TestPermit(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -345,7 +345,8 @@ func TestPermit(t *testing.T) {
 	}
 }
 
-// TestFloors raises each component of each floor by one.
+// TestFloors raises each component of each floor by one. The report is refused with that
+// component's rule.
 func TestFloors(t *testing.T) {
 	tcb := attest.SNPTCB{FMC: 1, Bootloader: 2, TEE: 3, SNP: 4, Microcode: 5}
 	floors := map[string]func(f *attest.SNPFloor) *attest.SNPTCB{
@@ -375,8 +376,7 @@ func TestFloors(t *testing.T) {
 	}
 }
 
-// TestMemory shows that what was remembered of a chip answers for nothing else:
-// time, rules and collateral are judged anew.
+// TestMemory: cached results for a chip do not replace checks of time, rules and endorsements.
 func TestMemory(t *testing.T) {
 	s := newScene(t, "Milan", firmware)
 	appraiser := snp.Platform().Appraiser()
@@ -422,7 +422,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// TestIssued: a list that was issued within two minutes counts, and the result says when.
+// TestIssued: a list issued up to two minutes ahead counts, and the result has its time of issue.
 func TestIssued(t *testing.T) {
 	s := newScene(t, "Milan", firmware)
 	s.question.At = s.vendor.ListFrom.Add(-2 * time.Minute)

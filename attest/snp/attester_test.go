@@ -23,8 +23,8 @@ import (
 
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-// driver is a kernel's configfs-tsm whose SNP driver answers with out, and whose
-// host keeps a certificate table.
+// driver returns a kernel's configfs-tsm whose SNP driver responds with out, on a host that has a
+// certificate table.
 func driver(provider string, table []byte, out func(in []byte) ([]byte, error)) configfsi.Client {
 	reports := faketsm.ReportV7(0)
 	reports.Random = rand.Reader
@@ -65,8 +65,8 @@ func TestAttester(t *testing.T) {
 	}
 }
 
-// TestHostCertificates appraises a report with nothing but what the host's table
-// held, and the revocation list.
+// TestHostCertificates: a report is accepted with only the certificates in the host's table and
+// the revocation list.
 func TestHostCertificates(t *testing.T) {
 	vendor := attesttest.NewSNPVendor("Milan", now)
 	for name, chip := range map[string]*attesttest.SNPChip{

@@ -28,7 +28,7 @@ import (
 
 var azureUse = attest.BindReportData(wire.LabelIssue, []byte("nonce"))
 
-// azureTPMKey is the attestation key of the scenes; drawing one takes a while.
+// azureTPMKey is the attestation key of the scenes, shared because generating one is slow.
 var azureTPMKey = sync.OnceValue(func() *rsa.PrivateKey {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -37,8 +37,8 @@ var azureTPMKey = sync.OnceValue(func() *rsa.PrivateKey {
 	return key
 })
 
-// azureScene is a machine on Azure, played by a chip of AMD's and a key of ours. A
-// row of the refusal table changes the smallest part of a good one.
+// azureScene is an Azure machine, with a test vendor's chip and this test's TPM key. A row of the
+// refusal table changes the smallest part of a good one.
 type azureScene struct {
 	chip    *attesttest.SNPChip
 	device  *attesttest.SNPDevice
@@ -46,9 +46,9 @@ type azureScene struct {
 	endorse attest.Endorsements
 	runtime string
 	extra   []byte
-	pcrs    []byte // mask of the quote's selection
+	pcrs    []byte // mask of the PCRs that the quote selects
 	values  []byte
-	after   func(e *azureEvidence) // changes what was signed
+	after   func(e *azureEvidence) // applied after signing
 }
 
 func newAzureScene() *azureScene {
@@ -69,7 +69,7 @@ func azureRuntime(modulus []byte) string {
 		base64.RawURLEncoding.EncodeToString(modulus))
 }
 
-// quote is a TPMS_ATTEST of the scene, and its TPMT_SIGNATURE.
+// quote returns a TPMS_ATTEST of the scene and its TPMT_SIGNATURE.
 func (s *azureScene) quote(t testing.TB) (quote, signature []byte) {
 	t.Helper()
 	be := binary.BigEndian
@@ -87,7 +87,7 @@ func (s *azureScene) quote(t testing.TB) (quote, signature []byte) {
 	return quote, rsassa(raw)
 }
 
-// rsassa is a TPMT_SIGNATURE around an RSASSA signature with SHA-256.
+// rsassa returns a TPMT_SIGNATURE with an RSASSA signature with SHA-256.
 func rsassa(raw []byte) []byte {
 	return append(binary.BigEndian.AppendUint16([]byte{0, 0x14, 0, 0x0b}, uint16(len(raw))), raw...)
 }
@@ -190,9 +190,8 @@ func TestAzureRefuse(t *testing.T) {
 	}
 }
 
-// azureCaptured joins the parts of a captured folder, which has an RSASSA signature
-// without its TPM wrapping, and tells what vectors have by name. What it judges
-// with is the product's.
+// azureCaptured joins the parts of a captured folder, whose RSASSA signature has no TPM wrapper,
+// and returns the claims by the vectors' names. It appraises with the product's code.
 type azureCaptured struct{ azureAppraiser }
 
 func (a *azureCaptured) Genuine() closed.Appraiser { return closed.VouchFor(a) }
@@ -224,8 +223,8 @@ func TestAzureVectors(t *testing.T) { vectortest.Run(t, azureSubject(t)) }
 
 func TestAzureVectorMutations(t *testing.T) { vectortest.Mutate(t, azureSubject(t)) }
 
-// TestAzureEvidenceIsSigned: of evidence in our own wrapping, too, nobody can
-// change or leave out a bit. Its parts are those of the scene.
+// TestAzureEvidenceIsSigned: evidence in this package's encoding is refused if a bit is flipped
+// or bytes are cut off.
 func TestAzureEvidenceIsSigned(t *testing.T) {
 	s := newAzureScene()
 	raw := s.evidence(t).bytes()
@@ -251,8 +250,8 @@ func TestAzureEvidenceIsSigned(t *testing.T) {
 	}
 }
 
-// FuzzAzure demands that what parses encodes to the same bytes, and that a key is
-// only ever read out of JSON.
+// FuzzAzure: what is parsed encodes to the same bytes, and a key is accepted only from valid
+// JSON.
 func FuzzAzure(f *testing.F) {
 	f.Add(azureEvidence{runtime: []byte(azureRuntime(bytes.Repeat([]byte{0xff}, 256))), values: make([]byte, azurePCRs*pcrSize)}.bytes())
 	f.Fuzz(func(t *testing.T, raw []byte) {

@@ -17,9 +17,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestAzureAttester: what the attester gets from a software TPM that has a key and
-// a report as Azure's paravisor leaves them is accepted, with the PCRs of that
-// moment; and from the same TPM without them there is nothing to get.
+// TestAzureAttester: with a software TPM that has a key and a report, as Azure's paravisor leaves
+// them, the attester's evidence is accepted, with the current PCRs. Without key and report it
+// returns an error.
 func TestAzureAttester(t *testing.T) {
 	device := attesttest.NewTPMMaker(t).TPM(t)
 	machine := tpm.Machine{Path: device.Path, Log: device.Log}
@@ -61,8 +61,8 @@ func TestAzureAttester(t *testing.T) {
 	}
 }
 
-// azureReport counts in how many vectors the paravisor's own report holds what the
-// vector has taken out of it.
+// azureReport counts the vectors in which the paravisor's own report contains the parts that the
+// vector has as files.
 type azureReport struct {
 	azureCaptured
 	agree int
@@ -78,7 +78,7 @@ func (a *azureReport) Appraise(raw []byte, files attest.Endorsements, rules atte
 	return a.azureCaptured.Appraise(raw, files, rules, at)
 }
 
-// TestAzureReport takes captured reports of paravisors apart.
+// TestAzureReport: captured paravisor reports parse to the parts in their vectors.
 func TestAzureReport(t *testing.T) {
 	s, reports := azureSubject(t), new(azureReport)
 	s.Appraiser = reports
@@ -88,7 +88,7 @@ func TestAzureReport(t *testing.T) {
 	}
 }
 
-// paravisorReport is one of runtime data, and padding.
+// paravisorReport returns a paravisor report with runtime data and padding.
 func paravisorReport(runtime string) []byte {
 	raw := append([]byte("HCLA"), make([]byte, 28+1184)...)
 	raw[hclKind] = hclSNP
@@ -122,7 +122,7 @@ func TestAzureReportRefusals(t *testing.T) {
 	}
 }
 
-// FuzzAzureReport: what is read lies where the layout says, and nothing panics.
+// FuzzAzureReport: the parsed parts are at the places of the layout, and nothing panics.
 func FuzzAzureReport(f *testing.F) {
 	f.Add(paravisorReport(`{"keys":[]}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {

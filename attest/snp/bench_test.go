@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-sev-guest/abi"
 )
 
-// BenchmarkAppraise puts an appraisal (goal G1: at most 1.15 times the floor
-// for a chip seen before) beside its floor, one P-384 signature.
+// BenchmarkAppraise compares an appraisal with its floor, one P-384 signature verification (goal
+// G1: at most 1.15 times the floor for a known chip).
 func BenchmarkAppraise(b *testing.B) {
 	vendor := attesttest.NewSNPVendor("Milan", now)
 	chip := vendor.Chip(attest.SNPTCB{SNP: 1})

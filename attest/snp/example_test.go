@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/attest/snp"
 )
 
-// A verifier judges a guest's report with the endorsements of its chip. Here a
-// vendor made for tests plays AMD.
+// A verifier appraises a guest's report with the endorsements of its chip. Here a test vendor
+// stands for AMD.
 func ExampleAppraiser() {
 	amd := attesttest.NewSNPVendor("Milan", now)
 	chip := amd.Chip(attest.SNPTCB{Bootloader: 4, SNP: 24, Microcode: 219})

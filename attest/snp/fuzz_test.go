@@ -13,17 +13,16 @@ import (
 	spb "github.com/google/go-sev-guest/proto/sevsnp"
 )
 
-// policyAt is where the guest policy stands, 8 bytes, and knownPolicy are its bits that
-// go-sev-guest reads: 0 to 25. Newer bits are not malformed: the rules refuse them by
-// number, once the report is genuine.
+// policyAt is the offset of the guest policy, 8 bytes; knownPolicy are the bits of it that
+// go-sev-guest parses: 0 to 25. Newer bits are not malformed: the rules refuse them by number,
+// once the report is genuine.
 const (
 	policyAt    = 0x008
 	knownPolicy = 1<<26 - 1
 )
 
-// FuzzReport demands that what parses is what go-sev-guest reads of the same bytes and
-// encodes to them, that it refuses what that library refuses, and that every refusal has
-// a reason.
+// FuzzReport: go-sev-guest parses every accepted report with the same fields, and encodes it to
+// the same bytes. Every refusal has a reason.
 func FuzzReport(f *testing.F) {
 	chip := attesttest.NewSNPVendor("Milan", now).Chip(attest.SNPTCB{SNP: 1})
 	evidence, err := chip.Attester(attesttest.MeasureSNP("guest")).Attest(f.Context(), attest.ReportData{1})
@@ -63,7 +62,7 @@ func FuzzReport(f *testing.F) {
 	})
 }
 
-// compareFields compares every field with what go-sev-guest reads.
+// compareFields compares every field with that of go-sev-guest.
 func compareFields(t *testing.T, r report, want *spb.Report) {
 	t.Helper()
 	for name, pair := range map[string][2]any{
@@ -86,7 +85,7 @@ func compareFields(t *testing.T, r report, want *spb.Report) {
 	}
 }
 
-// FuzzChain feeds certificates and lists that AMD did not make.
+// FuzzChain: certificates and lists that AMD did not sign are refused with a reason.
 func FuzzChain(f *testing.F) {
 	good := attesttest.NewSNPVendor("Turin", now).Chip(attest.SNPTCB{SNP: 1}).Endorsements()
 	f.Add(good["vcek"], good["ask_ark"], good["crl"])

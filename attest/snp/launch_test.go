@@ -17,10 +17,9 @@ var amdSev = firmware{reset: 0x80b004, hashTable: 0x80fc00, sections: []section{
 	{sectionCPUID, 0x80e000, 0x1000}, {sectionHashes, 0x80f000, 0x1000}, {sectionMemory, 0x810000, 0x10000},
 }}
 
-// TestKnownLaunches compares with digests that another project computes
-// (virtee/sev-snp-measure, tests/test_guest.py; EPYC-v4, hosts that do not set
-// the FPU's registers), which has them from real launches. The firmware's pages
-// stand there as the digest after them.
+// TestKnownLaunches compares with digests of another project, which checked them against real
+// launches (virtee/sev-snp-measure, tests/test_guest.py; EPYC-v4, hosts that do not set the FPU's
+// registers). Each row starts from the digest after the firmware's pages.
 func TestKnownLaunches(t *testing.T) {
 	const one, two = "cab7e085874b3acfdbe2d96dcaa3125111f00c35c6fc9708464c2ae74bfdb048a198cb9a9ccae0b3e5e1a33f5f249819",
 		"edcf6d1c57ce868a167c990f58c8667c698269ef9e0803246419eea914186343054d557e1f17acd93b032c106bc70d25"
@@ -47,7 +46,7 @@ func TestKnownLaunches(t *testing.T) {
 	}
 }
 
-// image makes firmware of two pages with a layout.
+// image returns firmware of two pages with a layout.
 func (f firmware) image() []byte {
 	le := binary.LittleEndian
 	metadata := le.AppendUint32(le.AppendUint32(le.AppendUint32([]byte("ASEV"), uint32(16+12*len(f.sections))), 1), uint32(len(f.sections)))
@@ -74,8 +73,8 @@ func TestReadFirmware(t *testing.T) {
 	}
 }
 
-// TestLaunchRefusals: what nobody would launch so is refused, and every input
-// counts.
+// TestLaunchRefusals: malformed launches are refused, and each input of a launch changes the
+// digest.
 func TestLaunchRefusals(t *testing.T) {
 	good := func() Launch {
 		return Launch{Firmware: amdSev.image(), Kernel: []byte("kernel"), Initrd: []byte("initrd"), VCPUs: 2, CPU: 0xa00f11, Features: 1, FPU: true}

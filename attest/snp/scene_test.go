@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-var two = big.NewInt(2) // the serial number of the vendor's ASK
+var two = big.NewInt(2) // serial number of the vendor's ASK
 
 func attestHex(b []byte) string { return hex.EncodeToString(b) }
 
-// change is one row's change of a good scene.
+// change is the change that a row makes to a good scene.
 type change = func(t *testing.T, s *scene)
 
 // edit sets bytes of the report before it is signed.
@@ -21,7 +21,7 @@ func edit(offset int, bytes ...byte) change {
 	return func(_ *testing.T, s *scene) { s.device.Edit = put(offset, bytes...) }
 }
 
-// flip flips a bit of the report after it was signed.
+// flip flips a bit of the report after it is signed.
 func flip(offset int) change {
 	return func(t *testing.T, s *scene) {
 		s.question.Evidence = s.evidence(t)
@@ -37,7 +37,7 @@ func replace(role string, content []byte) change {
 	return func(_ *testing.T, s *scene) { s.question.Endorsements[role] = content }
 }
 
-// certificate changes the certificate of a common name before it is signed.
+// certificate changes the certificate with a common name before it is signed.
 func certificate(name string, edit func(c *x509.Certificate)) change {
 	return func(_ *testing.T, s *scene) {
 		s.vendor.Edit = func(c *x509.Certificate) {
@@ -49,8 +49,8 @@ func certificate(name string, edit func(c *x509.Certificate)) change {
 	}
 }
 
-// extension changes the value of an extension of AMD's of the VCEK, or drops it
-// when the value is nil.
+// extension changes the value of one of AMD's extensions in the VCEK, or removes it when value is
+// nil.
 func extension(which int, value []byte) change {
 	return func(_ *testing.T, s *scene) {
 		s.vendor.Edit = dropExtension("SEV-VCEK", which, value)

@@ -10,8 +10,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestScreen: with no document of AMD's, a report is refused for all that it says of
-// itself; and one of version 2, which does not say its generation, is a Milan's.
+// TestScreen: without any document of AMD's, a report is refused if its own fields violate the
+// rules. A report of version 2, which does not state its generation, counts as Milan's.
 func TestScreen(t *testing.T) {
 	screen := func(t *testing.T, s *scene) error {
 		t.Helper()
@@ -64,8 +64,8 @@ func TestScreen(t *testing.T) {
 	}
 }
 
-// FuzzScreen signs a report with one changed field: what is refused before there are
-// documents is refused with them, always with a reason, and never the other way round.
+// FuzzScreen signs a report with one changed field. A report that Screen refuses without
+// documents is also refused by Appraise with them, and always with a reason.
 func FuzzScreen(f *testing.F) {
 	vendor := attesttest.NewSNPVendor("Milan", now)
 	chip := vendor.Chip(firmware)

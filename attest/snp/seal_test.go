@@ -14,8 +14,9 @@ import (
 	labi "github.com/google/go-sev-guest/client/linuxabi"
 )
 
-// TestSeal: a guest unseals what it sealed, a debug guest of the same digest and
-// another guest do not; the fake is the firmware, which mixes what it is asked to.
+// TestSeal: a guest unseals its own secrets. A debug guest with the same digest, and a different
+// guest, do not. The fake stands for the firmware, which derives the key from the requested
+// fields.
 func TestSeal(t *testing.T) {
 	chip := attesttest.NewSNPVendor("Milan", now).Chip(attest.SNPTCB{SNP: 1})
 	guest := func(name string, policy byte) *Attester {

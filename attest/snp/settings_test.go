@@ -13,7 +13,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// both sets bytes of a report in two places.
+// both combines two edits of a report.
 func both(a, b func([]byte)) func([]byte) {
 	return func(report []byte) { a(report); b(report) }
 }
@@ -23,9 +23,8 @@ func version5(launch, current byte) func([]byte) {
 	return both(put(0, 5), both(put(0x1f8, launch), put(0x200, current)))
 }
 
-// TestSettings shows each setting that a host or launcher chooses and nothing
-// measures: what is refused without a rule, and what each rule changes. A refusal
-// names the bit.
+// TestSettings covers each setting that a host or launcher chooses and no measurement contains:
+// the result without a rule, and the effect of each rule. A refusal names the bit.
 func TestSettings(t *testing.T) {
 	anyOf := func(name string) attest.Bits { return attest.Bits{name: attest.DemandAny} }
 	set := func(name string) attest.Bits { return attest.Bits{name: attest.DemandSet} }
@@ -33,12 +32,12 @@ func TestSettings(t *testing.T) {
 	platform := func(b attest.Bits) attest.SNPRules { return attest.SNPRules{PlatformInfo: b} }
 	guest := func(b attest.Bits) attest.SNPRules { return attest.SNPRules{GuestPolicy: b} }
 	info := func(bits byte) func([]byte) { return put(0x40, bits) }
-	policy := func(bits ...byte) func([]byte) { return put(0x08, bits...) } // ABI minor, major, bits 16 to 23, 24 to 31
+	policy := func(bits ...byte) func([]byte) { return put(0x08, bits...) } // ABI minor, ABI major, bits 16 to 23, 24 to 31
 	tests := []struct {
 		name  string
 		edit  func([]byte)
 		rules attest.SNPRules
-		want  string // part of the refusal; empty where it is accepted
+		want  string // part of the refusal; empty: accepted
 	}{
 		{"no rule, memory without aliases", info(0x20), attest.SNPRules{}, ""},
 		{"no rule, all zero", info(0), attest.SNPRules{}, "ALIAS_CHECK_COMPLETE"},
@@ -98,8 +97,8 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestHiddenChip: a host that hides which chip signed escapes every cut-off by
-// chip, so the report is refused unless policy accepts hidden chips and cuts none off.
+// TestHiddenChip: a host that hides the chip's id would escape every cut-off of chips. The report
+// is refused, unless the policy accepts hidden chips and cuts off no chip.
 func TestHiddenChip(t *testing.T) {
 	hidden := func(change func(r *attest.SNPRules)) error {
 		s := newScene(t, "Milan", firmware)
@@ -126,8 +125,8 @@ func TestHiddenChip(t *testing.T) {
 	}
 }
 
-// TestShownChipUnderVLEK: a provider's key does not hide a chip that its host
-// shows: cut-offs reach it, and results name it.
+// TestShownChipUnderVLEK: the report is signed with a provider's key (VLEK), but the host shows
+// the chip's id. Cut-offs apply to that chip, and the result names it.
 func TestShownChipUnderVLEK(t *testing.T) {
 	for product, size := range map[string]int{"Milan": 64, "Turin": 8} {
 		id := append(slices.Repeat([]byte{7}, size), make([]byte, 64-size)...)
@@ -149,7 +148,8 @@ func TestShownChipUnderVLEK(t *testing.T) {
 	}
 }
 
-// TestSettingsAreShown: people see every bit by its name, a new one by its number.
+// TestSettingsAreShown: the details list every known bit by its name, and a new bit by its
+// number.
 func TestSettingsAreShown(t *testing.T) {
 	s := newScene(t, "Milan", firmware)
 	s.device.Edit = both(put(0x08, 55, 1, 0x12, 6), put(0x40, 0x24, 1))
@@ -173,7 +173,8 @@ func TestSettingsAreShown(t *testing.T) {
 	}
 }
 
-// TestSpellingOfCertificates: nobody signs the text around certificates.
+// TestSpellingOfCertificates: the text around certificates is not signed, so its line ends may
+// vary.
 func TestSpellingOfCertificates(t *testing.T) {
 	for name, row := range map[string]struct {
 		text func(string) string

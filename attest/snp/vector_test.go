@@ -7,7 +7,7 @@ import (
 	"github.com/cohort-tee/cohort/attest/vectortest"
 )
 
-// The SHA-256 of the SubjectPublicKeyInfo of AMD's roots, as policy names them.
+// The SHA-256 of the SubjectPublicKeyInfo of AMD's roots, as policies name them.
 const (
 	arkMilan = "sha256:9f056bee44377e29308cb5ffa895bdfb62d18881fa6bed8d6f075b0204089cb9"
 	arkGenoa = "sha256:429a69c9422aa258ee4d8db5fcda9c6470ef15f8cd5a9cebd6cbc7d90b863831"
@@ -27,8 +27,8 @@ func amdRoots(t testing.TB) []attest.Digest {
 	return roots
 }
 
-// subject says what the vectors' default policy means here: it is silent on
-// firmware floors, chips, launch keys, SMT and how the host set its machine up.
+// subject returns the rules for the vectors' default policy, which states nothing about firmware
+// floors, chips, launch keys, SMT and the settings of the host.
 func subject(t testing.TB) vectortest.Subject {
 	roots := amdRoots(t)
 	return vectortest.Subject{

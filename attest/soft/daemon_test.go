@@ -14,8 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ask sends the daemon a message as no honest launcher would and gives its
-// refusal.
+// ask sends the daemon a message that no honest launcher sends, and returns the refusal.
 func (e tee) ask(t *testing.T, message any, files ...*os.File) error {
 	t.Helper()
 	p := &Process{conn: mustDial(e.socket)}
@@ -39,7 +38,7 @@ func file(t *testing.T, name, content string) *os.File {
 	return open(t, path)
 }
 
-// large is a file of one byte over the limit that takes no disk.
+// large returns a sparse file of one byte over the limit.
 func large(t *testing.T) *os.File {
 	t.Helper()
 	f := file(t, "large", "")
@@ -118,7 +117,7 @@ func TestDaemonRefuses(t *testing.T) {
 			t.Errorf("got %v, want %v", err, wire.TooLarge)
 		}
 	})
-	// It still serves after all that.
+	// The daemon still serves after all these.
 	e.claims(t, e.play(t, "report", LaunchRequest{}))
 }
 
@@ -159,7 +158,7 @@ func TestNoDaemon(t *testing.T) {
 
 func TestLaunchGivesUpWithItsContext(t *testing.T) {
 	socket := filepath.Join(shortDir(t), "s")
-	ln, err := Listen(socket) // and nobody serves
+	ln, err := Listen(socket) // listens, but nothing serves
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +208,7 @@ func TestTooManyChildren(t *testing.T) {
 		d.slots <- struct{}{}
 	}
 	refused("children", true)
-	for range maxAsking { // launchers that connected and ask nothing
+	for range maxAsking { // launchers that connect and send nothing
 		d.asking <- struct{}{}
 	}
 	refused("launchers", false)
@@ -219,7 +218,7 @@ func TestShutdownEndsIdleLaunchers(t *testing.T) {
 	e := startDaemon(t, t.TempDir())
 	conn := mustDial(e.socket)
 	defer conn.Close()
-	e.play(t, "report", LaunchRequest{}) // by now the first connection is served too
+	e.play(t, "report", LaunchRequest{}) // then the first connection is served too
 	e.end()
 	var reply launchReply
 	if err := receiveNoFiles(conn, &reply); err == nil && reply.Refusal == nil {

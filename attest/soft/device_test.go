@@ -11,7 +11,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// pair is a device and the daemon's end of it, which the test plays.
+// pair returns a device and the daemon's end of its connection, which the test uses.
 func pair(t *testing.T) (*Device, *net.UnixConn) {
 	t.Helper()
 	near, far, err := devicePair()

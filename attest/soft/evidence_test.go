@@ -52,7 +52,7 @@ func sign(t testing.TB, key *ecdsa.PrivateKey, s Statement) []byte {
 	return raw
 }
 
-// appraise judges for a time that decides nothing.
+// appraise appraises evidence at the zero time: no check of this platform depends on time.
 func appraise(raw []byte, rules attest.Rules) (attest.Claims, error) {
 	return softAppraiser{}.Appraise(raw, nil, rules, time.Time{})
 }
@@ -138,8 +138,8 @@ func TestEveryTruncationIsMalformed(t *testing.T) {
 	}
 }
 
-// resign frames other fields and signs them properly, so that only the form of
-// a field can be at fault.
+// resign changes fields, frames them and signs the result, so that only the form of a field can
+// be wrong.
 func resign(t testing.TB, key *ecdsa.PrivateKey, change func(fields [][]byte) [][]byte) []byte {
 	t.Helper()
 	fields, err := wire.Unframe(wire.LabelSoftEvidence, sign(t, key, goodStatement()), evidenceParts)
@@ -159,7 +159,7 @@ func resign(t testing.TB, key *ecdsa.PrivateKey, change func(fields [][]byte) []
 	return wire.AppendField(signed, append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...))
 }
 
-// field gives resign a change of one field.
+// field returns a change of one field, for resign.
 func field(i int, value []byte) func([][]byte) [][]byte {
 	return func(fields [][]byte) [][]byte {
 		fields[i] = value
@@ -169,7 +169,7 @@ func field(i int, value []byte) func([][]byte) [][]byte {
 
 func same(fields [][]byte) [][]byte { return fields }
 
-// otherS replaces the signature (r, s) by the equally true (r, n-s).
+// otherS replaces the signature (r, s) by (r, n-s), which verifies too.
 func otherS(raw []byte) []byte {
 	at := len(raw) - scalarSize
 	s := new(big.Int).SetBytes(raw[at:])
@@ -215,7 +215,7 @@ func spkiOf(t testing.TB, key any) []byte {
 	return spki
 }
 
-// cutOff are rules that accept the root and cut its chip off.
+// cutOff returns rules that accept the root and cut off its chip.
 func cutOff(rules attest.Rules) attest.Rules {
 	rules.Soft.CutChips = [][]byte{rules.Roots[0][:chipDigits/2]}
 	return rules
@@ -271,7 +271,7 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
-	// The rows above stand on resign making good evidence when nothing is changed.
+	// The rows above rely on resign making good evidence when no field changes.
 	if _, err := appraise(resign(t, key, same), rules); err != nil {
 		t.Errorf("unchanged: %v", err)
 	}

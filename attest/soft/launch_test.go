@@ -57,7 +57,7 @@ func startDaemon(t *testing.T, dir string) tee {
 	return tee{socket: socket, rules: attest.Rules{Roots: []attest.Digest{d.RootDigest()}}, end: end}
 }
 
-// shortDir is a directory whose path leaves room for a socket's name.
+// shortDir returns a directory whose path is short enough for a socket's name.
 func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "soft")
@@ -68,11 +68,11 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// self is this test binary.
+// self returns this test binary.
 func self(t *testing.T) *os.File { return open(t, "/proc/self/exe") }
 
-// variant is this test binary with a byte appended: another program that does
-// the same.
+// variant returns this test binary with one byte appended: a different program with the same
+// behavior.
 func variant(t *testing.T) *os.File {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/exe")
@@ -124,7 +124,7 @@ func (e tee) mustLaunch(t *testing.T, r LaunchRequest) running {
 	return p
 }
 
-// run launches a program, waits for its end and gives what it printed.
+// run launches a program, waits for its end and returns its output.
 func (e tee) run(t *testing.T, r LaunchRequest) string {
 	t.Helper()
 	p := e.mustLaunch(t, r)
@@ -156,7 +156,7 @@ func asInput(b ...[]byte) map[string]string {
 	return map[string]string{inputSetting: string(in)}
 }
 
-// claims appraises evidence that must be good.
+// claims appraises evidence, which must be good.
 func (e tee) claims(t *testing.T, h heard) attest.Claims {
 	t.Helper()
 	if h.Refusal != nil {
@@ -178,7 +178,7 @@ func measure(t *testing.T, program, agent *os.File, args ...string) (attest.Meas
 	return m, dynamic
 }
 
-// hello builds the small program of testdata.
+// hello builds the small program in testdata.
 func hello(t *testing.T) *os.File {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "hello")
@@ -248,14 +248,14 @@ func TestRewritingTheFileChangesNothing(t *testing.T) {
 	if err := os.WriteFile(program.Name(), []byte("rewritten in place"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	// The child still runs, on the sealed copy, and is measured as it runs.
+	// The child still runs the sealed copy, and that copy is measured.
 	h := finish(t, p)
 	if got := e.claims(t, h).Measurement; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
 
-// blocking is a standard input on which [finish] lets go of the role "line".
+// blocking returns a standard input that blocks the role "line" until [finish].
 func blocking(t *testing.T) *os.File {
 	t.Helper()
 	r, w, err := os.Pipe()
@@ -268,10 +268,10 @@ func blocking(t *testing.T) *os.File {
 	return r
 }
 
-// stdin holds, by test, the other end of [blocking].
+// stdin has, by test, the write end of [blocking].
 var stdin sync.Map
 
-// finish lets a program in the role "line" go on and reads what it prints.
+// finish unblocks a program in the role "line" and returns its output.
 func finish(t *testing.T, p running) heard {
 	t.Helper()
 	w, _ := stdin.LoadAndDelete(t.Name())
@@ -301,13 +301,13 @@ func TestSealedCopyCannotBeChanged(t *testing.T) {
 
 func TestConnectThenExecGetsNoEvidence(t *testing.T) {
 	e := startDaemon(t, t.TempDir())
-	// A process that holds a connection to the public socket, launched or not,
-	// has a launcher's connection and nothing else.
+	// A process with a connection to the public socket, launched or not, is a launcher for the
+	// daemon and gets no evidence.
 	h := e.play(t, "public", LaunchRequest{Settings: map[string]string{socketSetting: e.socket}})
 	if h.Refusal == nil || h.Evidence != nil {
 		t.Fatalf("got evidence %x, want none", h.Evidence)
 	}
-	// The same by the book: connect, pass the connection on, execute.
+	// The same with the documented steps: connect, pass the connection on, execute.
 	conn, err := net.Dial(network, e.socket)
 	if err != nil {
 		t.Fatal(err)
@@ -375,7 +375,7 @@ func TestSealingInTheDaemon(t *testing.T) {
 	toBoth := e.play(t, "seal", LaunchRequest{Settings: asInput(others.Bytes(), mine.Bytes())}).Data
 	root := e.rules
 	e.end()
-	e = startDaemon(t, dir) // everything below is after a restart
+	e = startDaemon(t, dir) // everything below runs after a restart
 	if !reflect.DeepEqual(e.rules, root) {
 		t.Errorf("got root %v after a restart, want %v", e.rules.Roots, root.Roots)
 	}
@@ -406,8 +406,8 @@ func TestSealingInTheDaemon(t *testing.T) {
 	}
 }
 
-// TestSignalsAreForwarded: a launched program ends by the signals that its launcher
-// sends, also where the daemon ignores one.
+// TestSignalsAreForwarded: a launched program ends with the signal that its launcher sends, even
+// if the daemon ignores that signal.
 func TestSignalsAreForwarded(t *testing.T) {
 	signal.Ignore(syscall.SIGHUP)
 	defer signal.Reset(syscall.SIGHUP)
@@ -437,7 +437,7 @@ func TestSignalsAreForwarded(t *testing.T) {
 	}
 }
 
-// expectEnd fails unless everybody who holds the other end is gone soon.
+// expectEnd fails unless all processes with the other end exit soon.
 func expectEnd(t *testing.T, r *bufio.Reader) {
 	t.Helper()
 	ended := make(chan struct{})

@@ -21,15 +21,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roleSetting makes the test binary play a launched program instead of running
-// tests. The other settings are what a role is told.
+// roleSetting makes the test binary act as a launched program instead of running tests. The other
+// settings are inputs of a role.
 const (
 	roleSetting   = "COHORT_TEST_ROLE"
 	inputSetting  = "COHORT_TEST_INPUT"
 	socketSetting = "COHORT_TEST_SOCKET"
 )
 
-// heard is what a program in a role prints.
+// heard is the output of a program in a role.
 type heard struct {
 	Argv     []string
 	Args     []string
@@ -39,7 +39,7 @@ type heard struct {
 	Refusal  *wire.Refusal
 }
 
-// testData is what all roles attest.
+// testData is the report data that all roles attest.
 var testData = attest.BindReportData(wire.LabelTrust, []byte("test"))
 
 var roles = map[string]func() heard{
@@ -66,7 +66,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	json.NewEncoder(os.Stdout).Encode(roles[role]())
-	syscall.Exit(0) // at once: os.Exit waits a second for the race detector
+	syscall.Exit(0) // directly, because os.Exit waits a second for the race detector
 }
 
 func (h heard) or(err error) heard {
@@ -76,7 +76,7 @@ func (h heard) or(err error) heard {
 	return h
 }
 
-// report says all that a program can see, and gives evidence.
+// report returns what the program can see of itself, with evidence.
 func report() heard {
 	h := heard{Argv: os.Args, Environ: os.Environ()}
 	device, err := Inherited()
@@ -141,7 +141,7 @@ func agent() heard {
 	return heard{Argv: os.Args, Args: device.Arguments(), Data: out}.or(err).attest(device)
 }
 
-// write tries every way to change the sealed program that an agent was given.
+// write tries every way to change the sealed program of an agent.
 func write() heard {
 	device, err := Inherited()
 	if err != nil {
@@ -173,7 +173,7 @@ func write() heard {
 	return heard{Args: done}
 }
 
-// line waits for a line on its standard input before it asks for evidence.
+// line waits for a line on its standard input before it requests evidence.
 func line() heard {
 	device, err := Inherited()
 	if err != nil {
@@ -184,8 +184,8 @@ func line() heard {
 	return heard{}.attest(device)
 }
 
-// core takes away the limit that turns core files off, in the direction that
-// anybody may: with 0 the kernel still pipes a core to a handler.
+// core lowers the soft limit of core files to 0, which any process may: with 0 the kernel still
+// pipes a core to a handler.
 func core() heard {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 0, Max: noCore}); err != nil {
 		return heard{}.or(err)
@@ -193,7 +193,7 @@ func core() heard {
 	return report()
 }
 
-// replace executes another program that keeps the device.
+// replace executes a different program that keeps the device.
 func replace() heard {
 	os.Setenv(roleSetting, "report")
 	return heard{}.or(syscall.Exec(os.Getenv(inputSetting), []string{argv0}, os.Environ()))
@@ -202,11 +202,11 @@ func replace() heard {
 func sleep() heard {
 	fmt.Println("ready")
 	for {
-		time.Sleep(time.Hour) // without a timer the runtime would call it a deadlock
+		time.Sleep(time.Hour) // without a timer the runtime would report a deadlock
 	}
 }
 
-// parent leaves a process behind.
+// parent starts a process and exits without it.
 func parent() heard {
 	left := exec.Command("/proc/self/exe")
 	left.Env = []string{roleSetting + "=stubborn"}
@@ -222,7 +222,7 @@ func stubborn() heard {
 	}
 }
 
-// launcher launches a sleeper that shares its standard output, and stays.
+// launcher launches a sleeping program that shares its standard output, and waits for it.
 func launcher() heard {
 	self, err := os.Open("/proc/self/exe")
 	if err != nil {
@@ -238,7 +238,7 @@ func launcher() heard {
 	return heard{}.or(err)
 }
 
-// daemon serves at the socket it is told until it is killed.
+// daemon serves at the socket in its setting until it is killed.
 func daemon() heard {
 	d, err := NewDaemon(Config{Dir: os.Getenv(inputSetting)})
 	if err != nil {
@@ -252,15 +252,15 @@ func daemon() heard {
 	return heard{}.or(d.Serve(context.Background(), ln))
 }
 
-// public takes a connection to the daemon's public socket for a device, as a
-// program would that an attacker connected before executing it.
+// public uses a connection to the daemon's public socket as a device, like a program that an
+// attacker connected before executing it.
 func public() heard {
 	d := &Device{conn: mustDial(os.Getenv(socketSetting))}
 	return heard{}.attest(d)
 }
 
-// tracer attaches to a thread and lets it run on, with all its signals, until
-// it ends. Tracing belongs to one thread of the tracer.
+// tracer attaches to a thread and lets it continue, with all its signals, until it ends. Tracing
+// belongs to one thread of the tracer.
 func tracer() heard {
 	runtime.LockOSThread()
 	tid, _ := strconv.Atoi(os.Getenv(inputSetting))
@@ -296,7 +296,7 @@ func mustDial(socket string) *net.UnixConn {
 	return conn.(*net.UnixConn)
 }
 
-// decodeHeard reads the last line that a role printed.
+// decodeHeard decodes the last line that a role printed.
 func decodeHeard(t *testing.T, out string) heard {
 	t.Helper()
 	lines := strings.Split(strings.TrimSpace(out), "\n")

@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "write testdata/vectors anew, with new s
 
 const vectorFile = "testdata/vectors/evidence.json"
 
-// vectors are what a second implementation of the appraiser tests itself with.
+// vectors are test vectors for a second implementation of the appraiser.
 type vectors struct {
 	Schema  string          `json:"schema"` // "cohort/soft-vectors/v1"
 	Roots   []attest.Digest `json:"roots"`
@@ -96,7 +96,7 @@ func (v vector) judge(t *testing.T, rules attest.Rules) {
 	}
 }
 
-// vectorKey is the daemon of the vectors.
+// vectorKey returns the key of the vectors' daemon.
 func vectorKey(t *testing.T) *ecdsa.PrivateKey {
 	t.Helper()
 	seed := wire.Sum([]byte("the daemon of the soft vectors"))

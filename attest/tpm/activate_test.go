@@ -7,8 +7,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// TestKeep: a later start opens a credential that was made for an earlier one's
-// key. What another TPM kept, and what is no key at all, opens nothing.
+// TestKeep: after a restart, a device opens a credential that was made for its earlier key. Keys
+// of another TPM, and malformed keys, open nothing.
 func TestKeep(t *testing.T) {
 	s := newScene(t)
 	first, other := s.launch("agent", "one"), newScene(t).launch("agent", "one")
@@ -23,7 +23,7 @@ func TestKeep(t *testing.T) {
 		t.Errorf("got %x, %v, want %x", got, err, want)
 	}
 	changed := bytes.Clone(first.ExportKey())
-	changed[len(changed)-1] ^= 1 // its authorization
+	changed[len(changed)-1] ^= 1 // the key's authorization value
 	for _, r := range []struct {
 		name             string
 		by               *Device

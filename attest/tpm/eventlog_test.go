@@ -12,8 +12,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// logOf is a crypto-agile event log of one bank, as firmware writes it (TCG PC
-// Client Platform Firmware Profile, section 10): the data are what was measured.
+// logOf returns a crypto-agile event log of one bank, as firmware writes it (TCG PC Client
+// Platform Firmware Profile, section 10). The data of each event are what was measured.
 func logOf(events ...any) []byte {
 	u16 := func(b []byte, v int) []byte { return binary.LittleEndian.AppendUint16(b, uint16(v)) }
 	u32 := func(b []byte, v int) []byte { return binary.LittleEndian.AppendUint32(b, uint32(v)) }
@@ -30,8 +30,8 @@ func logOf(events ...any) []byte {
 	return log
 }
 
-// TestEventLog: a log that leads to the PCRs comes along; its digests cannot be
-// altered, its data can, and are then no longer what was measured.
+// TestEventLog: an event log that leads to the PCRs is accepted with the evidence. Changed
+// digests are refused. Changed event data are accepted, but no longer count as verified.
 func TestEventLog(t *testing.T) {
 	s := newScene(t)
 	file := filepath.Join(t.TempDir(), "log")

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// point is a public key as a TPM writes it.
+// point returns a public key as a TPM encodes it.
 func point(t testing.TB) *tpm2.TPMSECCPoint {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -27,7 +27,7 @@ func point(t testing.TB) *tpm2.TPMSECCPoint {
 	return &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: b[1:33]}, Y: tpm2.TPM2BECCParameter{Buffer: b[33:]}}
 }
 
-// reasoned demands that what is refused has a reason.
+// reasoned fails the test if an error has no reason, and reports whether there is no error.
 func reasoned(t *testing.T, err error) bool {
 	t.Helper()
 	var refusal *attest.Refusal
@@ -37,7 +37,7 @@ func reasoned(t *testing.T, err error) bool {
 	return err == nil
 }
 
-// FuzzEvidence: what parses encodes to the same bytes.
+// FuzzEvidence: what is parsed encodes to the same bytes.
 func FuzzEvidence(f *testing.F) {
 	e := evidence{
 		TPMKeys: attest.TPMKeys{Device: []byte("certificate"), Key: []byte("key")}, quote: []byte("quote"), signature: []byte("signature"),
@@ -52,7 +52,7 @@ func FuzzEvidence(f *testing.F) {
 	})
 }
 
-// FuzzLaunchLog: what parses encodes to the same bytes.
+// FuzzLaunchLog: what is parsed encodes to the same bytes.
 func FuzzLaunchLog(f *testing.F) {
 	f.Add(launchLog{Base: wire.Sum(nil), Launches: []Launch{program("agent", "one")}}.Bytes())
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -62,7 +62,8 @@ func FuzzLaunchLog(f *testing.F) {
 	})
 }
 
-// FuzzQuote: what parses is what another implementation reads and writes.
+// FuzzQuote: go-tpm parses every accepted quote with the same result, and encodes it to the same
+// bytes.
 func FuzzQuote(f *testing.F) {
 	f.Add(tpm2.Marshal(tpm2.TPMSAttest{
 		Magic: generated, Type: tpm2.TPMSTAttestQuote, ExtraData: tpm2.TPM2BData{Buffer: []byte("nonce")},
@@ -86,7 +87,7 @@ func FuzzQuote(f *testing.F) {
 	})
 }
 
-// FuzzKey: what parses is what another implementation reads and writes.
+// FuzzKey: go-tpm parses every accepted key, and encodes it to the same bytes.
 func FuzzKey(f *testing.F) {
 	public := keyTemplate
 	public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, point(f))
@@ -102,8 +103,8 @@ func FuzzKey(f *testing.F) {
 	})
 }
 
-// FuzzSignature, FuzzCredential, FuzzEventLog and FuzzCertificates feed the
-// parsers that have no encoder of ours.
+// FuzzSignature, FuzzCredential, FuzzEventLog and FuzzCertificates test the parsers for which
+// this package has no encoder.
 func FuzzSignature(f *testing.F) {
 	f.Add([]byte{0, algECDSA, 0, algSHA256, 0, 1, 1, 0, 1, 1})
 	f.Fuzz(func(t *testing.T, raw []byte) { _, err := ParseSignature(raw); reasoned(t, err) })

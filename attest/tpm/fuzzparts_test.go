@@ -16,8 +16,8 @@ import (
 	"github.com/google/go-eventlog/register"
 )
 
-// FuzzEvidenceParts writes evidence of any parts in the one encoding: it parses to
-// those parts, or is refused for their sizes.
+// FuzzEvidenceParts encodes evidence of arbitrary parts: it parses to those parts, or is refused
+// for their sizes.
 func FuzzEvidenceParts(f *testing.F) {
 	f.Add([]byte("certificate"), []byte("key"), []byte("quote"), []byte("signature"), []byte("values"), byte(3), []byte("log"), false)
 	for _, quote := range vectortest.Seeds(f, "tpm-swtpm", 4<<10) {
@@ -47,8 +47,8 @@ func FuzzEvidenceParts(f *testing.F) {
 	})
 }
 
-// eventLog is a log of firmware with one bank, of the events that a program names:
-// PCR, type and size of data of each. It gives the values that it leads to.
+// eventLog returns a firmware log with one bank, with the events that program lists (PCR, type
+// and data size of each), and the PCR values that it leads to.
 func eventLog(program []byte) (log []byte, pcrs []register.MR) {
 	le := binary.LittleEndian
 	spec := append([]byte("Spec ID Event03\x00"), 0, 0, 0, 0, 0, 2, 0, 2)
@@ -84,8 +84,8 @@ func eventLog(program []byte) (log []byte, pcrs []register.MR) {
 	return log, pcrs
 }
 
-// FuzzEventLogParts writes event logs of any events with right digests and lengths:
-// they lead to the values that extending gives, and to no others.
+// FuzzEventLogParts writes event logs of arbitrary events with correct digests and lengths: they
+// lead to the values that extending gives, and to no others.
 func FuzzEventLogParts(f *testing.F) {
 	f.Add([]byte{0, 1, 4, 7, 0x0d, 32, 9, 6, 0})
 	f.Add([]byte{})

@@ -8,8 +8,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// TestQuoteSelections: a quote that nobody checked yet says how many selections it has.
-// Work and memory do not grow with that.
+// TestQuoteSelections: an unverified quote claims many PCR selections. Parsing it takes no more
+// work or memory.
 func TestQuoteSelections(t *testing.T) {
 	raw := tpm2.Marshal(tpm2.TPMSAttest{
 		Magic: generated, Type: tpm2.TPMSTAttestQuote,
@@ -19,7 +19,7 @@ func TestQuoteSelections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := len(raw) - 34 - 6 - 4 // before the digest and the one selection
+	at := len(raw) - 34 - 6 - 4 // the selection count, before one selection and the digest
 	for _, count := range []uint32{0, 2, 17, 1 << 20} {
 		binary.BigEndian.PutUint32(raw[at:], count)
 		allocated := testing.AllocsPerRun(1, func() { _, err = UnverifiedQuote(raw) })

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// altered is evidence with one part changed.
+// altered returns evidence with one part changed.
 func altered(t testing.TB, e attest.Evidence, change func(*evidence)) attest.Evidence {
 	t.Helper()
 	parts, err := parse(e.Raw)
@@ -35,7 +35,7 @@ func wantRefusal(t *testing.T, err error, reason wire.Reason, rule string) {
 	}
 }
 
-// quoteOver is a device's genuine quote over other PCRs.
+// quoteOver returns a device's genuine quote over other PCRs.
 func (s *scene) quoteOver(d *Device, pcrs ...int) (quote, signature []byte) {
 	s.t.Helper()
 	defer func(all []int) { quotedPCRs = all }(quotedPCRs)
@@ -47,7 +47,7 @@ func (s *scene) quoteOver(d *Device, pcrs ...int) (quote, signature []byte) {
 	return e.quote, e.signature
 }
 
-// TestRefusals: each smallest change of good evidence, and its reason.
+// TestRefusals: each smallest change of good evidence is refused with its reason.
 func TestRefusals(t *testing.T) {
 	s := newScene(t)
 	d := s.launch("agent", "one")
@@ -141,14 +141,14 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// rootOnly is the maker's root without what stands between.
+// rootOnly returns the manufacturer's root without the intermediate certificates.
 func (s *scene) rootOnly() []byte {
 	_, rest := pem.Decode(s.maker.CA(s.t))
 	return rest
 }
 
-// TestLaunches: restarts and a second task are admitted; a program that policy
-// does not name, wherever it stands in the log, is not, until the machine boots.
+// TestLaunches: restarts and a second task are admitted. After a launch of a program that the
+// policy does not name, nothing on the machine is admitted until it boots.
 func TestLaunches(t *testing.T) {
 	s := newScene(t)
 	admitted := func(d *Device) error { _, err := s.appraise(s.evidence(d)); return err }
@@ -187,7 +187,8 @@ func TestLaunches(t *testing.T) {
 	wantRefusal(t, attest.Match(s.rules.TPM.Launches[0], r.Measurement()), wire.NotMeasured, "measurement: pcr14")
 }
 
-// TestCutShort: an agent that ends between the log and the TPM leaves no trace.
+// TestCutShort: an agent that ends after it wrote the log, but before it extended the TPM, does
+// not affect later launches.
 func TestCutShort(t *testing.T) {
 	s := newScene(t)
 	s.launch("agent", "one")
@@ -208,8 +209,8 @@ func TestCutShort(t *testing.T) {
 	}
 }
 
-// TestSeal: the secret comes back to the programs it was sealed to, and the TPM
-// itself keeps it from a machine that booted otherwise.
+// TestSeal: only the programs that a secret is sealed to can unseal it. On a machine that booted
+// differently, the TPM itself refuses.
 func TestSeal(t *testing.T) {
 	s := newScene(t)
 	here := []attest.ReferenceValue{s.reference("agent", "one"), s.reference("agent", "two")}
@@ -256,7 +257,7 @@ func TestSeal(t *testing.T) {
 
 	s.boot("quiet init=/bin/sh")
 	wantRefusal(t, unseal("one", sealed), wire.NotMeasured, "measurement: pcr8")
-	// An agent that does not check asks the TPM itself.
+	// An agent without that check calls the TPM directly.
 	var f [4][]byte
 	if err := wire.UnframeInto(f[:], wire.LabelTPMSeal, sealed); err != nil {
 		t.Fatal(err)
@@ -269,7 +270,8 @@ func TestSeal(t *testing.T) {
 	wantRefusal(t, err, wire.BadSignature, "unsealing")
 }
 
-// TestSealTooMany: a TPM takes eight branches, told before anything is made.
+// TestSealTooMany: more than eight branches, the limit of a TPM, are refused before anything is
+// sealed.
 func TestSealTooMany(t *testing.T) {
 	var to []attest.ReferenceValue
 	for i := range 9 {
@@ -279,7 +281,7 @@ func TestSealTooMany(t *testing.T) {
 	wantRefusal(t, err, wire.TooLarge, "boot PCRs")
 }
 
-// TestKeys: what is no attestation key is none here, whatever it signs.
+// TestKeys: a key with attributes other than an attestation key's is refused.
 func TestKeys(t *testing.T) {
 	good := keyTemplate
 	good.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, point(t))
@@ -303,13 +305,13 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestEveryBit: no bit of evidence can be flipped, none cut off and none added.
-// What is not signed the credential's secret or PCR 14 covers.
+// TestEveryBit: evidence with a flipped bit, cut short or extended is refused. The credential's
+// secret or PCR 14 protects the parts that are not signed.
 func TestEveryBit(t *testing.T) {
 	s := newScene(t)
 	s.launch("agent", "two")
 	good := s.evidence(s.launch("agent", "one"))
-	step := 67 // odd, so that every bit of a byte is met
+	step := 67 // odd, so that it covers every bit position
 	if os.Getenv("COHORT_FULL") == "1" {
 		step = 1
 	}

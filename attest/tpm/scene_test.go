@@ -9,8 +9,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// scene is a machine with a software TPM, booted, and a verifier that accepts its
-// maker.
+// scene is a booted machine with a software TPM, and a verifier that accepts its manufacturer.
 type scene struct {
 	*attesttest.TPM
 	t     testing.TB
@@ -44,7 +43,7 @@ func program(agent, name string) Launch {
 	return Launch{Agent: wire.Sum([]byte(agent)), Program: wire.Sum([]byte(name)), Arguments: Arguments(nil)}
 }
 
-// reference is the reference value of a program on the machine as it runs now.
+// reference returns the reference value of a program on the machine as it is booted now.
 func (s *scene) reference(agent, name string) attest.ReferenceValue {
 	s.t.Helper()
 	m, err := s.machine().BootMeasurement(program(agent, name))
@@ -64,13 +63,13 @@ func (s *scene) launch(agent, name string) *Device {
 	return d
 }
 
-// secret is what a verifier hides.
+// secret returns the secret that the verifier puts into a credential.
 func secret(in attest.TPMKeys) []byte {
 	d := wire.Hash(wire.LabelActivate, in.Device, in.Key)
 	return d[:]
 }
 
-// evidence is a device's, with the secret of a credential for it.
+// evidence returns a device's evidence, with the secret of a credential made for it.
 func (s *scene) evidence(d *Device) attest.Evidence {
 	s.t.Helper()
 	in := d.TPMKeys()
@@ -85,7 +84,7 @@ func (s *scene) evidence(d *Device) attest.Evidence {
 	return e
 }
 
-// appraise is the real verifier's judgement.
+// appraise appraises evidence with the real verifier.
 func (s *scene) appraise(e attest.Evidence) (attest.Result, error) {
 	return attest.NewVerifier(new(quoteAppraiser)).Appraise(attest.Question{
 		Evidence: e, ReportData: data, Rules: map[attest.Platform]attest.Rules{attest.TPM: s.rules}, At: s.at, Secret: secret,

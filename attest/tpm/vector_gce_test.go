@@ -14,9 +14,9 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// gceCaptured judges go-tpm-tools' attest.Attestation, a protobuf: field 1 the key
-// (pinned), 2 quotes {1 TPMS_ATTEST, 2 TPMT_SIGNATURE, 3 PCRs {1 bank, 2 values
-// {1 index, 2 value}}}, 3 the event log.
+// gceCaptured appraises go-tpm-tools' attest.Attestation, a protobuf: field 1 the key (pinned), 2
+// quotes {1 TPMS_ATTEST, 2 TPMT_SIGNATURE, 3 PCRs {1 bank, 2 values {1 index, 2 value}}}, 3 the
+// event log.
 func gceCaptured(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.Time) (attest.Claims, error) {
 	fields, err := protobuf(raw)
 	if err != nil {
@@ -80,7 +80,7 @@ func gceCaptured(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.T
 	return attest.Claims{Details: details}, nil
 }
 
-// gceQuote takes one quote apart; the values are in the order of their PCRs.
+// gceQuote splits one quote into its parts; the values are in the order of their PCRs.
 func gceQuote(raw []byte) (quote, signature, values []byte, err error) {
 	fields, err := protobuf(raw)
 	if err != nil {
@@ -129,10 +129,10 @@ type protoField struct {
 	number uint64
 	value  uint64
 	bytes  []byte
-	start  int // of bytes, in what was read
+	start  int // offset of bytes in the parsed message
 }
 
-// protobuf reads varints and byte strings, which is all there are.
+// protobuf parses varints and byte strings, the only types in use here.
 func protobuf(raw []byte) ([]protoField, error) {
 	refused := wire.Refuse(wire.Malformed, "captured: protobuf", "another encoding", "fields")
 	var out []protoField
@@ -180,9 +180,9 @@ func gceSubject() vectortest.Subject {
 	}
 }
 
-// unsignedGCE: of the wrapper's own, tags and lengths that lead to the same
-// fields, and what is not judged (the key's certificate, the bank's name); of the
-// event log, what nobody signs of any.
+// unsignedGCE reports whether no signature covers a byte. In the wrapper these are tags and
+// lengths that lead to the same fields, and fields that are not appraised (the key's certificate,
+// the bank's name). In the event log they are the unsigned bytes of any event log.
 func unsignedGCE(raw []byte, offset int) bool {
 	fields, err := protobuf(raw)
 	if err != nil {
@@ -221,5 +221,5 @@ func unsignedGCEQuote(raw []byte, offset int) bool {
 			}
 		}
 	}
-	return true // of the wrapper
+	return true // in the wrapper
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/google/go-eventlog/tcg"
 )
 
-// Captured evidence has other wrappers than ours, and no launch log. These
-// appraisers take the wrappers apart; what they judge with is the product's.
+// Captured evidence has other wrappers than this package's, and no launch log. These appraisers
+// unpack the wrappers and appraise the parts with the product's code.
 
 // captured is an appraiser of one wrapper.
 type captured func(raw []byte, endorsed attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error)
@@ -36,7 +36,7 @@ func (c captured) Appraise(raw []byte, endorsed attest.Endorsements, rules attes
 	return claims, err
 }
 
-// bank is a bank of PCRs that vectors have.
+// bank is a PCR bank of the vectors.
 type bank struct {
 	alg  uint16 // TPM_ALG_ID
 	hash crypto.Hash
@@ -45,7 +45,7 @@ type bank struct {
 
 var banks = []bank{{0x0004, crypto.SHA1, "sha1"}, {algSHA256, crypto.SHA256, "sha256"}, {0x000c, crypto.SHA384, "sha384"}}
 
-// pcrClaims are values as vector.json writes them.
+// pcrClaims returns values in the form of vector.json.
 func pcrClaims(pcrs []int, values []byte) map[string]any {
 	out, size := map[string]any{}, len(values)/len(pcrs)
 	for i, pcr := range pcrs {
@@ -54,7 +54,7 @@ func pcrClaims(pcrs []int, values []byte) map[string]any {
 	return out
 }
 
-// selectionText is a selection as vector.json writes it.
+// selectionText returns a selection in the form of vector.json.
 func selectionText(bank string, pcrs []int) string {
 	var parts []string
 	for i := 0; i < len(pcrs); {
@@ -71,7 +71,7 @@ func selectionText(bank string, pcrs []int) string {
 	return bank + ":" + strings.Join(parts, ",")
 }
 
-// replayed judges an event log against values of one bank.
+// replayed verifies an event log against values of one bank.
 func replayed(log []byte, hash crypto.Hash, pcrs []int, values []byte) (map[string]any, error) {
 	var mrs []register.MR
 	size := len(values) / len(pcrs)
@@ -100,8 +100,8 @@ func bankNames(log []byte) (names []any) {
 	return names
 }
 
-// swtpmCaptured judges the parts of a quote beside one another. The key is pinned,
-// because who activated it is not captured.
+// swtpmCaptured appraises the parts of a quote from separate files. The key is pinned, because
+// the capture does not contain its activation.
 func swtpmCaptured(raw []byte, e attest.Endorsements, rules attest.Rules, at time.Time) (attest.Claims, error) {
 	if _, err := checkDevice(e["ek_cert"], append(bytes.Clone(e["ek_issuer"]), e["root"]...), rules.Roots, at); err != nil {
 		return attest.Claims{}, err
@@ -124,7 +124,7 @@ func swtpmCaptured(raw []byte, e attest.Endorsements, rules attest.Rules, at tim
 	if len(q.selections) != 1 {
 		return attest.Claims{}, wire.Refuse(wire.BadDigest, "captured: banks of the quote", len(q.selections), 1)
 	}
-	pcrs := q.selections[0].PCRs // what the vector quotes
+	pcrs := q.selections[0].PCRs // the PCRs that the vector quotes
 	if err := q.Covers(algSHA256, pcrs, e["pcrs"]); err != nil {
 		return attest.Claims{}, err
 	}
@@ -149,8 +149,8 @@ func swtpmSubject(t *testing.T) vectortest.Subject {
 	}
 }
 
-// originals remembers unaltered evidence by its digest, which goes to appraisal as
-// a root: the PCRs that a log alone must lead to are those of the unaltered log.
+// originals has unaltered evidence by its digest. Appraisal gets that digest as a root, and so
+// finds the PCRs of the unaltered log that a log without a quote must lead to.
 var originals sync.Map
 
 func eventLogCaptured(raw []byte, _ attest.Endorsements, rules attest.Rules, _ time.Time) (attest.Claims, error) {
@@ -180,8 +180,8 @@ func eventLogCaptured(raw []byte, _ attest.Endorsements, rules attest.Rules, _ t
 
 var allPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}
 
-// trusted is what a TPM would hold after the events of a log, computed apart from
-// the library's replay.
+// trusted computes the PCRs of a TPM after the events of a log, independently of the library's
+// replay.
 func trusted(log []byte) map[crypto.Hash][]byte {
 	parsed, err := tcg.ParseEventLog(log, tcg.ParseOpts{})
 	if err != nil {
@@ -218,19 +218,20 @@ func eventLogSubject() vectortest.Subject {
 	}
 }
 
-// unsignedLog is the table of docs/spec/evidence-tpm.md: types and data of events,
-// and the PCR where an event is alone in one of the system's, or all from here on
-// are the first of theirs or tell that the loader left.
+// unsignedLog implements the table of docs/spec/evidence-tpm.md: no signature covers the types
+// and data of events. Nor does one cover an event's PCR if the event is the only one in one of
+// the system's PCRs, or if all events from here on are the first of their PCRs or report that the
+// loader exited.
 func unsignedLog(log []byte, offset int) bool {
-	index := false          // the offset is in the PCR of an event
-	var before, after []int // PCRs of events, by where they stand to the offset's
+	index := false          // offset is in the PCR field of an event
+	var before, after []int // PCRs of the events before and after the offset
 	u32 := func(at int) int { return int(binary.LittleEndian.Uint32(log[at:])) }
 	sizes := map[uint16]int{}
 	agile := false
 	for at := 0; at < len(log); {
 		typ, next := at+4, at+8
 		if !agile {
-			next += 20 // the one digest, SHA-1
+			next += 20 // one digest, SHA-1
 		} else {
 			count := u32(next)
 			for next += 4; count > 0; count-- {
@@ -241,12 +242,12 @@ func unsignedLog(log []byte, offset int) bool {
 		action := u32(typ) == 3
 		switch {
 		case at <= offset && offset < end && action:
-			return true // extends nothing: the whole event
+			return true // the whole event extends nothing
 		case typ <= offset && offset < typ+4, next+4 <= offset && offset < end:
 			return true
 		}
 		index = index || at <= offset && offset < typ
-		exit := bytes.HasPrefix(log[next+4:end], []byte("Exit Boot Services ")) // go-eventlog adds what is missing of these
+		exit := bytes.HasPrefix(log[next+4:end], []byte("Exit Boot Services ")) // go-eventlog adds these events if they are missing
 		if !action && !exit && typ <= offset {
 			before = append(before, u32(at))
 		} else if !action && !exit {

@@ -19,7 +19,7 @@ var (
 	vendor = Vendor{Name: "test", Algorithm: x509.ECDSAWithSHA256, ListAlgorithms: []x509.SignatureAlgorithm{x509.ECDSAWithSHA256}}
 )
 
-// authority is a root of the vendor with its key.
+// authority returns a root of the vendor with its key.
 func authority(t *testing.T) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -41,8 +41,8 @@ func authority(t *testing.T) (*x509.Certificate, *ecdsa.PrivateKey) {
 	return cert, key
 }
 
-// TestListOfCriticalExtension: one that the caller does not know is refused, since it
-// may say that the list is not of all certificates.
+// TestListOfCriticalExtension: a list with an unknown critical extension is refused, because the
+// extension may limit the list to some certificates.
 func TestListOfCriticalExtension(t *testing.T) {
 	issuer, key := authority(t)
 	place := pkix.Extension{Id: []int{2, 5, 29, 28}, Critical: true, Value: []byte{0x30, 0}}
@@ -92,7 +92,7 @@ func TestCacheIsBounded(t *testing.T) {
 	var c Cache[int, int]
 	for i := range 20 {
 		c.Store(i, i, 10)
-		c.Store(i, -i, 10) // a key that is there needs no room
+		c.Store(i, -i, 10) // an existing key needs no more room
 		if got, known := c.Load(i); !known || got != -i {
 			t.Errorf("got %d, %v, want %d", got, known, -i)
 		}
