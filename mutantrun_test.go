@@ -88,7 +88,7 @@ type tests struct {
 	pkg, dir string
 	mutants  []mutant
 
-	mu     sync.Mutex       // guards what is below
+	mu     sync.Mutex       // guards the fields below
 	binary string           // empty before the tests are built
 	passes map[string]error // results by pattern, while no mutant is on
 }

@@ -80,7 +80,7 @@ var wrapperRefusals = []struct {
 	{"type: parameter", `["application/vnd.cohort.soft-evidence; v=1","AA"]`, wire.NoPlatform},
 }
 
-// collection is a wrapper of evidence and one endorsement, in its one encoding.
+// collected is a wrapper of evidence and one endorsement, in its one encoding.
 const (
 	collected   = `{"__cmwc_t":"urn:cohort:endorsed-evidence","evidence":[` + mediaType + `,"AA"],"vcek":[` + endorsement + `,"AQ"]}`
 	endorsement = `"application/vnd.cohort.endorsement"`

@@ -112,7 +112,7 @@ func TestCheckedWithin(t *testing.T) {
 	}
 }
 
-// FuzzChecked: what is parsed encodes to the same bytes.
+// FuzzChecked: every accepted input encodes to the same bytes.
 func FuzzChecked(f *testing.F) {
 	f.Add(attest.FrameFetched([]attest.Fetched{had("crl", []byte{1}, 0), had("tcb_info", []byte{2}, time.Hour)}))
 	f.Fuzz(func(t *testing.T, raw []byte) {

@@ -43,7 +43,7 @@ func TestOpenRingKeyRefusals(t *testing.T) {
 	}
 }
 
-// TestRingKeysDerive: different labels and fields give different keys.
+// TestRingKeysDerive: different labels and fields derive different keys.
 func TestRingKeysDerive(t *testing.T) {
 	k := ringKeyOf(1)
 	seen := map[string]string{}

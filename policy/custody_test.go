@@ -12,7 +12,7 @@ import (
 )
 
 // TestRosterNamesAuthorities: a roster appraises an authority by the roster's own rules, whatever
-// the current policy says.
+// the current policy contains.
 func TestRosterNamesAuthorities(t *testing.T) {
 	h := newGroupHouse()
 	a := h.found(t, policytest.Grouped()...)

@@ -307,7 +307,7 @@ func TestRefuse(t *testing.T) {
 			}
 		}, wire.BadSignature},
 
-		// Firmware that holds the key.
+		// Firmware that has the key.
 		{"firmware that the key was not made for", edit(func(r *report) { r.Set(20, make([]byte, 48)) }), wire.WrongChip},
 		{"firmware that the newer leaf does not name", func(s *scene) {
 			flags(0)(s)

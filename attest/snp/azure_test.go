@@ -250,7 +250,7 @@ func TestAzureEvidenceIsSigned(t *testing.T) {
 	}
 }
 
-// FuzzAzure: what is parsed encodes to the same bytes, and a key is accepted only from valid
+// FuzzAzure: every accepted input encodes to the same bytes, and a key is accepted only from valid
 // JSON.
 func FuzzAzure(f *testing.F) {
 	f.Add(azureEvidence{runtime: []byte(azureRuntime(bytes.Repeat([]byte{0xff}, 256))), values: make([]byte, azurePCRs*pcrSize)}.bytes())

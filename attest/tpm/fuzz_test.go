@@ -37,7 +37,7 @@ func reasoned(t *testing.T, err error) bool {
 	return err == nil
 }
 
-// FuzzEvidence: what is parsed encodes to the same bytes.
+// FuzzEvidence: every accepted input encodes to the same bytes.
 func FuzzEvidence(f *testing.F) {
 	e := evidence{
 		TPMKeys: attest.TPMKeys{Device: []byte("certificate"), Key: []byte("key")}, quote: []byte("quote"), signature: []byte("signature"),
@@ -52,7 +52,7 @@ func FuzzEvidence(f *testing.F) {
 	})
 }
 
-// FuzzLaunchLog: what is parsed encodes to the same bytes.
+// FuzzLaunchLog: every accepted input encodes to the same bytes.
 func FuzzLaunchLog(f *testing.F) {
 	f.Add(launchLog{Base: wire.Sum(nil), Launches: []Launch{program("agent", "one")}}.Bytes())
 	f.Fuzz(func(t *testing.T, raw []byte) {

@@ -64,7 +64,7 @@ func (a *Authority) certify(ctx context.Context, r api.CertificateRequest, from 
 	return response, err
 }
 
-// errPolicyChanged reports that the policy in the store is newer than the policy under which a
+// errPolicyChanged reports that the policy in the store differs from the policy under which a
 // request was decided.
 var errPolicyChanged = errors.New("policy changed while issuing")
 

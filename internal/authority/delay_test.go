@@ -114,7 +114,7 @@ func TestDelayCountedOnce(t *testing.T) {
 }
 
 // TestDelayOfMovedRows copies rows between two copies of the store while the same time passes at
-// both. An authority starts counting anew at a row that it did not write.
+// both. An authority starts counting again at a row that it did not write.
 func TestDelayOfMovedRows(t *testing.T) {
 	if os.Getenv(onServer) != "" {
 		t.Skip("one dialect is enough")

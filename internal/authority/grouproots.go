@@ -71,8 +71,8 @@ func (e *enrolment) reportSigner() (leaf identity.Leaf, chain [][]byte, root wir
 	return leaf, [][]byte{leaf.DER, e.snap.issuer.AuthorityRoot()}, root, err
 }
 
-// unservedGroups lists the groups of which this authority has no root, and why: it was removed
-// from the roster, or was never named in it.
+// unservedGroups lists the groups of which this authority has no root, and why, for example
+// because the roster does not name it.
 func (s *snapshot) unservedGroups() (all []string) {
 	if s.unnamed != nil {
 		return nil // it issues nothing

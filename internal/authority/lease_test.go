@@ -110,7 +110,7 @@ func TestLeaseOfTheUnnamed(t *testing.T) {
 	testworld.Must(w.asks(b))
 }
 
-// TestLeaseChanged damages the row of the lease. It counts as held until it is unchanged for the
+// TestLeaseChanged damages the row of the lease. It counts as leased until it is unchanged for the
 // term.
 func TestLeaseChanged(t *testing.T) {
 	w := newWorld(t)

@@ -192,7 +192,7 @@ func (h *record) await(ctx context.Context, n int) {
 	}
 }
 
-// judge searches the record of each nonce, and checks that all observations are consistent.
+// judge searches for the record of each nonce, and checks that all observations are consistent.
 func (w *world) judge(h *record) {
 	w.T.Helper()
 	found := map[string]bool{}

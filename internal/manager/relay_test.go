@@ -200,7 +200,7 @@ func TestRangesAreDisjoint(t *testing.T) {
 		take("after a restart", open(), 20)
 	}
 	r = open()
-	r.next = r.reserved // all reserved numbers are given
+	r.next = r.reserved // all reserved numbers are allocated
 	take("past the mark", r, 3)
 	take("after a restart past the mark", open(), 3)
 	for _, content := range []string{"", "short", "longer than 8 bytes", "\x00\x00\x00\x00\x00\x00\x00\x00", "\xff\xff\xff\xff\xff\xff\xff\xff"} {
@@ -213,8 +213,8 @@ func TestRangesAreDisjoint(t *testing.T) {
 	take("after a wipe", open(), 20)
 }
 
-// TestRangesAreOnDiskFirst: no number is given before the reservation is on disk, so a restart
-// gives no number twice.
+// TestRangesAreOnDiskFirst: no number is allocated before the reservation is on disk, so a
+// restart allocates no number twice.
 func TestRangesAreOnDiskFirst(t *testing.T) {
 	r, err := openRanges(t.TempDir())
 	if err != nil {

@@ -267,7 +267,7 @@ func TestParseRefusals(t *testing.T) {
 	}
 }
 
-// TestParseTellsAllFaults: a file with four faults gives all four at once.
+// TestParseTellsAllFaults: the error of a file with four faults has all four.
 func TestParseTellsAllFaults(t *testing.T) {
 	_, err := Parse(policytest.NewHouse().Text(t, `"cohort/policy/v1"`, `"v0"`, "quorum = 2", "quorum = 9", `"30m"`, `"30"`, "oneoff", "onoff"))
 	var faults policytoml.Faults

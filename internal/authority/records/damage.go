@@ -12,9 +12,9 @@ import (
 const maxNoted = 256
 
 // Damage collects damaged rows of the store, which readers skip: rows whose MAC shows that no
-// authority of this root wrote them in this form. A damaged row loses only its own content. The
-// log, the metrics and the API resources of its table name it. The zero Damage has no rows.
-// Damage is safe for concurrent use.
+// authority of this root wrote them in this form. A damaged row loses only its own content. It
+// is reported in the log, in the metrics and by the API resources of its table. The zero Damage
+// has no rows. Damage is safe for concurrent use.
 type Damage struct {
 	Rows *prometheus.GaugeVec // by table; nil without metrics
 

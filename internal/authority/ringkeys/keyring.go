@@ -161,7 +161,7 @@ func (k *Keyring) readLease(ctx context.Context, now time.Duration) (found lease
 		fault := k.records.Open(records.TableLease, row, &found)
 		k.damage.Report(k.log, records.TableLease, records.Faults(fault))
 		if fault != nil {
-			found = leaseRow{Holder: "of a damaged row"} // counts as held until it is unchanged for the term
+			found = leaseRow{Holder: "of a damaged row"} // counts as leased until it is unchanged for the term
 		}
 	}
 	if string(row.MAC) != string(k.row.MAC) {
