@@ -11,37 +11,37 @@ import (
 	"time"
 )
 
-// errRejected is the read error of a body before its attempt may send it.
+// errRejected is the error of reading a body before its attempt may send it.
 var errRejected = errors.New("connection may carry no further request")
 
-// attemptKey is the context key of the attempt that a dial is for.
+// attemptKey is the context key under which a dial finds its attempt.
 type attemptKey struct{}
 
 // attempt is one try to send a call's request to one replica. It waits for a
-// connection of the replica's transport, asks the call whether to send on it,
-// and reports how it ended. The fields below began belong to the goroutine of
-// [call.runCall], those below rejected to that of runAttempt.
+// connection of the replica's transport, asks the call whether to send on it, and
+// reports its result. The fields from began on belong to the goroutine of
+// [call.runCall], the fields from current on to the goroutine of runAttempt.
 type attempt struct {
 	call     *call
 	replica  *replica
 	context  context.Context
 	cancel   context.CancelCauseFunc
 	hasConn  atomic.Bool
-	admitted chan bool // whether the call lets the attempt send on its connection
+	admitted chan bool // whether the call allows the attempt to send on its connection
 
-	began  time.Time // the sending
-	conn   *conn     // nil until the call lets the attempt send
-	writes int64     // of conn, before the sending
-	wrote  bool      // a part of the request, on a connection before conn
+	began  time.Time // start of the sending
+	conn   *conn     // nil until the call allows the attempt to send
+	writes int64     // conn's write count before the sending
+	wrote  bool      // an earlier connection may have written a part of the request
 	late   bool
 
-	current  *conn // the last that the transport took
+	current  *conn // the connection that the transport chose last
 	rejected bool  // current may not carry the request
 	response *http.Response
 	err      error
 }
 
-// newAttempt makes an attempt, which ends when the request's context does.
+// newAttempt makes an attempt on r. It ends when the context of the request ends.
 func (k *call) newAttempt(r *replica) *attempt {
 	a := &attempt{call: k, replica: r, admitted: make(chan bool)}
 	ctx, cancel := context.WithCancelCause(context.WithValue(k.request.Context(), attemptKey{}, a))
@@ -50,7 +50,7 @@ func (k *call) newAttempt(r *replica) *attempt {
 		GetConn: func(string) { a.hasConn.Store(false) },
 		GotConn: a.gotConn,
 		PutIdleConn: func(err error) {
-			if err == nil { // otherwise the connection ends
+			if err == nil { // on an error the transport closes the connection
 				k.client.pool.release(a.current, a)
 			}
 		},
@@ -58,11 +58,11 @@ func (k *call) newAttempt(r *replica) *attempt {
 	return a
 }
 
-// needsConn reports whether the attempt needs a connection.
+// needsConn reports whether the attempt still waits for a connection.
 func (a *attempt) needsConn() bool { return !a.hasConn.Load() && a.context.Err() == nil }
 
 // runAttempt sends the request and reads a short response whole. A rejected connection
-// has carried nothing of it, so runAttempt takes another one.
+// has carried no byte of the request, so runAttempt tries again on another connection.
 func (a *attempt) runAttempt() {
 	for {
 		a.rejected = false
@@ -101,8 +101,8 @@ func (a *attempt) roundTrip() (*http.Response, error) {
 	return response, err
 }
 
-// gotConn asks the call whether to send on a connection. The transport calls it
-// before it sends anything.
+// gotConn asks the call whether to send on a connection. The transport calls gotConn
+// before it writes to that connection.
 func (a *attempt) gotConn(info httptrace.GotConnInfo) {
 	a.hasConn.Store(true)
 	a.current = info.Conn.(*tls.Conn).NetConn().(*conn)
@@ -121,14 +121,14 @@ func (a *attempt) askCall(c *conn) bool {
 	}
 }
 
-// mayHaveSent reports whether a part of the request may have been written. If not,
-// nothing of it is written later.
+// mayHaveSent reports whether a part of the request may have been written. After it
+// returns false, no part is written any more.
 func (a *attempt) mayHaveSent() bool {
 	return a.wrote || a.conn != nil && a.call.client.pool.wrote(a)
 }
 
-// attemptBody passes a body that can be read once to one attempt. Until the
-// attempt may send, it leaves the body untouched for others.
+// attemptBody passes a body that can be read only once to one attempt. Until that
+// attempt may send, attemptBody leaves the body untouched for the other attempts.
 type attemptBody struct {
 	io.ReadCloser
 	attempt *attempt

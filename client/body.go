@@ -9,12 +9,12 @@ import (
 )
 
 const (
-	maxKeptBody      = 1 << 20  // body of a request that is kept so that it can be sent again
-	maxWholeResponse = 64 << 10 // response of known length that is read whole before it is returned
+	maxKeptBody      = 1 << 20  // largest request body kept in memory to be sent again
+	maxWholeResponse = 64 << 10 // longest response that is read whole before it is returned
 )
 
-// isSafe reports whether a request may be executed any number of times: its
-// method is safe by RFC 9110, section 9.2.1.
+// isSafe reports whether the method of a request is safe (RFC 9110, section 9.2.1), so
+// that the request may be executed any number of times.
 func isSafe(r *http.Request) bool {
 	switch r.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
@@ -23,18 +23,18 @@ func isSafe(r *http.Request) bool {
 	return false
 }
 
-// hasIdempotencyKey reports whether the caller promised that the service executes the
-// request once, however often it is sent.
+// hasIdempotencyKey reports whether a request carries an Idempotency-Key: with it the
+// caller promises that the service executes the request once, however often it arrives.
 func hasIdempotencyKey(r *http.Request) bool { return r.Header.Get("Idempotency-Key") != "" }
 
 // body provides a request's body to each attempt.
 type body struct {
-	reopen func() (io.ReadCloser, error) // nil when the body can be read once only
-	once   *onceBody                     // where again is nil
+	reopen func() (io.ReadCloser, error) // nil when the body can be read only once
+	once   *onceBody                     // set when reopen is nil
 }
 
-// newBody prepares the body of a request. A body without GetBody of at most
-// keep bytes is kept in memory.
+// newBody prepares the body of a request. It keeps a body without GetBody in memory if
+// the body has at most keep bytes.
 func newBody(r *http.Request, keep int64) (*body, error) {
 	switch {
 	case r.Body == nil || r.Body == http.NoBody:
@@ -55,7 +55,7 @@ func newBody(r *http.Request, keep int64) (*body, error) {
 	return &body{reopen: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(kept)), nil }}, nil
 }
 
-// openBody returns the body for one more attempt.
+// openBody returns the body for the next attempt.
 func (b *body) openBody() (io.ReadCloser, error) {
 	if b.reopen != nil {
 		return b.reopen()
@@ -63,10 +63,10 @@ func (b *body) openBody() (io.ReadCloser, error) {
 	return b.once, nil
 }
 
-// isUnread reports whether open returns the body from its beginning.
+// isUnread reports whether openBody returns the body from its beginning.
 func (b *body) isUnread() bool { return b.reopen != nil || !b.once.touched.Load() }
 
-// onceBody records that it was read or closed.
+// onceBody is a body that can be read only once. It records whether it was read or closed.
 type onceBody struct {
 	io.ReadCloser
 	touched atomic.Bool
@@ -87,8 +87,8 @@ type readCloser struct {
 	io.Closer
 }
 
-// readWhole reads a short response of known length to its end, so that one that
-// breaks is noticed while another attempt is possible.
+// readWhole reads a short response of known length to its end, so that a broken
+// response is detected while another attempt is still possible.
 func readWhole(response *http.Response) error {
 	if response.ContentLength <= 0 || response.ContentLength > maxWholeResponse || response.Body == http.NoBody {
 		return nil
@@ -102,7 +102,7 @@ func readWhole(response *http.Response) error {
 	return nil
 }
 
-// responseBody ends its attempt's context when the response was read or closed.
+// responseBody calls done, which ends the attempt, when the body ends, fails or is closed.
 type responseBody struct {
 	io.ReadCloser
 	done func()

@@ -12,36 +12,36 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ErrMaybeExecuted is in the error of a request that is not safe and was cut
-// off after a part of it may have left: it was executed once or not at all. Its
-// reason is "outcome-unknown".
+// ErrMaybeExecuted is wrapped by the error of a request that is not safe and was cut
+// off after a part of it may have been sent. The request was executed once or not at
+// all. The reason is "outcome-unknown".
 var ErrMaybeExecuted = wire.Refuse(wire.OutcomeUnknown, "request", "cut off after it was sent", "a response")
 
-// ErrUnreachable is in the error of a request that no replica took. Its reason
-// is "unavailable".
+// ErrUnreachable is wrapped by the error of a request that reached no replica. The
+// reason is "unavailable".
 var ErrUnreachable = wire.Refuse(wire.Unavailable, "replicas", "no response", "one of any replica")
 
-// call is one request on its way: it starts attempts, decides which of them
-// send, and ends with the first response that it accepts. Its fields belong to
-// the goroutine of runCall; attempts reach it through events.
+// call is the execution of one request: it starts attempts, decides which of them
+// send, and ends with the first response that it accepts. Its fields belong to the
+// goroutine of runCall; attempts send events to that goroutine.
 type call struct {
 	client     *Client
 	request    *http.Request
 	body       *body
-	repeatable bool // may be executed twice: safe or marked, with a body to send again
+	repeatable bool // safe or with an Idempotency-Key, and the body can be read again
 
 	events       chan event
 	done         chan struct{} // closed when the call has its outcome
 	tried        []*replica
 	wanted       int        // sends that have no connection yet
-	waiting      []*attempt // for a connection
-	active       []*attempt // that wait for a response
+	waiting      []*attempt // attempts without a connection
+	active       []*attempt // attempts that sent, or are sending, and have no response yet
 	probedPaused bool       // an attempt went to a replica in its pause
-	sent         bool       // an attempt without a response may have written a part of it
+	sent         bool       // an attempt that failed may have written a part of the request
 	cause        error      // returned when all attempts fail
 }
 
-// event reports that an attempt has a connection or, without conn, that it ended.
+// event reports that an attempt has a connection or, if conn is nil, that it ended.
 type event struct {
 	attempt *attempt
 	conn    *conn
@@ -49,14 +49,14 @@ type event struct {
 
 // RoundTrip sends a request to a replica of the cluster and returns its response.
 //
-// The request's URL must have scheme https and the cluster's server name. A
-// request that is safe, or carries an Idempotency-Key and a body of at most
-// 1 MiB or with GetBody, is sent again to another replica when a connection
-// breaks, and once more when its response is late. Any other request is sent
-// again only if nothing of it was written; otherwise the error is
-// [ErrMaybeExecuted]. A response that ends early is an error of its body.
+// The request's URL must have scheme https and the cluster's server name as host. A
+// request is repeatable if it is safe or carries an Idempotency-Key, and its body has
+// GetBody or at most 1 MiB. RoundTrip sends a repeatable request again to another replica
+// when a connection breaks, and once more when the response is late. It sends any other
+// request again only if no byte of it was written; otherwise it returns
+// [ErrMaybeExecuted]. Reading the body of a response that ends early returns an error.
 //
-// It blocks until there is a response, no replica is left to try, or the
+// RoundTrip blocks until there is a response, no replica is left to try, or the
 // request's context is done.
 func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body != nil {
@@ -70,7 +70,7 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	defer c.tasks.Done()
 	if newest := c.trust.Load(); !c.pool.enforces(newest.Policy().PolicyHead()) {
-		c.enforce(newest) // maintain does so soon, but the request must not use a connection before that
+		c.enforce(newest) // maintain does this too, but perhaps after this request took a connection
 	}
 	if err := c.ensureAddresses(r.Context()); err != nil {
 		return nil, err
@@ -129,8 +129,8 @@ func (k *call) runCall() (*http.Response, error) {
 	return nil, k.finalError(k.cause)
 }
 
-// raceDelay returns how long to wait for the attempts under way before another
-// one starts.
+// raceDelay returns how long to wait for the attempts in progress before the next
+// attempt starts.
 func (k *call) raceDelay() time.Duration {
 	if k.wanted > 0 {
 		return stagger
@@ -138,11 +138,11 @@ func (k *call) raceDelay() time.Duration {
 	return k.client.latencies.lateAfter()
 }
 
-// startAttempt starts an attempt at one more replica. It returns false when there is
-// none left to try.
+// startAttempt starts an attempt on the next replica. It returns false when no replica
+// is left to try.
 func (k *call) startAttempt() bool {
 	pool := k.client.pool
-	if len(k.tried) > pool.replicaCount() { // each replica once, and one of them again
+	if len(k.tried) > pool.replicaCount() { // one attempt per replica, and one more
 		return false
 	}
 	r, rank := pool.choose(k.client.currentTime(), k.tried)
@@ -157,13 +157,13 @@ func (k *call) startAttempt() bool {
 	return true
 }
 
-// admit decides whether an attempt sends on a connection that it has. Attempts
-// that are not needed after that are canceled; the dials they began complete,
-// for other calls.
+// admit decides whether an attempt sends on the connection that it got. Then it cancels
+// the attempts that are no longer needed. Their dials continue, so that other calls can
+// use the connections.
 func (k *call) admit(a *attempt, on *conn) bool {
 	switch i := slices.Index(k.waiting, a); {
-	case a.conn != nil: // it ended before a response, and the transport took another
-		if a.wrote = a.mayHaveSent(); a.wrote && !k.repeatable { // by the rules of net/http it may be
+	case a.conn != nil: // that connection ended before a response; the transport tries again on another
+		if a.wrote = a.mayHaveSent(); a.wrote && !k.repeatable { // net/http would allow the repetition
 			a.cancel(errCut)
 			return false
 		}
@@ -182,7 +182,8 @@ func (k *call) admit(a *attempt, on *conn) bool {
 	return true
 }
 
-// handleEnded handles an attempt that has a response or broke.
+// handleEnded handles an attempt that ended. It returns the call's response or error, or
+// neither if the call continues.
 func (k *call) handleEnded(a *attempt) (*http.Response, error) {
 	if i := slices.Index(k.waiting, a); i >= 0 {
 		k.waiting = slices.Delete(k.waiting, i, i+1)
@@ -217,7 +218,7 @@ func (k *call) handleEnded(a *attempt) (*http.Response, error) {
 	return a.response, nil
 }
 
-// handleBroken retries after a broken connection, or returns the call's error.
+// handleBroken retries after an attempt that failed, or returns the call's error.
 func (k *call) handleBroken(a *attempt) error {
 	left := a.mayHaveSent()
 	if ctx := k.request.Context(); ctx.Err() != nil {
@@ -237,15 +238,15 @@ func (k *call) handleBroken(a *attempt) error {
 	return nil
 }
 
-// retry sends once more, on a connection to another replica.
+// retry starts an attempt on another replica to send the request again.
 func (k *call) retry() {
 	k.client.counters.retries.Add(1)
 	k.wanted++
 	k.startAttempt()
 }
 
-// shouldTryElsewhere reports whether to send to another replica, because this
-// one, or the program behind it, responds that it is unavailable.
+// shouldTryElsewhere reports whether to send to another replica, because this replica,
+// or the program behind it, responds with status 502 or 503.
 func (k *call) shouldTryElsewhere(response *http.Response) bool {
 	if response.StatusCode != http.StatusBadGateway && response.StatusCode != http.StatusServiceUnavailable {
 		return false
@@ -253,8 +254,9 @@ func (k *call) shouldTryElsewhere(response *http.Response) bool {
 	return k.repeatable && k.client.pool.hasUntried(k.client.currentTime(), k.tried) && k.client.retries.spend()
 }
 
-// handleOverdue starts a race after a delay: it asks for a connection to another
-// replica or, if the request may be executed twice, sends it once more.
+// handleOverdue starts a race after a delay. While no connection is there to send on, it
+// starts an attempt on another replica. While a response is late, it sends a repeatable
+// request once more, within the hedge budget.
 func (k *call) handleOverdue() {
 	if k.wanted > 0 {
 		k.startAttempt()
@@ -277,15 +279,15 @@ func (k *call) handleOverdue() {
 	k.client.counters.hedges.Add(1)
 }
 
-// clearLate no longer counts an attempt as late.
+// clearLate stops counting a late attempt against its replica.
 func (k *call) clearLate(a *attempt) {
 	if a.late {
 		k.client.pool.addLate(a.replica, -1)
 	}
 }
 
-// finish cancels the attempts under way. One that was late counts as a failure
-// of its replica.
+// finish cancels the attempts in progress. A late attempt counts as a failure of its
+// replica.
 func (k *call) finish() {
 	close(k.done)
 	at := k.client.currentTime()
@@ -300,8 +302,8 @@ func (k *call) finish() {
 	k.cancelWaiting()
 }
 
-// cancelWaiting ends the attempts without a connection, as if their replicas had
-// not been tried.
+// cancelWaiting cancels the attempts without a connection and removes their replicas
+// from the tried ones.
 func (k *call) cancelWaiting() {
 	for _, a := range k.waiting {
 		a.cancel(nil)
@@ -311,15 +313,15 @@ func (k *call) cancelWaiting() {
 	k.waiting = nil
 }
 
-// recordCause keeps the error of an attempt for finalError. A refusal is kept
-// rather than a broken connection.
+// recordCause keeps the error of an attempt for finalError. A later error replaces the
+// kept one unless that is a refusal.
 func (k *call) recordCause(err error) {
 	if k.cause == nil || !isRefusal(k.cause) {
 		k.cause = err
 	}
 }
 
-// finalError is the error of the whole call.
+// finalError returns the error of the call.
 func (k *call) finalError(cause error) error {
 	for _, a := range k.active {
 		k.sent = a.mayHaveSent() || k.sent
@@ -335,7 +337,7 @@ func (k *call) finalError(cause error) error {
 	return fmt.Errorf("%w: %w", ErrUnreachable, cause)
 }
 
-// isRefusal reports whether an error is a failed check.
+// isRefusal reports whether an error comes from a failed check, an [attest.Refusal].
 func isRefusal(err error) bool {
 	var r *attest.Refusal
 	return errors.As(err, &r)

@@ -21,24 +21,24 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Errors of requests through a [Channel], and of the bodies of their responses.
+// Errors of requests through a [Channel], and of reading the bodies of their responses.
 var (
-	// ErrOutcomeUnknown is in the error of a request that may not be repeated
-	// and was cut off: it was executed once or not at all.
+	// ErrOutcomeUnknown is wrapped by the error of a request that may not be repeated
+	// and was cut off. The request was executed once or not at all.
 	ErrOutcomeUnknown = channelhttp.ErrOutcomeUnknown
-	// ErrNotExecuted is in the error of a request that no unit has executed or
-	// will execute, as the units report, each authenticated.
+	// ErrNotExecuted is wrapped by the error of a request that no unit has executed or
+	// will execute. The units report this, each authenticated.
 	ErrNotExecuted = channelhttp.ErrNotExecuted
-	// ErrTruncated is in the error of a response body that was cut short.
+	// ErrTruncated is wrapped by the read error of a response body that ends early.
 	ErrTruncated = chunk.ErrTruncated
 )
 
 // maxGatewayIdle limits the idle connections to a gateway.
 const maxGatewayIdle = 256
 
-// A gateway that is silent for gatewayPingAfter is pinged, and its connection is
-// closed when no response comes within gatewayPingTimeout. Otherwise requests would
-// wait for a gateway that is cut off.
+// The transport sends an HTTP/2 PING to a gateway that is silent for gatewayPingAfter, and
+// closes the connection when no response arrives within gatewayPingTimeout. Otherwise
+// requests would wait for a gateway that the network no longer reaches.
 const (
 	gatewayPingAfter   = time.Second
 	gatewayPingTimeout = 2 * time.Second
@@ -46,35 +46,33 @@ const (
 
 // OpenConfig selects the cluster of a channel. Trust and Gateway are required.
 type OpenConfig struct {
-	// Trust is that of [FetchTrust], and with it the pin: a task that is
-	// followed, or one release. The channel renews it by itself.
+	// Trust comes from [FetchTrust] and includes the pin: all releases of a task, one
+	// release, or a group. The channel renews it by itself.
 	Trust *Trust
-	// Role is the role of the group for the session, where Trust is of a group:
-	// only units of that role can read it. [Whole] opens a session with the whole
-	// group.
+	// Role is required with the trust of a group, and empty otherwise: only units of
+	// this role can read the session. With [Whole] every unit of the group can.
 	Role string
 	// Gateway is the URL of a gateway to the units, http or https, or several
-	// URLs separated by commas. One is used as long as it responds. Gateways are
-	// untrusted.
+	// URLs separated by commas. The channel uses one of them as long as it responds.
+	// Gateways are untrusted.
 	Gateway string
-	// CA has the roots of the gateways' certificates, which serve availability
-	// only. Nil means the system's.
+	// CA contains the roots for the gateways' certificates. These certificates protect
+	// availability only. Nil means the system's roots.
 	CA *x509.CertPool
-	// FreshEvidence makes the unit that opens a session prove, by new evidence,
+	// FreshEvidence requires that the unit that opens a session proves, by new evidence,
 	// that it holds the session's secret.
 	FreshEvidence bool
 	// Receipts requests a receipt for each response: see [WithRecord].
 	Receipts bool
-	// NotAfter is how long after its sending a unit may begin to execute a
-	// request, 2 minutes at most. 0 means 30 seconds. The unit's clock decides,
-	// which may differ from this machine's by 5 minutes.
+	// NotAfter limits the time from the sending of a request until a unit may begin to
+	// execute it. It is at most 2 minutes; 0 means 30 seconds. The unit decides by its
+	// own clock, which may differ from this machine's clock by 5 minutes.
 	NotAfter time.Duration
 }
 
 // Channel is a trusted channel to a whole cluster: an [http.RoundTripper] whose
-// requests are served by any unit of the pinned identity, encrypted end to end.
-// It renews its session by itself. It is safe for concurrent use and is closed by
-// its owner.
+// requests any unit of the pinned identity can serve, encrypted end to end. It renews
+// its session by itself. It is safe for concurrent use. The caller of [Open] closes it.
 type Channel struct {
 	transport *channelhttp.Transport
 	gateways  gateways
@@ -85,9 +83,9 @@ type Channel struct {
 	tasks sync.WaitGroup
 }
 
-// Open opens a session with one unit, which it checks. It blocks until then, or
-// until ctx is done. The error is an [attest.Refusal] when a check fails,
-// and [ErrUnreachable] when no unit responds.
+// Open opens a session with one unit after it has checked that unit. It blocks until
+// the session is open or ctx is done. The error is an [attest.Refusal] when a check
+// fails, and [ErrUnreachable] when no unit responds.
 func Open(ctx context.Context, config OpenConfig) (*Channel, error) {
 	if config.Role != "" || config.Trust != nil && config.Trust.config.Group != "" {
 		return nil, wire.Refuse(wire.WrongGroup, "channel: trust", "of a group", "OpenGroup")
@@ -101,7 +99,7 @@ func openChannel(ctx context.Context, config OpenConfig) (*Channel, error) {
 		return nil, err
 	}
 	c := &Channel{gateways: gateways{inner: newGateway(config.CA), all: all}, evidence: config.FreshEvidence}
-	c.trust.waits = true // heads may follow one another within a second, as parties approve
+	c.trust.waits = true // several heads may arrive within a second, while parties approve
 	c.gateways.startRandom()
 	c.trust.attach(config.Trust, minRefresh, &c.gateways)
 	c.transport, err = channelhttp.NewTransport(channelhttp.TransportConfig{
@@ -122,7 +120,7 @@ func openChannel(ctx context.Context, config OpenConfig) (*Channel, error) {
 	return c, nil
 }
 
-// validate returns every fault of the configuration, or the gateways' URLs.
+// validate returns the gateways' URLs, or all faults of the configuration, joined.
 func (o OpenConfig) validate() ([]*url.URL, error) {
 	var faults []error
 	if o.Trust == nil {
@@ -142,7 +140,7 @@ func (o OpenConfig) sessionOptions() (w channel.SessionOptions) {
 	return w
 }
 
-// basePin returns the pin of sessions under t.
+// basePin returns the pin of sessions under t, without a role.
 func (t *Trust) basePin() unitauth.Pin {
 	p := unitauth.Pin{Genesis: t.config.Genesis, ID: t.config.ID, Task: t.config.Task, Group: t.config.Group}
 	if p.Task+p.Group == "" {
@@ -151,8 +149,8 @@ func (t *Trust) basePin() unitauth.Pin {
 	return p
 }
 
-// newGateway makes the transport to the gateways. Over HTTP/2 all requests of a
-// channel share one connection, or two when very many are under way.
+// newGateway makes the transport to the gateways. Over HTTP/2 all requests of a channel
+// share one connection, or two when very many requests are in progress.
 func newGateway(ca *x509.CertPool) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -167,8 +165,8 @@ func newGateway(ca *x509.CertPool) *http.Transport {
 	}
 }
 
-// maintain renews trust until ctx is done. The known trust stays when the
-// authority does not respond.
+// maintain renews trust every minute until ctx is done. While the authority does not
+// respond, the known trust stays in use.
 func (c *Channel) maintain(ctx context.Context) {
 	ticker := time.NewTicker(defaultRefresh)
 	defer ticker.Stop()
@@ -188,13 +186,14 @@ type trustSource struct{ c *Channel }
 // Trust returns the newest trust.
 func (t trustSource) Trust() unitauth.Trust { return t.c.channelTrust(t.c.trust.Load()) }
 
-// Renew fetches trust again, at most once a second; it waits until it may.
+// Renew fetches trust again, at most once a second; it blocks until the next fetch is due.
 func (t trustSource) Renew(ctx context.Context) unitauth.Trust {
 	newer, _ := t.c.trust.renew(ctx, t.c.trust.Load())
 	return t.c.channelTrust(newer)
 }
 
-// channelTrust returns t as the channel checks responses under it.
+// channelTrust returns the trust under which the channel's sessions check units: that of
+// t, and the verifier if fresh evidence is required.
 func (c *Channel) channelTrust(t *Trust) unitauth.Trust {
 	verified := t.channelTrust()
 	if c.evidence {
@@ -203,21 +202,21 @@ func (c *Channel) channelTrust(t *Trust) unitauth.Trust {
 	return verified
 }
 
-// RoundTrip sends a request through the channel and returns the response of a
-// unit of this cluster, unchanged and for this request. The host in its URL is
-// for the unit's handler only.
+// RoundTrip sends a request through the channel. It returns the response of a unit of
+// this cluster to exactly this request, unchanged. Only the unit's handler uses the host
+// in the request's URL.
 //
-// A request that is safe or carries an Idempotency-Key is sent again when an
-// attempt has no response. Units do not share the keys they have seen, so their
-// handler must. Any other request is executed at most once; when it is cut off the
-// error is [ErrOutcomeUnknown]. A response that ends early is an [ErrTruncated] of
-// its body.
+// RoundTrip sends a request that is safe or carries an Idempotency-Key again when an
+// attempt ends without a response. Units do not share the idempotency keys they have
+// seen; their handlers have to. Any other request is executed at most once; when it is
+// cut off, the error is [ErrOutcomeUnknown]. Reading the body of a response that ends
+// early returns [ErrTruncated].
 func (c *Channel) RoundTrip(r *http.Request) (*http.Response, error) {
 	response, err := c.transport.RoundTrip(r)
 	return response, wrapChannelError(err)
 }
 
-// wrapChannelError adds the errors of this package to those of package channel.
+// wrapChannelError wraps errors of the internal channel packages in those of this package.
 func wrapChannelError(err error) error {
 	switch {
 	case errors.Is(err, channel.ErrClosed):
@@ -231,13 +230,13 @@ func wrapChannelError(err error) error {
 // Session describes a channel's session.
 type Session struct {
 	ID       wire.SessionID
-	Unit     identity.Peer // the one that opened it
+	Unit     identity.Peer // the unit that opened the session
 	Expires  time.Time
-	Evidence attest.Result // appraised; with FreshEvidence only
+	Evidence attest.Result // of Unit; with FreshEvidence only
 }
 
-// Session returns the session that requests use now. It opens one if there is
-// none, and blocks until then, or until ctx is done.
+// Session returns the session that requests use now. If none is open, it opens one, and
+// blocks until the session is open or ctx is done.
 func (c *Channel) Session(ctx context.Context) (Session, error) {
 	s, err := c.transport.Session(ctx)
 	if err != nil {
@@ -252,13 +251,12 @@ func (c *Channel) Opens() uint64 { return c.transport.Opens() }
 // Trust returns the newest trust. Store its [Trust.State] for [TrustConfig.State].
 func (c *Channel) Trust() *Trust { return c.trust.Load() }
 
-// Closed reports at which units a session was closed, each authenticated, and
-// until when other units may hold it.
+// Closed lists the units that confirmed, each authenticated, that a session is closed,
+// and the time until which other units may hold it.
 type Closed = channelhttp.Closed
 
-// Close ends the session at all known units, as far as ctx allows, erases its
-// secret, and waits for the goroutines of the channel. Later requests fail with
-// [ErrClosed].
+// Close closes the session at all known units, as far as ctx allows, erases its secret,
+// and waits for the goroutines of the channel. Later requests fail with [ErrClosed].
 func (c *Channel) Close(ctx context.Context) Closed {
 	closed := c.transport.Close(ctx)
 	c.stop()
@@ -268,22 +266,21 @@ func (c *Channel) Close(ctx context.Context) Closed {
 	return closed
 }
 
-// Record is the offline proof of which unit sent a response.
+// Record proves offline which unit sent a response.
 type Record = unitauth.Record
 
 // Receipt is the content of a verified receipt. Only [VerifyReceipt] makes one.
 type Receipt = unitauth.Receipt
 
-// WithRecord requests a receipt for a request through a [Channel]. The record is
-// filled in when the response body was read to its end; a body without the receipt
-// of the unit that sent it ends in an error.
+// WithRecord requests a receipt for a request through a [Channel]. r is complete once
+// the response body was read to its end. A body that arrives without the receipt of its
+// unit ends with an error.
 func WithRecord(ctx context.Context, r *Record) context.Context {
 	return channelhttp.WithRecord(ctx, r)
 }
 
-// VerifyReceipt verifies a record, without a network, for the time of the
-// response. It refuses a changed request, response or unit, and a unit outside the
-// pin of t.
+// VerifyReceipt verifies a record without network access, at the time of the response.
+// It refuses a changed request, response or unit, and a unit outside the pin of t.
 func VerifyReceipt(r Record, t *Trust, at time.Time) (Receipt, error) {
 	return unitauth.VerifyReceipt(r, t.channelTrust(), unitauth.ReceiptExpect{Pin: t.basePin(), At: at})
 }

@@ -2,20 +2,19 @@
 // one value, the genesis digest of a policy history, and reaches any replica
 // whose code the owners of that policy approved.
 //
-// [FetchTrust] makes [Trust] of a pin: it replays the owners' signatures,
-// appraises the authority's own evidence, and returns the identity roots, as
-// objects and as PEM for other TLS clients. [New] makes a [Client] of Trust and
-// addresses. It is an [http.RoundTripper]: it spreads requests over the
-// replicas, races connections, backs off from replicas that fail, retries what
-// may be sent again, and hedges late responses within a budget. [Verify] reports
-// which code serves an address. [Open] makes a [Channel]: a session with the
-// whole cluster, encrypted end to end, through any gateway.
+// [FetchTrust] turns a pin into [Trust]: it verifies the owners' signatures on every
+// step of the policy history, appraises the authority's own evidence, and returns the
+// identity roots, as objects and as PEM for other TLS clients. [New] makes a [Client]
+// from Trust and addresses. A Client is an [http.RoundTripper]: it spreads requests over
+// the replicas, races connections, backs off from replicas that fail, repeats requests
+// that may be sent again, and hedges late responses within a budget. [Verify] reports
+// which code serves an address. [Open] opens a [Channel]: a session with the whole
+// cluster, encrypted end to end, through any gateway.
 //
-// Every handshake ends in [identity.Check] against the newest policy, before a
-// byte of a request is written. Addresses, resolvers, proxies and the
-// authority's operator are untrusted. The package refuses code that policy does
-// not name, roots that policy does not name, and policy older than any it has
-// seen. No option turns a check off.
+// Every handshake ends with [identity.Check] against the newest policy, before the client
+// writes a byte of a request. Addresses, resolvers, proxies and the authority's operator
+// are untrusted. The package refuses code and roots that the policy does not name, and any
+// policy older than the newest it has seen. No option turns a check off.
 //
 // Files, each using those before it: pace.go, gateways.go, body.go, state.go,
 // tls_other.go, gatewaydial.go, dynamic.go, tls.go, pool.go, refresh.go, trust.go,
@@ -37,43 +36,43 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ErrClosed is in the error of requests to a closed client.
+// ErrClosed is wrapped by the error of a request on a closed [Client] or [Channel].
 var ErrClosed = errors.New("client closed")
 
 const (
-	maintainInterval = 10 * time.Second // between two lookups of addresses and sweeps of connections
-	minRefresh       = time.Second      // between two fetches of trust after refused handshakes
+	maintainInterval = 10 * time.Second // between two rounds of address lookup and connection sweep
+	minRefresh       = time.Second      // least time between two fetches of trust after refused handshakes
 	defaultRefresh   = time.Minute
 )
 
-// Resolver looks up the addresses of a name. [net.Resolver] is one.
+// Resolver looks up the addresses of a host name. [net.Resolver] implements it.
 type Resolver interface {
 	LookupHost(ctx context.Context, host string) (addresses []string, err error)
 }
 
 // Config selects the cluster of a client. Trust is required; the other fields
-// affect only how the cluster is reached.
+// affect only how the client reaches the cluster.
 type Config struct {
-	// Trust is that of [FetchTrust]. The client renews it by itself.
+	// Trust comes from [FetchTrust]. The client renews it by itself.
 	Trust *Trust
-	// ServerName is a DNS name of the task in the policy, and the host of every
-	// request's URL. Empty means the task's first.
+	// ServerName is one of the task's DNS names in the policy, and the host of every
+	// request's URL. Empty means the first of these names.
 	ServerName string
-	// Addresses are "host:port". A name stands for all its addresses. Without
-	// any, the server name with port 443 is used.
+	// Addresses are the replicas, each as "host:port". A host name means all the
+	// addresses it resolves to. Empty means the server name with port 443.
 	Addresses []string
-	// Resolver looks up names in Addresses. Nil means the system's.
+	// Resolver looks up the host names in Addresses. Nil means [net.DefaultResolver].
 	Resolver Resolver
-	// Dial opens connections. Nil means the system's TCP.
+	// Dial opens connections. Nil means TCP by a zero [net.Dialer].
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Refresh is the maximum age of trust; then the client fetches it again, with
-	// fresh evidence of the authority. 0 means one minute. Code that owners
-	// withdraw is refused earlier: the client watches the policy history.
+	// Refresh is the maximum age of trust; older trust is fetched again, with fresh
+	// evidence of the authority. 0 means one minute. The client refuses code that the
+	// owners withdraw before that, because it watches the policy history.
 	Refresh time.Duration
 }
 
-// Client sends requests to the replicas of one cluster. It is safe for
-// concurrent use and is closed by its owner.
+// Client sends requests to the replicas of one cluster. It is safe for concurrent
+// use. The caller of [New] closes it.
 type Client struct {
 	config Config
 	pool   *pool
@@ -88,7 +87,7 @@ type Client struct {
 
 	lifetime context.Context // canceled by Close
 	stop     context.CancelFunc
-	tasks    sync.WaitGroup // calls and goroutines under way
+	tasks    sync.WaitGroup // calls and goroutines in progress
 	closing  sync.Mutex     // guards closed, and keeps tasks from starting while Close waits
 	closed   bool
 }
@@ -113,7 +112,7 @@ func New(config Config) (*Client, error) {
 	return c, nil
 }
 
-// complete fills in defaults and returns every fault of the other fields.
+// complete fills in defaults and returns all faults of the configuration, joined.
 func (c *Config) complete() error {
 	if c.Trust == nil {
 		return wire.Refuse(wire.BadRequest, "client: trust", "no trust", "a Trust of FetchTrust")
@@ -151,8 +150,8 @@ func (c *Client) currentTime() time.Time { return c.config.Trust.config.Clock() 
 // Trust returns the newest trust. Store its [Trust.State] for [TrustConfig.State].
 func (c *Client) Trust() *Trust { return c.trust.Load() }
 
-// Close ends all connections and waits for what the client started. Requests
-// under way fail with [ErrClosed].
+// Close ends all connections and waits for the client's goroutines. Requests in
+// progress fail with [ErrClosed].
 func (c *Client) Close() {
 	c.closing.Lock()
 	c.closed = true
@@ -163,7 +162,8 @@ func (c *Client) Close() {
 	c.trust.release()
 }
 
-// beginTask makes Close wait for one more task, or fails once the client is closed.
+// beginTask makes Close wait for one more task; the caller then calls c.tasks.Done.
+// It fails after Close.
 func (c *Client) beginTask() error {
 	c.closing.Lock()
 	defer c.closing.Unlock()
@@ -195,14 +195,14 @@ func (c *Client) maintain() {
 		if known := c.trust.Load(); c.currentTime().Sub(known.fetchedAt) >= c.config.Refresh {
 			c.renewTrust(c.lifetime, known)
 		}
-		// The known addresses stay when a lookup fails.
+		// When a lookup fails, the client keeps the known addresses.
 		_ = c.resolve(c.lifetime)
 		c.pool.sweep(c.currentTime())
 	}
 }
 
-// renewTrust returns trust newer than old, if there is any, and checks the open
-// connections under it.
+// renewTrust fetches trust newer than old and checks the open connections under it. It
+// returns the newest known trust, which is old if there is no newer.
 func (c *Client) renewTrust(ctx context.Context, old *Trust) *Trust {
 	newer, err := c.trust.renew(ctx, old)
 	if err != nil {
@@ -214,8 +214,8 @@ func (c *Client) renewTrust(ctx context.Context, old *Trust) *Trust {
 	return newer
 }
 
-// enforce checks every connection under trust. One that it refuses ends at once,
-// with the request on it; the others stay open.
+// enforce checks every connection under t. A connection that fails the check ends at
+// once, with the request on it; the others stay open.
 func (c *Client) enforce(t *Trust) {
 	c.pool.enforce(t.Policy().PolicyHead(), c.currentTime(), func(opened *conn) error {
 		_, err := identity.Check(opened.peer.PeerCertificates, t.root, t.expect(c.currentTime()))
@@ -223,7 +223,7 @@ func (c *Client) enforce(t *Trust) {
 	})
 }
 
-// ensureAddresses looks up the addresses unless some are known.
+// ensureAddresses looks up the addresses unless the pool has replicas already.
 func (c *Client) ensureAddresses(ctx context.Context) error {
 	if c.pool.replicaCount() > 0 {
 		return nil
@@ -239,7 +239,8 @@ func (c *Client) ensureAddresses(ctx context.Context) error {
 	return nil
 }
 
-// resolve looks up all addresses. On an error those known before stay.
+// resolve looks up all addresses and replaces the known ones. On an error the known
+// addresses stay.
 func (c *Client) resolve(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -256,7 +257,7 @@ func (c *Client) resolve(ctx context.Context) error {
 	return nil
 }
 
-// lookUpAddress returns the addresses of a "host:port".
+// lookUpAddress resolves the host of a "host:port".
 func (c *Client) lookUpAddress(ctx context.Context, address string) ([]string, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {

@@ -14,30 +14,30 @@ import (
 	"github.com/cohort-tee/cohort/identity"
 )
 
-// errCut is the read error of a connection that ends without a TLS close: the
-// peer died, or the network cut its response short.
+// errCut is the read error of a connection that ends without a TLS close_notify: the
+// peer crashed, or the network cut the response short.
 var errCut = errors.New("connection cut without a TLS close")
 
-// errNotNeeded is the error of a dial whose attempt got another connection.
+// errNotNeeded is the error of a dial whose attempt already got a different connection.
 var errNotNeeded = errors.New("connection no longer needed")
 
-// conn is one connection, below TLS, to a replica whose identity was checked.
-// It counts what is handed to the network, and it makes an end that the peer
-// did not authenticate an error, so that no response is short unnoticed. It
+// conn is the TCP connection below TLS to a replica whose identity was checked. It
+// counts the writes to the network. It returns an error when the connection ends without
+// the peer's authenticated close, so that a truncated response is always detected. It
 // carries one request at a time.
 type conn struct {
 	net.Conn
 	pool    *pool
 	replica *replica
-	secured *tls.Conn // on top of this
+	secured *tls.Conn // the TLS connection over this one
 	peer    tls.ConnectionState
-	retire  time.Time // no request uses it again after this
+	retire  time.Time // from this time on, no further request uses it
 
 	writes  atomic.Int64
 	stopped atomic.Bool
-	user    atomic.Pointer[attempt] // changed under pool.mu: nil while it is idle
+	user    atomic.Pointer[attempt] // changed under pool.mu: nil while the connection is idle
 
-	head attest.Digest // guarded by pool.mu: of the policy under which the peer was checked
+	head attest.Digest // guarded by pool.mu: head of the policy under which the peer was checked
 }
 
 func (c *conn) Write(b []byte) (int, error) {
@@ -45,7 +45,7 @@ func (c *conn) Write(b []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	c.writes.Add(1)
-	if c.stopped.Load() { // since the check above: this write may be counted already
+	if c.stopped.Load() { // stopped since the check above: wroteSince may have counted this write
 		return 0, net.ErrClosed
 	}
 	n, err := c.Conn.Write(b)
@@ -66,10 +66,10 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// failWith ends the attempt on a connection that broke. Otherwise the transport
-// could send the request again on its own, to the same replica.
+// failWith ends the attempt on a broken connection. Otherwise the transport could repeat
+// the request by itself, on the same replica.
 func (c *conn) failWith(err error) {
-	c.stopped.Store(true) // a TLS close is not a part of a request
+	c.stopped.Store(true) // so that a later TLS close_notify is not counted as part of a request
 	if a := c.user.Load(); a != nil {
 		a.cancel(err)
 	}
@@ -80,37 +80,37 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// wroteSince stops all further writes and reports whether there was one since
-// the count was mark. The order of the two makes "no" final.
+// wroteSince stops all further writes, then reports whether there was a write since the
+// count was mark. Because writes stop first, a false result stays true.
 func (c *conn) wroteSince(mark int64) bool {
 	c.stopped.Store(true)
 	return c.writes.Load() != mark
 }
 
-// reject makes a connection useless without writing to it. The transport then
-// takes another one for the request.
+// reject closes a connection without writing to it. The transport then chooses a
+// different connection for the request.
 func (c *conn) reject() {
 	c.stopped.Store(true)
 	c.Conn.Close()
 }
 
-// newTransport makes the transport of a replica. Its connections are the ones
-// that dial returns, whatever the address.
+// newTransport makes the transport of a replica. dialReplica opens all its connections,
+// whatever the address in the request's URL.
 func (c *Client) newTransport(r *replica) *http.Transport {
 	return &http.Transport{
 		DialTLSContext:      func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dialReplica(ctx, r) },
 		MaxIdleConnsPerHost: maxIdle,
 		IdleConnTimeout:     idleTimeout,
-		// Asking for gzip would hide the length of a response.
+		// A gzip response has no known length once it is decompressed; readWhole needs one.
 		DisableCompression: true,
 	}
 }
 
-// dialReplica connects to a replica and checks its identity, on behalf of the attempt
-// in ctx. At most maxDials run at a time: a replica that is catching up on
-// handshakes serves no requests. An attempt that has waited dialWait dials
-// anyway, so that stuck dials cannot block it; one that got another connection
-// does not.
+// dialReplica connects to a replica for the attempt in ctx, and checks the replica's
+// identity. At most maxDials run per replica at a time: a replica that is catching up on
+// handshakes serves no requests. After dialWait an attempt dials anyway, so that stuck
+// dials cannot block it. An attempt that got a different connection meanwhile does not
+// dial.
 func (c *Client) dialReplica(ctx context.Context, r *replica) (net.Conn, error) {
 	if err := c.beginTask(); err != nil {
 		return nil, err
@@ -135,8 +135,8 @@ func (c *Client) dialReplica(ctx context.Context, r *replica) (net.Conn, error) 
 	return opened.secured, nil
 }
 
-// connect dials under the newest trust. A refusal makes the client fetch trust
-// again, because policy may have changed; if it has, connect dials once more.
+// connect dials a replica and checks it under the newest trust. After a refusal it fetches
+// trust again, because the policy may have changed, and dials once more if it has.
 func (c *Client) connect(r *replica) (*conn, error) {
 	ctx, cancel := context.WithTimeout(c.lifetime, dialTimeout)
 	defer cancel()
@@ -188,7 +188,8 @@ func (c *Client) connectUnder(ctx context.Context, trust *Trust, r *replica) (*c
 	return opened, nil
 }
 
-// tlsConfig completes a handshake only with a replica that trust names.
+// tlsConfig returns a TLS configuration whose handshake succeeds only with a unit of an
+// identity that trust pins.
 func (c *Client) tlsConfig(trust *Trust) *tls.Config {
 	expect := func() identity.Expect { return trust.expect(c.currentTime()) }
 	config := identity.ClientTLS(c.config.ServerName, trust.AuthorityRoot, expect)

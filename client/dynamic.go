@@ -2,10 +2,10 @@ package client
 
 import "slices"
 
-// Dynamic lists the releases behind an identity that may load code which is not
-// measured (policy key "dynamic"), as "TASK release RELEASE", in order; of a group
-// those of every member. Only their program's file was measured, which implies
-// nothing about the code it runs.
+// Dynamic returns the releases of an identity that may load unmeasured code (policy key
+// "dynamic"), as "TASK release RELEASE", sorted. For a group it covers the releases of all
+// members. Only the file of such a program is measured; the measurement proves nothing
+// about the code that the program loads.
 func (t *Trust) Dynamic(i Identity) []string {
 	doc, dynamic := t.Policy().Document(), []string{}
 	add := func(task, release string) {

@@ -17,8 +17,8 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// authorityTimeout bounds the requests to one replica of the authority, so that one
-// that hangs does not keep the client from the next.
+// authorityTimeout limits the time for one replica of the authority, so that a replica
+// that hangs does not keep the client from the next replica.
 const authorityTimeout = 10 * time.Second
 
 // trustFetch fetches trust from one replica of the authority. It is used once.
@@ -26,7 +26,7 @@ type trustFetch struct {
 	config *TrustConfig
 	state  State // the newest history, replayed
 	peer   *history.Peer
-	// challenge is that of an authority on a TPM.
+	// challenge is the credential challenge for an authority whose evidence needs one: a TPM.
 	challenge attest.Challenge
 }
 
@@ -44,8 +44,8 @@ func fetchTrust(ctx context.Context, config *TrustConfig, state State) (*Trust, 
 	return nil, errors.Join(faults...)
 }
 
-// fetchFrom fetches trust from one replica. If it is behind, fetchFrom pushes the
-// known history to it and tries once more.
+// fetchFrom fetches trust from one replica. If the replica is behind, fetchFrom pushes
+// the known history to it and tries once more.
 func fetchFrom(ctx context.Context, config *TrustConfig, state State, address string) (*Trust, error) {
 	ctx, cancel := context.WithTimeout(ctx, authorityTimeout)
 	defer cancel()
@@ -65,12 +65,13 @@ func fetchFrom(ctx context.Context, config *TrustConfig, state State, address st
 	return f.trust(ctx)
 }
 
-// currentPolicy returns the policy for checking the authority's certificate.
+// currentPolicy returns the policy and the time for checking the authority's certificate.
 func (f *trustFetch) currentPolicy(*x509.Certificate) (policy.Approved, time.Time, error) {
 	return f.state.Policy(), f.config.Clock(), nil
 }
 
-// trust fetches the history, then the trust that the history makes verifiable.
+// trust fetches the history, then trust, and verifies trust under the newest policy of the
+// history.
 func (f *trustFetch) trust(ctx context.Context) (*Trust, error) {
 	if err := f.followHistory(ctx); err != nil {
 		return nil, err
@@ -106,7 +107,7 @@ func (f *trustFetch) trust(ctx context.Context) (*Trust, error) {
 	return f.verifyTrust(query, unverified, pinned)
 }
 
-// requestTrust sends one request for trust, with a new nonce.
+// requestTrust sends one request for trust with a new nonce, which it stores in query.
 func (f *trustFetch) requestTrust(ctx context.Context, query *api.TrustQuery) (unverified trustResponse, err error) {
 	rand.Read(query.Nonce[:])
 	if unverified.TrustResponse, err = f.peer.Authority.Trust(ctx, *query); err != nil {
@@ -118,7 +119,7 @@ func (f *trustFetch) requestTrust(ctx context.Context, query *api.TrustQuery) (u
 	return unverified, err
 }
 
-// trustResponse is a response of the authority with its evidence decoded.
+// trustResponse is a response of the authority with decoded evidence.
 type trustResponse struct {
 	api.TrustResponse
 	Evidence attest.Evidence
@@ -133,7 +134,8 @@ func (f *trustFetch) followHistory(ctx context.Context) error {
 	return err
 }
 
-// pushHistory sends the known history to an authority that is behind.
+// pushHistory sends the known history to an authority that is behind. It returns cause
+// if no history is known.
 func (f *trustFetch) pushHistory(ctx context.Context, cause error) error {
 	if !f.state.Policy().Genuine() {
 		return cause
@@ -144,14 +146,14 @@ func (f *trustFetch) pushHistory(ctx context.Context, cause error) error {
 	return nil
 }
 
-// verifyTrust verifies a response and returns its trust.
+// verifyTrust verifies a response of the authority and makes Trust of it.
 func (f *trustFetch) verifyTrust(query api.TrustQuery, unverified trustResponse, pinned []Identity) (*Trust, error) {
 	t := &Trust{config: f.config, state: f.state, fetchedAt: f.config.Clock()}
 	var err error
 	if t.root, err = parseCertificate(unverified.Authority); err != nil {
 		return nil, fmt.Errorf("reading the authority root: %w", err)
 	}
-	// Policy may have changed since the history was fetched.
+	// The authority's policy may have changed since the history was fetched.
 	if got, want := unverified.History.Head, f.state.Policy().PolicyHead(); got != want {
 		return nil, wire.Refuse(wire.Behind, "trust: policy head", got, want)
 	}
@@ -168,8 +170,8 @@ func (f *trustFetch) verifyTrust(query api.TrustQuery, unverified trustResponse,
 	return t, nil
 }
 
-// appraise checks that the authority is code named by policy, in a TEE accepted by
-// policy, and that its evidence is new.
+// appraise appraises the authority's evidence: the policy names the authority's code and
+// accepts its TEE, and the evidence is for this query's nonce.
 func (f *trustFetch) appraise(query api.TrustQuery, evidence attest.Evidence) (attest.Result, error) {
 	root, head := f.state.Policy().Document().Authority.Root, f.state.Policy().PolicyHead()
 	result, err := f.config.Verifier.Appraise(attest.Question{
@@ -185,7 +187,7 @@ func (f *trustFetch) appraise(query api.TrustQuery, evidence attest.Evidence) (a
 	return result, f.state.Policy().AdmitAuthority(result)
 }
 
-// findIdentity returns one identity of a response with its roots.
+// findIdentity returns an identity with its roots from a response, after checking them.
 func (f *trustFetch) findIdentity(unverified []api.TrustIdentity, want Identity, authority *x509.Certificate) (Identity, error) {
 	for _, u := range unverified {
 		if u.ID != want.ID {

@@ -10,30 +10,30 @@ import (
 
 // Limits of the connections to a gateway.
 const (
-	maxGatewayDials = 4 // handshakes at once
+	maxGatewayDials = 4 // concurrent handshakes
 	sharedDelay     = time.Second
 )
 
-// gatewayDialer makes connections to the gateways. net/http dials for every request
-// that finds no connection, though all requests share the first HTTP/2 connection.
-// After a short outage of the gateway each waiting request would make a handshake,
-// and every handshake would delay the others. So the dialer makes a few at a time,
-// and dials that still wait when an HTTP/2 connection is made are not made.
+// gatewayDialer opens connections to the gateways. net/http dials for every request
+// that finds no connection, although all requests share the first HTTP/2 connection.
+// After a short outage of the gateway every waiting request would do a handshake, and
+// the handshakes would delay each other. So the dialer runs a few handshakes at a time,
+// and drops the dials that still wait when an HTTP/2 connection opens.
 type gatewayDialer struct {
 	config *tls.Config
 
 	mu     sync.Mutex
-	routes map[string]*gatewayRoute // guarded by mu: by address
+	routes map[string]*gatewayRoute // guarded by mu: key is the address
 }
 
 // gatewayRoute limits the dials to one address.
 type gatewayRoute struct {
 	slots  chan struct{}
-	shared chan struct{} // guarded by gatewayDialer.mu: closed with the next connection of HTTP/2
+	shared chan struct{} // guarded by gatewayDialer.mu: closed when the next HTTP/2 connection opens
 }
 
-// route returns the limits of an address, and a channel that is closed with its next
-// shared connection.
+// route returns the limits of an address, and a channel that is closed when the next
+// HTTP/2 connection to it opens.
 func (d *gatewayDialer) route(address string) (g *gatewayRoute, shared <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -51,7 +51,7 @@ func (d *gatewayDialer) dialGateway(ctx context.Context, network, address string
 	case g.slots <- struct{}{}:
 		defer func() { <-g.slots }()
 	case <-shared:
-		select { // meanwhile net/http passes the shared connection to the request, and then ignores the error
+		select { // net/http needs a moment to put the request on the shared connection; then it ignores the error
 		case <-time.After(sharedDelay):
 		case <-ctx.Done():
 		}

@@ -11,12 +11,12 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// gateways carry the outer requests of a channel. One of them is used as long as it
-// responds. They are untrusted: which one is used affects only whether a response
-// comes. The zero value has none.
+// gateways forward the outer requests of a channel. All requests use one gateway as long
+// as it responds. Gateways are untrusted: the choice affects only availability. The zero
+// value has no gateway.
 type gateways struct {
 	inner   *http.Transport
-	all     []*url.URL // they differ in scheme and host only
+	all     []*url.URL // differ in scheme and host only
 	current atomic.Uint32
 }
 
@@ -34,23 +34,24 @@ func parseGateways(list string) (all []*url.URL, err error) {
 	return all, nil
 }
 
-// startRandom selects the first gateway at random, so that clients spread over them.
+// startRandom selects the first gateway at random, to spread the clients over the gateways.
 func (g *gateways) startRandom() { g.current.Store(rand.Uint32N(uint32(len(g.all)))) }
 
-// close closes the connections. An HTTP/2 connection becomes idle shortly after its
-// last request, a poll of the history, was canceled; so close tries again later.
+// close closes the connections. The poll of the history was canceled just before, and
+// its HTTP/2 connection becomes idle shortly after that; so close tries again a second
+// later.
 func (g *gateways) close() {
 	g.inner.CloseIdleConnections()
 	time.AfterFunc(time.Second, g.inner.CloseIdleConnections)
 }
 
-// RoundTrip sends a request to the gateway in use. Without a response, or when no unit
-// is reached, later requests go to the next gateway.
+// RoundTrip sends a request to the gateway in use. When the gateway does not respond or
+// reaches no unit (status 502 or 503), later requests go to the next gateway.
 func (g *gateways) RoundTrip(r *http.Request) (*http.Response, error) {
 	n := g.current.Load()
 	at := g.all[int(n)%len(g.all)]
 	if r.URL.Scheme != at.Scheme || r.URL.Host != at.Host {
-		out, to := *r, *r.URL // a RoundTripper does not modify them
+		out, to := *r, *r.URL // copies: a RoundTripper must not modify the request
 		to.Scheme, to.Host = at.Scheme, at.Host
 		out.URL, out.Host = &to, at.Host
 		r = &out

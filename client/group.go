@@ -12,13 +12,13 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Whole is the Role of [OpenConfig] for a session that every unit of the group
-// can read.
+// Whole, as the Role in [OpenConfig], selects a session that every unit of the group can
+// read.
 const Whole = "*"
 
-// OpenGroup opens a session with one role of a group, or with the whole group
-// ([Whole]). Trust is that of a group. It blocks and fails as [Open] does, and
-// refuses with "role" a role that the group does not have.
+// OpenGroup opens a session with one role of a group, or with the whole group ([Whole]).
+// Trust must be for a group. OpenGroup blocks and fails as [Open] does, and refuses a
+// role that the group does not have with the reason "role".
 func OpenGroup(ctx context.Context, config OpenConfig) (*Channel, error) {
 	if config.Trust == nil || config.Trust.config.Group == "" {
 		return nil, wire.Refuse(wire.WrongGroup, "channel: trust", "not of a group", "that of FetchTrust for a group")
@@ -30,7 +30,7 @@ func OpenGroup(ctx context.Context, config OpenConfig) (*Channel, error) {
 	return openChannel(ctx, config)
 }
 
-// sessionPin returns the pin of sessions.
+// sessionPin returns the pin of the channel's sessions, with the role.
 func (o OpenConfig) sessionPin() unitauth.Pin {
 	p := o.Trust.basePin()
 	if o.Role != Whole {
@@ -39,7 +39,7 @@ func (o OpenConfig) sessionPin() unitauth.Pin {
 	return p
 }
 
-// String returns the name of the identity's release or group.
+// String returns "task TASK release RELEASE" or "group GROUP".
 func (i Identity) String() string {
 	if i.Group != "" {
 		return "group " + i.Group
@@ -47,10 +47,10 @@ func (i Identity) String() string {
 	return "task " + i.Task + " release " + i.Release
 }
 
-// pinnedGroup returns the identity that the group's parties approve, the pinned party
-// among them, and the predecessors that they still approve. With an ID it returns
-// exactly that identity. The parties approve the root of each, so that the
-// authority's word is never enough.
+// pinnedGroup returns the group identity that the parties approve, the trusted party of
+// PartyKeys among them, and the predecessors that they still approve. With an ID it
+// returns exactly that identity. The parties also approve the root of each identity, so
+// that the authority alone can never introduce one.
 func (c *TrustConfig) pinnedGroup(p policy.Approved) ([]Identity, error) {
 	pact := p.GroupByName(c.Group)
 	if pact == nil {
@@ -81,7 +81,8 @@ func (c *TrustConfig) pinnedGroup(p policy.Approved) ([]Identity, error) {
 	return found, nil
 }
 
-// Group returns the group of the trust, as its parties approve it; nil outside groups.
+// Group returns the state of the pinned group, as its parties approve it. It returns nil
+// if the trust is not for a group.
 func (t *Trust) Group() *policy.GroupState {
 	return t.Policy().GroupByID(t.groupID())
 }

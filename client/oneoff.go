@@ -18,8 +18,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// keysTimeout bounds one request for a key configuration. While a unit that was cut
-// off may hold all keys, the request is repeated, after growing pauses.
+// keysTimeout limits one request for a key configuration. While a unit that was cut off
+// may hold all keys, the client repeats the request after growing pauses.
 const (
 	keysTimeout   = 10 * time.Second
 	maxKeyFetches = 6
@@ -28,35 +28,36 @@ const (
 
 // OneOffConfig selects the units of one-off requests. Trust and Gateway are required.
 type OneOffConfig struct {
-	// Trust is that of [FetchTrust], of a task or an identity.
+	// Trust comes from [FetchTrust], for a task or one release.
 	Trust *Trust
-	// Gateway is as in [OpenConfig], and untrusted.
+	// Gateway is one or several URLs as in [OpenConfig]. Gateways are untrusted.
 	Gateway string
-	// CA has the roots of the gateways' certificates, which serve availability
-	// only. Nil means the system's.
+	// CA contains the roots for the gateways' certificates. These certificates protect
+	// availability only. Nil means the system's roots.
 	CA *x509.CertPool
-	// Whole sends requests in one piece, by RFC 9458 alone. Then responses are
-	// buffered whole too, at most 256 KiB each.
+	// Whole sends each request as one message of RFC 9458, without chunks. Responses are
+	// then buffered whole too, at most 256 KiB each.
 	Whole bool
 }
 
-// OneOff is an [http.RoundTripper] whose requests any unit of the pinned identity
-// serves, each encrypted by itself, over Oblivious HTTP: without a session, and so
-// without fresh evidence or receipts. Any carrier of a request may deliver it to
-// many units, so it must be safe, or carry an Idempotency-Key where policy allows
-// that. It is safe for concurrent use and is closed by its owner.
+// OneOff is an [http.RoundTripper] for one-off requests over Oblivious HTTP (RFC 9458). It
+// encrypts each request by itself, and any unit of the pinned identity can serve it. There
+// is no session, and so no fresh evidence and no receipt. A gateway can deliver a request
+// to several units, so every request must be safe, or carry an Idempotency-Key where the
+// policy allows that. OneOff is safe for concurrent use. The caller of [NewOneOff] closes
+// it.
 type OneOff struct {
 	config   OneOffConfig
 	gateways gateways
 	trust    trustRefresher
 
-	mu   sync.Mutex // guards keys; held while they are fetched
+	mu   sync.Mutex // guards keys; held during a fetch of keys
 	keys unitauth.OHTTPKeys
 }
 
-// NewOneOff fetches the key configuration that a unit signed, and checks it. It
-// blocks until then, or until ctx is done. The error is an [attest.Refusal] when
-// a check fails, and [ErrUnreachable] when no unit responds.
+// NewOneOff fetches a key configuration that a unit signed, and verifies it. It blocks
+// until that is done or ctx is done. The error is an [attest.Refusal] when a check fails,
+// and [ErrUnreachable] when no unit responds.
 func NewOneOff(ctx context.Context, config OneOffConfig) (*OneOff, error) {
 	if config.Trust == nil {
 		return nil, wire.Refuse(wire.BadRequest, "one-off: trust", "no trust", "a Trust of FetchTrust")
@@ -78,16 +79,16 @@ func NewOneOff(ctx context.Context, config OneOffConfig) (*OneOff, error) {
 	return o, nil
 }
 
-// SignedKeys returns the key configuration as application/ohttp-keys (RFC 9458, section 3),
-// for other clients, the unit that signed it, and its end of validity.
+// SignedKeys returns, for other clients, the key configuration as application/ohttp-keys
+// (RFC 9458, section 3), with the unit that signed it and the end of its validity.
 func (o *OneOff) SignedKeys() (keys []byte, signer identity.Peer, expires time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.keys.Plain, o.keys.Unit, o.keys.Expires
 }
 
-// GatewayURL returns the URL for encapsulated requests under [OneOff.SignedKeys]. The gateway
-// forwards them to units that hold the keys.
+// GatewayURL returns the URL for encapsulated requests under [OneOff.SignedKeys]. The
+// gateway forwards these requests to units that hold the keys.
 func (o *OneOff) GatewayURL() *url.URL {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -109,8 +110,8 @@ func (o *OneOff) resourceURL(query url.Values) *url.URL {
 	return u
 }
 
-// requestURL returns a URL with the release that signed the keys and, for a pinned
-// task, the task, which a later release may serve.
+// requestURL returns the URL for requests under keys. Its query names the release that
+// signed the keys and, for a pinned task, the task, because a later release may serve it.
 func (o *OneOff) requestURL(keys unitauth.OHTTPKeys) *url.URL {
 	query := url.Values{"id": {keys.Unit.ID().Hex()}}
 	if task := o.config.Trust.config.Task; task != "" {
@@ -119,7 +120,7 @@ func (o *OneOff) requestURL(keys unitauth.OHTTPKeys) *url.URL {
 	return o.resourceURL(query)
 }
 
-// currentKeys returns valid keys other than old. It fetches them if necessary.
+// currentKeys returns valid keys that differ from old, and fetches them if necessary.
 func (o *OneOff) currentKeys(ctx context.Context, old unitauth.OHTTPKeys) (unitauth.OHTTPKeys, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -130,8 +131,8 @@ func (o *OneOff) currentKeys(ctx context.Context, old unitauth.OHTTPKeys) (unita
 	var keys unitauth.OHTTPKeys
 	var err error
 	for try := range maxKeyFetches {
-		// After a cut-off, until a unit has renewed its keys, the cut-off unit holds them all.
-		_ = retry.Sleep(ctx, time.Duration(try*try)*keysPause) // if ctx ends it, fetching fails
+		// A unit that was cut off holds all keys until the first other unit renews its own.
+		_ = retry.Sleep(ctx, time.Duration(try*try)*keysPause) // once ctx is done, fetchKeys fails
 		if keys, err = o.fetchKeys(ctx); err == nil || !errors.Is(err, wire.Behind) && !errors.Is(err, wire.CutOff) {
 			break
 		}
@@ -142,7 +143,8 @@ func (o *OneOff) currentKeys(ctx context.Context, old unitauth.OHTTPKeys) (unita
 	return keys, err
 }
 
-// fetchKeys fetches keys and verifies them.
+// fetchKeys fetches keys and verifies them. If that fails, it renews trust and verifies
+// them once more.
 func (o *OneOff) fetchKeys(ctx context.Context) (unitauth.OHTTPKeys, error) {
 	signed, err := o.fetchSigned(ctx)
 	if err != nil {
@@ -150,7 +152,7 @@ func (o *OneOff) fetchKeys(ctx context.Context) (unitauth.OHTTPKeys, error) {
 	}
 	trust := o.trust.Load()
 	keys, err := o.verifyKeys(signed, trust)
-	if err != nil { // perhaps of a release newer than the known policy
+	if err != nil { // the keys may be of a release that the known policy does not name yet
 		trust, _ = o.trust.renew(ctx, trust)
 		keys, err = o.verifyKeys(signed, trust)
 	}
@@ -164,12 +166,12 @@ func (o *OneOff) verifyKeys(signed []byte, t *Trust) (unitauth.OHTTPKeys, error)
 	return unitauth.VerifyOHTTPKeys(signed, t.basePin(), t.channelTrust(), t.config.Clock())
 }
 
-// checkNotCutOff refuses keys that a unit may hold which the newest policy cuts off.
+// checkNotCutOff refuses keys that may be held by a unit that the newest policy cuts off.
 func (o *OneOff) checkNotCutOff(keys unitauth.OHTTPKeys) error {
 	return keys.CutOff(o.trust.Load().Policy(), o.config.Trust.config.Clock())
 }
 
-// fetchSigned fetches signed keys of a unit of the pin through the gateway.
+// fetchSigned fetches the signed keys of a unit of the pinned identity through the gateway.
 func (o *OneOff) fetchSigned(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, keysTimeout)
 	defer cancel()
@@ -198,11 +200,11 @@ func (o *OneOff) fetchSigned(ctx context.Context) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(response.Body, unitauth.MaxSignedKeys+1))
 }
 
-// RoundTrip sends a request and returns the response of a unit. No carrier can read or
-// change either. It refuses, with "not-allowed" and without sending it, a request that
-// is neither safe nor carries an Idempotency-Key. When no unit holds the key any more,
-// or a unit that was cut off may hold it, RoundTrip fetches the key configuration
-// again, and repeats the request once if its body can be read again.
+// RoundTrip sends a request and returns the response of a unit. No intermediary can read
+// or change either. RoundTrip refuses a request that is not safe and carries no
+// Idempotency-Key with "not-allowed", and does not send it. When no unit holds the key any
+// more, or a unit that was cut off may hold it, RoundTrip fetches the key configuration
+// again, and repeats the request once if the body can be read again.
 func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !isSafe(r) && !hasIdempotencyKey(r) {
 		if r.Body != nil {

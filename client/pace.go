@@ -11,19 +11,19 @@ import (
 
 // Times and sizes of fail-over. None of them affects trust.
 const (
-	stagger          = 50 * time.Millisecond // a connection that takes longer is raced by one to another replica
-	dialTimeout      = 5 * time.Second       // a connection and its handshake take at most this
-	maxDials         = 8                     // connections to a replica that are under way at a time
-	dialWait         = time.Second           // a dial waits at most this for others
-	minLateAfter     = 10 * time.Millisecond // no response is late before
-	defaultLateAfter = 50 * time.Millisecond // when a response is late while few latencies are known
+	stagger          = 50 * time.Millisecond // after this time without a connection, the call races a second replica
+	dialTimeout      = 5 * time.Second       // for a connection and its handshake
+	maxDials         = 8                     // concurrent dials to one replica
+	dialWait         = time.Second           // longest wait of a dial for other dials
+	minLateAfter     = 10 * time.Millisecond // a response is never late before this
+	defaultLateAfter = 50 * time.Millisecond // a response is late after this while few latencies are known
 	hedgeSamples     = 32                    // latencies needed for a quantile
 	hedgeWindow      = 512                   // latencies kept
 	hedgeRenew       = 32                    // new latencies until the quantile is computed again
 )
 
-// Shares of requests that may be sent a second time without a broken
-// connection, and the bursts above that.
+// Shares of requests that may be sent a second time although no connection broke, and
+// the bursts above those shares.
 const (
 	hedgeShare = 0.03
 	hedgeBurst = 20
@@ -39,11 +39,11 @@ var backoffs = retry.Backoff{First: 50 * time.Millisecond, Max: 10 * time.Second
 type backoff struct {
 	failures int       // in a row
 	last     time.Time // the newest failure
-	until    time.Time // not to be tried before, unless all others are worse
+	until    time.Time // end of the pause; before it, the replica is tried only if no better one is left
 }
 
-// failed records a failure of a request or dial that began at began. Failures of
-// those that ran at the same time count once.
+// failed records the failure, at the time at, of a request or dial that began at began.
+// Failures of requests and dials that overlap count once.
 func (b *backoff) failed(began, at time.Time, jitter float64) {
 	if b.failures > 0 && began.Before(b.last) {
 		return
@@ -55,16 +55,16 @@ func (b *backoff) failed(began, at time.Time, jitter float64) {
 
 func (b *backoff) ready(at time.Time) bool { return b.failures == 0 || !at.Before(b.until) }
 
-// probe admits one request to a replica whose pause is over, and pauses it again
-// for the others.
+// probe pauses a replica again whose pause is over, so that only the caller's request
+// tries it.
 func (b *backoff) probe(at time.Time, jitter float64) {
 	if b.failures > 0 {
 		b.until = at.Add(backoffs.Spread(b.failures, jitter))
 	}
 }
 
-// budget bounds extra requests to a share of all requests and a burst. It is
-// safe for concurrent use.
+// budget limits extra requests to a share of all requests plus a burst. It is safe for
+// concurrent use.
 type budget struct {
 	share, burst float64
 
@@ -92,13 +92,12 @@ func (b *budget) spend() bool {
 	return true
 }
 
-// latencies records how long recent responses took, and computes after which
-// time a response is late: a little above their 99th percentile. It is safe for
-// concurrent use.
+// latencies records the latencies of recent responses and computes the time after which
+// a response is late: 1.25 times their 99th percentile. It is safe for concurrent use.
 type latencies struct {
 	mu    sync.Mutex // guards all below
 	ring  [hedgeWindow]time.Duration
-	count int           // since the beginning
+	count int           // latencies recorded since the start
 	p99   time.Duration // 0 while too few are known
 }
 
@@ -108,9 +107,9 @@ func (l *latencies) addSample(d time.Duration) {
 	l.record(d)
 }
 
-// addLate records a late response that was canceled, with the quantile itself as
-// its latency. Without a record the quantile would sink with every hedge; with
-// the time waited for it, a replica that hangs would raise it.
+// addLate records a late response that was canceled, with the quantile itself as its
+// latency. Without this record every hedge would lower the quantile. With the time spent
+// waiting as the latency, a replica that hangs would raise it.
 func (l *latencies) addLate() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -12,24 +12,25 @@ import (
 )
 
 const (
-	maxIdle     = 64               // idle connections that a replica keeps
+	maxIdle     = 64               // idle connections kept per replica
 	idleTimeout = 90 * time.Second // an idle connection is closed after this
 )
 
-// replica is one address of the cluster with its connections and its record of
-// failures. The fields below dialing are guarded by pool.mu.
+// replica is one address of the cluster with its connections and its failures. The
+// fields below dialing are guarded by pool.mu.
 type replica struct {
 	address   string
 	transport *http.Transport
-	dialing   chan struct{} // a value for each dial under way
+	dialing   chan struct{} // contains a value for each dial in progress
 
 	backoff backoff
-	busy    int // requests under way
+	busy    int // requests in progress
 	late    int // requests and connections that are overdue
 }
 
-// pool holds the replicas of a cluster and every connection to them. The idle
-// ones are kept by each replica's transport. It is safe for concurrent use.
+// pool contains the replicas of a cluster and every open connection to them. The
+// transport of each replica keeps the idle connections for reuse. A pool is safe for
+// concurrent use.
 type pool struct {
 	now          func() time.Time
 	newTransport func(*replica) *http.Transport
@@ -37,7 +38,7 @@ type pool struct {
 	mu       sync.Mutex // guards all below
 	replicas []*replica
 	open     map[*conn]bool // every connection that has not ended
-	head     attest.Digest  // of the policy in force
+	head     attest.Digest  // head of the policy in force
 	closed   bool
 }
 
@@ -45,8 +46,8 @@ func newPool(head attest.Digest, now func() time.Time, newTransport func(*replic
 	return &pool{now: now, newTransport: newTransport, open: make(map[*conn]bool), head: head}
 }
 
-// setAddresses makes addresses the replicas, keeps the records of those that stay, and
-// closes the idle connections of those that go.
+// setAddresses replaces the replicas by those at addresses. A replica whose address stays
+// keeps its connections and failures; the idle connections of removed replicas are closed.
 func (p *pool) setAddresses(addresses []string) {
 	p.mu.Lock()
 	var kept []*replica
@@ -81,10 +82,10 @@ func (p *pool) replicaCount() int { return len(p.allReplicas()) }
 // Ranks of replicas for the next attempt of a call, best first.
 const (
 	rankUntried = iota // not tried by this call
-	rankLate           // not tried, with late responses
-	rankTried          // tried by this call, without a failure
+	rankLate           // not tried by this call, with late responses
+	rankTried          // tried by this call, not late and not paused
 	rankPaused         // in its pause after a failure
-	rankNone           // tried and late
+	rankNone           // tried by this call and late: not to be chosen
 )
 
 func (r *replica) rankAt(at time.Time, tried []*replica) int {
@@ -102,10 +103,10 @@ func (r *replica) rankAt(at time.Time, tried []*replica) int {
 	return rankUntried
 }
 
-// choose returns the replica for the next attempt, and its rank: of those with
-// the best rank the less busy of two at random. If all are in their pause, it is
-// the one whose failure is longest ago, so that the last replica is never
-// excluded. It returns nil when none is left.
+// choose returns the replica for the next attempt, and its rank. It picks two random
+// replicas of the best rank and returns the less busy one. If all are in their pause, it
+// returns the replica whose last failure is oldest, so that the last replica is never
+// excluded. It returns nil when no replica is left.
 func (p *pool) choose(at time.Time, tried []*replica) (*replica, int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -130,14 +131,14 @@ func (p *pool) choose(at time.Time, tried []*replica) (*replica, int) {
 	return chosen, best
 }
 
-// hasUntried reports whether a replica is left for a second send.
+// hasUntried reports whether a replica of the best rank is left for a second send.
 func (p *pool) hasUntried(at time.Time, tried []*replica) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.ContainsFunc(p.replicas, func(r *replica) bool { return r.rankAt(at, tried) == rankUntried })
 }
 
-// lessBusy is the power of two choices.
+// lessBusy returns the less busy of two random replicas: the power of two choices.
 func lessBusy(among []*replica) *replica {
 	if len(among) == 1 {
 		return among[0]
@@ -150,7 +151,7 @@ func lessBusy(among []*replica) *replica {
 	return among[i]
 }
 
-// addConn registers a new connection. It returns false when the pool is closed.
+// addConn registers a new connection. It returns false if the pool is closed.
 func (p *pool) addConn(c *conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -161,9 +162,9 @@ func (p *pool) addConn(c *conn) bool {
 	return true
 }
 
-// acquire makes a the user of a connection. It returns false for one that may
-// carry no further request: its peer was not checked under the policy in force,
-// or, if it was used before, its certificate ends soon.
+// acquire makes a the user of a connection. It returns false if the connection may carry
+// no further request: it has ended, its peer was not checked under the policy in force,
+// or, for a reused connection, the peer's certificate ends soon.
 func (p *pool) acquire(c *conn, a *attempt, reused bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -176,7 +177,7 @@ func (p *pool) acquire(c *conn, a *attempt, reused bool) bool {
 	return true
 }
 
-// release ends a's use of a connection, which may have another user by now.
+// release ends a's use of a connection. It does nothing if a is no longer the user.
 func (p *pool) release(c *conn, a *attempt) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -185,8 +186,9 @@ func (p *pool) release(c *conn, a *attempt) {
 	}
 }
 
-// wrote stops the connection of an attempt and reports whether it wrote a part
-// of its request. A connection that another attempt uses by now wrote all of it.
+// wrote stops the connection of an attempt and reports whether a part of the attempt's
+// request was written to it. If the connection already has a different user, the whole
+// request was written.
 func (p *pool) wrote(a *attempt) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -196,7 +198,7 @@ func (p *pool) wrote(a *attempt) bool {
 	return a.conn.wroteSince(a.writes)
 }
 
-// removeConn forgets a connection that ends.
+// removeConn removes a connection that ends.
 func (p *pool) removeConn(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -206,17 +208,17 @@ func (p *pool) removeConn(c *conn) {
 	}
 }
 
-// current reports whether the policy under which a connection was checked is in
-// force. The caller holds mu.
+// current reports whether a connection's peer was checked under the policy in force. The
+// caller holds mu.
 func (p *pool) current(c *conn) bool { return !p.closed && c.head == p.head }
 
-// failed records that what began at began on this replica did not end well.
+// failed records the failure, at the time at, of a request or dial that began at began.
 func (p *pool) failed(r *replica, began, at time.Time) {
 	p.mu.Lock()
 	r.backoff.failed(began, at, rand.Float64())
 	again := r.backoff.failures > 1
 	p.mu.Unlock()
-	if again { // the replica may be gone, and its connections dead
+	if again { // the replica may have stopped, so its idle connections may be dead
 		r.transport.CloseIdleConnections()
 	}
 }
@@ -227,15 +229,15 @@ func (p *pool) succeeded(r *replica) {
 	r.backoff = backoff{}
 }
 
-// addLate adds n to the overdue requests and connections of a replica.
+// addLate adds n to the count of a replica's overdue requests and connections.
 func (p *pool) addLate(r *replica, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r.late += n
 }
 
-// enforce makes head the policy in force, and checks every open connection. One
-// that check refuses ends at once.
+// enforce sets the head of the policy in force and checks every open connection. A
+// connection that check refuses ends at once.
 func (p *pool) enforce(head attest.Digest, at time.Time, check func(*conn) error) {
 	p.mu.Lock()
 	p.head = head
@@ -244,7 +246,7 @@ func (p *pool) enforce(head attest.Digest, at time.Time, check func(*conn) error
 	var refused []*conn
 	for _, c := range open {
 		if check(c) != nil {
-			// Without a TLS close, after which the peer would end its response regularly.
+			// Close TCP first: after a TLS close_notify the peer would end its response regularly.
 			c.Conn.Close()
 			refused = append(refused, c)
 			continue
@@ -259,7 +261,7 @@ func (p *pool) enforce(head attest.Digest, at time.Time, check func(*conn) error
 	p.sweep(at)
 }
 
-// enforces reports whether connections are checked under the policy with a head.
+// enforces reports whether the policy with this head is the policy in force.
 func (p *pool) enforces(head attest.Digest) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -279,7 +281,7 @@ func (p *pool) sweep(at time.Time) {
 	closeAll(old)
 }
 
-// close ends all connections, those in use as well.
+// close ends all connections, including those in use.
 func (p *pool) close() {
 	p.mu.Lock()
 	p.closed = true

@@ -16,16 +16,18 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// watchDelay is the time from the first use of trust until it is watched. A command
-// that sends one request and ends needs no watcher, since its trust is new.
+// watchDelay is the time from the first use of trust until the watcher of the policy
+// history starts. A command that sends one request and ends needs no watcher, because its
+// trust is new.
 const watchDelay = 250 * time.Millisecond
 
 // watchedMinRefresh is the least time between two fetches after refused peers while
-// the history is watched: most often the watcher brings the policy that accepts the
-// peer earlier.
+// the history is watched: usually the watcher receives the policy that accepts the peer
+// before a fetch would.
 const watchedMinRefresh = 10 * time.Second
 
-// missingRetry is the pause after a failed fetch that a policy step made necessary.
+// missingRetry is the pause after a failed fetch of the parts of trust that a policy step
+// left missing.
 const missingRetry = 15 * time.Second
 
 // sharedTrust keeps the trust of one [FetchTrust] current for all its users, with
@@ -33,7 +35,7 @@ const missingRetry = 15 * time.Second
 // concurrent use.
 type sharedTrust struct {
 	newest    atomic.Pointer[Trust]
-	fetchSlot chan struct{} // holds a value during a fetch; guards lastFetch
+	fetchSlot chan struct{} // contains a value during a fetch; guards lastFetch
 	lastFetch time.Time     // start of the newest fetch
 
 	mu       sync.Mutex
@@ -44,22 +46,22 @@ type sharedTrust struct {
 // trustWatch keeps trust current while it has users.
 type trustWatch struct {
 	watcher history.Watcher
-	peers   []*history.Peer // its sources, with the gateways of users
-	moved   chan struct{}   // guarded by sharedTrust.mu: closed when another policy is in force
-	stale   chan struct{}   // holds a value when a step left a part to be fetched
+	peers   []*history.Peer // the authorities; with the users' gateways, the watcher's sources
+	moved   chan struct{}   // guarded by sharedTrust.mu: closed when the policy in force changes
+	stale   chan struct{}   // contains a value when a step left a part to be fetched
 	stop    context.CancelFunc
 	tasks   sync.WaitGroup
 }
 
-// newSharedTrust shares trust that was just fetched.
+// newSharedTrust returns shared trust that starts with t, which was just fetched.
 func newSharedTrust(t *Trust) *sharedTrust {
 	l := &sharedTrust{fetchSlot: make(chan struct{}, 1), lastFetch: t.fetchedAt}
 	l.newest.Store(t)
 	return l
 }
 
-// addUser keeps trust current until release is called. The last release waits for
-// all goroutines. The history is watched at the authorities, and at the gateways
+// addUser keeps trust current until the user calls release. The last release waits for
+// all goroutines. The watcher polls the authorities for the history, and the gateways
 // while the authorities are unreachable or accept no further poll.
 func (l *sharedTrust) addUser(gateways *gateways) (release func()) {
 	l.mu.Lock()
@@ -137,7 +139,7 @@ func (w *trustWatch) stopAndWait() {
 	}
 }
 
-// requestFetch makes fetchMissing fetch the parts that a step left missing.
+// requestFetch wakes fetchMissing to fetch the parts that a step left missing.
 func (w *trustWatch) requestFetch() {
 	select {
 	case w.stale <- struct{}{}:
@@ -145,22 +147,22 @@ func (w *trustWatch) requestFetch() {
 	}
 }
 
-// changed returns a channel that is closed when another policy is in force. The
-// caller is a user.
+// changed returns a channel that is closed when the policy in force changes. Only a user
+// of the trust may call it.
 func (l *sharedTrust) changed() <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.watching.moved
 }
 
-// adoptHistory applies a newer history to the trust of all users, and returns that
+// adoptHistory applies a newer history to the trust of all users, and returns the new
 // trust.
 func (l *sharedTrust) adoptHistory(h history.History) *Trust {
 	return l.store(l.newest.Load().withHistory(h))
 }
 
-// store makes t the newest trust and returns it. If the newest trust has policy steps
-// that t lacks, t is first extended by them.
+// store makes t the newest trust and returns it. If the known trust has policy steps that
+// t lacks, store first extends t by these steps.
 func (l *sharedTrust) store(t *Trust) *Trust {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -176,8 +178,9 @@ func (l *sharedTrust) store(t *Trust) *Trust {
 	return t
 }
 
-// fetchMissing fetches trust after steps that leave parts of it missing, until ctx
-// is done. It waits a random part of the spread that the authority proved.
+// fetchMissing fetches trust after steps that leave parts of it missing, until ctx is
+// done. It first waits a random part of the spread in the authority's proved head, so
+// that clients do not all fetch at once.
 func (l *sharedTrust) fetchMissing(ctx context.Context, stale <-chan struct{}) {
 	f := trustRefresher{sharedTrust: l, minInterval: minRefresh, waits: true}
 	for {
@@ -195,7 +198,7 @@ func (l *sharedTrust) fetchMissing(ctx context.Context, stale <-chan struct{}) {
 	}
 }
 
-// hintHead passes a policy head that a unit showed to the watcher.
+// hintHead passes a policy head that a unit sent to the watcher.
 func (l *sharedTrust) hintHead(unverified []byte) {
 	l.mu.Lock()
 	w := l.watching
@@ -205,7 +208,7 @@ func (l *sharedTrust) hintHead(unverified []byte) {
 	}
 }
 
-// historyCurrent reports whether the watcher last found the history current.
+// historyCurrent reports whether a source of the watcher shows that the history is current.
 func (l *sharedTrust) historyCurrent() bool {
 	l.mu.Lock()
 	w := l.watching
@@ -213,21 +216,21 @@ func (l *sharedTrust) historyCurrent() bool {
 	return w != nil && w.watcher.CurrentSource() != nil
 }
 
-// provedHead returns the newest proved head, to be shown to units.
+// provedHead returns the newest proved policy head, for requests to units.
 func (l *sharedTrust) provedHead() []byte { return l.newest.Load().state.history.Proved().Bytes() }
 
-// trustRefresher is the view of one user on shared trust. The user renews it when
-// that is due, or when a peer was refused that newer trust may accept. It is safe
+// trustRefresher is one user's access to shared trust. The user renews trust when that
+// is due, or after refusing a peer that newer trust may accept. A trustRefresher is safe
 // for concurrent use.
 type trustRefresher struct {
 	*sharedTrust
-	minInterval time.Duration // between two fetches
+	minInterval time.Duration // least time between two fetches
 	waits       bool          // renew waits until the next fetch is due
 	release     func()
 }
 
-// attach makes the refresher a user of the trust that t shares. The user calls
-// release.
+// attach makes the refresher a user of the trust that t shares. The caller calls
+// release at the end.
 func (f *trustRefresher) attach(t *Trust, least time.Duration, at *gateways) {
 	f.sharedTrust, f.minInterval = t.shared, least
 	f.release = f.sharedTrust.addUser(at)
@@ -236,11 +239,11 @@ func (f *trustRefresher) attach(t *Trust, least time.Duration, at *gateways) {
 // Load returns the newest trust.
 func (f *trustRefresher) Load() *Trust { return f.newest.Load() }
 
-// renew returns trust newer than old: that of another goroutine, or else a new one
-// of the authority. It returns the present trust when the last fetch was less than
-// minInterval ago, unless f waits for that, and together with the error when the
-// authority does not respond or refuses. Old trust is no risk for long, since
-// certificates end soon.
+// renew returns trust newer than old. If no other goroutine has fetched it meanwhile,
+// renew fetches it from the authority. If the last fetch was less than minInterval ago,
+// renew returns the known trust, or waits if f.waits. If the authority does not respond or
+// refuses, renew returns the known trust and the error. Old trust is a risk only for a
+// short time, because certificates expire soon.
 func (f *trustRefresher) renew(ctx context.Context, old *Trust) (*Trust, error) {
 	select {
 	case f.fetchSlot <- struct{}{}:
@@ -268,13 +271,13 @@ func (f *trustRefresher) renew(ctx context.Context, old *Trust) (*Trust, error) 
 	return f.store(newer), nil
 }
 
-// sameAs reports whether t and other are equal but for the proof of their head.
+// sameAs reports whether t and other are equal except for the proof of their policy head.
 func (t *Trust) sameAs(other *Trust) bool {
 	return t == other || t.fetchedAt.Equal(other.fetchedAt) && t.Policy().PolicyHead() == other.Policy().PolicyHead()
 }
 
-// withHistory returns t after further steps of the policy history. The parts that
-// the authority sent stay.
+// withHistory returns t with a newer policy history. It keeps the parts of t that the
+// authority sent.
 func (t *Trust) withHistory(h history.History) *Trust {
 	next := *t
 	next.state = State{h}
@@ -293,8 +296,8 @@ func (t *Trust) withHistory(h history.History) *Trust {
 	return &next
 }
 
-// incomplete reports whether a step left a part to be fetched: the root of an
-// identity, another authority root, or the authority's evidence under other rules.
+// incomplete reports whether a step left a part to be fetched: the root of an identity,
+// or the certificate of a new authority root.
 func (t *Trust) incomplete() bool {
 	if t.pinError != nil {
 		return false

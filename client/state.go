@@ -15,15 +15,15 @@ import (
 // StateSchema is the schema of a state file.
 const StateSchema = "cohort/client-state/v1"
 
-// State is the newest policy history that a client has seen. A client that starts
-// with it never accepts an older one. It was replayed, so it is as trustworthy as
-// the genesis digest at its start. The zero State has seen no history. It is
+// State is the newest policy history that a client has seen. A client that starts with a
+// State never accepts an older history. All steps of a State were verified, so it is as
+// trustworthy as its genesis digest. The zero State contains no history. A State is
 // immutable.
 type State struct {
 	history history.History
 }
 
-// stateFile is the one encoding of a State: JSON without spaces.
+// stateFile is the only encoding of a State: JSON without spaces.
 type stateFile struct {
 	Schema   string             `json:"schema"`
 	Genesis  attest.Digest      `json:"genesis"`
@@ -32,9 +32,9 @@ type stateFile struct {
 	Steps    []api.HistoryEntry `json:"steps"`
 }
 
-// ParseState reads a state file of at most 16 MiB and replays its history. It
-// refuses any other encoding with "malformed", and an invalid history with the
-// reason of [policy.Replay].
+// ParseState parses a state file of at most 16 MiB and verifies all steps of its history.
+// It refuses any other encoding with "malformed", and an invalid history with the reason
+// of [policy.Replay].
 func ParseState(b []byte) (State, error) {
 	if len(b) > wire.MaxResponse {
 		return State{}, wire.Refuse(wire.TooLarge, "client state: size in bytes", len(b), wire.MaxResponse)
@@ -51,14 +51,14 @@ func ParseState(b []byte) (State, error) {
 		return State{}, fmt.Errorf("replaying client state: %w", err)
 	}
 	s := State{seen}
-	// Head and sequence follow from the steps, so this compares them too.
+	// The steps determine head and sequence, so this comparison checks them too.
 	if !bytes.Equal(s.Bytes(), b) {
 		return State{}, wire.Refuse(wire.Malformed, "client state: encoding", "not that of its steps", "JSON without spaces, head and sequence of the last step")
 	}
 	return s, nil
 }
 
-// Bytes returns the encoding that [ParseState] reads; nil for the zero State.
+// Bytes returns the encoding that [ParseState] parses, or nil for the zero State.
 func (s State) Bytes() []byte {
 	newest := s.history.Policy()
 	if !newest.Genuine() {
@@ -77,5 +77,5 @@ func (s State) Bytes() []byte {
 	return b
 }
 
-// Policy returns the newest policy seen; the zero Approved in the zero State.
+// Policy returns the newest policy of the history, or the zero Approved for the zero State.
 func (s State) Policy() policy.Approved { return s.history.Policy() }

@@ -7,34 +7,34 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 )
 
-// counters count since the client was made.
+// counters are the counts of [Stats] since the client was made.
 type counters struct {
 	requests, sends, retries, hedges, dials, refreshFailed atomic.Int64
 }
 
-// Stats are counts and the present state of a client, for people and metrics.
+// Stats contains the counts and the current state of a client, for people and metrics.
 type Stats struct {
-	Requests      int64 // calls of RoundTrip that went out
+	Requests      int64 // calls of RoundTrip that started an attempt
 	Sends         int64 // times a request was put on a connection
-	Retries       int64 // sends after a broken connection or a refusing status
+	Retries       int64 // sends after a broken connection or a status 502 or 503
 	Hedges        int64 // sends after a late response
 	Dials         int64 // connections attempted
 	RefreshFailed int64 // failed fetches of trust
 
-	LateAfter  time.Duration // the time after which a response is late now
-	TrustAt    time.Time
+	LateAfter  time.Duration // time after which a response counts as late now
+	TrustAt    time.Time     // when trust was fetched
 	PolicyHead attest.Digest
 	Replicas   []ReplicaStats
 }
 
-// ReplicaStats are those of one address.
+// ReplicaStats contains the state of the replica at one address.
 type ReplicaStats struct {
 	Address  string
-	InFlight int
-	Late     int // requests and connections that are overdue
-	Idle     int // connections
-	Failures int // in a row
-	Until    time.Time
+	InFlight int       // requests in progress
+	Late     int       // overdue requests and connections
+	Idle     int       // idle connections
+	Failures int       // failures in a row
+	Until    time.Time // end of the pause after the last failure
 }
 
 // Stats returns a snapshot.

@@ -17,37 +17,36 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// TrustConfig is the pin of a client and its sources of trust. Every field but
-// PartyKeys, State, MinSequence and Clock is required; of Task, Group, ID and
-// Measurements exactly one.
+// TrustConfig contains the pin of a client and its sources of trust. Authorities, Genesis
+// and Verifier are required, and exactly one of Task, Group, ID and Measurements; only
+// Group and ID may be combined.
 type TrustConfig struct {
-	// Authorities are https URLs of the authority's replicas, tried in order.
-	// They are untrusted.
+	// Authorities are https URLs of the authority's replicas, tried in order. The
+	// addresses are untrusted.
 	Authorities []string
-	// Genesis is the digest of the first policy. It determines the owners, and
-	// their signatures everything else.
+	// Genesis is the digest of the first policy. It determines the first owners; their
+	// signatures determine everything else.
 	Genesis attest.Digest
 
-	// Task follows a task by name through the releases its owners approve.
+	// Task pins a task by name: all releases of it that the owners approve.
 	Task string
-	// Group follows a group by name through the rosters its parties approve.
+	// Group pins a group by name: the rosters that its parties approve.
 	Group string
-	// ID pins one release, or with Group one roster, by its identity id.
+	// ID pins one release, or with Group one roster, by its identity.
 	ID attest.Digest
-	// PartyKeys are digests (sshsig.KeyDigest) of the SSH keys of the trusted
-	// party, for example its old and its new key. With them a roster of the group
-	// is accepted only if at least one of the keys is a party's, and each such
-	// party approves it. Without them the owners of the policy determine whose
-	// approvals are required.
+	// PartyKeys are digests (sshsig.KeyDigest) of the SSH keys of the trusted party, for
+	// example of its old and its new key. If set, a roster of the group is accepted only
+	// if at least one of the keys belongs to a party, and every such party approves the
+	// roster. Otherwise the owners of the policy determine whose approvals are required.
 	PartyKeys []attest.Digest
 	// Measurements pin one release by all of its reference values.
 	Measurements []attest.Measurement
 
-	// MinSequence is the lowest policy sequence that is accepted.
+	// MinSequence is the least policy sequence that is accepted.
 	MinSequence uint64
-	// State is the history seen before; an older one is refused.
+	// State is the newest history seen before; an older history is refused.
 	State State
-	// Verifier appraises the evidence of the platforms that are accepted.
+	// Verifier appraises the evidence of the accepted platforms.
 	Verifier *attest.Verifier
 	// Clock returns the time. Nil means time.Now.
 	Clock func() time.Time
@@ -60,33 +59,33 @@ type Identity struct {
 	Release string
 	Group   string            // Task and Release are then empty
 	Root    *x509.Certificate // self-signed
-	Cross   *x509.Certificate // the same key under the authority root; nil of a group
+	Cross   *x509.Certificate // the root's key, certified by the authority root; nil for a group
 }
 
-// Trust is all a client needs to verify a task's units: policy that the pinned
-// owners signed, the authority root it names, and the identity roots. Only
-// [FetchTrust] makes one. It is immutable.
+// Trust contains everything a client needs to verify units: the policy that the owners
+// signed, the authority root that the policy names, and the identity roots. Only
+// [FetchTrust] makes Trust. It is immutable.
 type Trust struct {
 	config     *TrustConfig
 	state      State
 	root       *x509.Certificate
 	evidence   attest.Result
-	identities []Identity // the pinned ones; without Root until that is fetched
+	identities []Identity // pinned identities; Root is nil until it is fetched
 	fetchedAt  time.Time
-	pinError   error        // the newest policy has no identity of the pin, so that all peers are refused
-	shared     *sharedTrust // keeps it current while it is used
+	pinError   error        // set when the newest policy has no pinned identity; then all peers are refused
+	shared     *sharedTrust // keeps the trust current while it is used
 }
 
-// FetchTrust fetches trust from the authority and verifies all of it. The policy
-// history must lead from the pinned genesis to one that is not older than any
-// seen before; the authority must hold the root which that policy names and
-// prove, by fresh evidence, to be code which that policy names; and the identity
-// roots must be those of the pinned releases.
+// FetchTrust fetches trust from the authority and verifies all of it. The policy history
+// must start at the pinned genesis and must not be older than State. The authority must
+// have the root that the newest policy names, and prove by fresh evidence that it runs
+// code that this policy names. The identity roots must belong to the pinned releases or
+// group.
 //
-// If an authority is behind State, FetchTrust pushes the newer history to it and
-// tries once more. A failed check is an [attest.Refusal]. FetchTrust never uses a
-// gateway; gateways keep trust current later, when a [Channel] uses it. On js/wasm
-// it fails with [ErrNoTLS].
+// If an authority is behind State, FetchTrust pushes the newer history to it and tries
+// once more. The error of a failed check is an [attest.Refusal]. FetchTrust never uses a
+// gateway; once a [Channel] uses the trust, gateways help to keep it current. On js/wasm
+// FetchTrust fails with [ErrNoTLS].
 func FetchTrust(ctx context.Context, config TrustConfig) (*Trust, error) {
 	if !tlsVerifies {
 		return nil, ErrNoTLS
@@ -105,7 +104,7 @@ func FetchTrust(ctx context.Context, config TrustConfig) (*Trust, error) {
 	return t, nil
 }
 
-// validate returns every fault of the configuration.
+// validate returns all faults of the configuration, joined.
 func (c *TrustConfig) validate() error {
 	var faults []error
 	fault := func(field string, got, want any) {
@@ -146,7 +145,7 @@ func (c *TrustConfig) pinCount() (n int) {
 	return n
 }
 
-// pinned returns the pinned releases under a policy. It refuses a pin without any.
+// pinned returns the pinned identities under a policy. It refuses if there is none.
 func (c *TrustConfig) pinned(p policy.Approved) ([]Identity, error) {
 	if c.Group != "" {
 		return c.pinnedGroup(p)
@@ -175,7 +174,8 @@ func (c *TrustConfig) pinned(p policy.Approved) ([]Identity, error) {
 	return nil, wire.Refuse(wire.NotMeasured, "trust: measurements", c.Measurements, "those of a release of the policy")
 }
 
-// hasMeasurements reports whether the pinned measurements are all of a release's.
+// hasMeasurements reports whether the pinned measurements equal the reference values of a
+// release, in any order.
 func (c *TrustConfig) hasMeasurements(references []attest.ReferenceValue) bool {
 	if len(c.Measurements) == 0 {
 		return false
@@ -188,17 +188,18 @@ func (c *TrustConfig) hasMeasurements(references []attest.ReferenceValue) bool {
 // Policy returns the policy in force.
 func (t *Trust) Policy() policy.Approved { return t.state.Policy() }
 
-// State returns the history seen so far, to be stored for the next start.
+// State returns the newest history seen, to be stored for the next start.
 func (t *Trust) State() State { return t.state }
 
-// AuthorityRoot returns the certificate of the root that policy names.
+// AuthorityRoot returns the certificate of the authority root that the policy names.
 func (t *Trust) AuthorityRoot() *x509.Certificate { return t.root }
 
 // Evidence returns the appraisal result of the authority's own evidence.
 func (t *Trust) Evidence() attest.Result { return t.evidence }
 
-// Identities returns the live releases of the task, or exactly the pinned one. One
-// that the newest step added is among them once its root was fetched.
+// Identities returns the pinned identities: all releases of a task, one release, or those
+// of a group. An identity that the newest policy step added is included once its root was
+// fetched.
 func (t *Trust) Identities() []Identity {
 	return slices.DeleteFunc(slices.Clone(t.identities), func(i Identity) bool { return i.Root == nil })
 }
@@ -206,7 +207,8 @@ func (t *Trust) Identities() []Identity {
 // FetchedAt returns when trust was fetched.
 func (t *Trust) FetchedAt() time.Time { return t.fetchedAt }
 
-// RootPEM returns the identity roots, for any TLS client that reads a file of roots.
+// RootPEM returns the identity roots as PEM, for any TLS client that reads roots from a
+// file.
 func (t *Trust) RootPEM() []byte {
 	var b bytes.Buffer
 	for _, i := range t.Identities() {
@@ -221,10 +223,11 @@ func (t *Trust) serverNames() []string {
 	if task := t.state.Policy().Document().Tasks[t.identities[0].Task]; task != nil {
 		return task.Names
 	}
-	return nil // a group, whose units serve members and sessions only
+	return nil // a group: its units serve only members and sessions, never TLS clients by name
 }
 
-// expect returns the requirements on a unit.
+// expect returns the requirements on a unit at a time. Without a pinned identity they
+// refuse every unit.
 func (t *Trust) expect(at time.Time) identity.Expect {
 	if t.pinError != nil {
 		return identity.Expect{}
@@ -242,7 +245,7 @@ func (t *Trust) expect(at time.Time) identity.Expect {
 	return e
 }
 
-// channelTrust returns the trust of sessions.
+// channelTrust returns the trust under which sessions and receipts are checked.
 func (t *Trust) channelTrust() unitauth.Trust {
 	return unitauth.Trust{Policy: t.Policy(), Root: t.root, Approvers: t.config.PartyKeys}
 }
@@ -256,9 +259,9 @@ func (t *Trust) refetch(ctx context.Context) (*Trust, error) {
 	return newer, err
 }
 
-// retireBefore returns how long before its certificate's end a connection takes no
-// further request: an eighth of the certificate's lifetime, at most a minute. A
-// unit's newest certificate is always valid for at least a quarter more.
+// retireBefore returns how long before the end of the peer's certificate a connection
+// accepts no further request: an eighth of the certificate's lifetime, at most a minute.
+// The newest certificate of a unit always has at least a quarter of its lifetime left.
 func retireBefore(leaf *x509.Certificate) time.Duration {
 	lifetime := leaf.NotAfter.Sub(leaf.NotBefore) - wire.WindowLead
 	return min(max(lifetime/8, 0), time.Minute)

@@ -15,7 +15,8 @@ import (
 // ReportSchema is the schema of [Report].
 const ReportSchema = "cohort/verify/v1"
 
-// Report describes a cluster all of whose checks passed. There is no other.
+// Report describes a cluster whose checks all passed. There is no report of a failed
+// check.
 type Report struct {
 	Schema   string         `json:"schema"`
 	Hardware HardwareReport `json:"hardware"`
@@ -25,28 +26,28 @@ type Report struct {
 	Cluster  ClusterReport  `json:"cluster"`
 }
 
-// HardwareReport names the TEEs. The authority's own evidence was appraised for this
-// report. The authority appraised that of units when it issued their certificates,
-// on the platforms that policy accepts.
+// HardwareReport describes the TEEs. The client appraised the authority's own evidence
+// for this report. The authority appraised the units' evidence when it issued their
+// certificates, on the platforms that the policy accepts.
 type HardwareReport struct {
 	Authority   attest.Platform   `json:"authority"`
 	Chip        string            `json:"authority_chip"`
 	Debug       bool              `json:"authority_debug"`
 	Units       []attest.Platform `json:"units"`
-	Development bool              `json:"development"` // protects nothing from the host
-	// Collateral has the times when the authority fetched vendor documents.
+	Development bool              `json:"development"` // if true, nothing is protected from the host
+	// Collateral contains the times at which the authority fetched vendor documents.
 	Collateral []attest.Fetched `json:"authority_collateral,omitempty"`
 }
 
-// CodeReport names the program that holds the certificate.
+// CodeReport describes the program that has the certificate's key.
 type CodeReport struct {
 	Task         string        `json:"task"`
 	Release      string        `json:"release"`
 	Identity     attest.Digest `json:"identity"`
 	Measurements []string      `json:"measurements"`
 	Authority    string        `json:"authority_measurement"`
-	// Dynamic lists the releases behind the identity that policy lets load code
-	// which is not measured: shared libraries, or all that an interpreter runs.
+	// Dynamic lists the releases of the identity that may load unmeasured code: shared
+	// libraries, or everything that an interpreter runs.
 	Dynamic []string `json:"dynamic"`
 }
 
@@ -62,7 +63,7 @@ type PolicyReport struct {
 	Quorum      int           `json:"quorum"`
 }
 
-// KeyReport describes the certificate that serves TLS.
+// KeyReport describes the certificate that the unit presents in TLS.
 type KeyReport struct {
 	Kind      identity.Kind `json:"kind"`
 	Mode      string        `json:"mode"`
@@ -72,14 +73,15 @@ type KeyReport struct {
 	Authority attest.Digest `json:"authority_root"`
 }
 
-// ClusterReport describes the cluster and each address.
+// ClusterReport describes the cluster and the replica at each address. OneIdentity reports
+// whether all replicas that responded have the same identity.
 type ClusterReport struct {
 	ServerName  string          `json:"server_name"`
 	OneIdentity bool            `json:"one_identity"`
 	Addresses   []AddressReport `json:"addresses"`
 }
 
-// AddressReport describes the replica at one address, or the Error of reaching it.
+// AddressReport describes the replica at one address. Error is set if it did not respond.
 type AddressReport struct {
 	Address  string        `json:"address"`
 	Identity attest.Digest `json:"identity,omitzero"`
@@ -87,9 +89,9 @@ type AddressReport struct {
 	Error    string        `json:"error,omitempty"`
 }
 
-// Verify does a handshake with every replica at an address, "host:port", and
-// reports what it verified. It refuses when any of them fails a check under Trust,
-// and fails with [ErrUnreachable] when none responds. It sends no request.
+// Verify does a handshake with every replica at an address, "host:port", and returns a
+// report of the verified identities. It refuses when any replica fails a check under
+// Trust, and fails with [ErrUnreachable] when no replica responds. It sends no request.
 func Verify(ctx context.Context, address string, config Config) (*Report, error) {
 	config.Addresses = []string{address}
 	c, err := New(config)
@@ -126,10 +128,10 @@ func Verify(ctx context.Context, address string, config Config) (*Report, error)
 	return c.report(first, cluster)
 }
 
-// describe reports on a verified peer.
+// describe returns the report of a verified peer.
 func (c *Client) describe(opened *conn) AddressReport {
 	peer, err := c.checkedPeer(opened)
-	if err != nil { // only if its certificate ended meanwhile
+	if err != nil { // only if the peer's certificate has expired since the handshake
 		return AddressReport{Address: opened.replica.address, Error: err.Error()}
 	}
 	serial := opened.peer.PeerCertificates[0].SerialNumber.Text(16)
@@ -141,7 +143,8 @@ func (c *Client) checkedPeer(opened *conn) (identity.Peer, error) {
 	return identity.Check(opened.peer.PeerCertificates, trust.root, trust.expect(c.currentTime()))
 }
 
-// report fills the report from the first replica that responded.
+// report returns the report of a cluster. Its certificate and code are those of the first
+// replica that responded.
 func (c *Client) report(opened *conn, cluster ClusterReport) (*Report, error) {
 	peer, err := c.checkedPeer(opened)
 	if err != nil {
