@@ -17,62 +17,70 @@ import (
 // Use is the purpose for which a leaf is verified.
 type Use int
 
-// The uses; the zero Use refuses.
+// The uses. [Check] refuses the zero Use.
 const (
 	UseTLS     Use = iota + 1 // TLS server or client
 	UseSigning                // signs reports, sessions, receipts
 )
 
-// Expect describes the peer that the caller accepts. The zero Expect refuses everything, as
-// does one without a required field.
+// Expect describes the peer that the caller accepts. An Expect without a required field, such
+// as the zero Expect, refuses every peer.
 type Expect struct {
 	Policy policy.Approved // required: trust domain, genesis and authority root come from it
 	Kinds  []Kind          // required: the leaf's kind is one of these (shared, unit for TLS of either key mode)
 	Use    Use             // required
 	At     time.Time       // required
 
-	// IDs and Measurements pin the identity. For kinds shared and unit at least one of them is
-	// required; each that is set must match.
+	// IDs and Measurements pin the identity. For kinds shared and unit at least one of the two
+	// is required. If both are set, both must match.
 	IDs          []attest.Digest      // the leaf's identity is one of these
 	Measurements []attest.Measurement // all measurements of the leaf's identity are among these
 
-	// Group and Roles are required for kind group: the leaf is of this group, as the policy
-	// defines it and its parties approve it, and of one of the roles. With kind authority,
+	// Group and Roles are required for kind group: the leaf belongs to this group, as the policy
+	// defines it and its parties approve it, and to one of the roles. With kind authority,
 	// Group requires the leaf that signs reports for that group.
 	Group string
 	Roles []string
-	// Parties pins, by role, the SSH keys of parties as [sshsig.KeyDigest] returns them. For a
-	// role in it, the leaf's party is one of these; for a leaf that all units of the role
-	// share, so is the party of each of its members. Optional.
+	// Parties optionally pins parties for each role, by the digests of their SSH keys
+	// ([sshsig.KeyDigest]). A leaf of a pinned role must belong to one of its parties. For a
+	// leaf that all units of the role share, the party of every member must be one of them.
 	Parties map[string][]attest.Digest
-	// Approvers are the keys of the party that the caller trusts in a group: at least one
-	// belongs to a party of the roster, and each such party approves the roster under the
-	// group root of the chain. Without Approvers any parties of the group are accepted, and
-	// the owners of the policy choose them.
+	// Approvers are the key digests of the party that the caller trusts in a group: at least
+	// one must belong to a party of the roster, and each such party must approve the roster
+	// with the group root of the chain. Without Approvers all parties of the group are
+	// accepted, and the owners of the policy choose the parties.
 	Approvers []attest.Digest
 }
 
-// Check verifies a presented chain: leaf, then the cross-certificate of its identity (for kind
-// authority the leaf alone, or leaf and root; in a group leaf and group root, optionally
-// followed by the group-bus certificate of the same key). The policy names the authority root
-// by a digest: authorityRoot is its certificate, verified against that digest. Check
-// recomputes the identity id from the measurements in the cross-certificate's extension, and
-// requires the same id in cross-certificate, leaf and Expect.
+// Check verifies the chain that a peer presents. It contains the leaf, then the
+// cross-certificate of the leaf's identity. For kind authority it contains the leaf, and
+// optionally the root. In a group it contains the leaf and the group root, and optionally the
+// group-bus certificate of the root's key. authorityRoot is the certificate of the authority
+// root; Check verifies it against the digest in the policy. Check recomputes the identity id
+// from the measurements in the cross-certificate's extension, and requires the same id in
+// cross-certificate, leaf and Expect.
 //
-// A certificate outside its validity is refused with "expired", another root with
-// "authority-root", another history with "genesis", another kind or use with "kind", another
-// identity with "identity", another URI with "name", a missing or malformed extension with
-// "extension", another development mark with "platform", a violation of the certificate
-// profile with "chain", and a signature that does not verify with "signature". A unit that the
-// policy cuts off is refused as [policy.Approved.CutOff] does, even if its certificate has not
-// expired.
+// Check refuses with these reasons:
+//   - "expired": a certificate is outside its validity
+//   - "authority-root": authorityRoot is not the root that the policy names
+//   - "genesis": the genesis digest differs from the policy's
+//   - "kind": Expect does not accept the leaf's kind or use
+//   - "identity": Expect does not accept the identity
+//   - "name": the URI does not match
+//   - "extension": the extension is missing or malformed
+//   - "platform": the development mark differs from the policy's
+//   - "chain": a certificate violates the certificate profile
+//   - "signature": a signature does not verify
 //
-// Of kind group, and of kind authority if Expect names a group, the identity is the digest of
-// a roster. Check requires that it is the roster of the group in the policy, or of the group
-// that it continues, and that the parties approve it now with the group root of the chain: no
-// leaf of a group is accepted under the authority root. Another trust domain is refused with
-// "trust-domain", another group with "group", another role with "role", another roster with
-// "roster", and a group without enough approvals with "quorum" or "expired".
+// It refuses a unit that the policy cuts off with the reason of [policy.Approved.CutOff], even
+// if the unit's certificate has not expired.
+//
+// For kind group, and for kind authority if Expect names a group, the identity is the digest of
+// a roster. Check requires that the policy names this roster for the group, as the newest one
+// or as its predecessor, and that the parties now approve it with the group root of the chain:
+// no leaf of a group is accepted under the authority root. Further reasons are then
+// "trust-domain", "group", "role" and "roster" for a value that differs from the expected one,
+// and "quorum" or "expired" for a group without enough approvals.
 func Check(chain []*x509.Certificate, authorityRoot *x509.Certificate, e Expect) (Peer, error) {
 	if err := e.validate(); err != nil {
 		return Peer{}, err
@@ -114,7 +122,7 @@ func Check(chain []*x509.Certificate, authorityRoot *x509.Certificate, e Expect)
 	return p, nil
 }
 
-// validate refuses an Expect without a required field.
+// validate refuses an Expect in which a required field is not set.
 func (e Expect) validate() error {
 	missing := func(reason wire.Reason, field string) error {
 		return wire.Refuse(reason, "expect: "+field, "not set", "a value")
@@ -139,7 +147,8 @@ func (e Expect) validate() error {
 	return nil
 }
 
-// verifyAuthorityRoot verifies the certificate of the authority root: the policy names it.
+// verifyAuthorityRoot verifies the certificate of the authority root. Its key must have the
+// digest that the policy names.
 func (e Expect) verifyAuthorityRoot(c *x509.Certificate) error {
 	if c == nil {
 		return wire.Refuse(wire.WrongRoot, "authority root", "no certificate", e.Policy.Document().Authority.Root)
@@ -153,7 +162,7 @@ func (e Expect) verifyAuthorityRoot(c *x509.Certificate) error {
 	return verifySignedBy(c, c)
 }
 
-// verifyLeaf verifies a leaf except its signature.
+// verifyLeaf verifies everything in a leaf except its signature.
 func (e Expect) verifyLeaf(c *x509.Certificate) (extension, error) {
 	x, err := e.verifyProfile(c)
 	if err != nil {
@@ -188,8 +197,9 @@ func (e Expect) verifyLeaf(c *x509.Certificate) (extension, error) {
 	return x, nil
 }
 
-// verifyUse verifies that a leaf is for this use: TLS requires the extended key usage of TLS, a
-// unit signs with the certificate that has none, and the authority's leaf does both.
+// verifyUse verifies that the leaf is for the expected use. TLS requires the extended key usage
+// of TLS. A unit's signing certificate has no extended key usage, nor has an authority's leaf
+// that signs reports for a group. The authority's own leaf has it, and may sign and serve TLS.
 func (e Expect) verifyUse(c *x509.Certificate, x extension) error {
 	want := tlsUsage
 	ofUnit := x.kind == KindUnit || x.kind == KindGroup
@@ -248,8 +258,8 @@ func (e Expect) verifyUnitChain(chain []*x509.Certificate, root *x509.Certificat
 	return cross, nil
 }
 
-// verifyCross verifies a cross-certificate: that the authority root signed it, and that its id
-// follows from its measurements.
+// verifyCross verifies a cross-certificate: the authority root signed it, and its identity id
+// is the digest of its measurements.
 func (e Expect) verifyCross(c, authorityRoot *x509.Certificate) (extension, error) {
 	x, err := e.verifyCA(c, kindCross)
 	if err == nil {
@@ -264,9 +274,9 @@ func (e Expect) verifyCross(c, authorityRoot *x509.Certificate) (extension, erro
 	return x, nil
 }
 
-// CheckRoot verifies the root of a release's identity: self-signed, with the key and the
-// identity of its cross-certificate, which [Check] would accept in a chain. It refuses as
-// Check does. For a group use [CheckGroupRoot].
+// CheckRoot verifies the root of a release's identity. The root must be self-signed, and have
+// the key and the identity of its cross-certificate, which must be one that [Check] accepts in
+// a chain. CheckRoot refuses with the reasons of Check. For a group use [CheckGroupRoot].
 func CheckRoot(root, cross, authorityRoot *x509.Certificate, e Expect) error {
 	if err := e.validate(); err != nil {
 		return err
@@ -299,7 +309,7 @@ func (e Expect) verifyPins(cross extension) error {
 	if len(e.Measurements) == 0 {
 		return nil
 	}
-	if len(cross.measurements) == 0 { // of a group
+	if len(cross.measurements) == 0 { // the identity is of a group
 		return wire.Refuse(wire.WrongIdentity, "identity: number of measurements", 0, e.Measurements)
 	}
 	for _, m := range cross.measurements {
@@ -310,7 +320,8 @@ func (e Expect) verifyPins(cross extension) error {
 	return nil
 }
 
-// verifySelfSigned verifies the root of an identity, except whether that identity is expected.
+// verifySelfSigned verifies the root of an identity. It does not check whether that identity is
+// expected.
 func (e Expect) verifySelfSigned(c *x509.Certificate, kind Kind) (extension, error) {
 	x, err := e.verifyCA(c, kind)
 	if err != nil {
@@ -319,7 +330,7 @@ func (e Expect) verifySelfSigned(c *x509.Certificate, kind Kind) (extension, err
 	return x, verifySignedBy(c, c)
 }
 
-// verifyCA verifies a CA certificate except its signature.
+// verifyCA verifies everything in a CA certificate except its signature.
 func (e Expect) verifyCA(c *x509.Certificate, kind Kind) (extension, error) {
 	x, err := e.verifyProfile(c)
 	if err != nil {
@@ -338,7 +349,7 @@ func (e Expect) verifyCA(c *x509.Certificate, kind Kind) (extension, error) {
 	return x, nil
 }
 
-// verifyProfile verifies the profile that all certificates of a chain have in common.
+// verifyProfile verifies the requirements that all certificates of a chain share.
 func (e Expect) verifyProfile(c *x509.Certificate) (extension, error) {
 	if c.SignatureAlgorithm != x509.ECDSAWithSHA256 {
 		return extension{}, wire.Refuse(wire.BadChain, "certificate: signature algorithm", c.SignatureAlgorithm, x509.ECDSAWithSHA256)
@@ -365,7 +376,8 @@ func (e Expect) verifyProfile(c *x509.Certificate) (extension, error) {
 	return x, nil
 }
 
-// verifySignedBy verifies that the parent's key signed a certificate in the parent's name.
+// verifySignedBy verifies that c names the parent as its issuer and that the parent's key
+// signed it.
 func verifySignedBy(c, parent *x509.Certificate) error {
 	if !bytes.Equal(c.RawIssuer, parent.RawSubject) {
 		return wire.Refuse(wire.BadChain, "certificate: issuer", c.Issuer, parent.Subject)

@@ -11,12 +11,13 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// maxCSR bounds a certificate request, in bytes. One with a P-256 key and
-// nothing else is about 200.
+// maxCSR is the maximum size of a certificate request in bytes. A request with only a P-256
+// key has about 200.
 const maxCSR = 4 << 10
 
-// CSRKey verifies a PKCS #10 request that contains a key and nothing else: P-256, self-signed,
-// empty subject, no attribute and no extension. It refuses other requests with "csr".
+// CSRKey verifies a PKCS #10 request and returns its key. The request must contain only a
+// P-256 key and be self-signed: with an empty subject, no attribute and no extension. CSRKey
+// refuses any other request with "csr".
 func CSRKey(encoded []byte) (crypto.PublicKey, error) {
 	if len(encoded) > maxCSR {
 		return nil, wire.Refuse(wire.BadCSR, "csr: size in bytes", len(encoded), maxCSR)
@@ -39,8 +40,8 @@ func CSRKey(encoded []byte) (crypto.PublicKey, error) {
 	return key, nil
 }
 
-// plainRequest returns the request (RFC 2986, section 4) for a key with this signature that
-// has neither subject nor attributes.
+// plainRequest returns the request (RFC 2986, section 4) with this key and signature, an empty
+// subject and no attributes.
 func plainRequest(spki, signature []byte) []byte {
 	version, subject, attributes := der.Integer(new(big.Int)), der.Element(der.Sequence), der.Element(der.ContextConstructed)
 	info := der.Element(der.Sequence, version, subject, spki, attributes)

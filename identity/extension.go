@@ -16,22 +16,22 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// extensionOID names the private extension. It is the UUID
-// caba1482-1bf4-4a3f-be22-a69bf4f509e1 under the arc that Microsoft keeps for
-// identifiers made of UUIDs, in parts of 16, 16, 16, 16, 16, 24 and 24 bits. Under
-// 2.25 the UUID would be one arc of 128 bits: certificates with such an arc are
-// refused by crypto/x509 ("malformed extension OID field", arcs of at most 31
-// bits), and so by every TLS client written in Go.
+// extensionOID identifies the private extension. It is the UUID
+// caba1482-1bf4-4a3f-be22-a69bf4f509e1 under the arc that Microsoft reserves for object
+// identifiers made of UUIDs, in parts of 16, 16, 16, 16, 16, 24 and 24 bits. Under 2.25 the
+// UUID would be one arc of 128 bits. crypto/x509, and so every TLS client in Go, accepts arcs
+// of at most 31 bits and refuses such a certificate ("malformed extension OID field").
 var extensionOID = asn1.ObjectIdentifier{1, 2, 840, 113556, 1, 8000, 2554, 51898, 5250, 7156, 19007, 48674, 10918900, 16058849}
 
-// maxExtension and maxChip bound the extension, in bytes.
+// maxExtension is the maximum size of the extension, maxChip that of its chip, in bytes.
 const (
 	maxExtension = 32 << 10
 	maxChip      = 256
 )
 
-// The marks: developmentMark is in the certificates of a development policy, debugMark in the
-// leaves of a policy that accepts TEEs which their host can read.
+// Marks in the extension. All certificates under a development policy have developmentMark;
+// the leaves under a policy that accepts debuggable TEEs, whose memory the host can read, have
+// debugMark.
 const (
 	developmentMark = "development"
 	debugMark       = "debug"
@@ -44,7 +44,7 @@ type extension struct {
 	id           attest.Digest
 	task         string
 	keyMode      policyfile.KeyMode
-	head         attest.Digest // policy head under which it was issued; see below
+	head         attest.Digest // policy head of the issuance; see below
 	development  bool
 	debug        bool // in leaves only: roots outlive policies
 	unit         wire.UnitID
@@ -52,34 +52,35 @@ type extension struct {
 	chip         string
 	measurements []attest.Measurement // sorted
 
-	// Kind group only; task is then the name of the group, and id its
-	// roster's digest.
+	// The fields below are for kind group only. There task is the name of the group, and id
+	// the digest of its roster.
 	role   string
 	ends   time.Time // end of the parties' approval, in whole seconds
-	member member    // of a unit; empty in a leaf that all units of the role share
+	member member    // the unit's program and party; empty in a leaf that all units of the role share
 }
 
-// member names the program that a unit in a group runs, and the party that it belongs to.
+// member names the program that a unit in a group runs, and the party of that program.
 type member struct {
 	task, release string
-	party         attest.Digest // of its SSH key: [sshsig.KeyDigest]
+	party         attest.Digest // digest of the party's SSH key: [sshsig.KeyDigest]
 }
 
-// The field head is the head of the policy history under which a leaf was issued. A leaf that
-// several units share contains instead the head after the last step that cut one of them off,
-// zero before the first such step, so that all of them have the same leaf. A CA certificate
-// contains the digest of the genesis, so that it outlives policies.
+// In the leaf of one unit, the field head is the head of the policy history at issuance. In a
+// leaf that several units share, it is the head after the last policy step that cut off one of
+// these units, or zero before the first such step, so that all of them get the same leaf. In a
+// CA certificate it is the genesis digest, so that the certificate stays valid under later
+// policies.
 
-// Number of fields before the measurements, or before role and end, and of the fields of kind
-// group that follow them without and with a member.
+// Numbers of fields: extensionFields in every kind; in kind group, roleFields follow for role
+// and end, and memberFields for the member of a unit.
 const (
 	extensionFields = 9
 	roleFields      = 2
 	memberFields    = 3
 )
 
-// encode returns the extension's value: a DER OCTET STRING with the framing of the fields. It
-// refuses with "extension" what [parseExtension] would.
+// encode returns the extension's value: a DER OCTET STRING that contains the framed fields. It
+// refuses, with "extension", everything that [parseExtension] refuses.
 func (e extension) encode() ([]byte, error) {
 	if err := e.validate(); err != nil {
 		return nil, err
@@ -91,8 +92,8 @@ func (e extension) encode() ([]byte, error) {
 	return der, err
 }
 
-// fields returns the nine fields, absent ones empty, then the measurements; in kind group role
-// and end, and the member of a unit.
+// fields returns the nine fields of every kind, empty where absent, then the measurements, and
+// in kind group role and end, then the member of a unit.
 func (e extension) fields() [][]byte {
 	fields := [][]byte{
 		[]byte(e.kind), nonZero(e.id[:]), []byte(e.task), []byte(e.keyMode), e.head[:],
@@ -130,8 +131,8 @@ func nonZero(b []byte) []byte {
 	return b
 }
 
-// parseExtension is the inverse of encode. It refuses everything that encode does not produce,
-// with "extension".
+// parseExtension is the inverse of encode. It refuses, with "extension", all bytes that encode
+// does not produce.
 func parseExtension(der []byte) (extension, error) {
 	e := decodeExtension(der)
 	again, err := e.encode()
@@ -144,9 +145,9 @@ func parseExtension(der []byte) (extension, error) {
 	return e, nil
 }
 
-// decodeExtension reads the fields without checking them. Wrong sizes and marks do not encode
-// to the same bytes again; malformed bytes return the zero extension, which does not encode at
-// all.
+// decodeExtension parses the fields without checking them. parseExtension encodes the result
+// again: fields of wrong size and unknown marks then give different bytes. For malformed bytes
+// decodeExtension returns the zero extension, which encode refuses.
 func decodeExtension(der []byte) extension {
 	var framed []byte
 	if len(der) > maxExtension {
@@ -179,7 +180,7 @@ func decodeExtension(der []byte) extension {
 	return e
 }
 
-// decodeRole reads the fields of kind group that follow the nine common ones.
+// decodeRole parses the fields of kind group that follow the nine common fields.
 func (e extension) decodeRole(f [][]byte) extension {
 	if len(f) != roleFields && len(f) != roleFields+memberFields || len(f[1]) != 8 {
 		return extension{}
@@ -192,15 +193,15 @@ func (e extension) decodeRole(f [][]byte) extension {
 	return e
 }
 
-// shape says which fields the extension of a kind contains; all others are absent.
+// shape defines which fields the extension of a kind contains; all others must be absent.
 type shape struct {
 	identity     bool                 // id and task
 	optional     bool                 // id and task, or neither
-	keyModes     []policyfile.KeyMode // one of these, or none
+	keyModes     []policyfile.KeyMode // the key mode is one of these; nil means no key mode
 	unit         bool                 // unit and platform, optionally a chip
 	measurements bool
 	role         bool // role and end, optionally unit, platform and member
-	shared       bool // shared by several units, unless it names one
+	shared       bool // several units share the leaf, unless it names one unit
 }
 
 var shapes = map[Kind]shape{
@@ -249,7 +250,7 @@ func (e extension) validate() error {
 	return nil
 }
 
-// policyFacts returns the facts about a unit in its leaf.
+// policyFacts returns the facts about a unit that its leaf contains.
 func (e extension) policyFacts() policy.Facts {
 	f := policy.Facts{
 		Task: e.task, Identity: e.id, Unit: e.unit, Platform: e.platform, Chip: e.chip, Head: e.head, Shared: e.unit == wire.UnitID{},
@@ -271,7 +272,7 @@ func ascending(list []attest.Measurement) bool {
 	return true
 }
 
-// extensionOf finds and parses the private extension of a certificate.
+// extensionOf returns the private extension of a certificate, parsed.
 func extensionOf(c *x509.Certificate) (extension, error) {
 	for _, x := range c.Extensions {
 		if x.Id.Equal(extensionOID) && !x.Critical {

@@ -28,9 +28,9 @@ func (e Expect) verifyMember(c *x509.Certificate, x extension) error {
 	return nil
 }
 
-// verifyGroupChain verifies the rest of a chain in a group: the leaf under the group root, and that root,
-// whose extension it returns. A group-bus certificate that follows is for manager and gateway:
-// it must be of the same key, and has no effect on the result.
+// verifyGroupChain verifies the rest of a chain in a group: the leaf under the group root, and
+// that root, whose extension it returns. A group-bus certificate that follows is for the cluster
+// manager and the gateway: it must have the same key, and does not change the result.
 func (e Expect) verifyGroupChain(chain []*x509.Certificate, authorityRoot *x509.Certificate, leaf extension) (extension, error) {
 	if len(chain) != 2 && len(chain) != 3 {
 		return extension{}, wire.Refuse(wire.BadChain, "chain: certificates in a group", len(chain), "leaf and group root, optionally a group-bus certificate")
@@ -73,9 +73,9 @@ func (e Expect) verifyGroupBus(c, groupRoot, authorityRoot *x509.Certificate) er
 	return verifySignedBy(c, authorityRoot)
 }
 
-// CheckGroupRoot verifies the root of a group as [Check] does in a chain: self-signed, of the
-// roster that the policy has in force, and named by the approvals of its parties. It uses
-// Policy, Group, IDs and At of e, all but IDs required.
+// CheckGroupRoot verifies the root of a group as [Check] does in a chain: the root is
+// self-signed, belongs to a roster in force under the policy, and the parties' approvals name
+// it. CheckGroupRoot requires Policy, Group and At of e, and uses IDs and Approvers if set.
 func CheckGroupRoot(root *x509.Certificate, e Expect) error {
 	switch {
 	case !e.Policy.Genuine():
@@ -95,8 +95,9 @@ func CheckGroupRoot(root *x509.Certificate, e Expect) error {
 	return e.verifyPins(x)
 }
 
-// findApprovedGroup requires that a group's identity is one that the policy has in force, and that its
-// parties approve this root of it according to the policy's history.
+// findApprovedGroup returns the state of the group in the policy that has this root. It requires
+// that the root's roster is in force, or is the predecessor of that roster, and that its parties
+// approve the root with this digest.
 func (e Expect) findApprovedGroup(root extension, digest attest.Digest) (*policy.GroupState, error) {
 	p := e.Policy.GroupByName(e.Group)
 	if p == nil {
@@ -115,10 +116,10 @@ func (e Expect) findApprovedGroup(root extension, digest attest.Digest) (*policy
 	return p, CheckApprovers(p, digest, e.Approvers, e.At)
 }
 
-// verifyParty refuses, with "party", a leaf of another party than the caller pinned for its role.
-// Whether the party named in a unit's leaf approves is checked by [policy.Approved.CutOff]. A
-// shared leaf names no party: its key is derived from the last cut, and only units whose own
-// party approves receive it.
+// verifyParty refuses, with "party", a leaf whose party is not one that the caller pinned for
+// the leaf's role. [policy.Approved.CutOff] checks whether the party in a unit's leaf approves.
+// A shared leaf names no party. Its key depends on the last cut-off, and a unit receives it
+// only if the unit's own party approves.
 func (e Expect) verifyParty(p *policy.GroupState, leaf extension) error {
 	pins, pinned := e.Parties[leaf.role]
 	if !pinned {
@@ -132,9 +133,10 @@ func (e Expect) verifyParty(p *policy.GroupState, leaf extension) error {
 	return nil
 }
 
-// CheckApprovers refuses a group root that a trusted party has not approved: with "party" a roster
-// that has none of its keys, and as [policy.GroupState.Consents] does a root that a party with such
-// a key does not approve. Without keys it refuses nothing.
+// CheckApprovers refuses a group root that a trusted party has not approved; keys are the
+// digests of that party's SSH keys. It refuses, with "party", a roster in which no party has one
+// of the keys. If a party with one of the keys does not approve the root, it returns the error of
+// [policy.GroupState.Consents]. Without keys it refuses nothing.
 func CheckApprovers(p *policy.GroupState, root attest.Digest, keys []attest.Digest, at time.Time) error {
 	found := len(keys) == 0
 	for _, party := range p.Roster.Parties {
@@ -152,9 +154,9 @@ func CheckApprovers(p *policy.GroupState, root attest.Digest, keys []attest.Dige
 	return nil
 }
 
-// roleApprovalEnd returns the time at which the first approval of a group root by the parties of a
-// role's members ends, at the latest the group's end: no leaf that several of their units
-// share outlives it. A party that does not approve has no share in it.
+// roleApprovalEnd returns the end of the shared leaf of a role: the time at which the first
+// approval of the group root by a party of the role's members ends, at the latest the end of the
+// roster. Parties that do not approve are ignored, because their units do not get the leaf.
 func roleApprovalEnd(p *policy.GroupState, root attest.Digest, role string, at time.Time) time.Time {
 	first := p.Roster.Until
 	for _, key := range partyKeys(p.Roster, role, attest.Digest{}) {
@@ -165,9 +167,9 @@ func roleApprovalEnd(p *policy.GroupState, root attest.Digest, role string, at t
 	return first
 }
 
-// partyKeys returns the keys of the parties that a leaf of a role belongs to: the party named in
-// the leaf, or, if the leaf names none because all units of the role share it, the party of
-// each member. It is empty if the named party has no member in the role.
+// partyKeys returns the keys of the parties that a leaf of a role belongs to. That is the party
+// in the leaf or, if the leaf names none because all units of the role share it, the parties of
+// all members. The result is empty if the leaf's party has no member in the role.
 func partyKeys(r policy.Roster, role string, party attest.Digest) []attest.Digest {
 	var keys []attest.Digest
 	for _, x := range r.Roles {

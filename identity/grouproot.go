@@ -11,9 +11,9 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// GroupKeys are the keys that are derived from the secret of one roster. They cannot be
-// derived from any other secret, in particular not from the authority root secret. They are
-// immutable and safe for concurrent use, and print as "keys".
+// GroupKeys contains the keys derived from the secret of one roster. They cannot be derived
+// from any other secret, in particular not from the authority root secret. GroupKeys is
+// immutable and safe for concurrent use, and prints as "keys".
 type GroupKeys struct {
 	roster attest.Digest
 	secret Secret
@@ -37,29 +37,29 @@ func DeriveGroup(s Secret, roster attest.Digest) (*GroupKeys, error) {
 // Roster returns the digest of the roster, which is the group's identity.
 func (k *GroupKeys) Roster() attest.Digest { return k.roster }
 
-// RootDigest returns the digest of the group root: the SHA-256 of its SubjectPublicKeyInfo. Parties
-// name the root by it when they approve.
+// RootDigest returns the digest of the group root: the SHA-256 of its SubjectPublicKeyInfo. The
+// approvals of the parties name the root by this digest.
 func (k *GroupKeys) RootDigest() attest.Digest { return k.digest }
 
-// Format prints "keys", whatever the verb.
+// Format prints "keys" for every verb.
 func (k GroupKeys) Format(f fmt.State, _ rune) { io.WriteString(f, "keys") }
 
-// GroupRootData returns the report data of an authority's own evidence when it presents the
-// root of a roster to a party that sent a nonce.
+// GroupRootData returns the report data of the evidence with which an authority shows the root
+// of a roster to a party; the party sent the nonce.
 func GroupRootData(nonce []byte, roster, root attest.Digest) attest.ReportData {
 	return attest.BindReportData(wire.LabelGroupRoot, nonce, roster[:], root[:])
 }
 
-// SealedGroup returns the plaintext that a TEE seals for a roster, framed under "cohort group
-// secret v1": the secret and the roster's digest.
+// SealedGroup returns the plaintext that a TEE seals for a roster: the secret and the roster's
+// digest, framed under "cohort group secret v1".
 func SealedGroup(s Secret, roster attest.Digest) []byte {
 	secret := s.Expose()
 	defer clear(secret)
 	return wire.Frame(wire.LabelGroupSecret, secret, roster[:])
 }
 
-// OpenGroup parses the output of [SealedGroup], and derives the keys. It refuses other bytes
-// with "malformed", and the secret of another roster with "store-foreign".
+// OpenGroup parses the output of [SealedGroup] and derives the keys. It refuses any other bytes
+// with "malformed", and the secret of a different roster with "store-foreign".
 func OpenGroup(plain []byte, roster attest.Digest) (*GroupKeys, error) {
 	f, err := wire.Unframe(wire.LabelGroupSecret, plain, 2)
 	if err != nil {
@@ -75,8 +75,8 @@ func OpenGroup(plain []byte, roster attest.Digest) (*GroupKeys, error) {
 	return DeriveGroup(secret, roster)
 }
 
-// deriveGroups derives the keys and CA certificates of groups, and of those they continue, from
-// the group keys at hand.
+// deriveGroups issues the CA certificates of the policy's groups and of their predecessors, as
+// far as all contains their keys.
 func (i *Issuer) deriveGroups(all []*GroupKeys) error {
 	for _, name := range i.doc.GroupNames() {
 		for p := i.policy.GroupByName(name); p != nil; p = p.Predecessor {
@@ -98,8 +98,9 @@ func (i *Issuer) deriveGroups(all []*GroupKeys) error {
 	return nil
 }
 
-// findGroup finds the identity of a group. It refuses with "not-found" a group that is not of this
-// policy, and with "group-authority" a group without keys.
+// findGroup returns the identity of a group with its CA. It refuses a group that is not in this
+// policy with "not-found", and a group whose keys the issuer does not have with
+// "group-authority".
 func (i *Issuer) findGroup(p *policy.GroupState) (issuedIdentity, error) {
 	k, ours := i.groups[p]
 	switch {
@@ -111,16 +112,16 @@ func (i *Issuer) findGroup(p *policy.GroupState) (issuedIdentity, error) {
 	return k, nil
 }
 
-// GroupIdentity returns the identity of a group. It refuses with "not-found" a group that is not of
-// this policy, and with "group-authority" a group without keys.
+// GroupIdentity returns the identity of a group. It refuses a group that is not in this policy
+// with "not-found", and a group whose keys the issuer does not have with "group-authority".
 func (i *Issuer) GroupIdentity(p *policy.GroupState) (Identity, error) {
 	k, err := i.findGroup(p)
 	return k.Identity, err
 }
 
 // GroupAuthorityLeaf returns the kind-authority leaf of a group for the window that contains at.
-// It signs reports for the group's units and does not serve TLS; its identity is the roster's.
-// It refuses as Group does.
+// The leaf signs reports for the group's units and cannot serve TLS; its identity is the digest
+// of the roster. GroupAuthorityLeaf refuses as GroupIdentity does.
 func (i *Issuer) GroupAuthorityLeaf(p *policy.GroupState, at time.Time) (Leaf, error) {
 	k, err := i.findGroup(p)
 	if err != nil {

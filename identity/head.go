@@ -16,18 +16,19 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// MaxHead bounds a proved head in bytes: a framing of six fields, about 900 bytes.
+// MaxHead is the maximum size of a proved head in bytes. A proved head is a framing of six
+// fields, about 900 bytes.
 const MaxHead = wire.MaxHead
 
-// maxSpread bounds the spread of a proved head: no certificate is valid longer.
+// maxSpread is the maximum spread in a proved head: the maximum lifetime of a certificate.
 const maxSpread = wire.MaxLifetime
 
-// HeadClaim is the unverified statement of an authority about its policy history at one time;
-// a [ProvedHead] is the verified form.
+// HeadClaim is an authority's unverified statement about its policy history at one time; a
+// [ProvedHead] is a verified statement.
 type HeadClaim struct {
 	Head   attest.Digest // head of the history
 	Steps  uint64        // steps of the history, at least 1
-	At     time.Time     // time of the authority, in whole seconds
+	At     time.Time     // time on the authority's clock, in whole seconds
 	Spread time.Duration // time over which units spread the renewals after a step, in whole milliseconds
 }
 
@@ -36,9 +37,9 @@ func (c HeadClaim) message() []byte {
 	return wire.Frame(wire.LabelHead, c.Head[:], wire.Uint64(c.Steps), wire.Uint64(uint64(c.At.Unix())), wire.Uint64(uint64(c.Spread.Milliseconds())))
 }
 
-// ProveHead signs a claim with a kind-authority leaf of an [Issuer] and its key. Times are
-// rounded down to their unit. It refuses with "request" a claim that [ParseHead] would refuse
-// whatever its signature.
+// ProveHead signs a claim with the key of a kind-authority leaf of an [Issuer]. It rounds times
+// down to their unit. It refuses, with "request", a claim that [ParseHead] would refuse even
+// with a valid signature.
 func ProveHead(c HeadClaim, signer Leaf) ([]byte, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -77,22 +78,22 @@ func (h ProvedHead) PolicyHead() attest.Digest { return h.claim.Head }
 // Steps returns the number of steps of the history.
 func (h ProvedHead) Steps() int { return int(h.claim.Steps) }
 
-// SignedAt returns the authority's time of the signature, rounded down to a second.
+// SignedAt returns the time of the signature on the authority's clock, rounded down to a second.
 func (h ProvedHead) SignedAt() time.Time { return h.claim.At }
 
 // Spread returns the time over which units spread the renewals after a step.
 func (h ProvedHead) Spread() time.Duration { return h.claim.Spread }
 
-// Bytes returns the encoding, as [ParseHead] accepts it. The caller does not change it.
+// Bytes returns the encoding that [ParseHead] accepts. The caller must not change it.
 func (h ProvedHead) Bytes() []byte { return h.encoded }
 
-// Field returns the value of the HTTP field [wire.FieldHead]; it is empty for the zero
+// Field returns the value for the HTTP header field [wire.FieldHead], empty for the zero
 // ProvedHead.
 func (h ProvedHead) Field() string { return base64.RawURLEncoding.EncodeToString(h.encoded) }
 
-// DecodeHeadField decodes a value of the HTTP field [wire.FieldHead] without verifying it;
-// [ParseHead] does. It refuses another encoding with "malformed", and more than [MaxHead]
-// bytes with "too-large".
+// DecodeHeadField decodes a value of the HTTP header field [wire.FieldHead]. It does not verify
+// the head; [ParseHead] does. It refuses any other encoding with "malformed", and more than
+// [MaxHead] bytes with "too-large".
 func DecodeHeadField(value string) (unverified []byte, err error) {
 	if base64.RawURLEncoding.DecodedLen(len(value)) > MaxHead {
 		return nil, wire.Refuse(wire.TooLarge, "policy head: size of the field", len(value), base64.RawURLEncoding.EncodedLen(MaxHead))
@@ -104,8 +105,8 @@ func DecodeHeadField(value string) (unverified []byte, err error) {
 	return unverified, nil
 }
 
-// UnverifiedSteps returns the number of steps that an unverified head claims, 0 if it cannot
-// be read. Callers skip heads that are no newer than their own by it.
+// UnverifiedSteps returns the number of steps that an unverified head claims, or 0 if b is not
+// a head. With it callers skip the heads that are not newer than their own.
 func UnverifiedSteps(b []byte) int {
 	var f [2][]byte
 	if prefix := 1 + len(wire.LabelHead) + 4 + len(attest.Digest{}) + 4 + 8; len(b) < prefix || len(b) > MaxHead || wire.UnframeInto(f[:], wire.LabelHead, b[:prefix]) != nil || len(f[1]) != 8 {
@@ -114,15 +115,15 @@ func UnverifiedSteps(b []byte) int {
 	return int(min(binary.BigEndian.Uint64(f[1]), wire.MaxHistory))
 }
 
-// ParseHead verifies a proved head against a policy history that the caller has approved, at a
-// time of the caller's clock. It requires a leaf of kind authority under the root that the
-// policy names, whose certificate is authorityRoot.
+// ParseHead verifies a proved head against an approved policy history, at a time of the
+// caller's clock. The signer must have a leaf of kind authority under the authority root that
+// the policy names; authorityRoot is the certificate of that root.
 //
-// It refuses with "malformed" any other encoding, with "too-large" more than [MaxHead] bytes,
-// with "signature" a signature that was not made by the leaf's key, and with "clock" a head or
-// leaf of another time: clocks may differ by 5 minutes. A head that differs from the approved
-// history's head after the same number of steps is of another history, and refused with
-// "behind". For the leaf the reasons are those of [Check].
+// ParseHead refuses with "malformed" any other encoding, with "too-large" more than [MaxHead]
+// bytes, with "signature" a signature that the leaf's key did not make, and with "clock" a head
+// or leaf whose time does not match: clocks may differ by 5 minutes. It refuses, with "behind", a
+// head that differs from the head of the approved history after the same number of steps. The
+// leaf is refused with the reasons of [Check].
 func ParseHead(b []byte, approved policy.Approved, authorityRoot *x509.Certificate, at time.Time) (ProvedHead, error) {
 	unverified, leaf, signature, err := decodeHead(b)
 	if err != nil {
@@ -148,7 +149,7 @@ func ParseHead(b []byte, approved policy.Approved, authorityRoot *x509.Certifica
 	return ProvedHead{unverified, bytes.Clone(b)}, nil
 }
 
-// decodeHead parses the fields and verifies nothing but their encoding.
+// decodeHead parses the fields. It verifies only their encoding.
 func decodeHead(b []byte) (unverified HeadClaim, leaf *x509.Certificate, signature []byte, err error) {
 	if len(b) > MaxHead {
 		return unverified, nil, nil, wire.Refuse(wire.TooLarge, "policy head: size in bytes", len(b), MaxHead)
@@ -180,8 +181,9 @@ func decodeHead(b []byte) (unverified HeadClaim, leaf *x509.Certificate, signatu
 	return unverified, leaf, f[5], nil
 }
 
-// timeOfHead returns the time at which the leaf of a head is verified: the caller's, or the
-// nearer end of the leaf's window if that differs from it by no more than clocks may differ.
+// timeOfHead returns the time at which the leaf of a head is verified. That is the caller's
+// time or, if it is outside the leaf's validity, the nearer end of that validity. timeOfHead
+// refuses times that differ by more than clocks may differ.
 func timeOfHead(unverified HeadClaim, leaf *x509.Certificate, at time.Time) (time.Time, error) {
 	verifyAt := at
 	switch {

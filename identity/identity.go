@@ -1,28 +1,28 @@
-// Package identity derives keys and certificates from the root secret of an authority and the
-// policy that its owners approved, and verifies the certificates of others.
+// Package identity derives keys and certificates from the root secret of an authority and an
+// approved policy, and verifies the certificates of peers.
 //
-// Issuing is a pure function: every key is derived from the root secret, every certificate is
-// deterministic, so authorities that share a root secret and a policy issue the same bytes
-// without communicating, and no private key is stored. [Derive] makes [Keys], [Keys.Issuer] an
-// [Issuer] of one policy.
+// Issuing is a pure function: every key is derived from the root secret, and every certificate
+// is deterministic. So authorities that share a root secret and a policy issue the same bytes
+// without communicating, and no private key is stored. [Derive] makes [Keys] from a root
+// secret; [Keys.Issuer] makes the [Issuer] of one policy.
 //
-// An identity is one release of a task, named by [ReleaseID], a digest of its measurements, or
-// one group, named by the digest of its roster. A release has a root of its own, whose key is
-// cross-signed under the authority root. A group has a root whose key is derived from a secret
-// of its roster ([GroupKeys]): the parties that approve the roster name that root, and it
-// cannot be derived from the authority root secret.
+// An identity is one release of a task or one group. [ReleaseID], a digest over its
+// measurements, identifies a release; the digest of its roster identifies a group. A release
+// has a root of its own, and the authority root cross-signs the key of that root. A group has a
+// root whose key is derived from a secret of its roster ([GroupKeys]). The parties that approve
+// the roster also name that root, and its key cannot be derived from the authority root secret.
 //
-// [Check] is the only function that makes a [Peer] that is OK. It verifies a presented chain
-// step by step up to the authority root that the owners' policy names, or to the group root
-// that the parties' approvals name, recomputes the identity of a release from the measurements
-// in the cross-certificate, and requires one kind, one use, and one of the identities that the
-// caller names; the zero [Expect] refuses everything. [ServerTLS] and [ClientTLS] are TLS 1.3
-// configurations that do the same in a handshake.
+// [Check] is the only function that makes a verified [Peer]. It verifies a presented chain up
+// to the authority root that the policy names, or to the group root that the parties'
+// approvals name. It recomputes the identity of a release from the measurements in the
+// cross-certificate, and requires a kind, a use and an identity that the caller accepts; the
+// zero [Expect] refuses every peer. [ServerTLS] and [ClientTLS] return TLS 1.3 configurations;
+// a client with ClientTLS runs Check in every handshake.
 //
-// Ring keys are not derived: they are random, exist in memory and inside certificate reports
-// only, and are erased ([RingKey], [Ring]).
+// Ring keys are not derived. They are random, exist only in memory and inside certificate
+// reports, and are erased after use ([RingKey], [Ring]).
 //
-// The package trusts approved policy, and a certificate only after Check has accepted it. It
+// The package trusts approved policies, and certificates only after Check has accepted them. It
 // refuses unknown algorithms, unknown critical extensions and certificates without its own
 // extension. docs/spec/identity.md specifies every byte.
 //
@@ -37,30 +37,30 @@ import (
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// Kind is the purpose of a certificate. Every verifier requires a fixed set of kinds.
+// Kind is the purpose of a certificate. Every verifier accepts a fixed set of kinds.
 type Kind string
 
 // The kinds of leaf certificates.
 const (
 	KindAuthority Kind = "authority" // signs reports, serves the authority's API
 	KindShared    Kind = "shared"    // TLS leaf that all units of an identity share
-	KindUnit      Kind = "unit"      // of one unit: its signing key, or in key mode unit its TLS key
-	KindGroup     Kind = "group"     // of one role in a group, in place of shared and unit
+	KindUnit      Kind = "unit"      // one unit's signing key or, in key mode unit, its TLS key
+	KindGroup     Kind = "group"     // in a group, instead of shared and unit; names the role
 )
 
-// The kinds of CA certificates. Callers never request them: they keep a CA's extension from
-// being taken for a leaf's.
+// The kinds of CA certificates. Callers never request them. They distinguish a CA's extension
+// from a leaf's.
 const (
 	kindAuthorityRoot Kind = "authority-root"
 	kindIdentityRoot  Kind = "identity-root"
 	kindCross         Kind = "cross"
 	kindGroupRoot     Kind = "group-root" // signs the leaves of a group directly
-	kindGroupBus      Kind = "group-bus"  // the group root's key under the authority root, for manager and gateway alone
+	kindGroupBus      Kind = "group-bus"  // the group root's key under the authority root; only for manager and gateway
 )
 
 // ReleaseID returns the identity id of a release: H("cohort identity v1", trust domain,
-// authority root, genesis digest, task name, sorted measurements). It refuses with "not-found"
-// a release that policy does not contain.
+// authority root, genesis digest, task name, sorted measurements). It refuses a release that
+// the policy does not contain with "not-found".
 func ReleaseID(p policy.Approved, task, release string) (attest.Digest, error) {
 	r, err := findRelease(p, task, release)
 	if err != nil {
@@ -69,9 +69,9 @@ func ReleaseID(p policy.Approved, task, release string) (attest.Digest, error) {
 	return p.Document().ReleaseID(p.Genesis(), task, r.References), nil
 }
 
-// LiveIDs returns the identity ids of all releases of a task in the current policy, in the
-// order of the release names. A caller that follows the task by name puts them into [Expect].
-// It refuses with "not-found" an unknown task.
+// LiveIDs returns the identity ids of all releases of a task in the policy, in the order of the
+// release names. A caller that pins a task by name puts them into [Expect]. LiveIDs refuses an
+// unknown task with "not-found".
 func LiveIDs(p policy.Approved, task string) ([]attest.Digest, error) {
 	t, err := findTask(p, task)
 	if err != nil {

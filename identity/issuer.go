@@ -15,9 +15,9 @@ import (
 // AuthorityLeafLifetime is the lifetime of kind-authority leaves.
 const AuthorityLeafLifetime = time.Hour
 
-// Issuer issues certificates under one policy. It is a pure function of root
-// secret, policy and time: two authorities with the same three issue the same
-// bytes. It is immutable and safe for concurrent use.
+// Issuer issues certificates under one policy. Certificates depend only on the secrets, the
+// policy and the time: authorities with the same inputs issue the same bytes. An Issuer is
+// immutable and safe for concurrent use.
 type Issuer struct {
 	keys   *Keys
 	policy policy.Approved
@@ -25,15 +25,15 @@ type Issuer struct {
 	signer signer // the authority root
 	root   []byte
 	known  map[*policyfile.Release]issuedIdentity
-	groups map[*policy.GroupState]issuedIdentity // without a CA if the roster's keys are missing
+	groups map[*policy.GroupState]issuedIdentity // no CA where the roster's keys are missing
 }
 
 // issuedIdentity is the identity of a release or group with its CA.
 type issuedIdentity struct {
 	Identity
-	secret Secret        // from which the identity's keys are derived: the authority's, or the roster's
-	root   attest.Digest // of a group: the root that its parties approve
-	ca     signer        // CA of its root and of its cross-certificate
+	secret Secret        // source of the identity's keys: secret of the authority or the roster
+	root   attest.Digest // in a group: digest of the root that the parties approve
+	ca     signer        // the CA with the key of root and cross-certificate
 }
 
 // Leaf is a leaf certificate and its renewal times.
@@ -41,26 +41,26 @@ type Leaf struct {
 	DER         []byte
 	Serial      *big.Int
 	Key         *ecdsa.PrivateKey // nil if only the unit has it
-	RenewAfter  time.Time         // the next window's begin
-	RenewBefore time.Time         // end of the jitter
+	RenewAfter  time.Time         // begin of the next window
+	RenewBefore time.Time         // renewals spread from RenewAfter to this time
 	NotAfter    time.Time
 }
 
 // Identity is the identity of one release, or of one group.
 type Identity struct {
 	ID      attest.Digest
-	Task    string // of a unit in a group, the task of its program
+	Task    string // for a unit in a group, the task of its program
 	Release string
 	Group   string // empty outside groups
-	Role    string // of a unit in a group
+	Role    string // for a unit in a group only
 	Root    []byte // self-signed, DER
 	// Cross is the certificate of the root's key under the authority root, pathLen 0, DER. In
-	// a group it is of kind group-bus, for manager and gateway alone.
+	// a group its kind is group-bus, and only the cluster manager and the gateway use it.
 	Cross []byte
 }
 
-// Signing returns the chain with which a unit signs, from its certificate on: a group's leaf
-// is under the group root, any other under the cross-certificate.
+// Signing returns the chain of a unit's signing certificate: that certificate, then in a group
+// the group root, otherwise the cross-certificate.
 func (i Identity) Signing(unit []byte) [][]byte {
 	if i.Group != "" {
 		return [][]byte{unit, i.Root}
@@ -68,8 +68,8 @@ func (i Identity) Signing(unit []byte) [][]byte {
 	return [][]byte{unit, i.Cross}
 }
 
-// Serving returns the chain that a unit presents in TLS, to peers and to managers. In a group
-// it ends with the group-bus certificate, which only managers use.
+// Serving returns the chain that a unit presents in TLS to peers and cluster managers. In a
+// group it ends with the group-bus certificate, which only managers use.
 func (i Identity) Serving(leaf []byte) [][]byte {
 	if i.Group != "" {
 		return [][]byte{leaf, i.Root, i.Cross}
@@ -77,9 +77,9 @@ func (i Identity) Serving(leaf []byte) [][]byte {
 	return [][]byte{leaf, i.Cross}
 }
 
-// Issuer makes the issuer of a policy, for its tasks and for those of its groups whose roster
-// is among the groups' keys. It refuses with "authority-root" a policy that names another
-// root.
+// Issuer returns the issuer of a policy. It issues for the policy's tasks, and for the rosters
+// of its groups whose keys are given. It refuses a policy that names a different authority root
+// with "authority-root".
 func (k *Keys) Issuer(p policy.Approved, groups ...*GroupKeys) (*Issuer, error) {
 	if !p.Genuine() {
 		return nil, wire.Refuse(wire.BadPolicy, "issuer: policy", "an unapproved one", "an approved policy")
@@ -110,9 +110,9 @@ func (k *Keys) Issuer(p policy.Approved, groups ...*GroupKeys) (*Issuer, error) 
 // AuthorityRoot returns the self-signed authority root certificate, DER.
 func (i *Issuer) AuthorityRoot() []byte { return i.root }
 
-// AuthorityLeaf returns the kind-authority leaf of the window that contains at: it signs reports
-// and serves the authority's TLS. Its only names are "authority.<trust domain>" and
-// spiffe://<trust domain>/authority.
+// AuthorityLeaf returns the kind-authority leaf, with its key, for the window that contains at.
+// The leaf signs reports and serves the authority's TLS. Its only names are
+// "authority.<trust domain>" and spiffe://<trust domain>/authority.
 func (i *Issuer) AuthorityLeaf(at time.Time) (Leaf, error) {
 	w, err := windowAt(AuthorityLeafLifetime, at)
 	if err != nil {
@@ -129,8 +129,8 @@ func (i *Issuer) AuthorityLeaf(at time.Time) (Leaf, error) {
 	})
 }
 
-// Identity returns the identity of a release. It refuses with "not-found" a release that
-// policy does not contain.
+// Identity returns the identity of a release. It refuses a release that the policy does not
+// contain with "not-found".
 func (i *Issuer) Identity(task, release string) (Identity, error) {
 	r, err := findRelease(i.policy, task, release)
 	if err != nil {
@@ -139,7 +139,7 @@ func (i *Issuer) Identity(task, release string) (Identity, error) {
 	return i.known[r].Identity, nil
 }
 
-// deriveRelease derives the keys of a release's identity and makes its CA certificates.
+// deriveRelease derives the root key of a release's identity and issues its CA certificates.
 func (i *Issuer) deriveRelease(task string, r *policyfile.Release) (issuedIdentity, error) {
 	e := extension{kind: kindIdentityRoot, id: i.doc.ReleaseID(i.policy.Genesis(), task, r.References), task: task, measurements: policyfile.SortedMeasurements(r.References)}
 	key, err := i.keys.secret.deriveSigningKey(wire.LabelIdentityKey, e.id[:])
@@ -152,8 +152,8 @@ func (i *Issuer) deriveRelease(task string, r *policyfile.Release) (issuedIdenti
 	return k, err
 }
 
-// issueRoots issues the root of an identity, and the certificate of its key under the authority
-// root.
+// issueRoots issues the root of an identity and the certificate of the root's key under the
+// authority root; crossed is the kind of that certificate.
 func (i *Issuer) issueRoots(key *ecdsa.PrivateKey, e extension, crossed Kind) (issuedIdentity, error) {
 	ca := newSigner(key, subject("root of "+e.task, e.id, i.doc.TrustDomain))
 	root, _, err := ca.signCertificate(i.caContent(ca, e))
@@ -168,8 +168,8 @@ func (i *Issuer) issueRoots(key *ecdsa.PrivateKey, e extension, crossed Kind) (i
 	return issuedIdentity{Identity: Identity{ID: e.id, Root: root, Cross: cross}, ca: ca}, nil
 }
 
-// SharedLeaf returns the shared leaf, with its key, of the window that contains at. It refuses
-// with "not-allowed" a grant of another policy and a task in another key mode than shared.
+// SharedLeaf returns the shared leaf, with its key, for the window that contains at. It refuses,
+// with "not-allowed", a grant that is not of this policy and a key mode other than shared.
 func (i *Issuer) SharedLeaf(grant policy.Grant, at time.Time) (Leaf, error) {
 	g, err := i.checkGrant(grant, at)
 	if err != nil {
@@ -181,8 +181,8 @@ func (i *Issuer) SharedLeaf(grant policy.Grant, at time.Time) (Leaf, error) {
 	if g.role != "" {
 		g.ends = earliest(g.ends, roleApprovalEnd(grant.GroupState, g.root, g.role, at))
 	}
-	// Lifetime and last cut are inputs of the derivation, so that no later leaf has the key of
-	// a leaf that was cut off. The role is empty outside groups.
+	// Validity and last cut-off are inputs of the derivation, so that no later leaf has a key
+	// that a unit got before it was cut off. The role is empty outside groups.
 	w, cut := g.validity(), i.policy.LastCut(g.ID, g.role)
 	key, err := g.secret.deriveSigningKey(wire.LabelLeafKey, g.ID[:], []byte(g.role), unixField(w.notBefore()), unixField(w.notAfter()), cut[:])
 	if err != nil {
@@ -191,7 +191,7 @@ func (i *Issuer) SharedLeaf(grant policy.Grant, at time.Time) (Leaf, error) {
 	return g.signLeaf(certificateContent{private: key, spki: publicKeyInfo(&key.PublicKey), names: g.names, tls: true, extension: extension{kind: KindShared, head: cut}})
 }
 
-// unixField encodes a time as a field of a framing: seconds since the Unix epoch.
+// unixField encodes a time as a field of a framing: seconds since the Unix epoch, 8 bytes.
 func unixField(at time.Time) []byte { return wire.Uint64(uint64(at.Unix())) }
 
 func earliest(a, b time.Time) time.Time {
@@ -201,10 +201,11 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// UnitLeaf returns the certificate of a unit's signing key for the window that contains at: kind
-// unit, without extended key usage, so that it cannot serve TLS. It names platform and chip,
-// and its URI is spiffe://<trust domain>/task/<name>. It refuses with "not-allowed" a grant of
-// another policy and with "request" a key that is not on P-256.
+// UnitLeaf returns the certificate of a unit's signing key for the window that contains at. It
+// has kind unit, or in a group kind group, and no extended key usage, so that it cannot serve
+// TLS. It names platform and chip. Its URI is spiffe://<trust domain>/task/<name>, or in a group
+// that of the role. UnitLeaf refuses a grant that is not of this policy with "not-allowed", and
+// a key that is not on P-256 with "request".
 func (i *Issuer) UnitLeaf(grant policy.Grant, signing crypto.PublicKey, at time.Time) (Leaf, error) {
 	g, err := i.checkGrant(grant, at)
 	if err != nil {
@@ -218,8 +219,8 @@ func (i *Issuer) UnitLeaf(grant policy.Grant, signing crypto.PublicKey, at time.
 	return g.signLeaf(certificateContent{spki: spki, extension: g.unitExtension(wire.UnitIDOf(spki))})
 }
 
-// UnitTLSLeaf returns the TLS leaf of a unit in key mode unit. It refuses as UnitLeaf does, and with
-// "not-allowed" a task in another key mode.
+// UnitTLSLeaf returns the TLS leaf of a unit in key mode unit. It refuses as UnitLeaf does, and
+// refuses any other key mode with "not-allowed".
 func (i *Issuer) UnitTLSLeaf(grant policy.Grant, key crypto.PublicKey, unit wire.UnitID, at time.Time) (Leaf, error) {
 	g, err := i.checkGrant(grant, at)
 	if err != nil {
@@ -239,10 +240,10 @@ func (i *Issuer) UnitTLSLeaf(grant policy.Grant, key crypto.PublicKey, unit wire
 type granted struct {
 	issuedIdentity
 	issuer  *Issuer
-	holder  string // task, or group
-	role    string // in a group
-	member  member // in a group
-	path    string // of the SPIFFE URI
+	holder  string // name of the task, or of the group
+	role    string // in a group only
+	member  member // in a group only
+	path    string // path of the SPIFFE URI
 	names   []string
 	keyMode policyfile.KeyMode
 	ends    time.Time // end of the parties' approval; zero outside groups
@@ -250,8 +251,8 @@ type granted struct {
 	window  window
 }
 
-// checkGrant finds the identity and the window of a grant. It refuses with "not-allowed" a grant of
-// another policy, and with "retired" one of a release that receives no new certificates.
+// checkGrant returns a grant with its identity and window. It refuses a grant that is not of
+// this policy with "not-allowed", and a grant for a retired release with "retired".
 func (i *Issuer) checkGrant(grant policy.Grant, at time.Time) (granted, error) {
 	refused := wire.Refuse(wire.NotAllowed, "issuing: grant", "of another policy", "a grant of the policy in force")
 	if !grant.Result.Appraised() || grant.Task == nil || grant.Release == nil ||
@@ -292,7 +293,7 @@ func (i *Issuer) checkGrant(grant policy.Grant, at time.Time) (granted, error) {
 	return g, nil
 }
 
-// checkKeyMode refuses, with "not-allowed", another key mode.
+// checkKeyMode refuses, with "not-allowed", a grant whose key mode is not mode.
 func (g granted) checkKeyMode(mode policyfile.KeyMode) error {
 	if g.keyMode != mode {
 		return wire.Refuse(wire.NotAllowed, "issuing: key mode of "+g.holder, g.keyMode, mode)
@@ -300,15 +301,16 @@ func (g granted) checkKeyMode(mode policyfile.KeyMode) error {
 	return nil
 }
 
-// unitExtension returns the extension fields that the certificates of one unit share.
+// unitExtension returns the extension fields that both certificates of a unit share.
 func (g granted) unitExtension(id wire.UnitID) extension {
 	return extension{
 		kind: KindUnit, head: g.issuer.policy.PolicyHead(), unit: id, platform: g.result.Measurement().Platform, chip: g.result.ChipID(), member: g.member,
 	}
 }
 
-// validity returns the window of a leaf of the identity. In a group it ends with the parties'
-// approval at the latest, and renewal is due at the same fraction of the shortened time.
+// validity returns the window of a leaf of the identity. In a group the window ends at the
+// latest with the parties' approval; renewal is then due at the same fraction of the shorter
+// lifetime.
 func (g granted) validity() window {
 	w := g.window
 	if g.role != "" && w.notAfter().After(g.ends) {
@@ -318,7 +320,7 @@ func (g granted) validity() window {
 	return w
 }
 
-// signLeaf signs a leaf of the identity.
+// signLeaf fills in the fields of the identity and signs a leaf.
 func (g granted) signLeaf(c certificateContent) (Leaf, error) {
 	c.name = subject(g.holder, g.ID, g.issuer.doc.TrustDomain)
 	c.path = g.path
@@ -329,7 +331,7 @@ func (g granted) signLeaf(c certificateContent) (Leaf, error) {
 	return g.issuer.signLeaf(g.ca, g.validity(), c)
 }
 
-// signLeaf signs a leaf of a window under the policy in force.
+// signLeaf signs a leaf for a window under the issuer's policy.
 func (i *Issuer) signLeaf(by signer, w window, c certificateContent) (Leaf, error) {
 	c.domain, c.notBefore, c.notAfter = i.doc.TrustDomain, w.notBefore(), w.notAfter()
 	c.extension.development, c.extension.debug = i.doc.Development, i.doc.Debug()
@@ -340,8 +342,9 @@ func (i *Issuer) signLeaf(by signer, w window, c certificateContent) (Leaf, erro
 	return Leaf{DER: der, Serial: number, Key: c.private, RenewAfter: w.next, RenewBefore: w.renewBefore(), NotAfter: c.notAfter}, nil
 }
 
-// caContent returns the content of a CA certificate. All are valid from the genesis on and contain
-// nothing that a later policy changes, so that a pinned root stays the same bytes.
+// caContent returns the content of a CA certificate. All CA certificates are valid from the
+// genesis on and contain nothing that a later policy changes, so that the bytes of a pinned root
+// stay the same.
 func (i *Issuer) caContent(s signer, e extension) certificateContent {
 	begin := i.policy.Founded().UTC().Truncate(time.Second)
 	e.head, e.development = i.policy.Genesis(), i.doc.Development

@@ -14,8 +14,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Keys are the keys that are derived from one root secret and do not depend on policy. They
-// are immutable and safe for concurrent use, and print as "keys".
+// Keys contains the keys that are derived from one root secret and do not depend on a policy. It
+// is immutable and safe for concurrent use, and prints as "keys".
 type Keys struct {
 	secret     Secret
 	root       *ecdsa.PrivateKey
@@ -25,12 +25,11 @@ type Keys struct {
 	credential macFunc
 }
 
-// macFunc is HMAC-SHA256 over the framing of fields under label. It holds its
-// key as a function so that fmt cannot print it.
+// macFunc computes HMAC-SHA256 over the framing of fields under label. The key is inside the
+// function, so that fmt cannot print it.
 type macFunc func(label wire.Label, fields [][]byte) []byte
 
-// Derive derives the keys of a root secret. It refuses the zero Secret with
-// "store-foreign".
+// Derive derives the keys of a root secret. It refuses the zero Secret with "store-foreign".
 func Derive(s Secret) (*Keys, error) {
 	if s.reveal == nil {
 		return nil, wire.Refuse(wire.StoreForeign, "root secret: size in bytes", 0, 32)
@@ -54,7 +53,7 @@ func Derive(s Secret) (*Keys, error) {
 }
 
 // RootDigest returns the digest of the authority root: the SHA-256 of its SubjectPublicKeyInfo.
-// Policy names the root by it.
+// The policy names the root by this digest.
 func (k *Keys) RootDigest() attest.Digest { return k.digest }
 
 // NonceMAC returns the MAC over a challenge, 32 bytes (HMAC-SHA256).
@@ -67,15 +66,15 @@ func (k *Keys) RowMAC(label wire.Label, fields ...[]byte) []byte {
 	return k.store(label, fields)
 }
 
-// CredentialSecret returns the secret of the credential that belongs to a challenge, 32 bytes. It is
-// derived from the challenge's nonce, the device and the name of its key, so that no authority
-// stores it.
+// CredentialSecret returns the secret in the credential of a challenge, 32 bytes. It is derived
+// from the challenge's nonce, the device and the name of the device's key, so that no authority
+// has to store it.
 func (k *Keys) CredentialSecret(nonce []byte, in attest.TPMKeys) []byte {
 	name := wire.Sum(in.Key)
 	return k.credential(wire.LabelActivate, [][]byte{nonce, in.Device, name[:]})
 }
 
-// Format prints "keys", whatever the verb.
+// Format prints "keys" for every verb.
 func (k Keys) Format(f fmt.State, _ rune) { io.WriteString(f, "keys") }
 
 // deriveMAC derives a MAC key.
@@ -102,8 +101,8 @@ func verifyP256(public crypto.PublicKey) (*ecdsa.PublicKey, error) {
 	return nil, wire.Refuse(wire.BadRequest, "public key", fmt.Sprintf("%T", public), "ECDSA on P-256")
 }
 
-// publicKeyInfo returns the SubjectPublicKeyInfo, DER, of a derived key or one that p256
-// accepted.
+// publicKeyInfo returns the SubjectPublicKeyInfo, DER, of a derived key or of a key that
+// verifyP256 accepted.
 func publicKeyInfo(key *ecdsa.PublicKey) []byte {
 	spki, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {

@@ -17,21 +17,21 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// maxAttribute is the upper bound of RFC 5280, appendix A.1, for common and organisation
-// names, in bytes.
+// maxAttribute is the upper bound for common and organisation names in bytes (RFC 5280,
+// appendix A.1).
 const maxAttribute = 64
 
-// serialSize leaves room for the zero byte that DER puts before a number whose
-// first bit is set: RFC 5280 allows 20 bytes.
+// serialSize is the size of serial numbers in bytes. RFC 5280 allows 20; one is left for the
+// zero byte that DER puts before a number whose first bit is set.
 const serialSize = 19
 
 // tlsUsage is the extended key usage of leaves for TLS servers and clients.
 var tlsUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 
-// signer is a CA: a key, and the fields of it that certificates repeat.
+// signer is a CA: a key, and the fields that the CA's certificates repeat.
 type signer struct {
 	key  *ecdsa.PrivateKey
-	name []byte // its subject, DER
+	name []byte // subject name, DER
 	spki []byte // SubjectPublicKeyInfo, DER
 }
 
@@ -39,8 +39,8 @@ func newSigner(key *ecdsa.PrivateKey, name []byte) signer {
 	return signer{key: key, name: name, spki: publicKeyInfo(&key.PublicKey)}
 }
 
-// certificateContent is the variable part of a certificate. The kind in the extension says whether it is
-// a CA or a leaf.
+// certificateContent is the variable part of a certificate. The kind in the extension determines
+// whether it is a CA or a leaf.
 type certificateContent struct {
 	name      []byte // DER
 	spki      []byte // DER
@@ -49,28 +49,28 @@ type certificateContent struct {
 	extension extension
 
 	// Leaves only.
-	private *ecdsa.PrivateKey // of spki, where it is derived
+	private *ecdsa.PrivateKey // private key of spki if it is derived
 	names   []string          // DNS names
-	domain  string            // of the SPIFFE URI
-	path    string            // of the SPIFFE URI
+	domain  string            // trust domain in the SPIFFE URI
+	path    string            // path of the SPIFFE URI
 	tls     bool              // for TLS servers and clients
 }
 
-// subject returns a subject name that people can tell apart: a description, the first 4 bytes
-// of the digest that names the identity, and the trust domain. OpenSSL takes a CA without a
-// common name, or with that of its leaf, for self-signed.
+// subject returns a subject name that people can tell apart: a description, the first 4 bytes of
+// the digest of the identity, and the trust domain. OpenSSL treats a CA without a common name,
+// or with the common name of its leaf, as self-signed.
 func subject(what string, id attest.Digest, domain string) []byte {
 	common := fmt.Sprintf("%.*s %s", maxAttribute-9, what, id.Hex()[:8])
 	name := pkix.Name{CommonName: common, Organization: []string{fmt.Sprintf("%.*s", maxAttribute, domain)}}
 	return der.MustMarshal(name.ToRDNSequence())
 }
 
-// signCertificate makes the certificate, DER. It is deterministic: signatures follow RFC 6979, and the
-// serial number is a digest of all other fields.
+// signCertificate makes and signs a certificate, DER. It is deterministic: signatures follow RFC
+// 6979, and the serial number is a digest of all other fields.
 //
-// It writes the bytes that x509.CreateCertificate would write. That function needs the serial
-// number in advance, so the signed part would be built and signed twice, and it verifies its
-// own signature in case of a faulty crypto.Signer; this one is crypto/ecdsa, and a unit
+// The bytes are those of x509.CreateCertificate. That function needs the serial number in
+// advance, so that the signed part would be built and signed twice. It also verifies its own
+// signature because a crypto.Signer may be faulty; here the signer is crypto/ecdsa, and a unit
 // verifies its chain before it serves.
 func (s signer) signCertificate(c certificateContent) (encoded []byte, number *big.Int, err error) {
 	rest, err := c.signedPart(s)
@@ -87,23 +87,23 @@ func (s signer) signCertificate(c certificateContent) (encoded []byte, number *b
 	return der.Element(der.Sequence, signed, ecdsaWithSHA256, der.Element(der.BitString, []byte{0}, signature)), number, nil
 }
 
-// serial returns the serial number of a certificate: the first 19 bytes of the digest of the
-// issuer's key and of the certificate's signed part with serial number 1. So no two different
-// certificates of an issuer have the same number.
+// serial returns the serial number of a certificate: the first 19 bytes of the digest over the
+// issuer's key and the certificate's signed part with serial number 1. So different
+// certificates of an issuer have different serial numbers.
 func serial(issuer, unnumbered []byte) *big.Int {
 	d := wire.Hash(wire.LabelSerial, issuer, unnumbered)
 	return new(big.Int).SetBytes(d[:serialSize])
 }
 
-// keyID returns the key identifier of a SubjectPublicKeyInfo: the first 20 bytes of its
-// SHA-256, in the manner of RFC 7093, section 2.
+// keyID returns the key identifier of a SubjectPublicKeyInfo: the first 20 bytes of its SHA-256,
+// similar to RFC 7093, section 2.
 func keyID(spki []byte) []byte {
 	d := wire.Sum(spki)
 	return d[:20]
 }
 
-// signedPart returns the signed part of a certificate (RFC 5280, section 4.1), from behind the
-// serial number on.
+// signedPart returns the signed part of a certificate (RFC 5280, section 4.1) after the serial
+// number.
 func (c certificateContent) signedPart(by signer) ([]byte, error) {
 	value, err := c.extension.encode()
 	if err != nil {
@@ -130,7 +130,8 @@ func (c certificateContent) signedPart(by signer) ([]byte, error) {
 	return bytes.Join([][]byte{ecdsaWithSHA256, by.name, times, c.name, c.spki, extensions}, nil), nil
 }
 
-// altNames returns the subject alternative names: the DNS names and the SPIFFE URI.
+// altNames returns the value of the subject alternative name extension: the DNS names and the
+// SPIFFE URI.
 func (c certificateContent) altNames() []byte {
 	var list [][]byte
 	for _, name := range c.names {
@@ -175,13 +176,13 @@ func spiffe(domain, path string) *url.URL {
 	return &url.URL{Scheme: "spiffe", Host: domain, Path: path}
 }
 
-// lastTime bounds times so that their nanoseconds since the Unix epoch fit the
+// lastTime is the latest supported time. Nanoseconds since the Unix epoch up to it fit the
 // arithmetic below.
 var lastTime = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// window is one period of leaf certificates with lifetime L. Window k begins at 2kL/3 since
-// the Unix epoch and is served until the next begins; its leaf is valid from 60 s before its
-// begin until L after. So a unit that cannot renew for L/4 still has a valid leaf.
+// window is one period of leaf certificates with lifetime L. Window k begins at 2kL/3 after the
+// Unix epoch; its leaf is issued until window k+1 begins. The leaf is valid from 60 s before the
+// window's begin until L after it. So a unit that cannot renew for L/4 still has a valid leaf.
 type window struct {
 	index    uint64
 	begin    time.Time
@@ -189,8 +190,8 @@ type window struct {
 	lifetime time.Duration
 }
 
-// windowAt returns the window ⌊3t/2L⌋, the same for all callers at time t. It refuses a
-// lifetime outside the limits with "policy" and a time before 1970 or after 2200 with "clock".
+// windowAt returns window ⌊3t/2L⌋, which is the same for all callers at time t. It refuses a
+// lifetime outside the limits with "policy", and a time before 1970 or after 2200 with "clock".
 func windowAt(lifetime time.Duration, t time.Time) (window, error) {
 	if lifetime < wire.MinLifetime || lifetime > wire.MaxLifetime {
 		return window{}, wire.Refuse(wire.BadPolicy, "window: certificate lifetime", lifetime, "3s to 24h")
@@ -198,7 +199,7 @@ func windowAt(lifetime time.Duration, t time.Time) (window, error) {
 	if t.Unix() < 0 || t.After(lastTime) {
 		return window{}, wire.Refuse(wire.ClockSkew, "window: time", t.UTC(), "1970 to 2200")
 	}
-	// Exact on 128 bits: 3t exceeds 64 bits from the year 2164 on.
+	// Compute with 128 bits: 3t exceeds 64 bits from the year 2164 on.
 	hi, lo := bits.Mul64(3, uint64(t.UnixNano()))
 	k, _ := bits.Div64(hi, lo, 2*uint64(lifetime))
 	return window{index: k, begin: windowBegin(k, lifetime), next: windowBegin(k+1, lifetime), lifetime: lifetime}, nil
@@ -214,12 +215,12 @@ func windowBegin(k uint64, lifetime time.Duration) time.Time {
 	return time.Unix(0, int64(begin)).UTC()
 }
 
-// notBefore and notAfter return whole seconds, rounded down, as certificates encode them: no
-// leaf is valid longer than its lifetime.
+// notBefore and notAfter return whole seconds, because certificates encode these. They round
+// down, so that no leaf is valid after its lifetime.
 func (w window) notBefore() time.Time { return w.begin.Add(-wire.WindowLead).Truncate(time.Second) }
 
 func (w window) notAfter() time.Time { return w.begin.Add(w.lifetime).Truncate(time.Second) }
 
-// renewBefore returns the end of the time over which renewals spread: a twelfth of the
+// renewBefore returns the end of the time over which renewals spread. It is a twelfth of the
 // lifetime after the next window's begin, so that L/3 - L/12 = L/4 is left for an outage.
 func (w window) renewBefore() time.Time { return w.next.Add(w.lifetime / 12) }

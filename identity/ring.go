@@ -20,14 +20,14 @@ import (
 // MaxRingLifetime is the longest lifetime of a ring key.
 const MaxRingLifetime = time.Hour
 
-// RingLifetime returns the lifetime of a ring key, for a lifetime of certificates. The key can
-// open sessions for the same time again.
+// RingLifetime returns how long a ring key is current, for a lifetime of leaf certificates.
+// After that the key can open sessions for the same time again.
 func RingLifetime(leaf time.Duration) time.Duration { return min(MaxRingLifetime, 2*leaf) }
 
-// RingID names a ring key: the first 16 bytes of H("cohort ring id v1", key).
+// RingID identifies a ring key: the first 16 bytes of H("cohort ring id v1", key).
 type RingID [16]byte
 
-// String returns 32 lower-case hexadecimal digits.
+// String returns the id as 32 lower-case hexadecimal digits.
 func (r RingID) String() string { return hex.EncodeToString(r[:]) }
 
 // RingKey encrypts sessions between units of one identity: 32 random bytes. It is never
@@ -38,11 +38,11 @@ type RingKey struct {
 	end time.Time
 
 	mu     sync.RWMutex    // guards reveal against Erase
-	reveal func() [32]byte // nil once erased
+	reveal func() [32]byte // nil after Erase
 	erase  func()
 }
 
-// NewRingKey draws a random ring key that opens sessions until end. Only an authority calls
+// NewRingKey returns a random ring key that opens sessions until end. Only an authority calls
 // it.
 func NewRingKey(end time.Time) *RingKey {
 	var b [32]byte
@@ -51,8 +51,8 @@ func NewRingKey(end time.Time) *RingKey {
 	return newRingKey(b[:], end)
 }
 
-// OpenRingKey copies a ring key from a certificate report: 32 bytes that are not all zero. It
-// refuses other bytes with "malformed".
+// OpenRingKey makes a ring key from a copy of its bytes in a certificate report: 32 bytes, not
+// all zero. It refuses any other bytes with "malformed".
 func OpenRingKey(b []byte, end time.Time) (*RingKey, error) {
 	if len(b) != 32 || [32]byte(b) == [32]byte{} || end.IsZero() {
 		return nil, wire.Refuse(wire.Malformed, "ring key: size in bytes", len(b), "32, not all zero, with an end")
@@ -72,21 +72,20 @@ func newRingKey(b []byte, end time.Time) *RingKey {
 	return k
 }
 
-// ID returns the name of the key.
+// ID returns the id of the key.
 func (k *RingKey) ID() RingID { return k.id }
 
-// Expires returns the end of the last session under the key.
+// Expires returns the time until which the key opens sessions.
 func (k *RingKey) Expires() time.Time { return k.end }
 
-// Until returns the same key with another end.
+// Until returns a copy of the key that opens sessions until end.
 func (k *RingKey) Until(end time.Time) *RingKey {
 	b := k.Expose()
 	defer clear(b)
 	return newRingKey(b, end)
 }
 
-// Expose returns a copy of the 32 bytes, for a certificate report; zeros once the key is
-// erased.
+// Expose returns a copy of the 32 bytes, for a certificate report. After Erase it returns zeros.
 func (k *RingKey) Expose() []byte {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
@@ -97,8 +96,8 @@ func (k *RingKey) Expose() []byte {
 	return b
 }
 
-// Derive returns HKDF-SHA256 of the key without salt, with the framing of the fields under
-// label as info. It refuses with "ring" once the key is erased.
+// Derive derives size bytes with HKDF-SHA256 from the key, without salt, and with the framing of
+// the fields under label as info. After Erase it refuses with "ring".
 func (k *RingKey) Derive(size int, label wire.Label, fields ...[]byte) (key []byte, err error) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
@@ -116,7 +115,7 @@ func (k *RingKey) Derive(size int, label wire.Label, fields ...[]byte) (key []by
 	return key, nil
 }
 
-// Erase overwrites the key. It opens nothing afterwards.
+// Erase overwrites the key. Afterwards the key neither seals nor opens sessions.
 func (k *RingKey) Erase() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -126,31 +125,31 @@ func (k *RingKey) Erase() {
 	}
 }
 
-// Format prints "secret", whatever the verb.
+// Format prints "secret" for every verb.
 func (k *RingKey) Format(f fmt.State, _ rune) { io.WriteString(f, "secret") }
 
 // LogValue logs "secret".
 func (k *RingKey) LogValue() slog.Value { return slog.StringValue("secret") }
 
-// MarshalText refuses, and with it JSON and every other textual encoding.
+// MarshalText returns an error, so that JSON and every other textual encoding refuse the key.
 func (k *RingKey) MarshalText() ([]byte, error) {
 	return nil, errors.New("marshalling a ring key: it is written to certificate reports only")
 }
 
-// RingKeys are the keys of one kind of session. A unit seals under Current and opens with all
-// of them. Previous is nil if no session under it can be open; without Current nothing is
-// sealed.
+// RingKeys contains the ring keys for one kind of session. A unit seals sessions under Current
+// and opens sessions with all three keys. Previous is nil if no session under it can still be
+// open. Without Current a unit seals no session.
 type RingKeys struct {
 	Previous, Current, Next *RingKey
 }
 
-// NewRingKeys draws random keys of which the first is current from now on.
+// NewRingKeys returns random keys Current and Next. Current is current from now on.
 func NewRingKeys(now time.Time, lifetime time.Duration) RingKeys {
 	return RingKeys{Current: NewRingKey(now.Add(2 * lifetime)), Next: NewRingKey(now.Add(3 * lifetime))}
 }
 
-// Rotate makes Next current and draws another Next. The key that was current opens sessions for
-// one more lifetime.
+// Rotate makes Next the current key and adds a new random Next. The former current key becomes
+// Previous and opens sessions for one more lifetime.
 func (k RingKeys) Rotate(now time.Time, lifetime time.Duration) RingKeys {
 	return RingKeys{
 		Previous: k.Current.Until(now.Add(lifetime)),
@@ -159,7 +158,7 @@ func (k RingKeys) Rotate(now time.Time, lifetime time.Duration) RingKeys {
 	}
 }
 
-// WithoutExpired returns k without a Previous that has ended.
+// WithoutExpired returns k without Previous if that key has expired.
 func (k RingKeys) WithoutExpired(now time.Time) RingKeys {
 	if k.Previous != nil && !now.Before(k.Previous.end) {
 		k.Previous = nil
@@ -167,7 +166,7 @@ func (k RingKeys) WithoutExpired(now time.Time) RingKeys {
 	return k
 }
 
-// Keys lists the keys that are not nil, Current first.
+// Keys returns the keys that are not nil, Current first.
 func (k RingKeys) Keys() []*RingKey {
 	var list []*RingKey
 	for _, key := range []*RingKey{k.Current, k.Previous, k.Next} {
@@ -178,17 +177,17 @@ func (k RingKeys) Keys() []*RingKey {
 	return list
 }
 
-// RingHolders says which units have a ring key. A strict key belongs to the units of a
-// release, or in a group of one role; a follow key to the units of a release and of the
-// releases that continue it, or in a group to those of all roles.
+// RingHolders identifies the units that have a ring key. A strict key is for the units of one
+// release or, in a group, of one role. A follow key is for the units of a release and of the
+// releases that continue it or, in a group, for the units of all roles.
 type RingHolders struct {
 	Identity attest.Digest // of the release, or of the group
-	Role     string        // in a group, of a strict key
+	Role     string        // in a group, for a strict key only
 	Follow   bool
 }
 
-// RingCut returns the policy head after the last step that cut off a unit which may have the
-// keys; zero before the first such step.
+// RingCut returns the policy head after the last step that cut off a unit that may have the
+// keys, or zero before the first such step.
 func RingCut(p policy.Approved, of RingHolders) attest.Digest {
 	if !of.Follow {
 		return p.LastCut(of.Identity, of.Role)
@@ -201,24 +200,24 @@ func RingCut(p policy.Approved, of RingHolders) attest.Digest {
 	return own
 }
 
-// RingCutSince reports whether a policy has a step after a head that cut off a unit which may
-// have the keys: that unit can read everything sealed under them since. A head that the policy
-// does not know is newer than the policy.
+// RingCutSince reports whether a policy step after head cut off a unit that may have the keys.
+// Such a unit can read everything that was sealed under them since. A head that the policy does
+// not know is newer than the policy; then RingCutSince returns false.
 func RingCutSince(p policy.Approved, of RingHolders, head attest.Digest) bool {
 	since, known := p.Index(head)
 	cut, _ := p.Index(RingCut(p, of))
 	return known && cut > since
 }
 
-// Ring is the ring keys of a unit.
+// Ring contains all ring keys of a unit.
 type Ring struct {
-	Strict    RingKeys // for sessions pinned to code
-	Follow    RingKeys // for sessions opened by task name
+	Strict    RingKeys // for sessions that pin a release or a role
+	Follow    RingKeys // for sessions that pin a task by name, or a whole group
 	Inherited Inherited
 }
 
-// Inherited are the follow keys of the release that a release continues. They only open
-// sessions. The zero Inherited has no keys.
+// Inherited contains the follow keys of the predecessor: the release that the unit's release
+// continues. A unit only opens sessions with them. The zero Inherited contains no keys.
 type Inherited struct {
 	Identity attest.Digest // of the predecessor
 	Keys     RingKeys

@@ -15,26 +15,25 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Secret is a 32-byte root secret: that of an authority, or that of one roster. It prints as
-// "secret" in every format and cannot be marshalled. [Derive] and [DeriveGroup] refuse the
-// zero Secret.
+// Secret is the 32-byte root secret of an authority or of one roster. It prints as "secret" in
+// every format and cannot be marshalled. [Derive] and [DeriveGroup] refuse the zero Secret.
 type Secret struct {
-	// reveal is a function, nil in the zero Secret, because fmt prints the
-	// unexported fields of a struct around a Secret without asking for Format,
-	// with some verbs even through pointers.
+	// reveal returns the secret; it is nil in the zero Secret. It is a function because fmt
+	// does not call Format on unexported fields: it would print the bytes of a Secret inside
+	// another struct, with some verbs even through pointers.
 	reveal func() [32]byte
 }
 
-// NewSecret draws a random root secret. `authority init` calls it, and an authority for each
-// roster that names it.
+// NewSecret returns a random root secret. `authority init` calls it, and an authority calls it
+// for each roster that names the authority.
 func NewSecret() Secret {
 	var b [32]byte
 	rand.Read(b[:]) // never returns an error: it ends the program instead
 	return Secret{reveal: func() [32]byte { return b }}
 }
 
-// OpenSecret copies a root secret from its unsealed form, 32 bytes that are not all zero. It
-// refuses other bytes with "store-foreign".
+// OpenSecret makes a root secret from a copy of its unsealed bytes: 32 bytes, not all zero. It
+// refuses any other bytes with "store-foreign".
 func OpenSecret(b []byte) (Secret, error) {
 	if len(b) != 32 || [32]byte(b) == [32]byte{} {
 		return Secret{}, wire.Refuse(wire.StoreForeign, "root secret: size in bytes", len(b), "32, not all zero")
@@ -43,7 +42,7 @@ func OpenSecret(b []byte) (Secret, error) {
 	return Secret{reveal: func() [32]byte { return c }}, nil
 }
 
-// Expose returns a copy of the 32 bytes, to be sealed; nil for the zero Secret.
+// Expose returns a copy of the 32 bytes for sealing. It returns nil for the zero Secret.
 func (s Secret) Expose() []byte {
 	if s.reveal == nil {
 		return nil
@@ -52,8 +51,8 @@ func (s Secret) Expose() []byte {
 	return b[:]
 }
 
-// deriveBytes derives 32 bytes for one use: HKDF-SHA256 (RFC 5869) without salt, with the framing of
-// label and fields as info.
+// deriveBytes derives 32 bytes for one use with HKDF-SHA256 (RFC 5869), without salt, and with
+// the framing of label and fields as info.
 func (s Secret) deriveBytes(label wire.Label, fields ...[]byte) ([]byte, error) {
 	b, err := hkdf.Key(sha256.New, s.Expose(), nil, string(wire.Frame(label, fields...)), 32)
 	if err != nil {
@@ -62,9 +61,10 @@ func (s Secret) deriveBytes(label wire.Label, fields ...[]byte) ([]byte, error) 
 	return b, nil
 }
 
-// deriveSigningKey derives a P-256 key: the first 32-byte string, derived with a counter byte 0, 1,
-// … as last field, that is a scalar of the curve. Nearly always that is the string of 0.
-// Rejection is exact and needs no arithmetic on secrets.
+// deriveSigningKey derives a P-256 key by rejection sampling. It derives 32-byte strings with a
+// counter byte 0, 1, … as last field; the first string that is a scalar of the curve is the key.
+// Almost always this is the first string. Rejection sampling is exact and needs no arithmetic on
+// secrets.
 func (s Secret) deriveSigningKey(label wire.Label, fields ...[]byte) (*ecdsa.PrivateKey, error) {
 	for counter := range 256 {
 		scalar, err := s.deriveBytes(label, append(slices.Clip(fields), []byte{byte(counter)})...)
@@ -78,13 +78,13 @@ func (s Secret) deriveSigningKey(label wire.Label, fields ...[]byte) (*ecdsa.Pri
 	return nil, fmt.Errorf("deriving %s: no scalar in 256 tries", label)
 }
 
-// Format prints "secret", whatever the verb.
+// Format prints "secret" for every verb.
 func (s Secret) Format(f fmt.State, _ rune) { io.WriteString(f, "secret") }
 
 // LogValue logs "secret".
 func (s Secret) LogValue() slog.Value { return slog.StringValue("secret") }
 
-// MarshalText refuses, and with it JSON and every other textual encoding.
+// MarshalText returns an error, so that JSON and every other textual encoding refuse the secret.
 func (s Secret) MarshalText() ([]byte, error) {
 	return nil, errors.New("marshalling the root secret: it is never written")
 }

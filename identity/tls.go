@@ -8,8 +8,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ServerTLS returns a TLS 1.3 server configuration without session tickets. It serves the
-// chain that certificate returns at each handshake: the leaf, then its cross-certificate.
+// ServerTLS returns a TLS 1.3 server configuration without session tickets. At each handshake
+// the server presents the chain that certificate returns: the leaf, then its cross-certificate.
 func ServerTLS(certificate func() (*tls.Certificate, error)) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
@@ -22,17 +22,17 @@ func ServerTLS(certificate func() (*tls.Certificate, error)) *tls.Config {
 	}
 }
 
-// ClientTLS returns a TLS 1.3 client configuration without session cache. A handshake
-// completes only if [Check] accepts the server and its leaf contains serverName. An empty
-// serverName sends no name; the leaf is then identified by its URI alone, which Check
-// verifies. authorityRoot and expect are called at every handshake, for the newest policy.
+// ClientTLS returns a TLS 1.3 client configuration without session cache. A handshake completes
+// only if [Check] accepts the server and its leaf contains serverName. With an empty serverName
+// the client sends no name, and only the URI, which Check verifies, identifies the server.
+// Every handshake calls authorityRoot and expect, so that the newest policy applies.
 func ClientTLS(serverName string, authorityRoot func() *x509.Certificate, expect func() Expect) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		MaxVersion: tls.VersionTLS13,
 		ServerName: serverName,
-		// This turns off only the chain building and host name rules of crypto/tls.
-		// VerifyConnection replaces them, runs in every handshake, and is stricter.
+		// This turns off only the chain building and the host name check of crypto/tls.
+		// VerifyConnection replaces both; it runs in every handshake and is stricter.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if _, err := Check(state.PeerCertificates, authorityRoot(), expect()); err != nil {
