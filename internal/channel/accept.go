@@ -15,15 +15,15 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// OpenRequest is an open request as a unit received it.
+// OpenRequest is an open request that a unit received.
 type OpenRequest struct {
 	Body    []byte
 	Cookie  []byte // nil if the request had none
 	Number  uint64 // from the range that the manager allocated to the unit
-	Pending int    // opens under way at this unit
+	Pending int    // open requests in progress at this unit
 }
 
-// ServerHandshake is a session that is being opened. It is used by one goroutine.
+// ServerHandshake is the unit's side of opening a session. Only one goroutine may use it.
 type ServerHandshake struct {
 	host    *Host
 	opening parsedOpen
@@ -34,22 +34,23 @@ type ServerHandshake struct {
 	transcript attest.Digest
 }
 
-// footing is the state of the host that a session is opened under.
+// footing is the state of the host under which a session is opened.
 type footing struct {
 	credentials *credentials
 	ring        *ring
-	head        attest.Digest // that the session names
-	alone       bool          // the ring is older than a cut that the unit knows: the session is sealed under none
+	head        attest.Digest // policy head of the session
+	alone       bool          // the ring key is older than a known cut-off: the session is never sealed
 }
 
-// Cookie returns the cookie that a client must send with its open request. It proves
-// that responses reach the client, before the unit spends CPU on it. Cookie refuses,
-// with "identity", a pin that is not this unit's.
+// Cookie returns the cookie that a client must send with its open request. The cookie proves
+// that responses reach the client before the unit spends CPU time on the request. Cookie
+// refuses a pin that is not this unit's with "identity".
 //
-// A cookie is the minute (8 bytes), and for each ring key that opens sessions of the
-// pin, inherited keys included, ring id (16) ‖ MAC (16). So any unit that shares one of
-// these keys accepts it: during an upgrade units of the previous release too. Units on
-// both sides of a cut share none: a client gets a second cookie from the other side.
+// A cookie contains the minute (8 bytes), and then for each ring key that opens sessions of
+// the pin, inherited keys included, ring id (16) ‖ MAC (16). So every unit that shares one of
+// these keys accepts the cookie, during an upgrade also units of the previous release. A unit
+// before its renewal for a cut-off and a unit after it share no key: from the second of them
+// the client gets a second cookie.
 func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 	o, err := parseOpen(open)
 	if err != nil {
@@ -80,9 +81,9 @@ func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 	return cookie, nil
 }
 
-// sealingRing returns the ring key that sessions opened for the pin are sealed under. It
-// refuses, with "identity", a pin that is not this unit's, and with "unavailable" a
-// ring key that has ended: the unit waits for its next report.
+// sealingRing returns the ring key under which new sessions for the pin are sealed. It refuses
+// a pin that is not this unit's with "identity", and an expired ring key with "unavailable":
+// the unit waits for its next certificate report.
 func (st *credentials) sealingRing(pin []byte, at time.Time) (*ring, error) {
 	var r *ring
 	switch string(pin) {
@@ -112,7 +113,8 @@ func cookieMAC(r *ring, kemKey []byte, minute uint64) ([]byte, error) {
 }
 
 // cookieValid reports whether a cookie was made for the KEM key in this or the previous
-// minute: it has a MAC under a ring key that the unit has, and each such MAC is correct.
+// minute. At least one MAC must be under a ring key that the unit has, and all MACs under
+// such keys must be correct.
 func (st *credentials) cookieValid(got, kemKey []byte, at time.Time) (valid bool) {
 	if len(got) < 8 || len(got) > maxCookie || len(got)%32 != 8 {
 		return false
@@ -139,11 +141,11 @@ func (st *credentials) cookieValid(got, kemKey []byte, at time.Time) (valid bool
 type parsedOpen struct {
 	kemKey, nonce, pin []byte
 	wants              SessionOptions
-	least              []byte // policy head that the unit must have reached; empty: none
+	least              []byte // policy head that the unit must have reached; empty: no requirement
 }
 
-// WantsEvidence reports whether an open request wants fresh evidence. One that does not
-// parse wants none.
+// WantsEvidence reports whether an open request asks for fresh evidence. It returns false for
+// a malformed request.
 func WantsEvidence(open []byte) bool {
 	o, err := parseOpen(open)
 	return err == nil && o.wants&WantEvidence != 0
@@ -174,12 +176,14 @@ func parseOpen(b []byte) (parsedOpen, error) {
 	return parsedOpen{kemKey: f[1], nonce: f[2], pin: f[3], wants: wants, least: f[5]}, nil
 }
 
-// Accept begins to open a session: it makes the secret and the transcript, and
-// installs nothing yet. It refuses, with "identity", a pin that is not this unit's, with
-// "unavailable" a ring key that has ended, with "cookie-wanted" a request that must be
-// sent again with [Host.Cookie], with "replayed" a KEM key that was used in the last two
-// minutes, with "behind" a policy head that the unit has not reached, and with
-// "overload" if there is no room.
+// Accept begins to open a session: it makes the secret and the transcript, but does not
+// install the session. It refuses with these reasons:
+//   - "identity": the pin is not this unit's
+//   - "unavailable": the ring key has expired
+//   - "cookie-wanted": the client must send the request again with the cookie of [Host.Cookie]
+//   - "replayed": the KEM key was used in the last two minutes
+//   - "behind": the unit has not reached the requested policy head
+//   - "overload": there is no room for a session
 func (h *Host) Accept(r OpenRequest, at time.Time) (*ServerHandshake, error) {
 	o, err := parseOpen(r.Body)
 	if err != nil {
@@ -199,9 +203,9 @@ func (h *Host) Accept(r OpenRequest, at time.Time) (*ServerHandshake, error) {
 	return a, a.begin(at)
 }
 
-// Again begins once more under the newest certificate report, after [ServerHandshake.Finish]
-// refused with "ring" because the ring was replaced meanwhile. It refuses as
-// [Host.Accept] does, but requires no cookie.
+// Again restarts the handshake under the newest certificate report, after
+// [ServerHandshake.Finish] refused with "ring" because the ring key was replaced meanwhile. It
+// refuses as [Host.Accept] does, but requires no cookie.
 func (a *ServerHandshake) Again(at time.Time) (err error) {
 	if a.footing, at, err = a.host.footingFor(a.opening, at); err != nil {
 		return err
@@ -209,7 +213,7 @@ func (a *ServerHandshake) Again(at time.Time) (err error) {
 	return a.begin(at)
 }
 
-// begin makes the secret and the transcript.
+// begin makes the session with its secret, and the digest of the transcript.
 func (a *ServerHandshake) begin(at time.Time) error {
 	o, st := a.opening, a.credentials
 	enc, shared, err := encapsulate(o.kemKey)
@@ -228,8 +232,8 @@ func (a *ServerHandshake) begin(at time.Time) error {
 	return err
 }
 
-// footingFor returns the footing of a session for the request. It refuses, with
-// "behind", a request for a policy head that the unit has not reached.
+// footingFor returns the footing for the session of a request. It refuses a request for a
+// policy head that the unit has not reached with "behind".
 func (h *Host) footingFor(o parsedOpen, at time.Time) (footing, time.Time, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -252,22 +256,22 @@ func (h *Host) footingFor(o parsedOpen, at time.Time) (footing, time.Time, error
 	return footing{credentials: st, ring: r, head: h.known.head, alone: h.known.old[r.key.ID()]}, at, nil
 }
 
-// spendKey uses a client's KEM key, once.
+// spendKey marks a client's KEM key as used. It refuses a key that was used before.
 func (h *Host) spendKey(kemKey []byte, at time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.spent.takeKey(kemKey, h.advanceClock(at))
 }
 
-// expiry returns when a session that is opened now ends: within an hour, and before
-// the certificate and the ring key.
+// expiry returns the end of a session that is opened at a time, in Unix seconds: an hour later,
+// or the end of the certificate or the ring key if that is earlier.
 func (st *credentials) expiry(sealing *ring, at time.Time) uint64 {
 	end := min(at.Unix()+unitauth.MaxSession, st.NotAfter.Unix(), sealing.key.Expires().Unix())
 	return uint64(end)
 }
 
-// Evidence returns the report data of the fresh evidence that the client wants, and
-// whether it wants any.
+// Evidence reports whether the client wants fresh evidence, and returns the report data for
+// it.
 func (a *ServerHandshake) Evidence() (data attest.ReportData, wanted bool, err error) {
 	if a.opening.wants&WantEvidence == 0 {
 		return attest.ReportData{}, false, nil
@@ -276,12 +280,14 @@ func (a *ServerHandshake) Evidence() (data attest.ReportData, wanted bool, err e
 	return data, true, err
 }
 
-// Finish installs the session and returns the response to the client, and the sealed
-// session for all other units, nil if it is sealed for none. Evidence is the zero
-// Evidence if none is wanted. Finish refuses, with "replayed", a known id, and with
-// "ring" a session whose ring was replaced since [Host.Accept], or is older than a cut
-// that became known since: see [ServerHandshake.Again].
-// At is the unit's time, which the response contains: making evidence takes a while.
+// Finish installs the session. It returns the response to the client, and the sealed session
+// for all other units, or nil if the session stays with this unit alone. The parameter
+// evidence is the zero Evidence if the client wants none. The parameter at is the unit's
+// current time, which the response contains; making evidence may have taken a while.
+//
+// Finish refuses a known session id with "replayed". It refuses with "ring" if the ring key was
+// replaced since [Host.Accept], or is older than a cut-off that became known since: see
+// [ServerHandshake.Again].
 func (a *ServerHandshake) Finish(evidence attest.Evidence, at time.Time) (response, sealed []byte, err error) {
 	var text []byte
 	if a.opening.wants&WantEvidence != 0 {

@@ -14,53 +14,53 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// MaxSmall is the largest content in bytes that is read whole before it is sent.
+// MaxSmall is the maximum size, in bytes, of content that is read whole before it is sent.
 const MaxSmall = 16 << 10
 
 // headSize is the usual size of the head of a small message, in bytes.
 const headSize = 256
 
-// responseStart is the size in bytes of the start of a response's plaintext: its kind,
+// responseStart is the size in bytes of the first fields in a response's plaintext: its kind
 // and the unit's time.
 const responseStart = 1 + 8
 
 // ResponseKind is the first byte of the plaintext of a response.
 type ResponseKind byte
 
-// The kinds.
+// The kinds of responses.
 const (
 	KindResponse    ResponseKind = iota // binary HTTP follows
 	KindNotExecuted                     // a reason follows
 	KindClosed                          // nothing follows
 )
 
-// responsePrefix is the size in bytes of unit id and response nonce, which precede the
-// chunks of a response.
+// responsePrefix is the size in bytes of the unit id and the response nonce before the chunks
+// of a response.
 const responsePrefix = 16 + 16
 
 // RequestConfig configures a request in a session. Only NotAfter is required.
 type RequestConfig struct {
-	Target   wire.UnitID  // the unit that the request is bound to; zero: none
-	NotAfter time.Time    // when a unit may no longer begin to execute it
-	Flags    wire.Flags   // whether it closes the session, or wants a receipt
-	Valid    func() error // refuses once policy has ended the session; nil: never
-	Pool     *chunk.Pool  // of buffers for its chunks; nil: they are allocated
+	Target   wire.UnitID  // the unit that the request is bound to; zero: bound to no unit
+	NotAfter time.Time    // after this a unit may no longer begin to execute the request
+	Flags    wire.Flags   // whether the request closes the session, or wants a receipt
+	Valid    func() error // returns an error once policy has ended the session; nil: never does
+	Pool     *chunk.Pool  // buffers for chunks; nil: each request allocates its own
 }
 
-// ClientRequest seals one request of a client, and opens the response to it. It is used
-// by one goroutine at a time, but for the stream of the request and the content of the
-// response, each of which another one may read.
+// ClientRequest seals one request of a client and opens the response to it. Only one goroutine
+// may use it at a time. A different goroutine may read the stream of the request, and a
+// different one the content of the response.
 type ClientRequest struct {
 	session *Session
 	header  wire.Header
 	raw     [wire.HeaderSize]byte
-	valid   func() error     // refuses once policy has ended the session; nil: never
-	record  *unitauth.Record // that a receipt proves; nil: none wanted
-	pool    *chunk.Pool      // for its chunks; nil: none
+	valid   func() error     // returns an error once policy has ended the session; nil: never does
+	record  *unitauth.Record // what the receipt proves; nil: no receipt wanted
+	pool    *chunk.Pool      // buffers for chunks; may be nil
 }
 
-// NewRequest takes the next request number of the session. It refuses, with
-// [ErrClosed], a session that was closed.
+// NewRequest makes the next request of the session, with a new request number. It returns
+// [ErrClosed] if the session is closed.
 func (s *Session) NewRequest(c RequestConfig) (*ClientRequest, error) {
 	x, err := s.newRequest(c.Target, c.NotAfter, c.Flags)
 	if err != nil {
@@ -76,11 +76,11 @@ func (x *ClientRequest) Session() *Session { return x.session }
 // Number returns the request's number in its session.
 func (x *ClientRequest) Number() uint64 { return x.header.Number }
 
-// Record returns the record that the receipt of the response proves. It is complete when
-// the request was sent and the response read to its end, and nil if no receipt is wanted.
+// Record returns the record that the receipt of the response proves, or nil if no receipt is
+// wanted. The record is complete once the request was sent and the response was read to its end.
 func (x *ClientRequest) Record() *unitauth.Record { return x.record }
 
-// newRequest takes the next request number of the session.
+// newRequest is NewRequest without Valid and Pool.
 func (s *Session) newRequest(target wire.UnitID, notAfter time.Time, flags wire.Flags) (*ClientRequest, error) {
 	header, err := s.nextHeader(target, notAfter, flags)
 	if err != nil {
@@ -105,8 +105,8 @@ func (x *ClientRequest) recordPlaintext(plaintext []byte) {
 	}
 }
 
-// Whole seals a request in one chunk, whose content of the head's length is read
-// from body. Without a method it is the empty one that closes a session.
+// Whole seals a request in one chunk. It reads the content, of the length in the head, from
+// body. A head without a method makes the empty request that closes a session.
 func (x *ClientRequest) Whole(h bhttp.Head, body io.Reader) ([]byte, error) {
 	s, err := x.sealer()
 	if err != nil {
@@ -132,16 +132,16 @@ func (x *ClientRequest) Whole(h bhttp.Head, body io.Reader) ([]byte, error) {
 	return append(b[:wire.HeaderSize], s.SealChunk(b[wire.HeaderSize:], chunk.Final)...), nil
 }
 
-// RequestStream is a request of many chunks, sealed as it is read: first the head alone,
-// so that the unit begins before there is content.
+// RequestStream is a request of many chunks. Each Read seals as much as it needs. The first
+// chunk contains only the head, so that the unit can begin before there is content.
 type RequestStream struct {
 	x       *ClientRequest
 	sealer  *chunk.Writer
 	head    bhttp.Head
 	body    io.ReadCloser
-	trailer map[string][]string // filled in by the time body has ended
-	left    int64               // of content of known length
-	read    atomic.Bool         // something was, or was to be, read
+	trailer map[string][]string // complete when body has ended
+	left    int64               // bytes left of content of known length
+	read    atomic.Bool         // Read or WriteTo was called
 	begun   bool
 	pending
 	buf *chunk.Buffer // nil before the second chunk, and after the end
@@ -150,10 +150,10 @@ type RequestStream struct {
 // pending is the sealed part of a request that is not sent yet.
 type pending struct {
 	out   []byte
-	ended bool // nothing follows out
+	ended bool // out is the last part
 }
 
-// readPending returns the next bytes; fill seals more if there are none.
+// readPending reads the next sealed bytes into p. It calls fill to seal more if there are none.
 func (o *pending) readPending(p []byte, fill func() error) (int, error) {
 	if err := o.ready(fill); err != nil {
 		return 0, err
@@ -163,7 +163,7 @@ func (o *pending) readPending(p []byte, fill func() error) (int, error) {
 	return n, nil
 }
 
-// ready makes out at least one byte, or returns io.EOF.
+// ready calls fill until out has at least one byte. At the end it returns io.EOF.
 func (o *pending) ready(fill func() error) error {
 	for len(o.out) == 0 {
 		if o.ended {
@@ -176,14 +176,14 @@ func (o *pending) ready(fill func() error) error {
 	return nil
 }
 
-// Stream seals a request of many chunks as it is read. The trailer may be filled in
-// until body has ended.
+// Stream returns a request of many chunks, which is sealed as it is read. The caller may fill
+// in the trailer until body has ended.
 func (x *ClientRequest) Stream(h bhttp.Head, body io.ReadCloser, trailer map[string][]string) (*RequestStream, error) {
 	s, err := x.sealer()
 	return &RequestStream{x: x, sealer: s, head: h, body: body, trailer: trailer, left: h.Length}, err
 }
 
-// Read returns the request's bytes.
+// Read reads the request's sealed bytes.
 func (s *RequestStream) Read(p []byte) (int, error) {
 	s.read.Store(true)
 	n, err := s.readPending(p, s.sealNext)
@@ -193,8 +193,8 @@ func (s *RequestStream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// WriteTo writes the request's bytes, each chunk at once. net/http prefers it,
-// and copies a body that has only Read through a smaller buffer of its own.
+// WriteTo writes the request's sealed bytes, each chunk in one piece. net/http prefers WriteTo;
+// it would copy a body that has only Read through a smaller buffer of its own.
 func (s *RequestStream) WriteTo(w io.Writer) (written int64, err error) {
 	s.read.Store(true)
 	for {
@@ -212,14 +212,15 @@ func (s *RequestStream) WriteTo(w io.Writer) (written int64, err error) {
 	}
 }
 
-// release returns the buffer, all of which was sent. Only the goroutine that has read
-// the last of it calls release: others close a body, also while it is read.
+// release returns the buffer to the pool after all of it was sent. Only the goroutine that
+// reads the stream calls release, at its end; Close may run in a different goroutine during a
+// Read.
 func (s *RequestStream) release() {
 	s.x.pool.Put(s.buf)
 	s.buf = nil
 }
 
-// Started reports whether a part of the request was read, or was to be.
+// Started reports whether reading of the request has begun.
 func (s *RequestStream) Started() bool { return s.read.Load() }
 
 // Close closes the request's body.
@@ -262,13 +263,13 @@ func (s *RequestStream) sealNext() error {
 	return nil
 }
 
-// sealChunk seals a buffer that begins with room for the length.
+// sealChunk seals a chunk in b, which begins with room for the chunk's length.
 func (s *RequestStream) sealChunk(b []byte, at chunk.Flag) []byte {
 	s.x.recordPlaintext(b[chunk.LengthSize:])
 	return s.sealer.SealChunk(b, at)
 }
 
-// sealHead seals header and head.
+// sealHead writes the request's header to out and seals the head of the request.
 func (s *RequestStream) sealHead() error {
 	b := make([]byte, wire.HeaderSize+chunk.LengthSize, 1024)
 	copy(b, s.x.raw[:])
@@ -283,7 +284,7 @@ func (s *RequestStream) sealHead() error {
 	return nil
 }
 
-// sealTrailers seals the chunk of the trailers.
+// sealTrailers seals the final chunk: terminator and trailers.
 func (s *RequestStream) sealTrailers(terminator []byte) error {
 	b, err := bhttp.AppendTrailers(append(make([]byte, chunk.LengthSize), terminator...), s.trailer, s.head.Length)
 	if err != nil {
@@ -294,15 +295,15 @@ func (s *RequestStream) sealTrailers(terminator []byte) error {
 	return nil
 }
 
-// A part of content is read after room for the chunk's length and, where the
-// content is of indeterminate length, the part's.
+// A buffer for a chunk begins with room for the chunk's length and, for content of
+// indeterminate length, the part's length. The content follows.
 const (
 	partRoom = chunk.LengthSize + 4
 	maxPart  = chunk.MaxPlaintext - 4
 )
 
-// indeterminatePart puts the part's length before its n bytes at partRoom and returns
-// the buffer from the chunk's length on.
+// indeterminatePart writes the length of a part before its n bytes at partRoom. It returns the
+// buffer from the chunk's length on.
 func indeterminatePart(buf []byte, n int) []byte {
 	start := partRoom - chunk.LengthSize - bhttp.VarintSize(uint64(n))
 	bhttp.AppendVarint(buf[:start+chunk.LengthSize], uint64(n))
@@ -312,15 +313,16 @@ func indeterminatePart(buf []byte, n int) []byte {
 // Response is an authenticated response of a unit.
 type Response struct {
 	Unit    wire.UnitID
-	Time    time.Time // the unit's, when it began to respond
+	Time    time.Time // on the unit's clock, when it began to respond
 	Kind    ResponseKind
-	Reason  wire.Reason      // of what was not executed
-	Head    bhttp.Head       // of KindResponse alone, as the content is
-	Content *bhttp.Content   // fails once Valid of the request refuses
-	source  *chunk.Plaintext // that Content reads
+	Reason  wire.Reason      // why the request was not executed
+	Head    bhttp.Head       // for KindResponse only
+	Content *bhttp.Content   // for KindResponse only; reading fails once the request's Valid refuses
+	source  *chunk.Plaintext // source of Content
 }
 
-// Receipt returns the unit's receipt, once the content was read to its end; nil: none.
+// Receipt returns the unit's receipt once the content was read to its end, or nil if there is
+// no receipt.
 func (a *Response) Receipt() []byte {
 	if a.source == nil {
 		return nil
@@ -328,8 +330,8 @@ func (a *Response) Receipt() []byte {
 	return a.source.Receipt()
 }
 
-// Open reads a response up to the end of its head. It refuses with "identity" a
-// response of another unit than the bound one, and as [chunk.Reader.Next] does.
+// Open reads a response up to the end of its head. It refuses a response that is not from the
+// unit to which the request is bound with "identity", and otherwise as [chunk.Reader.Next] does.
 func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 	var prefix [responsePrefix]byte
 	if _, err := io.ReadFull(r, prefix[:]); err != nil {
@@ -379,7 +381,7 @@ func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 	return a, nil
 }
 
-// responseRecorder adds plaintext of the response to a record.
+// responseRecorder appends plaintext of the response to a record.
 type responseRecorder unitauth.Record
 
 func (r *responseRecorder) Write(b []byte) (int, error) {

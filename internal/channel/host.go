@@ -18,67 +18,68 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Limits bound the sessions and requests of a host. Zero fields take the defaults.
+// Limits are the limits for sessions and requests of a host. A zero field means the default,
+// which follows the semicolon.
 type Limits struct {
-	Sessions int // in the table, of all units; 131,072
-	Opened   int // of those, opened by this unit; a quarter
+	Sessions int // sessions in the table, opened by any unit; 131,072
+	Opened   int // sessions in the table that this unit opened; a quarter of Sessions
 	Closed   int // records of closed sessions; 65,536
-	Cookies  int // opens under way above which a cookie is demanded; 8
-	OneOffs  int // one-off requests under way; 512
+	Cookies  int // with more open requests in progress, the unit demands a cookie; 8
+	OneOffs  int // one-off requests in progress; 512
 }
 
-// UnitCredentials are the certificates and keys of a unit by its newest certificate
-// report. The host owns the ring keys: it erases those that later credentials lack.
+// UnitCredentials contains the certificates and keys of a unit from its newest certificate
+// report. The host owns the ring keys: it erases those that later credentials do not contain.
 type UnitCredentials struct {
 	Task     string
-	Group    string // and Role, where the unit works in a group: then strict ring
-	Role     string // keys are its role's, and follow ring keys the whole group's
+	Group    string // set, together with Role, if the unit works in a group
+	Role     string // if set, strict ring keys are for the role, follow ring keys for the group
 	Identity attest.Digest
 	Genesis  attest.Digest
-	Root     attest.Digest // of the authority
-	Head     attest.Digest // of the policy
+	Root     attest.Digest // digest of the authority root
+	Head     attest.Digest // policy head
 	Unit     []byte        // certificate of the signing key, DER
-	Cross    []byte        // cross-certificate, in a group the group root, DER
-	NotAfter time.Time     // of the unit certificate
-	OneOff   bool          // policy lets one-off requests be marked instead of safe
-	Facts    policy.Facts  // about the unit, in its certificate
+	Cross    []byte        // cross-certificate or, in a group, the group root, DER
+	NotAfter time.Time     // end of the unit certificate
+	OneOff   bool          // policy allows one-off requests with an Idempotency-Key besides safe ones
+	Facts    policy.Facts  // facts about the unit in its certificate
 	Ring     identity.Ring
 }
 
-// Host is the unit's side of all its sessions. The zero Host serves nothing. It
-// is safe for concurrent use.
+// Host is the unit's side of all its sessions. The zero Host serves nothing. It is safe for
+// concurrent use.
 //
-// The times that are passed to it are the unit's own, which never go back: a clock that
-// went back would revive sessions whose replay windows are gone. If two times arrive in
-// another order than they were read, the later one counts.
+// Callers pass the unit's own time, which never goes back: a clock that goes back would revive
+// sessions whose replay windows are gone. If calls arrive with times out of order, the latest
+// time counts.
 type Host struct {
 	id        wire.UnitID
 	key       *ecdsa.PrivateKey
 	limits    Limits
-	bodies    sync.Pool  // of *[]byte, for plaintext of sealed sessions
-	chunks    chunk.Pool // of requests
-	responses sync.Pool  // of *[]byte, for chunks of responses
+	bodies    sync.Pool  // *[]byte for plaintext of sealed sessions
+	chunks    chunk.Pool // buffers for chunks of requests
+	responses sync.Pool  // *[]byte for chunks of responses
 
 	mu          watchedMutex // guards all below
 	newest      time.Time
 	credentials *credentials // nil before the first Update
-	known       knownPolicy  // of policy, beside the credentials
+	known       knownPolicy  // the newest policy, which may be newer than the credentials
 	table       table
 	spent       usedKEMKeys // KEM keys of clients
-	stale       bool        // a session in the table may want to be sealed anew
+	stale       bool        // a session in the table may need to be sealed again
 }
 
-// credentials are UnitCredentials ready for use. They are immutable.
+// credentials contains UnitCredentials ready for use. It is immutable.
 type credentials struct {
 	UnitCredentials
 	chain  []byte // Frame("cohort chain v1", unit certificate, cross-certificate)
-	strict *ring  // current, for sessions pinned to code
-	follow *ring  // current, for sessions opened by task name
+	strict *ring  // current ring for sessions that pin a release or a role
+	follow *ring  // current ring for sessions that pin a task by name, or a whole group
 	rings  map[identity.RingID]*ring
 }
 
-// NewHost makes the host of a unit's signing key. It has no session and no ring until
-// [Host.Update].
+// NewHost makes the host for a unit's signing key. The host has no session and no ring key
+// until [Host.Update].
 func NewHost(key *ecdsa.PrivateKey, limits Limits) (*Host, error) {
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
@@ -105,10 +106,10 @@ func NewHost(key *ecdsa.PrivateKey, limits Limits) (*Host, error) {
 	return h, nil
 }
 
-// Limits returns the limits, with the defaults filled in.
+// Limits returns the limits with the defaults filled in.
 func (h *Host) Limits() Limits { return h.limits }
 
-// TaskName returns the task of the unit's credentials; empty before the first.
+// TaskName returns the task of the unit's credentials. It is empty before the first Update.
 func (h *Host) TaskName() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -121,12 +122,12 @@ func (h *Host) TaskName() string {
 // ID returns the unit's id.
 func (h *Host) ID() wire.UnitID { return h.id }
 
-// Update makes s the credentials of the unit. Ring keys that are not in s are erased, and
-// with them the secrets of sessions that were not sealed again under another key; their
-// replay windows stay. Update refuses, with "identity", a certificate of another key,
-// and with "ring" credentials without current keys.
+// Update makes s the credentials of the unit. It erases the ring keys that are not in s, and
+// with them the secrets of sessions that were not sealed again under a key in s; the replay
+// windows of these sessions stay. Update refuses a certificate that is not for the unit's key
+// with "identity", and credentials without current ring keys with "ring".
 //
-// A ring key that is older than a cut which s.Head knows is not used, whatever its source.
+// Update never uses a ring key that is older than a cut-off before s.Head, whatever its source.
 func (h *Host) Update(s UnitCredentials) error {
 	if err := h.checkOwner(s); err != nil {
 		return err
@@ -138,7 +139,7 @@ func (h *Host) Update(s UnitCredentials) error {
 	if h.credentials != nil {
 		known = h.credentials.rings
 	}
-	then, _ := h.known.policy.AtHead(s.Head) // the policy of this report; zero if it is not followed yet
+	then, _ := h.known.policy.AtHead(s.Head) // policy of this report; zero if Follow has not applied it yet
 	own := func(keys identity.RingKeys, of attest.Digest, pin unitauth.Pin, holders identity.RingHolders) *ring {
 		for _, key := range keys.Keys() {
 			r := ringOfKey(known[key.ID()], key, of, pin.Encode())
@@ -174,7 +175,7 @@ func (h *Host) Update(s UnitCredentials) error {
 	return nil
 }
 
-// checkOwner refuses credentials of another unit.
+// checkOwner refuses credentials whose certificate is not for the unit's key.
 func (h *Host) checkOwner(s UnitCredentials) error {
 	c, err := x509.ParseCertificate(s.Unit)
 	if err != nil {
@@ -186,8 +187,8 @@ func (h *Host) checkOwner(s UnitCredentials) error {
 	return nil
 }
 
-// ringOfKey returns the ring of a key, with the derived keys and the age of the ring that
-// the unit already has of it.
+// ringOfKey returns the ring of a key. If the unit already has the key, the new ring keeps the
+// derived keys and the age of the known ring.
 func ringOfKey(known *ring, key *identity.RingKey, of attest.Digest, pin []byte) *ring {
 	r := &ring{key: key, identity: of, pin: pin}
 	if known != nil {
@@ -198,8 +199,9 @@ func ringOfKey(known *ring, key *identity.RingKey, of attest.Digest, pin []byte)
 	return r
 }
 
-// forgetRings erases the rings that are no longer in the credentials and drops the
-// secrets whose newest sealed copy is under one. A session that was sealed under none stays.
+// forgetRings erases the rings that are no longer in the credentials, and drops the secrets of
+// sessions whose newest sealed copy is under such a ring. A session that stays with its opener
+// alone keeps its secret.
 func (h *Host) forgetRings(known map[identity.RingID]*ring) {
 	for id, r := range known {
 		if h.credentials.rings[id] == nil {
@@ -215,9 +217,9 @@ func (h *Host) forgetRings(known map[identity.RingID]*ring) {
 	}
 }
 
-// advanceClock orders the times that several calls have read: it returns the newest that
-// was passed so far. It removes a monotonic reading, because expiries are compared by
-// the wall clock, and the two must not differ. The caller holds the mutex.
+// advanceClock returns the latest of all times passed to the host so far, because concurrent
+// calls may arrive out of order. It removes the monotonic clock reading: expiries are compared
+// by wall clock, and both comparisons must agree. The caller holds the mutex.
 func (h *Host) advanceClock(t time.Time) time.Time {
 	if t = t.Round(0); t.After(h.newest) {
 		h.newest = t
@@ -225,7 +227,7 @@ func (h *Host) advanceClock(t time.Time) time.Time {
 	return h.newest
 }
 
-// serving returns the credentials, if certificate and policy let the unit serve. The
+// serving returns the credentials if certificate and policy allow the unit to serve. The
 // caller holds the mutex.
 func (h *Host) serving(at time.Time) (*credentials, error) {
 	if h.credentials == nil {
@@ -237,9 +239,9 @@ func (h *Host) serving(at time.Time) (*credentials, error) {
 	return h.credentials, h.known.cutOff(h.credentials, at)
 }
 
-// usableRing returns the ring of a key that sessions are sealed and opened under. It
-// refuses, with "ring", a key that the unit does not have or that is older than a cut.
-// The caller holds the mutex.
+// usableRing returns the ring with an id for sealing and opening sessions. It refuses, with
+// "ring", a key that the unit does not have or that is older than a cut-off. The caller holds
+// the mutex.
 func (h *Host) usableRing(id identity.RingID) (*ring, error) {
 	r := h.credentials.rings[id]
 	if r == nil {
@@ -251,15 +253,19 @@ func (h *Host) usableRing(id identity.RingID) (*ring, error) {
 	return r, nil
 }
 
-// ImportSession adds a session that another unit sealed: pushed, pulled, or sent by the
-// client as its ticket. A session that the unit already has stays as it is, with its
-// window; one whose secret was dropped gets it back. It returns the id of the session.
+// ImportSession adds a session that another unit sealed. The sealed session was pushed or
+// pulled over the bus, or sent by the client as its ticket. A session that the unit already has
+// stays as it is, with its replay window; if its secret was dropped, it is restored.
+// ImportSession returns the id of the session.
 //
-// It refuses with "ring" a ring key that the unit does not have, with
-// "signature" changed bytes, with "identity" another identity or pin than that of
-// the ring key, with "session-over" or "expired" a session that has ended or would
-// outlive its ring key, with "replayed" a second secret for a known session,
-// and with "overload" when the table is full.
+// It refuses with these reasons:
+//   - "ring": the unit does not have the ring key
+//   - "signature": the bytes were changed
+//   - "identity": identity or pin differs from that of the ring key
+//   - "session-over": the session has ended
+//   - "expired": the session would outlive its ring key or the maximum lifetime
+//   - "replayed": a second secret or expiry for a known session
+//   - "overload": the table is full
 func (h *Host) ImportSession(sealed []byte, at time.Time) (wire.SessionID, error) {
 	u, r, err := h.unverified(envelope.Session, sealed, at)
 	if err != nil {
@@ -279,8 +285,8 @@ func (h *Host) ImportSession(sealed []byte, at time.Time) (wire.SessionID, error
 	return u.Session, h.install(s, at)
 }
 
-// unverified parses a sealed session or tombstone and finds its ring. Its fields are
-// unverified until it is opened.
+// unverified parses a sealed session or tombstone and finds its ring. The result's fields are
+// unverified until [ring.openSealed] succeeds.
 func (h *Host) unverified(kind envelope.Kind, sealed []byte, at time.Time) (envelope.Sealed, *ring, error) {
 	u, err := envelope.ParseSealed(kind, sealed)
 	if err != nil {
@@ -306,9 +312,8 @@ func (h *Host) unverified(kind envelope.Kind, sealed []byte, at time.Time) (enve
 	return u, r, r.checkExpiry(u.Header, at)
 }
 
-// install puts a session into the table, or refreshes the one that is there. Its ring
-// key may have been erased while the session was opened, so install checks it again,
-// under the mutex.
+// install adds a session to the table, or restores the known one. The ring key may have been
+// erased while the session was decrypted, so install checks the key again, under the mutex.
 func (h *Host) install(s *session, at time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -321,7 +326,7 @@ func (h *Host) install(s *session, at time.Time) error {
 	if known == nil && !over {
 		return h.addSession(s)
 	}
-	defer clear(s.secret[:]) // a second copy, or a refused one
+	defer clear(s.secret[:]) // a second copy of the secret, or a refused secret
 	switch {
 	case over:
 		return wire.Refuse(wire.SessionOver, "session "+s.id.String(), "closed at this unit", "an open session")
@@ -336,8 +341,8 @@ func (h *Host) install(s *session, at time.Time) error {
 	return nil
 }
 
-// addSession puts a new session into the table, in the place of one that yields when the
-// table is full. The caller holds the mutex.
+// addSession adds a new session to the table. If the table is full, it removes a session that
+// yields. The caller holds the mutex.
 func (h *Host) addSession(s *session) error {
 	yields, ok := h.table.findRoom(s.opener == h.id, h.newest)
 	if !ok {
@@ -354,7 +359,7 @@ func (h *Host) addSession(s *session) error {
 	return nil
 }
 
-// refuseFull returns the refusal of one more session.
+// refuseFull returns the refusal of a session for which the table has no room.
 func (h *Host) refuseFull() error {
 	return wire.Refuse(wire.Overload, "unit: sessions", fmt.Sprintf("%d, of those opened here %d, none of which may yield", len(h.table.byID), h.table.own.Len()),
 		fmt.Sprintf("below %d, of those opened here below %d", h.limits.Sessions, h.limits.Opened))
@@ -365,7 +370,7 @@ func (st *credentials) isCurrent(id identity.RingID) bool {
 	return id == st.strict.key.ID() || id == st.follow.key.ID()
 }
 
-// Terminate ends a session by the tombstone that another unit sealed. A record of it
+// Terminate closes a session by a tombstone that another unit sealed. A record of the session
 // stays, so that no sealed copy opens it again. It refuses as [Host.ImportSession] does.
 func (h *Host) Terminate(tombstone []byte, at time.Time) (wire.SessionID, error) {
 	u, r, err := h.unverified(envelope.Tombstone, tombstone, at)
@@ -390,14 +395,15 @@ func (h *Host) Terminate(tombstone []byte, at time.Time) (wire.SessionID, error)
 	return u.Session, nil
 }
 
-// Reseal seals sessions anew whose newest sealed copy is under a ring key that
-// is no longer current, at most limit of them, and returns how many are left. It moves
-// no expiry. It skips a session that another unit has sealed anew and that came by
-// [Host.ImportSession], one that is sealed under no key, and one under a key older than
-// a cut: a unit that was cut off may know its secret, and the client opens another.
+// Reseal seals the sessions again whose newest sealed copy is under a ring key that is no
+// longer current. It seals at most limit sessions and returns how many are left. It changes no
+// expiry. It skips three kinds of sessions: those that another unit has sealed again and that
+// [Host.ImportSession] received, those that stay with their opener alone, and those under a key
+// older than a cut-off. A unit that was cut off may know the secrets of the last kind, and
+// their clients open new sessions.
 //
-// A session that cannot be sealed does not delay others and is not counted as left: the
-// sealed ones are returned beside the error, which joins at most limit.
+// A session that cannot be sealed does not delay the others and is not counted as left. Then
+// Reseal returns the sealed sessions together with an error, which joins at most limit errors.
 func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -428,7 +434,7 @@ func (h *Host) Reseal(limit int, at time.Time) (sealed [][]byte, left int, err e
 	return sealed, left, errors.Join(faults...)
 }
 
-// resealSession seals a session of the table under the current ring key of its kind. The
+// resealSession seals a session of the table under the current strict or follow ring key. The
 // caller holds the mutex.
 func (h *Host) resealSession(s *session) ([]byte, error) {
 	r, err := h.credentials.newerRing(s.ring)
@@ -441,9 +447,9 @@ func (h *Host) resealSession(s *session) ([]byte, error) {
 	return h.sealSession(r, s)
 }
 
-// newerRing returns the current ring for sessions under a ring that is not current: strict
-// ones stay strict, and those that follow a task by name, inherited or not, follow on. It
-// refuses, with "ring", a ring that the unit does not have: the kind is unknown.
+// newerRing returns the current ring for sessions under an older ring. Sessions under a strict
+// ring key stay strict; those under a follow ring key, inherited or not, stay follow. It
+// refuses, with "ring", a ring id that the unit does not have, whose kind it cannot know.
 func (st *credentials) newerRing(id identity.RingID) (*ring, error) {
 	switch r := st.rings[id]; {
 	case r == nil:
@@ -454,7 +460,7 @@ func (st *credentials) newerRing(id identity.RingID) (*ring, error) {
 	return st.follow, nil
 }
 
-// sealSession seals a session under a ring. The session is guarded by the mutex, or not
+// sealSession seals a session under a ring. The caller holds the mutex, or the session is not
 // in the table yet.
 func (h *Host) sealSession(r *ring, s *session) ([]byte, error) {
 	if uint64(r.key.Expires().Unix()) < s.expiry {
@@ -470,15 +476,15 @@ func (h *Host) sealSession(r *ring, s *session) ([]byte, error) {
 	return sealed, nil
 }
 
-// Stats count the sessions and keys of a host.
+// Stats contains the numbers of sessions and keys of a host.
 type Stats struct {
-	Sessions int `json:"sessions"` // in the table, dropped ones included
-	Opened   int `json:"opened"`   // of those, opened by this unit
+	Sessions int `json:"sessions"` // sessions in the table, including those without a secret
+	Opened   int `json:"opened"`   // sessions in the table that this unit opened
 	Closed   int `json:"closed"`   // records of closed sessions
 	Rings    int `json:"rings"`    // ring keys
 }
 
-// Stats counts the sessions and keys of the host at a time.
+// Stats returns the numbers of sessions and keys at a time.
 func (h *Host) Stats(at time.Time) Stats {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -7,19 +7,19 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// A unit remembers so many KEM keys of clients for so long. A cookie is valid for less
-// time, and for one key, so that it is accepted once as well.
+// Limits of the KEM keys of clients that a unit remembers. A cookie is for one key and is
+// valid for a shorter time, so that the unit accepts each cookie only once, too.
 const (
 	spentFor  = 2 * time.Minute
 	maxSpent  = 1 << 16
 	spentSize = 16 // bytes of a key's SHA-256 that are kept
 )
 
-// usedKEMKeys remembers the KEM keys that were used, so that a replayed open request costs
-// nothing. The zero value remembers none. The mutex of its host guards it.
+// usedKEMKeys remembers used KEM keys, so that a unit refuses a replayed open request before
+// any expensive work. The zero value remembers no key. The host's mutex guards it.
 type usedKEMKeys struct {
 	keys  map[[spentSize]byte]struct{}
-	queue []spentKey // in the order of time; those before next are forgotten
+	queue []spentKey // in the order of time; entries before next are forgotten
 	next  int
 }
 
@@ -28,8 +28,8 @@ type spentKey struct {
 	end time.Time
 }
 
-// takeKey uses a KEM key. It refuses, with "replayed", one that was used in the last two
-// minutes, and with "overload" more than there is room for.
+// takeKey marks a KEM key as used. It refuses a key that was used in the last two minutes with
+// "replayed", and any key with "overload" when there is no room for one more.
 func (s *usedKEMKeys) takeKey(kemKey []byte, at time.Time) error {
 	s.forget(at)
 	digest := wire.Sum(kemKey)

@@ -9,24 +9,25 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// knownPolicy is the policy that a unit knows beside its certificate report, with its
-// effects until the next report. The host's mutex guards it; the map is never changed,
-// so that a copy may be read without it.
+// knownPolicy is the newest policy that a unit knows, independent of its certificate report,
+// and the effects of that policy until the next report. The host's mutex guards it. The map is
+// never changed, so that a copy of a knownPolicy may be read without the mutex.
 type knownPolicy struct {
-	policy  policy.Approved // the newest that was followed; zero: none
-	head    attest.Digest   // the policy head that the unit has reached, which its sessions name
-	old     map[identity.RingID]bool
-	checked bool  // cut is set
-	cut     error // the unit itself is cut off
+	policy  policy.Approved          // newest policy passed to Follow; zero before that
+	head    attest.Digest            // the policy head that the unit has reached; its sessions contain it
+	old     map[identity.RingID]bool // ring keys older than a cut-off
+	checked bool                     // cut is computed
+	cut     error                    // refusal of the unit if it is cut off itself
 }
 
-// Follow applies p, the newest policy that the unit has adopted. From a cut until the
-// next certificate report, the unit seals and opens nothing under ring keys that a unit
-// which was cut off may have, and serves no keys for one-off requests: it serves sessions
-// from its own memory, and a session that is opened with it stays there. A unit that is
+// Follow applies p, the newest policy that the unit has adopted. From a cut-off until the next
+// certificate report, the unit does not use ring keys that a unit that was cut off may have: it
+// seals and opens no session under them, and serves no keys for one-off requests. It serves
+// the sessions in its memory, and a session that it opens stays with it alone. A unit that is
 // cut off itself serves nothing.
 //
-// Retiring a release is no cut. A policy that does not follow the applied one is ignored.
+// Retiring a release is not a cut-off. Follow ignores a policy that does not continue the
+// applied one.
 func (h *Host) Follow(p policy.Approved) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -39,7 +40,7 @@ func (h *Host) Follow(p policy.Approved) {
 	}
 }
 
-// consider computes the effects of policy on credentials.
+// consider computes the effects of the policy on credentials.
 func (k *knownPolicy) consider(st *credentials) {
 	k.head, k.old, k.checked, k.cut = st.Head, map[identity.RingID]bool{}, false, nil
 	for id, r := range st.rings {
@@ -52,8 +53,7 @@ func (k *knownPolicy) consider(st *credentials) {
 	}
 }
 
-// CutOff refuses, with "cut-off", while the policy that was followed cuts the unit
-// itself off.
+// CutOff returns a refusal with "cut-off" if the newest policy cuts off this unit.
 func (h *Host) CutOff(at time.Time) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -63,7 +63,7 @@ func (h *Host) CutOff(at time.Time) error {
 	return h.known.cutOff(h.credentials, at)
 }
 
-// cutOff is [Host.CutOff]. It evaluates policy once for each credentials and policy.
+// cutOff implements [Host.CutOff]. It evaluates each policy once for the same credentials.
 func (k *knownPolicy) cutOff(st *credentials, at time.Time) error {
 	if !k.checked && k.policy.Knows(st.Head) {
 		k.checked, k.cut = true, nil
@@ -74,15 +74,15 @@ func (k *knownPolicy) cutOff(st *credentials, at time.Time) error {
 	return k.cut
 }
 
-// reachedHead returns the policy head that a unit with these or newer credentials has
-// reached. It refuses as [Host.CutOff] does.
+// reachedHead returns the policy head that the unit has reached, for a request that began under
+// the credentials st. It refuses as [Host.CutOff] does.
 func (h *Host) reachedHead(st *credentials, at time.Time) (attest.Digest, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.known.cutOff(h.credentials, at); err != nil {
 		return attest.Digest{}, err
 	}
-	if st != h.credentials { // the certificate may be of a release that the newest policy has removed
+	if st != h.credentials { // the newest policy may have removed the release in the certificate of st
 		return st.Head, nil
 	}
 	return h.known.head, nil
@@ -98,14 +98,13 @@ func (k *knownPolicy) hasReached(head attest.Digest) bool {
 	return known && at <= got
 }
 
-// cutBy reports whether a policy has a step that cut off a unit which may have the
-// ring key, after the step at which this unit first had the key.
+// cutBy reports whether a policy step cut off a unit that may have the ring key, after the step
+// at which this unit first received the key.
 func (r *ring) cutBy(p policy.Approved) bool {
 	return identity.RingCutSince(p, r.holders, r.since)
 }
 
-// oldRingError returns the refusal of sealing or opening under a ring key that is older
-// than a cut.
+// oldRingError returns the refusal of a ring key that is older than a cut-off.
 func oldRingError(id identity.RingID) error {
 	return wire.Refuse(wire.UnknownRing, "ring "+id.String(), "a key older than a cut that the unit knows", "a key of a certificate report after it")
 }

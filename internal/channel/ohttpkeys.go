@@ -13,8 +13,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// oneOffKey returns the key pair of a KEM of the table, derived from the ring key. It
-// refuses with "ring" once that is erased.
+// oneOffKey returns the key pair for KEM i of [ohttp.KEMs], derived from the ring key. It
+// refuses with "ring" once the ring key is erased.
 func (r *ring) oneOffKey(i int) (hpke.PrivateKey, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -34,10 +34,10 @@ func (r *ring) oneOffKey(i int) (hpke.PrivateKey, error) {
 	return r.oneOffs[i], nil
 }
 
-// oneOffID is the key id of a KEM of the table under a ring key.
+// oneOffID returns the OHTTP key id for KEM i of [ohttp.KEMs] under a ring key.
 func oneOffID(ring identity.RingID, i int) byte { return ring[0]&^1 | byte(i) }
 
-// oneOffKeys returns the key configuration of a ring key, as application/ohttp-keys.
+// oneOffKeys returns the key configuration under a ring key, as application/ohttp-keys.
 func (r *ring) oneOffKeys() ([]byte, error) {
 	var b []byte
 	for i, kem := range ohttp.KEMs {
@@ -50,10 +50,10 @@ func (r *ring) oneOffKeys() ([]byte, error) {
 	return b, nil
 }
 
-// OHTTPKeys returns the key configuration for one-off requests of clients with a pin:
-// signed by this unit, and plain. It refuses, with "identity", a pin that is not this
-// unit's, with "unavailable" a ring key that has ended, with "behind" one that is older
-// than a cut that the unit knows, and with "not-found" a unit of a group.
+// OHTTPKeys returns the key configuration for one-off requests of clients with a pin, both
+// signed by this unit and plain. It refuses with "identity" a pin that is not this unit's, with
+// "unavailable" if the ring key has expired, with "behind" if the ring key is older than a known
+// cut-off, and with "not-found" if the unit belongs to a group.
 func (h *Host) OHTTPKeys(pin unitauth.Pin, at time.Time) (signed, plain []byte, err error) {
 	st, k, err := h.forOHTTP(at)
 	if err != nil {

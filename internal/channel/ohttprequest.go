@@ -12,8 +12,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// OHTTPServerRequest is a one-off request at the unit that serves it. It is used by one
-// goroutine at a time.
+// OHTTPServerRequest is a one-off request at the unit that serves it. Only one goroutine may
+// use it at a time.
 type OHTTPServerRequest struct {
 	host        *Host
 	credentials *credentials
@@ -23,8 +23,8 @@ type OHTTPServerRequest struct {
 	opened      *hpke.Recipient // nil before the first chunk is opened
 }
 
-// OpenOHTTP reads header and encapsulated secret, and finds the private keys that the key
-// id may mean. It refuses with "ohttp-key" if the unit has none.
+// OpenOHTTP reads the header and the encapsulated secret of a request, and finds the private
+// keys that match the key id. It refuses with "ohttp-key" if the unit has no such key.
 func (h *Host) OpenOHTTP(f ohttp.Form, body io.Reader, at time.Time) (*OHTTPServerRequest, error) {
 	var raw [ohttp.HeaderSize]byte
 	if _, err := io.ReadFull(body, raw[:]); err != nil {
@@ -52,15 +52,15 @@ func (h *Host) OpenOHTTP(f ohttp.Form, body io.Reader, at time.Time) (*OHTTPServ
 	return x, nil
 }
 
-// ServesOHTTP refuses, as [Host.OpenOHTTP] does, while the unit serves no one-off
+// ServesOHTTP returns the refusal of [Host.OpenOHTTP] while the unit serves no one-off
 // requests.
 func (h *Host) ServesOHTTP(at time.Time) error {
 	_, _, err := h.forOHTTP(at)
 	return err
 }
 
-// forOHTTP returns the state of a unit that serves one-off requests. It refuses, with
-// "not-found", a unit of a group.
+// forOHTTP returns credentials and known policy for serving one-off requests. It refuses with
+// "not-found" if the unit belongs to a group.
 func (h *Host) forOHTTP(at time.Time) (*credentials, knownPolicy, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -74,14 +74,14 @@ func (h *Host) forOHTTP(at time.Time) (*credentials, knownPolicy, error) {
 	return st, h.known, nil
 }
 
-// rings returns the private keys that the key id may mean, without those that a unit
-// which was cut off may have.
+// rings returns the private keys that match the request's key id, without keys that a unit that
+// was cut off may have.
 func (x *OHTTPServerRequest) rings(i int, k knownPolicy, at time.Time) (known []hpke.PrivateKey, err error) {
 	for id, r := range x.credentials.rings {
 		if oneOffID(id, i) != x.header.Key || !at.Before(r.key.Expires()) || k.old[id] {
 			continue
 		}
-		if private, err := r.oneOffKey(i); err == nil { // otherwise it was erased just now
+		if private, err := r.oneOffKey(i); err == nil { // on an error the ring key was just erased
 			known = append(known, private)
 		}
 	}
@@ -91,8 +91,8 @@ func (x *OHTTPServerRequest) rings(i int, k knownPolicy, at time.Time) (known []
 	return known, nil
 }
 
-// openFirst opens the first chunk under the private key that opens it; the next chunks
-// are opened in its HPKE context.
+// openFirst tries the known private keys on the first chunk. The HPKE context of the key that
+// opens it opens the next chunks.
 func (x *OHTTPServerRequest) openFirst(f ohttp.Form, known []hpke.PrivateKey, ad, ciphertext []byte) (plaintext []byte, err error) {
 	for _, private := range known {
 		var recipient *hpke.Recipient
@@ -107,8 +107,9 @@ func (x *OHTTPServerRequest) openFirst(f ohttp.Form, known []hpke.PrivateKey, ad
 	return nil, err
 }
 
-// OpenHead reads and opens the first chunk, which takes a private key: just before,
-// admit refuses a request that the unit has no room for. Rest is the content after the head.
+// OpenHead reads and opens the first chunk and returns the head; rest is the content after it.
+// Opening needs an expensive private-key operation. Just before that, OpenHead calls admit,
+// which refuses a request for which the unit has no room.
 func (x *OHTTPServerRequest) OpenHead(admit func() error) (h bhttp.Head, rest []byte, err error) {
 	open := x.body.Open
 	x.body.Open = func(ad, ciphertext []byte) ([]byte, error) {
@@ -120,10 +121,10 @@ func (x *OHTTPServerRequest) OpenHead(admit func() error) (h bhttp.Head, rest []
 	return x.body.ReadHead(bhttp.ParseRequest)
 }
 
-// Opened reports whether the first chunk was opened: then there is a response.
+// Opened reports whether the first chunk was opened. Only then can a response be encrypted.
 func (x *OHTTPServerRequest) Opened() bool { return x.opened != nil }
 
-// MessageForm returns the form of the request and its response.
+// MessageForm returns the form of the request, which its response has too.
 func (x *OHTTPServerRequest) MessageForm() ohttp.Form { return x.body.Form }
 
 // Whole reports whether the final chunk of the request was read.
@@ -132,8 +133,9 @@ func (x *OHTTPServerRequest) Whole() bool { return x.body.Done() }
 // Plaintext returns the chunks after the first one.
 func (x *OHTTPServerRequest) Plaintext() bhttp.Chunks { return chunk.Decrypted(ohttpChunks{x.body}) }
 
-// Allowed refuses, with "not-allowed", a request whose method is not safe, because it may
-// be replayed to every unit. Policy can allow those with an Idempotency-Key.
+// Allowed refuses, with "not-allowed", a request whose method is not safe, because an
+// intermediary can replay it to every unit. Policy can allow unsafe requests with an
+// Idempotency-Key. Allowed refuses a request with an Expect field with "request".
 func (x *OHTTPServerRequest) Allowed(h bhttp.Head) error {
 	if !IsSafe(h.Method) && !(x.credentials.OneOff && HasIdempotencyKey(h.Fields)) {
 		return wire.Refuse(wire.NotAllowed, "one-off: method", h.Method, "a safe method")
@@ -144,7 +146,7 @@ func (x *OHTTPServerRequest) Allowed(h bhttp.Head) error {
 	return nil
 }
 
-// Responder makes a responder, which writes to w under a random response nonce.
+// Responder makes a responder that writes to w, with a random response nonce.
 func (x *OHTTPServerRequest) Responder(w io.Writer) (*Responder, error) {
 	nonce := make([]byte, x.header.NonceSize())
 	rand.Read(nonce) // never returns an error: it ends the program instead
@@ -155,7 +157,7 @@ func (x *OHTTPServerRequest) Responder(w io.Writer) (*Responder, error) {
 	return newResponder(w, x.host, ohttpSink{&ohttp.Writer{Form: x.body.Form, Seal: response.Seal}}, nonce), nil
 }
 
-// ohttpChunks are the chunks of a message as [chunk.Plaintext] reads them.
+// ohttpChunks adapts the chunks of a message to [chunk.Plaintext].
 type ohttpChunks struct{ *ohttp.Reader }
 
 func (c ohttpChunks) Next() ([]byte, chunk.Flag, error) {

@@ -14,17 +14,17 @@ import (
 // OHTTPRequestConfig configures a one-off request.
 type OHTTPRequestConfig struct {
 	Form    ohttp.Form
-	Body    io.ReadCloser       // the content, of the head's length
-	Trailer map[string][]string // filled in by the time Body has ended
-	Valid   func() error        // refuses once policy has cut off a unit that may have the keys; nil: never
+	Body    io.ReadCloser       // content, with the length in the head
+	Trailer map[string][]string // complete when Body has ended
+	Valid   func() error        // returns an error once policy cuts off a unit that may have the keys; nil: never does
 }
 
-// OHTTPClientRequest is a one-off request at its client: an [io.ReadCloser] of the sealed
-// bytes. It opens the response too.
+// OHTTPClientRequest is a one-off request at the client: an [io.ReadCloser] of the sealed bytes.
+// It also opens the response.
 type OHTTPClientRequest struct {
 	header  ohttp.Header
 	enc     []byte
-	valid   func() error // nil: never
+	valid   func() error // Valid of the configuration; may be nil
 	sender  *hpke.Sender
 	writer  *ohttp.Writer
 	body    io.ReadCloser
@@ -33,7 +33,7 @@ type OHTTPClientRequest struct {
 	buf []byte
 }
 
-// SealOHTTP begins a request: a small one is whole then.
+// SealOHTTP seals the beginning of a request, or all of a small request.
 func SealOHTTP(k unitauth.OHTTPKeys, h bhttp.Head, c OHTTPRequestConfig) (*OHTTPClientRequest, error) {
 	s := &OHTTPClientRequest{header: k.Key.Header, valid: c.Valid, body: c.Body, trailer: c.Trailer}
 	var err error
@@ -53,8 +53,8 @@ func SealOHTTP(k unitauth.OHTTPKeys, h bhttp.Head, c OHTTPRequestConfig) (*OHTTP
 	return s, s.sealPart(b)
 }
 
-// Whole returns the whole request, if all of it is sealed; nil otherwise. It is called
-// before the first Read.
+// Whole returns the whole request if all of it is sealed, and nil otherwise. The caller must
+// call it before the first Read.
 func (s *OHTTPClientRequest) Whole() []byte {
 	if !s.ended {
 		return nil
@@ -62,21 +62,21 @@ func (s *OHTTPClientRequest) Whole() []byte {
 	return s.out
 }
 
-// sealPart seals more of the request.
+// sealPart seals the next part of the request.
 func (s *OHTTPClientRequest) sealPart(plaintext []byte) error {
 	sealed, err := s.writer.Append(plaintext)
 	s.out = append(s.out, sealed...)
 	return err
 }
 
-// sealFinal seals the last of the request.
+// sealFinal seals the last part of the request.
 func (s *OHTTPClientRequest) sealFinal(plaintext []byte) error {
 	sealed, err := s.writer.Finish(plaintext)
 	s.out, s.ended = append(s.out, sealed...), true
 	return err
 }
 
-// sealWhole seals a request whose content is read before it is sent.
+// sealWhole reads all content and seals the whole request.
 func (s *OHTTPClientRequest) sealWhole(h bhttp.Head) error {
 	content, err := io.ReadAll(io.LimitReader(s.body, ohttp.MaxWhole+1))
 	if err != nil {
@@ -96,13 +96,13 @@ func (s *OHTTPClientRequest) sealWhole(h bhttp.Head) error {
 	return s.sealFinal(chunk.PadToBucket(b, 0))
 }
 
-// Read returns the request's bytes.
+// Read reads the request's sealed bytes.
 func (s *OHTTPClientRequest) Read(p []byte) (int, error) { return s.readPending(p, s.sealNext) }
 
 // Close closes the request's body.
 func (s *OHTTPClientRequest) Close() error { return s.body.Close() }
 
-// sealNext seals the next part of the content, or after it the trailers.
+// sealNext seals the next part of the content or, at its end, the trailers.
 func (s *OHTTPClientRequest) sealNext() error {
 	if s.buf == nil {
 		s.buf = make([]byte, partRoom+ohttp.MaxSent-4)
@@ -121,8 +121,8 @@ func (s *OHTTPClientRequest) sealNext() error {
 	return err
 }
 
-// Open opens a response up to the end of its head. Its form may differ from that of
-// the request: gateways of other projects do that.
+// Open opens a response up to the end of its head. The form of the response may differ from
+// that of the request, because gateways of other projects respond in a different form.
 func (s *OHTTPClientRequest) Open(f ohttp.Form, r io.Reader) (bhttp.Head, *bhttp.Content, error) {
 	nonce := make([]byte, s.header.NonceSize())
 	if _, err := io.ReadFull(r, nonce); err != nil {
@@ -140,7 +140,7 @@ func (s *OHTTPClientRequest) Open(f ohttp.Form, r io.Reader) (bhttp.Head, *bhttp
 	if err != nil {
 		return bhttp.Head{}, nil, err
 	}
-	p := chunk.Decrypted(ohttpChunks{u}) // rest needs no copy: ReadHead allocates it
+	p := chunk.Decrypted(ohttpChunks{u}) // rest needs no copy: ReadHead has allocated it
 	p.Valid = s.valid
 	return h, bhttp.NewContent(p, h, rest), nil
 }

@@ -15,26 +15,26 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// ClientHandshake is an open request of a client and opens its response. It is used by one
-// goroutine at a time.
+// ClientHandshake makes an open request of a client and verifies the response. Only one
+// goroutine may use it at a time.
 type ClientHandshake struct {
 	key     hpke.PrivateKey
 	pin     unitauth.Pin
 	wants   SessionOptions
-	least   []byte // policy head that the unit must have reached; empty: none
+	least   []byte // policy head that the unit must have reached; empty: no requirement
 	nonce   []byte
 	request []byte
-	hidden  func(attest.TPMKeys) []byte // of the challenged unit; nil: none
+	hidden  func(attest.TPMKeys) []byte // secret in the credential of the challenged unit; nil: no challenge
 }
 
-// NewClientHandshake makes an open request with a KEM key of its own. It refuses, with
-// "request", a pin that does not name exactly one identity, task or group.
+// NewClientHandshake makes an open request with a new KEM key. It refuses a pin that does not
+// name exactly one identity, task or group with "request".
 func NewClientHandshake(pin unitauth.Pin, wants SessionOptions) (*ClientHandshake, error) {
 	return NewClientHandshakeSince(pin, wants, attest.Digest{})
 }
 
-// NewClientHandshakeSince is [NewClientHandshake] for units that have reached a policy
-// head: others refuse with "behind". The zero head requires none.
+// NewClientHandshakeSince makes an open request that only units that have reached the policy
+// head least accept. Other units refuse it with "behind". The zero head sets no requirement.
 func NewClientHandshakeSince(pin unitauth.Pin, wants SessionOptions, least attest.Digest) (*ClientHandshake, error) {
 	if err := pin.Validate(); err != nil {
 		return nil, err
@@ -58,10 +58,10 @@ func NewClientHandshakeSince(pin unitauth.Pin, wants SessionOptions, least attes
 
 func (o *ClientHandshake) kemKey() []byte { return o.key.PublicKey().Bytes() }
 
-// Request returns the body of the open request. The caller does not change it.
+// Request returns the content of the open request. The caller must not change it.
 func (o *ClientHandshake) Request() []byte { return o.request }
 
-// openResponse is a parsed response; nothing in it is checked yet.
+// openResponse is a parsed response. Its values are not verified.
 type openResponse struct {
 	enc, session, unit, identity, ring, head, expiry []byte
 	chain, signature, evidence, ticket, time         []byte
@@ -90,8 +90,8 @@ func unverifiedResponse(b []byte) (openResponse, error) {
 	return openResponse{f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[9], f[10], f[11]}, nil
 }
 
-// UnverifiedOpener returns the unit that a response to an open request names, unchecked;
-// zero if the response does not parse.
+// UnverifiedOpener returns the unit that a response to an open request names, without
+// verification. It returns zero for a malformed response.
 func UnverifiedOpener(b []byte) (unit wire.UnitID) {
 	if a, err := unverifiedResponse(b); err == nil {
 		copy(unit[:], a.unit)
@@ -99,16 +99,19 @@ func UnverifiedOpener(b []byte) (unit wire.UnitID) {
 	return unit
 }
 
-// Finish verifies the response to the request and returns the session. It may be
-// called again with the same response and newer trust.
+// Finish verifies the response to the request and returns the session. The caller may call it
+// again with the same response and newer trust.
 //
-// It refuses with "behind" a policy head that trust does not know (newer trust may), a
-// session that is shared under ring keys older than a cut which trust knows, and a unit
-// that has not reached the wanted head; with the reasons of [identity.Check] a unit of
-// another pin, and with "cut-off" a unit that trust cuts off; with "signature" a response
-// that the unit did not sign for this request; with "clock" a unit whose time is more
-// than 5 minutes from at; with "evidence-missing" wanted evidence that is missing; and
-// evidence that fails appraisal or admission, with their reasons.
+// It refuses with these reasons:
+//   - "behind": trust does not know the unit's policy head (newer trust may), or the session is
+//     shared under ring keys older than a cut-off that trust knows, or the unit has not reached
+//     the required head
+//   - a reason of [identity.Check]: the unit is outside the pin
+//   - "cut-off": trust cuts the unit off
+//   - "signature": the unit did not sign the response for this request
+//   - "clock": the unit's time differs from at by more than 5 minutes
+//   - "evidence-missing": the wanted evidence is missing
+//   - a reason of appraisal or admission: the evidence fails them
 func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (*Session, error) {
 	a, err := unverifiedResponse(b)
 	if err != nil {
@@ -159,16 +162,16 @@ func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (
 	return s, nil
 }
 
-// ErrBeforeCut is the refusal of a session that is shared under ring keys which a unit
-// that was cut off may have: the unit that opened it does not know the cut yet.
+// ErrBeforeCut is the refusal of a session that is shared under ring keys that a unit that was
+// cut off may have. The unit that opened the session does not know the cut-off yet.
 var ErrBeforeCut = wire.Refuse(wire.Behind, "session response: policy head", "a head before a cut, of a session that is sealed for other units", "a head since the cut, or a session without a ticket")
 
-// checkCaughtUp refuses, with "behind", a session whose unit is at an earlier policy head
-// than was wanted or, unless the session stays with that unit alone, at one before a cut
-// of units that have the ring key.
+// checkCaughtUp refuses, with "behind", a session of a unit that has not reached the required
+// policy head. If the session is shared, it also refuses a unit that has not reached the last
+// cut-off of units that have the ring key.
 func (o *ClientHandshake) checkCaughtUp(head attest.Digest, alone bool, p policy.Approved, peer identity.Peer) error {
 	if o.wants&wantHead != 0 {
-		got, _ := p.Index(head) // Trust.Signer has checked that it is known
+		got, _ := p.Index(head) // known: Trust.Signer has checked it
 		if least, known := p.Index(attest.Digest(o.least)); !known || got < least {
 			return wire.Refuse(wire.Behind, "session response: policy head", head, "the wanted head, or a later one: "+attest.Digest(o.least).String())
 		}
@@ -179,8 +182,8 @@ func (o *ClientHandshake) checkCaughtUp(head attest.Digest, alone bool, p policy
 	return nil
 }
 
-// transcript returns the transcript of the handshake. Facts in the certificates are taken
-// from them, not from the response.
+// transcript returns the transcript of the handshake. Values that the certificates contain are
+// from the certificates, not from the response.
 func (o *ClientHandshake) transcript(a openResponse, trust unitauth.Trust, peer identity.Peer) *transcript {
 	return &transcript{
 		kemKey: o.kemKey(), nonce: o.nonce, pin: o.pin.Encode(), wants: o.wants, least: o.least, enc: a.enc,
@@ -189,8 +192,9 @@ func (o *ClientHandshake) transcript(a openResponse, trust unitauth.Trust, peer 
 	}
 }
 
-// Challenge makes a challenge for the unit of an introduction: from then on only evidence
-// of its device and key is accepted. The credential is for that unit.
+// Challenge makes a challenge for the unit in an introduction, and returns that unit and the
+// credential for it. From then on [ClientHandshake.Finish] accepts only evidence of that unit's
+// device and key.
 func (o *ClientHandshake) Challenge(introduction []byte, verifier *attest.Verifier) (unit wire.UnitID, credential []byte, err error) {
 	in, err := unitauth.UnverifiedIntroduction(introduction)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 // chunkSink encrypts the chunks of a response.
 type chunkSink interface {
 	// encrypt encrypts b, whose first 4 bytes are room for a length, and returns the bytes
-	// to send now: none while the message is buffered.
+	// to send now. It returns none while the sink buffers the message.
 	encrypt(b []byte, at chunk.Flag) ([]byte, error)
 }
 
@@ -24,25 +24,26 @@ type sealedSink struct{ *chunk.Writer }
 
 func (s sealedSink) encrypt(b []byte, at chunk.Flag) ([]byte, error) { return s.SealChunk(b, at), nil }
 
-// Responder seals the response to one request, in a session or one-off. The content is
-// buffered until the head is known: either [Responder.Whole] and [Responder.Finish] follow, or
-// [Responder.Begin], any number of [Responder.Write] and [Responder.Flush], and
-// [Responder.FinishStream]. [Responder.Release] is last. It is used by one goroutine at a time.
+// Responder seals the response to one request, in a session or one-off. It buffers the content
+// until the head is known. Then the caller calls either [Responder.Whole] and
+// [Responder.Finish], or [Responder.Begin], any number of [Responder.Write] and
+// [Responder.Flush], and [Responder.FinishStream]. [Responder.Release] is the last call. Only
+// one goroutine may use a Responder at a time.
 type Responder struct {
 	w       io.Writer
 	host    *Host
-	request *ServerRequest // in a session
-	prefix  []byte         // before the chunks
+	request *ServerRequest // nil for a one-off request
+	prefix  []byte         // sent before the chunks
 	sink    chunkSink
 	begun   bool      // a part was sent
-	sum     hash.Hash // of the response's plaintext; nil when no receipt is wanted
-	length  int64     // of the content, once the head is known
-	start   int       // where in buf the chunk's length goes
-	lent    *[]byte   // the buffer to return
-	buf     []byte    // the chunk that is filled
+	sum     hash.Hash // hash of the response's plaintext; nil when no receipt is wanted
+	length  int64     // length of the content, once the head is known
+	start   int       // offset in buf of the chunk's length
+	lent    *[]byte   // buffer to return to the pool
+	buf     []byte    // current chunk, not yet sealed
 }
 
-// headRoom is kept free before the content, in bytes, until the head is known.
+// headRoom is the room in bytes that stays free before the content until the head is known.
 const headRoom = 2 << 10
 
 // buffer returns a buffer for whole chunks.
@@ -54,7 +55,7 @@ func (h *Host) buffer() *[]byte {
 	return &b
 }
 
-// Responder makes the responder of a request that was authenticated, which writes to w.
+// Responder makes the responder of an authenticated request. It writes to w.
 func (x *ServerRequest) Responder(w io.Writer) (*Responder, error) {
 	prefix, s, err := x.responseWriter()
 	if err != nil {
@@ -73,7 +74,7 @@ func newResponder(w io.Writer, h *Host, sink chunkSink, prefix []byte) *Responde
 	return &Responder{w: w, host: h, sink: sink, prefix: prefix, start: headRoom, lent: b, buf: (*b)[:headRoom]}
 }
 
-// BufferContent appends content while the head is not known, at most [MaxSmall] bytes in all.
+// BufferContent buffers content before the head is known, at most [MaxSmall] bytes in all.
 func (r *Responder) BufferContent(p []byte) { r.buf = append(r.buf, p...) }
 
 // BufferedContent returns the buffered content.
@@ -82,8 +83,8 @@ func (r *Responder) BufferedContent() []byte { return r.buf[headRoom:] }
 // Begun reports whether a part of the response was sent.
 func (r *Responder) Begun() bool { return r.begun }
 
-// Begin puts kind, time and head before the buffered content, which begins the first
-// chunk. The response to a one-off request has neither kind nor time.
+// Begin puts kind, time and head before the buffered content, so that all of them are in the
+// first chunk. The response to a one-off request has neither kind nor time.
 func (r *Responder) Begin(h bhttp.Head) error {
 	r.length = h.Length
 	b := make([]byte, chunk.LengthSize, 256)
@@ -101,7 +102,7 @@ func (r *Responder) Begin(h bhttp.Head) error {
 	if h.Length == bhttp.Indeterminate && len(content) > 0 {
 		b = bhttp.AppendVarint(b, uint64(len(content)))
 	}
-	if r.start = headRoom - len(b); r.start < 0 { // a large head: the content moves
+	if r.start = headRoom - len(b); r.start < 0 { // the head is larger than headRoom: move the content
 		r.start, r.buf = 0, append(append(make([]byte, 0, cap(r.buf)), b...), content...)
 		return nil
 	}
@@ -109,13 +110,13 @@ func (r *Responder) Begin(h bhttp.Head) error {
 	return nil
 }
 
-// Write puts content into chunks and sends those that are full.
+// Write adds content to chunks and sends the chunks that are full.
 func (r *Responder) Write(p []byte) (int, error) {
 	for left := p; len(left) > 0; {
 		room := r.start + chunk.LengthSize + chunk.MaxPlaintext - len(r.buf)
 		room = min(room, cap(r.buf)-chunk.TagSize-len(r.buf))
 		if r.length == bhttp.Indeterminate {
-			room -= 4 // of the part's length
+			room -= 4 // for the part's length
 		}
 		if room <= 0 {
 			if err := r.sendChunk(chunk.More); err != nil {
@@ -151,14 +152,14 @@ func (r *Responder) sendChunk(at chunk.Flag) error {
 	}
 	if !r.begun {
 		r.begun = true
-		_, _ = r.w.Write(r.prefix) // the next write fails too
+		_, _ = r.w.Write(r.prefix) // after an error the next write fails too
 	}
 	_, err = r.w.Write(sealed)
 	return err
 }
 
-// FinishStream ends a response after [Responder.Begin]: with the trailers, and with a
-// receipt if one is wanted.
+// FinishStream ends a response after [Responder.Begin]. It sends the trailers, and a receipt if
+// the client wants one.
 func (r *Responder) FinishStream(trailer map[string][]string) error {
 	if r.length == bhttp.Indeterminate {
 		r.buf = append(r.buf, 0)
@@ -175,8 +176,8 @@ func (r *Responder) FinishStream(trailer map[string][]string) error {
 	return r.Finish()
 }
 
-// Whole makes a small response of the buffered content: one chunk, padded. It returns the
-// size of all that [Responder.Finish] sends; 0 if that is not known.
+// Whole makes a small response of the buffered content: one padded chunk. It returns the number
+// of bytes that [Responder.Finish] will send, or 0 if that number is not known.
 func (r *Responder) Whole(h bhttp.Head, trailer map[string][]string) (size int, err error) {
 	h.Length = int64(len(r.BufferedContent()))
 	if err := r.Begin(h); err != nil {
@@ -192,8 +193,8 @@ func (r *Responder) Whole(h bhttp.Head, trailer map[string][]string) (size int, 
 	return size, nil
 }
 
-// Finish sends the rest as the final chunk, or the rest and then the receipt, for which it
-// reads the request to its end.
+// Finish sends the rest of the response as the final chunk. If the client wants a receipt, it
+// sends the rest, reads the request to its end, and sends the receipt as the final chunk.
 func (r *Responder) Finish() error {
 	if r.sum == nil {
 		return r.sendChunk(chunk.Final)
@@ -201,7 +202,7 @@ func (r *Responder) Finish() error {
 	if err := r.sendChunk(chunk.More); err != nil {
 		return err
 	}
-	for !r.request.Whole() { // an app need not read, and may close, the request
+	for !r.request.Whole() { // the app may have left the request unread, or closed its body
 		if _, err := r.request.source.Next(); err != nil {
 			return fmt.Errorf("reading the request for its receipt: %w", err)
 		}
@@ -223,7 +224,7 @@ func (r *Responder) Finish() error {
 	return r.sendChunk(chunk.Final)
 }
 
-// SizeBuffered returns how many bytes of a response in one piece wait for its end.
+// SizeBuffered returns the number of buffered bytes of a response that is sent in one piece.
 func (r *Responder) SizeBuffered() int {
 	if c, ok := r.sink.(ohttpSink); ok {
 		return c.Buffered()
@@ -231,9 +232,9 @@ func (r *Responder) SizeBuffered() int {
 	return 0
 }
 
-// Release returns the buffer to its pool. The buffer contains ciphertext, and no more
-// plaintext than the memory of the app.
+// Release returns the buffer to its pool. The buffer contains ciphertext, and only plaintext
+// that is in the app's memory too.
 func (r *Responder) Release() {
-	*r.lent, r.buf = r.buf[:0], nil // not the former buf of a large head, which contains plaintext
+	*r.lent, r.buf = r.buf[:0], nil // not the buffer from before a large head, which contains plaintext
 	r.host.responses.Put(r.lent)
 }

@@ -18,33 +18,34 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ring is a ring key of a host. It is immutable.
+// ring is a ring key of a host with its use. It is immutable.
 type ring struct {
 	key      *identity.RingKey
-	identity attest.Digest // of the units that seal under it
-	pin      []byte        // of the sessions under it
+	identity attest.Digest // identity, or role, of the units that seal under the key
+	pin      []byte        // pin of the sessions under the key
 	holders  identity.RingHolders
-	since    attest.Digest // policy head of the certificate report that first brought it
+	since    attest.Digest // policy head of the first certificate report with the key
 	*derived
 }
 
-// derived are the keys derived from a ring key. All credentials with the ring key share
-// them, so that erasing waits for every use.
+// derived contains the keys derived from a ring key. All credentials with the ring key share
+// one derived, so that erasing waits for every use.
 type derived struct {
 	mu      sync.RWMutex // guards all below
-	erased  bool         // nothing is cached from then on
+	erased  bool         // if set, no key is cached any more
 	seals   map[wire.UnitID]*sealKey
-	oneOffs [len(ohttp.KEMs)]hpke.PrivateKey // of the table of KEMs; nil until needed
+	oneOffs [len(ohttp.KEMs)]hpke.PrivateKey // one per KEM; nil until needed
 }
 
-// sealKey are the keys of one unit under one ring key.
+// sealKey contains the keys of one sealing unit under one ring key.
 type sealKey struct {
 	aead  cipher.AEAD
-	nonce []byte // HMAC key of nonces
+	nonce []byte // HMAC key for nonces
 }
 
-// withSealKey calls f with the seal key of a unit, which [ring.erase] does not clear
-// meanwhile. The key is cached once f succeeded, so that invented unit ids take no memory.
+// withSealKey calls f with the seal key of a unit. [ring.erase] does not clear the key while f
+// runs. withSealKey caches the key only after f succeeds, so that invented unit ids use no
+// memory.
 func (r *ring) withSealKey(unit wire.UnitID, f func(*sealKey) error) error {
 	if known, err := r.withCachedKey(unit, f); known {
 		return err
@@ -85,8 +86,8 @@ func (r *ring) deriveSealKey(unit wire.UnitID) (*sealKey, error) {
 	return k, err
 }
 
-// cacheKey caches a seal key, unless the ring was erased while the key was used, or
-// another goroutine was first.
+// cacheKey caches a seal key, unless the ring was erased meanwhile or another goroutine has
+// cached the key already.
 func (r *ring) cacheKey(unit wire.UnitID, k *sealKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -97,7 +98,7 @@ func (r *ring) cacheKey(unit wire.UnitID, k *sealKey) {
 	r.seals[unit] = k
 }
 
-// erase erases the ring key and all that was derived from it.
+// erase erases the ring key and all keys derived from it.
 func (r *ring) erase() {
 	r.key.Erase()
 	r.mu.Lock()
@@ -108,13 +109,13 @@ func (r *ring) erase() {
 	r.seals, r.oneOffs, r.erased = nil, [len(ohttp.KEMs)]hpke.PrivateKey{}, true
 }
 
-// header returns the header of what a unit seals of a session under the ring.
+// header returns the header of a sealed session or tombstone that a unit seals under the ring.
 func (r *ring) header(s *session, sealer wire.UnitID) envelope.Header {
 	return envelope.Header{For: r.identity, Ring: r.key.ID(), Session: s.id, Expiry: s.expiry, Sealer: sealer}
 }
 
-// sealMessage returns a sealed message. The nonce is a MAC of the header and the plaintext: equal
-// plaintexts give equal bytes, and different ones never share a nonce.
+// sealMessage seals a session or tombstone. The nonce is a MAC over header and plaintext. So
+// equal plaintexts seal to equal bytes, and different plaintexts do not share a nonce.
 func (r *ring) sealMessage(kind envelope.Kind, h envelope.Header, plaintext []byte) (sealed []byte, err error) {
 	ad := h.Encode(kind)
 	err = r.withSealKey(h.Sealer, func(k *sealKey) error {
@@ -128,7 +129,7 @@ func (r *ring) sealMessage(kind envelope.Kind, h envelope.Header, plaintext []by
 	return sealed, err
 }
 
-// openSealed decrypts a sealed message into dst.
+// openSealed decrypts a sealed session or tombstone and appends the plaintext to dst.
 func (r *ring) openSealed(u envelope.Sealed, dst []byte) (plaintext []byte, err error) {
 	err = r.withSealKey(u.Sealer, func(k *sealKey) error {
 		if plaintext, err = k.aead.Open(dst, u.Nonce, u.Ciphertext, u.AD); err != nil {
@@ -139,13 +140,13 @@ func (r *ring) openSealed(u envelope.Sealed, dst []byte) (plaintext []byte, err 
 	return plaintext, err
 }
 
-// sealedBody is Frame("cohort sealed session body v1", secret, pin, policy head,
-// opening unit).
+// sealedBody returns Frame("cohort sealed session body v1", secret, pin, policy head, opening
+// unit).
 func sealedBody(s *session, pin []byte) []byte {
 	return wire.Frame(wire.LabelSealedBody, s.secret[:], pin, s.head[:], s.opener[:])
 }
 
-// openBody fills in a session from the plaintext of a sealed one.
+// openBody fills in a session from the plaintext of a sealed session.
 func openBody(s *session, plaintext, pin []byte) error {
 	var f [4][]byte
 	if err := wire.UnframeInto(f[:], wire.LabelSealedBody, plaintext); err != nil {
@@ -163,8 +164,8 @@ func openBody(s *session, plaintext, pin []byte) error {
 	return nil
 }
 
-// checkExpiry refuses a sealed message whose session has ended, or would outlive the ring key or
-// the longest session.
+// checkExpiry refuses a sealed session or tombstone whose session has ended, or whose expiry is
+// after the end of the ring key or after the maximum lifetime of a session.
 func (r *ring) checkExpiry(u envelope.Header, at time.Time) error {
 	now, end := uint64(at.Unix()), uint64(r.key.Expires().Unix())
 	if u.Expiry <= now {

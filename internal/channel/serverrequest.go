@@ -17,33 +17,32 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// ServerRequest is a request in a session at the unit that serves it: first [Host.Open],
-// then [ServerRequest.Authenticate], then one response. It is used by one goroutine at
-// a time.
+// ServerRequest is a request in a session at the unit that serves it. [Host.Open] makes it,
+// [ServerRequest.Authenticate] follows, then one response. Only one goroutine may use it at a
+// time.
 type ServerRequest struct {
 	host        *Host
 	credentials *credentials
 	header      wire.Header
 	raw         [wire.HeaderSize]byte
-	body        io.Reader // after the header
+	body        io.Reader // the bytes after the header
 	keys        *keys
 	source      *chunk.Plaintext
 	first       []byte     // plaintext of the first chunk
-	head        bhttp.Head // in it, unless fault
-	rest        []byte     // of it, after the head
-	fault       error      // the request is malformed
+	head        bhttp.Head // head in first; zero if fault is set
+	rest        []byte     // bytes of first after the head
+	fault       error      // set if the head is malformed
 	clock       func() (time.Time, error)
-	at          time.Time // the unit's, when the number was taken
-	closed      bool      // the session is closed; only that can be confirmed
-	headToSend  []byte    // proved policy head that was not sent in this session; empty: none
-	digest      hash.Hash // of the request's plaintext; nil when no receipt is wanted
+	at          time.Time // unit's time when the number was taken
+	closed      bool      // the session is closed: the only response confirms that
+	headToSend  []byte    // proved policy head to send with the response; empty: no head
+	digest      hash.Hash // hash of the request's plaintext; nil when no receipt is wanted
 }
 
-// Open finds the session of a request, by the request's header. Nothing of the request
-// is authenticated yet, and nothing of body is read. Open refuses with "misdirected" a
-// request bound to another unit, with "ticket-wanted" a session that the unit does not
-// have, and with "rekey" one that was closed, but for a request that closes it: see
-// [ServerRequest.Closed].
+// Open finds the session of a request by the request's header. It does not authenticate the
+// request and does not read body. Open refuses with "misdirected" a request bound to a different
+// unit, with "ticket-wanted" a session that the unit does not have, and with "rekey" a session
+// that was closed, unless the request itself closes the session: see [ServerRequest.Closed].
 func (h *Host) Open(header [wire.HeaderSize]byte, body io.Reader, at time.Time) (*ServerRequest, error) {
 	x, err := h.findSession(header, at)
 	if err != nil {
@@ -53,7 +52,7 @@ func (h *Host) Open(header [wire.HeaderSize]byte, body io.Reader, at time.Time) 
 	return x, nil
 }
 
-// findSession is [Host.Open] without a body.
+// findSession implements [Host.Open] for a request without its body.
 func (h *Host) findSession(raw [wire.HeaderSize]byte, at time.Time) (*ServerRequest, error) {
 	header, err := wire.ParseHeader(raw[:])
 	if err != nil {
@@ -82,9 +81,8 @@ func (h *Host) findSession(raw [wire.HeaderSize]byte, at time.Time) (*ServerRequ
 	return x, nil
 }
 
-// checkClosed reports whether the session is closed and the request asks to close it. It
-// refuses, with "rekey", all other requests in a closed session. The caller holds the
-// mutex of the host.
+// checkClosed reports whether the session is closed and the request asks to close it. It refuses
+// any other request in a closed session with "rekey". The caller holds the mutex of the host.
 func (x *ServerRequest) checkClosed() (bool, error) {
 	key, known := x.host.table.closed(x.header.Session)
 	if !known {
@@ -97,14 +95,14 @@ func (x *ServerRequest) checkClosed() (bool, error) {
 	return true, nil
 }
 
-// Authenticate authenticates the request by its first chunk and takes its number. The
-// clock is the unit's. The parameter newest is the newest proved policy head, which is sent with the
-// response if it was not sent in the session: see [ServerRequest.HeadToSend].
+// Authenticate authenticates the request by its first chunk and takes its number. clock returns
+// the unit's time. newest is the newest proved policy head; the response carries it if no
+// response in the session has carried it before: see [ServerRequest.HeadToSend].
 //
-// It refuses with "not-allowed" a request that is not safe and bound to no unit, with
-// "expired" one that is late or ends too far ahead, and with "replayed" a number seen
-// before, or too old to be known. No authenticated response is sent to any of these, since
-// another delivery of the same request may be executed.
+// It refuses with "not-allowed" a request that is not safe and bound to no unit, with "expired"
+// a request that is late or whose end is too far ahead, and with "replayed" a number that was
+// seen before or is too old to be known. After these refusals the caller sends no authenticated
+// response, because a second delivery of the same request may be executed.
 func (x *ServerRequest) Authenticate(newest []byte, clock func() (time.Time, error)) error {
 	x.headToSend = newest
 	return x.openFirst(x.body, clock)
@@ -117,10 +115,11 @@ func (x *ServerRequest) Closed() bool { return x.closed }
 // Closes reports whether the request asks to close its session.
 func (x *ServerRequest) Closes() bool { return x.header.Flags&wire.FlagClose != 0 }
 
-// HeadToSend returns the proved policy head to send with the response; empty: none.
+// HeadToSend returns the proved policy head to send with the response, or nothing if there is
+// none to send.
 func (x *ServerRequest) HeadToSend() []byte { return x.headToSend }
 
-// TakenAt returns the unit's time when the number was taken, or refused.
+// TakenAt returns the unit's time at which the number was taken or refused.
 func (x *ServerRequest) TakenAt() time.Time { return x.at }
 
 // Caller returns the sender of the request.
@@ -128,15 +127,15 @@ func (x *ServerRequest) Caller() Caller {
 	return Caller{Unit: x.host.id, session: x.header.Session}
 }
 
-// RequestHead returns the head of the request. It refuses, with "malformed", a request
-// without a head in its first chunk.
+// RequestHead returns the head of the request. It refuses, with "malformed", a request whose
+// first chunk contains no complete head.
 func (x *ServerRequest) RequestHead() (bhttp.Head, error) { return x.head, x.fault }
 
 // Plaintext returns the rest of the first chunk after the head, and the chunks after it.
 func (x *ServerRequest) Plaintext() (rest []byte, next bhttp.Chunks) { return x.rest, x.source }
 
-// openFirst authenticates the request by its first chunk and takes its number. The clock
-// is the unit's.
+// openFirst authenticates the request by its first chunk and takes its number. clock returns
+// the unit's time.
 func (x *ServerRequest) openFirst(r io.Reader, clock func() (time.Time, error)) error {
 	aead, err := x.keys.message(wire.LabelRequestKey, x.raw[:])
 	if err != nil {
@@ -152,8 +151,8 @@ func (x *ServerRequest) openFirst(r io.Reader, clock func() (time.Time, error)) 
 		return err
 	}
 	if x.Whole() {
-		// HTTP/1.1 closes a request's body when its response begins, so look for bytes
-		// after the final chunk before the app can begin a response.
+		// Look for bytes after the final chunk now: with HTTP/1.1, net/http closes the
+		// request's body when the app begins the response.
 		if _, err := x.source.Next(); err != io.EOF {
 			return err
 		}
@@ -165,9 +164,9 @@ func (x *ServerRequest) openFirst(r io.Reader, clock func() (time.Time, error)) 
 	return x.takeNumber()
 }
 
-// takeNumber takes the request's number, and reads the time in the same step: between
-// the two the entry could yield, and the number be taken again. It refuses as
-// [ServerRequest.Authenticate] does.
+// takeNumber takes the request's number and reads the time in one step under the mutex.
+// Otherwise the session could leave the table between the two, and the number could be taken
+// again. It refuses as [ServerRequest.Authenticate] does.
 func (x *ServerRequest) takeNumber() error {
 	h := x.host
 	h.mu.Lock()
@@ -178,10 +177,10 @@ func (x *ServerRequest) takeNumber() error {
 	}
 	x.at = h.advanceClock(now)
 	h.table.expire(x.at)
-	if err := h.known.cutOff(h.credentials, x.at); err != nil { // a policy came while the request was read
+	if err := h.known.cutOff(h.credentials, x.at); err != nil { // a new policy may have arrived since Open
 		return err
 	}
-	if over, err := x.checkClosed(); over || err != nil { // another unit's tombstone came while the request was read
+	if over, err := x.checkClosed(); over || err != nil { // a tombstone may have arrived since Open
 		return err
 	}
 	s := h.table.byID[x.header.Session]
@@ -207,9 +206,9 @@ func (x *ServerRequest) takeNumber() error {
 	return nil
 }
 
-// inTime refuses, with "expired", a request that is late, and one that would be in time
-// for longer than its unit remembers its number: for more than 2 minutes, or beyond the
-// session's expiry.
+// inTime refuses, with "expired", a request that is late. It also refuses a request whose not
+// after is more than 2 minutes ahead or after the session's expiry: the unit does not remember
+// the request's number that long.
 func inTime(notAfter int64, at time.Time, expiry uint64) error {
 	latest := min(at.Add(MaxAhead).UnixMilli(), int64(expiry)*1000)
 	if passed(at, notAfter) || notAfter > latest {
@@ -221,13 +220,14 @@ func inTime(notAfter int64, at time.Time, expiry uint64) error {
 // Whole reports whether the final chunk of the request was read.
 func (x *ServerRequest) Whole() bool { return x.source.Done() }
 
-// Empty reports whether the request has no content: padding at most.
+// Empty reports whether the request contains nothing but padding.
 func (x *ServerRequest) Empty() bool {
 	return x.Whole() && len(bytes.TrimRight(x.first, "\x00")) == 0
 }
 
-// Close ends the session and returns the tombstone for all other units; nil if another
-// unit has ended it, or under a ring key that is older than a cut.
+// Close closes the session and returns the tombstone for all other units. It returns nil if
+// another unit has already closed the session, if no other unit has it, or if its ring key is
+// older than a cut-off.
 func (x *ServerRequest) Close() ([]byte, error) {
 	h := x.host
 	h.mu.Lock()
@@ -258,7 +258,7 @@ func (x *ServerRequest) Close() ([]byte, error) {
 }
 
 // responseWriter returns the bytes before the chunks of the response, and the writer that
-// encrypts them.
+// encrypts the chunks.
 func (x *ServerRequest) responseWriter() (prefix [responsePrefix]byte, s *chunk.Writer, err error) {
 	copy(prefix[:], x.host.id[:])
 	rand.Read(prefix[16:]) // never returns an error: it ends the program instead
@@ -271,7 +271,8 @@ func (x *ServerRequest) responsePrefix(kind ResponseKind) []byte {
 	return append([]byte{byte(kind)}, unitauth.TimeBytes(x.unitTime())...)
 }
 
-// unitTime returns the unit's time or, while its clock refuses, that of taking the number.
+// unitTime returns the unit's time or, if the clock returns an error, the time at which the
+// number was taken.
 func (x *ServerRequest) unitTime() time.Time {
 	if x.clock != nil {
 		if now, err := x.clock(); err == nil {
@@ -281,18 +282,18 @@ func (x *ServerRequest) unitTime() time.Time {
 	return x.at
 }
 
-// NotExecuted returns a whole response: the unit has not executed the request, for this
-// reason, and will not.
+// NotExecuted returns a whole response which states, with a reason, that the unit has not
+// executed the request and will not execute it.
 func (x *ServerRequest) NotExecuted(reason wire.Reason) ([]byte, error) {
 	return x.responseWithoutContent(KindNotExecuted, reason)
 }
 
-// ConfirmClose returns a whole response: the session is closed at this unit.
+// ConfirmClose returns a whole response which states that the session is closed at this unit.
 func (x *ServerRequest) ConfirmClose() ([]byte, error) {
 	return x.responseWithoutContent(KindClosed, "")
 }
 
-// responseWithoutContent returns a whole response of a kind without content.
+// responseWithoutContent returns a whole response of a kind that has no content.
 func (x *ServerRequest) responseWithoutContent(kind ResponseKind, reason wire.Reason) ([]byte, error) {
 	prefix, s, err := x.responseWriter()
 	if err != nil {
@@ -303,14 +304,15 @@ func (x *ServerRequest) responseWithoutContent(kind ResponseKind, reason wire.Re
 	return append(prefix[:], s.SealChunk(b, chunk.Final)...), nil
 }
 
-// Caller is the sender of a request through the channel, as far as the app may know it.
+// Caller describes the sender of a request in a session to the app.
 type Caller struct {
-	Unit    wire.UnitID // that serves the request
+	Unit    wire.UnitID // unit that serves the request
 	session wire.SessionID
 }
 
-// SessionTag is the same for all requests of one session, at every unit, and differs
-// between sessions. Every carrier of the request can compute it.
+// SessionTag returns a tag, 32 hexadecimal digits, that is the same for all requests of one
+// session, at every unit, and differs between sessions. It is no secret: every intermediary can
+// compute it.
 func (c Caller) SessionTag() string {
 	digest := wire.Sum(c.session[:])
 	return hex.EncodeToString(digest[:16])

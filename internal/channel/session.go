@@ -17,26 +17,26 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Session is the client's side of a trusted channel. Only [ClientHandshake.Finish] makes
-// one. It is safe for concurrent use.
+// Session is the client's side of a session. Only [ClientHandshake.Finish] makes a Session. It
+// is safe for concurrent use.
 type Session struct {
 	id       wire.SessionID
 	peer     identity.Peer
-	alone    bool                 // only its opener has it
-	holders  identity.RingHolders // the units that may have it, unless alone
+	alone    bool                 // only the unit that opened the session has it
+	holders  identity.RingHolders // units that may have the session, unless alone
 	evidence attest.Result
 	head     attest.Digest
 	expires  time.Time
-	unitTime time.Time // of the opener, when it opened the session
+	unitTime time.Time // on the opener's clock, when it opened the session
 	wants    SessionOptions
 	ticket   []byte
-	verdict  atomic.Pointer[verdict] // by the latest policy
-	sentHead atomic.Pointer[byte]    // where the proved policy head begins that a request in it carried last
+	verdict  atomic.Pointer[verdict] // under the latest policy
+	sentHead atomic.Pointer[byte]    // address of the proved policy head that a request carried last
 
 	mu     sync.Mutex       // guards all below
-	secret [secretSize]byte // zeros once closed
-	number uint64           // of the newest request
-	keys   *keys            // of secret, once needed
+	secret [secretSize]byte // zeros after Close
+	number uint64           // number of the newest request
+	keys   *keys            // derived from secret; nil until needed
 	closed bool
 }
 
@@ -46,21 +46,21 @@ func (s *Session) ID() wire.SessionID { return s.id }
 // OpenedBy returns the unit that opened the session.
 func (s *Session) OpenedBy() identity.Peer { return s.peer }
 
-// Evidence returns the result of appraising fresh evidence, which is zero unless that was
-// wanted.
+// Evidence returns the appraisal result of fresh evidence. It is zero unless the client wanted
+// fresh evidence.
 func (s *Session) Evidence() attest.Result { return s.evidence }
 
-// PolicyHead returns the policy head of the unit when it opened the session.
+// PolicyHead returns the policy head that the unit had reached when it opened the session.
 func (s *Session) PolicyHead() attest.Digest { return s.head }
 
-// Alone reports whether only the unit that opened the session has it: the unit knew a
-// cut, and had no certificate report since.
+// Alone reports whether only the unit that opened the session has it. That is so if the unit
+// knew a cut-off and had not received a certificate report since.
 func (s *Session) Alone() bool { return s.alone }
 
-// CutOff refuses, with "cut-off" or the reason of the group's policy, a session whose
-// opener a policy cuts off, and one that a unit which was cut off since may read: it
-// is sealed under ring keys of that unit. From then on any party may have made its
-// responses, whatever unit they name. CutOff is fast while the policy is the same.
+// CutOff refuses a session if the policy cuts off the unit that opened it, with "cut-off" or
+// the reason of the group's policy. It also refuses a session, with "cut-off", if the policy has
+// since cut off a unit that has the session's ring key: that unit can read the session, and
+// could forge responses in the name of any unit. CutOff is fast while the policy is the same.
 func (s *Session) CutOff(p policy.Approved, at time.Time) error {
 	head := p.PolicyHead()
 	if v := s.verdict.Load(); v != nil && v.head == head {
@@ -80,11 +80,11 @@ type verdict struct {
 	err  error
 }
 
-// OpenedAt returns when the session was opened, by the clock of its opener.
+// OpenedAt returns when the session was opened, on the clock of the unit that opened it.
 func (s *Session) OpenedAt() time.Time { return s.unitTime }
 
-// Unsent reports whether a proved policy head is another than the one that the newest
-// request of the session carried, and notes that the next one carries it.
+// Unsent reports whether a proved policy head differs from the head that a request of the
+// session carried last. It records that the next request carries this head.
 func (s *Session) Unsent(head []byte) bool {
 	if s.sentHead.Load() == headStart(head) {
 		return false
@@ -93,7 +93,7 @@ func (s *Session) Unsent(head []byte) bool {
 	return true
 }
 
-// headStart identifies a head by where it begins in memory.
+// headStart returns the address of a head in memory, which identifies the head.
 func headStart(head []byte) *byte {
 	if len(head) == 0 {
 		return nil
@@ -101,14 +101,14 @@ func headStart(head []byte) *byte {
 	return &head[0]
 }
 
-// Expires returns when every unit forgets the session.
+// Expires returns the end of the session: then every unit removes it.
 func (s *Session) Expires() time.Time { return s.expires }
 
-// Ticket returns the sealed session, with which other units of the cluster can open it.
-// Only they can read it. It is empty if the session is [Session.Alone].
+// Ticket returns the sealed session. With it other units of the cluster can join the session;
+// only they can read it. It is empty if [Session.Alone] is true.
 func (s *Session) Ticket() []byte { return s.ticket }
 
-// Close erases the secret. Responses that have not begun fail with [ErrClosed].
+// Close erases the secret. Opening a response afterwards fails with [ErrClosed].
 func (s *Session) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,8 +127,8 @@ func (s *Session) nextHeader(target wire.UnitID, notAfter time.Time, flags wire.
 	return wire.Header{Session: s.id, Number: s.number, Target: target, NotAfter: notAfter, Flags: flags}, nil
 }
 
-// responseKey returns the key of a response to a request with this header. Closing is
-// confirmed under the close key.
+// responseKey returns the key of the response to a request with this header. A unit confirms a
+// request that closes the session under the close key.
 func (s *Session) responseKey(header wire.Header, fields ...[]byte) (cipher.AEAD, error) {
 	if header.Flags&wire.FlagClose == 0 {
 		return s.messageKey(wire.LabelResponseKey, fields...)
@@ -159,7 +159,7 @@ func (s *Session) messageKey(label wire.Label, fields ...[]byte) (cipher.AEAD, e
 type keys struct {
 	mac  hash.Hash
 	info [128]byte        // room for the HKDF info
-	key  [secretSize]byte // zeros but while one is derived
+	key  [secretSize]byte // zeros except during a derivation
 }
 
 func newKeys(secret *[secretSize]byte) *keys {
@@ -168,16 +168,16 @@ func newKeys(secret *[secretSize]byte) *keys {
 	return k
 }
 
-// block is the number of HKDF-Expand's only block.
+// block is the counter byte of the first HKDF-Expand block, which is the only one used.
 var block = []byte{1}
 
-// closeKey derives the key that a unit keeps of a closed session: it opens no message of
-// the session, and confirms that the secret is erased.
+// closeKey derives the key that a unit keeps of a closed session. The key opens no earlier
+// message of the session. A response under it confirms that the secret is erased.
 func closeKey(secret *[secretSize]byte) (key [secretSize]byte) {
 	wire.Secretly(func() {
 		b, err := hkdf.Expand(sha256.New, secret[:], string(wire.Frame(wire.LabelCloseKey)), secretSize)
 		if err != nil {
-			panic("channel: " + err.Error()) // only for sizes that HKDF does not have
+			panic("channel: " + err.Error()) // only for sizes that HKDF does not support
 		}
 		copy(key[:], b)
 		clear(b)
@@ -185,8 +185,8 @@ func closeKey(secret *[secretSize]byte) (key [secretSize]byte) {
 	return key
 }
 
-// message returns the AES-256-GCM cipher of one message in one direction: HKDF-Expand of
-// 32 bytes, which is one block, HMAC(secret, info ‖ 1).
+// message returns the AES-256-GCM cipher of one message in one direction. Its key is
+// HKDF-Expand to 32 bytes; that is one block, HMAC(secret, info ‖ 1).
 func (k *keys) message(label wire.Label, fields ...[]byte) (aead cipher.AEAD, err error) {
 	info := wire.AppendFrame(k.info[:0], label, fields...)
 	wire.Secretly(func() {

@@ -9,24 +9,24 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// session is the unit's side of a trusted channel. It is guarded by the mutex of
-// its host. It stays in the table until its expiry or until it yields, even without
-// its secret, because its replay window must.
+// session is the unit's side of a session. The host's mutex guards it. It stays in the table
+// until its expiry or until it yields, even without its secret, because the replay window is
+// still needed.
 type session struct {
 	id       wire.SessionID
 	expiry   uint64 // Unix seconds
 	head     attest.Digest
 	opener   wire.UnitID
-	ring     identity.RingID  // under which its newest sealed copy is
-	secret   [secretSize]byte // while dropped, its digest; once closed, its close key, or zeros
+	ring     identity.RingID  // ring key of the newest sealed copy
+	secret   [secretSize]byte // if dropped: digest of the secret; if closed: close key, or zeros
 	state    state
-	alone    bool // it is never sealed under a ring key: only its opener has it
+	alone    bool // only its opener has the session; it is never sealed under a ring key
 	window   window
-	sentHead *byte  // where the proved policy head begins that a response in it carried last
-	latest   int64  // the latest not after of the numbers taken, Unix milliseconds; 0: none was taken
-	turn     uint64 // when it came into the table, in the order of turns
+	sentHead *byte  // address of the proved policy head that a response carried last
+	latest   int64  // latest not after of all numbers taken, Unix milliseconds; 0: no number was taken
+	turn     uint64 // order in which sessions were inserted into the table
 
-	byExpiry, byYield int // places in queues
+	byExpiry, byYield int // positions in queues
 }
 
 // state is the state of a session in the table.
@@ -34,17 +34,16 @@ type state byte
 
 const (
 	open    state = iota
-	dropped       // its ring key was erased, and the secret with it; it may be sealed to us again
-	closed        // closed by the client, while there is no room for a record of it
+	dropped       // secret erased with its ring key; a sealed copy under a newer key restores it
+	closed        // closed, and there is no room for a record of it
 )
 
-// dropSecret erases the secret and keeps its digest, so that only this secret is accepted
-// again.
+// dropSecret replaces the secret by its digest, so that later only the same secret is accepted.
 func (s *session) dropSecret() {
 	s.state, s.secret = dropped, wire.Sum(s.secret[:])
 }
 
-// markClosed erases the secret. An open session keeps its close key instead.
+// markClosed erases the secret. For an open session it keeps the close key instead.
 func (s *session) markClosed() {
 	switch s.state {
 	case open:
@@ -55,7 +54,7 @@ func (s *session) markClosed() {
 	s.state = closed
 }
 
-// hasSecret reports whether a secret is that of the session.
+// hasSecret reports whether a secret is the secret of the session.
 func (s *session) hasSecret(secret [secretSize]byte) bool {
 	if s.state == dropped {
 		secret = wire.Sum(secret[:])
@@ -63,29 +62,29 @@ func (s *session) hasSecret(secret [secretSize]byte) bool {
 	return s.state != closed && s.secret == secret
 }
 
-// yields reports whether the session may leave the table before its expiry: it
-// is untouched, or every number taken in it would be late.
+// yields reports whether the session may leave the table before its expiry. That is so if no
+// number was taken in it, or if every request with a number taken in it would now be late.
 func (s *session) yields(at time.Time) bool { return s.latest == 0 || passed(at, s.latest) }
 
-// record is a closed session outside of the table.
+// record is what remains of a closed session that has left the table.
 type record struct {
 	id     wire.SessionID
-	key    [secretSize]byte // its close key; zeros: it confirms nothing
+	key    [secretSize]byte // close key; zeros: closing cannot be confirmed
 	expiry uint64           // Unix seconds
-	until  int64            // it is kept until then, Unix milliseconds
+	until  int64            // time until which the record must stay, Unix milliseconds
 
-	byExpiry, byYield int // places in queues
+	byExpiry, byYield int // positions in queues
 }
 
-// table has the sessions, and the records of closed ones. No session has both. It is
-// guarded by Host.mu: only methods of Host and ServerRequest that hold it touch a table.
+// table contains the sessions, and the records of closed sessions; no session is in both. It is
+// guarded by Host.mu: only methods of Host and ServerRequest that hold it use a table.
 type table struct {
 	self     wire.UnitID
 	limits   Limits
 	byID     map[wire.SessionID]*session
 	byExpiry queue.Queue[*session]
-	own      queue.Queue[*session] // opened by this unit; the one that yields next is first
-	joined   queue.Queue[*session] // opened by others; likewise
+	own      queue.Queue[*session] // opened by this unit; the session that yields next is first
+	joined   queue.Queue[*session] // opened by other units; in the same order
 	turns    uint64
 
 	records      map[wire.SessionID]*record
@@ -106,8 +105,9 @@ func newTable(self wire.UnitID, limits Limits) table {
 	}
 }
 
-// yieldsBefore is the order in which sessions yield: untouched ones first, as
-// they came, then by the latest end of what was taken in them.
+// yieldsBefore defines the order in which sessions yield. Sessions without a taken number yield
+// first, in the order of their insertion. The others follow in the order of their latest not
+// after.
 func yieldsBefore(a, b *session) bool {
 	if a.latest != b.latest {
 		return a.latest < b.latest
@@ -123,8 +123,8 @@ func (t *table) queueOf(s *session) *queue.Queue[*session] {
 	return &t.joined
 }
 
-// findRoom reports whether there is room for a session that this unit (opened) or another
-// unit opened, and returns the session that must yield for it; nil: none must.
+// findRoom reports whether there is room for a session; opened means that this unit opened it.
+// It returns the session that must yield for it, or nil if no session must yield.
 func (t *table) findRoom(opened bool, at time.Time) (yields *session, ok bool) {
 	own, anyOwn := t.own.First()
 	joined, anyJoined := t.joined.First()
@@ -141,7 +141,7 @@ func (t *table) findRoom(opened bool, at time.Time) (yields *session, ok bool) {
 	return yields, yields != nil && yields.yields(at)
 }
 
-// insert puts a session into the table, for which there is room.
+// insert adds a session to the table. The caller has checked that there is room.
 func (t *table) insert(s *session) {
 	t.turns++
 	s.turn = t.turns
@@ -150,7 +150,7 @@ func (t *table) insert(s *session) {
 	t.queueOf(s).Add(s)
 }
 
-// remove takes a session out of the table and erases its secret.
+// remove removes a session from the table and erases its secret.
 func (t *table) remove(s *session) {
 	delete(t.byID, s.id)
 	t.byExpiry.Remove(s)
@@ -159,7 +159,7 @@ func (t *table) remove(s *session) {
 	s.state = closed
 }
 
-// touch notes the end of a number that was taken in a session's window.
+// touch records the not after of a number that was taken in a session's window.
 func (t *table) touch(s *session, notAfter int64) {
 	if notAfter > s.latest {
 		s.latest = notAfter
@@ -167,8 +167,8 @@ func (t *table) touch(s *session, notAfter int64) {
 	}
 }
 
-// closed returns the close key of a closed session, zeros if there is none, and whether
-// it is known to be closed.
+// closed reports whether a session is known to be closed, and returns its close key, which is
+// zeros if closing cannot be confirmed.
 func (t *table) closed(id wire.SessionID) (key *[secretSize]byte, known bool) {
 	if r := t.records[id]; r != nil {
 		return &r.key, true
@@ -179,9 +179,9 @@ func (t *table) closed(id wire.SessionID) (key *[secretSize]byte, known bool) {
 	return nil, false
 }
 
-// terminate closes a session: a record replaces it, until its numbers are late and not
-// before least, in Unix milliseconds. If there is no room for a record the entry itself
-// stays, without its secret.
+// terminate closes a session and replaces it by a record. The record must stay until all
+// requests with numbers taken in the session are late, and at least until least, in Unix
+// milliseconds. If there is no room for a record, the session itself stays, without its secret.
 func (t *table) terminate(s *session, least int64, at time.Time) {
 	s.markClosed()
 	t.touch(s, least)
@@ -191,7 +191,7 @@ func (t *table) terminate(s *session, least int64, at time.Time) {
 	}
 }
 
-// keepRecord keeps a record, and reports whether there was room for it.
+// keepRecord adds a record if there is room for it, and reports whether there is.
 func (t *table) keepRecord(r *record, at time.Time) bool {
 	if len(t.records) >= t.limits.Closed {
 		oldest, _ := t.recordYields.First()
@@ -214,7 +214,7 @@ func (t *table) forget(r *record) {
 	clear(r.key[:])
 }
 
-// expire removes the sessions, and the records of sessions, that have ended.
+// expire removes sessions, and records of sessions, that have ended.
 func (t *table) expire(at time.Time) {
 	now := uint64(at.Unix())
 	for s, ok := t.byExpiry.First(); ok && s.expiry <= now; s, ok = t.byExpiry.First() {

@@ -22,7 +22,7 @@ const (
 	maxCookie  = 8 + 6*(16+16) // previous, current and next key of two releases
 )
 
-// Sizes in bytes of what opens a session.
+// Sizes in bytes of the messages that open a session.
 const (
 	MaxOpenRequest  = 2 << 10
 	MaxOpenResponse = 32<<10 + wire.MaxEvidence*2
@@ -35,15 +35,15 @@ type SessionOptions byte
 const (
 	WantEvidence SessionOptions = 1 << iota // fresh evidence, bound to the session's secret
 	WantReceipts                            // receipts for requests of this session
-	wantHead                                // a unit that has reached the policy head in the request
+	wantHead                                // only a unit that has reached the policy head in the request
 )
 
-// transcript is everything that both sides sent. Both compute its digest; the client
-// checks every field that it takes from the unit.
+// transcript contains everything that both sides sent. Both compute its digest. The client
+// checks every field that comes from the unit.
 type transcript struct {
 	kemKey, nonce, pin []byte
 	wants              SessionOptions
-	least              []byte // policy head that the unit must have reached; empty: none
+	least              []byte // policy head that the unit must have reached; empty: no requirement
 	enc                []byte
 	unit               wire.UnitID
 	identity           attest.Digest
@@ -65,8 +65,9 @@ func (t *transcript) fields() [][]byte {
 // afterEnc is the index of the session id in the transcript.
 const afterEnc = 7
 
-// sessionID returns a number of the manager's range and 16 bytes of a digest, so that no
-// manager can make two sessions with one id.
+// sessionID returns the session id: a number of the range that the manager allocated, and 16
+// bytes of a digest over the transcript. Because of the digest, a hostile manager cannot cause
+// two sessions with one id.
 func (t *transcript) sessionID(number uint64) wire.SessionID {
 	digest := wire.Hash(wire.LabelSessionID, t.fields()...)
 	return wire.SessionID(append(wire.Uint64(number), digest[:16]...))
@@ -79,7 +80,7 @@ func (t *transcript) digest(id wire.SessionID) attest.Digest {
 // kemInfo binds the KEM to its use and suite.
 func kemInfo() []byte { return wire.Frame(wire.LabelSessionKEM, []byte{envelope.Suite}) }
 
-// encapsulate makes a shared secret for a client's KEM key, 1216 bytes.
+// encapsulate makes a shared secret and its encapsulation for a client's KEM key, 1216 bytes.
 func encapsulate(kemKey []byte) (enc, shared []byte, err error) {
 	public, err := hpke.MLKEM768X25519().NewPublicKey(kemKey)
 	if err != nil {
@@ -97,7 +98,7 @@ func encapsulate(kemKey []byte) (enc, shared []byte, err error) {
 	return enc, shared, nil
 }
 
-// decapsulate is the client's side of encapsulate.
+// decapsulate returns the shared secret in an encapsulation: the client's side of encapsulate.
 func decapsulate(key hpke.PrivateKey, enc []byte) (shared []byte, err error) {
 	wire.Secretly(func() {
 		var recipient *hpke.Recipient
@@ -111,7 +112,7 @@ func decapsulate(key hpke.PrivateKey, enc []byte) (shared []byte, err error) {
 	return shared, nil
 }
 
-// sessionSecret binds the shared secret to the transcript.
+// sessionSecret derives the session secret from the shared secret and the transcript.
 func sessionSecret(shared []byte, transcript attest.Digest) (secret [secretSize]byte, err error) {
 	wire.Secretly(func() {
 		var b []byte
@@ -123,8 +124,8 @@ func sessionSecret(shared []byte, transcript attest.Digest) (secret [secretSize]
 	return secret, err
 }
 
-// evidenceData returns the report data of fresh evidence. It proves knowledge of the
-// session's secret, not only of the unit's signing key.
+// evidenceData returns the report data of fresh evidence. It depends on the session's secret:
+// the evidence proves that the unit has the secret, not only its signing key.
 func evidenceData(secret []byte, transcript attest.Digest) (data attest.ReportData, err error) {
 	wire.Secretly(func() {
 		var confirm []byte

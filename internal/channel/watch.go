@@ -9,8 +9,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// A call holds the host's mutex for microseconds. If one call holds it at 50 looks in a
-// row, it is stuck: a broken invariant, which only a restart ends.
+// Limits of [Host.Watch]. A call normally holds the host's mutex for microseconds. A call that
+// holds it at 50 checks in a row is stuck: an invariant is broken, and only a restart helps.
 const (
 	watchEach = 100 * time.Millisecond
 	watchMost = 50
@@ -19,29 +19,29 @@ const (
 // watchedMutex is a mutex whose current holder can be identified.
 type watchedMutex struct {
 	mu    sync.Mutex
-	turns uint64        // guarded by mu: how often it was locked
-	turn  atomic.Uint64 // of the holder; 0: not locked
+	turns uint64        // guarded by mu: number of times it was locked
+	turn  atomic.Uint64 // value of turns for the current holder; 0: not locked
 }
 
-// Lock locks it, and blocks until then.
+// Lock locks w. It blocks until w is available.
 func (w *watchedMutex) Lock() {
 	w.mu.Lock()
 	w.turns++
 	w.turn.Store(w.turns)
 }
 
-// Unlock unlocks it.
+// Unlock unlocks w.
 func (w *watchedMutex) Unlock() {
 	w.turn.Store(0)
 	w.mu.Unlock()
 }
 
-// Watch looks at the host's mutex every 100 ms. It blocks until ctx is done, which is no
-// error, or until the same call held the mutex at 50 looks in a row. Then the unit serves
-// nothing any more, and the program should end: the error's reason is "internal".
+// Watch checks the host's mutex every 100 ms. It blocks until ctx is done and then returns nil,
+// or until the same call has held the mutex at 50 checks in a row. Then it returns an error with
+// reason "internal": the unit can no longer serve, and the program should exit.
 //
-// Watch counts looks, not time, so that a process that is stopped (SIGSTOP), suspended or
-// migrated does not end: meanwhile it does not look either.
+// Watch counts checks instead of time, because a process that is stopped (SIGSTOP), suspended or
+// migrated must not exit for that reason: it makes no checks meanwhile.
 func (h *Host) Watch(ctx context.Context) error {
 	ticker := time.NewTicker(watchEach)
 	defer ticker.Stop()
