@@ -1,15 +1,15 @@
 // Package history follows the policy history of an authority, for all programs that pin its
-// genesis: units, clients, owners.
+// genesis digest: units, clients, and tools of owners.
 //
 // A [History] is authenticated by the owners' signatures back to the pinned genesis, and by
 // the authority's signature over its head ([identity.ProvedHead]): a step that owners signed
-// and that is not in force yet has no effect. So it may be fetched over unauthenticated TLS,
-// and from a gateway. All other requests go only to a [Peer] that proves to have the authority
-// root which the newest policy names. A history that does not contain a previously seen one is
-// refused with reason "behind".
+// but that is not in force yet has no effect. So a history may be fetched over unauthenticated
+// TLS, and from a gateway. All other requests go only to a [Peer] that proves to have the
+// authority root that the newest policy names. A history that does not contain the newest
+// history seen before is refused with "behind".
 //
-// [Peer.Follow] fetches the existing steps, [Peer.Watch] and [Gateway.Watch] wait for further
-// ones.
+// [Peer.Follow] fetches the existing steps. [Peer.Watch] and [Gateway.Watch] also wait for new
+// steps.
 package history
 
 import (
@@ -32,20 +32,21 @@ import (
 type History struct {
 	policy  policy.Approved
 	entries []api.HistoryEntry
-	proved  identity.ProvedHead // of policy, or zero
+	proved  identity.ProvedHead // proof of the head of policy, or zero
 }
 
-// Policy returns the newest policy; the zero Approved for the zero History.
+// Policy returns the newest policy, or the zero Approved for the zero History.
 func (h History) Policy() policy.Approved { return h.policy }
 
-// Entries returns all steps, as they were fetched. The caller does not change them.
+// Entries returns all steps as they were fetched. The caller must not change them.
 func (h History) Entries() []api.HistoryEntry { return slices.Clip(h.entries) }
 
-// Proved returns the newest proof of the history's head; zero if the history was extended
-// without one, as from a file.
+// Proved returns the newest proof of the history's head. It is zero if the history was extended
+// without a proof, for example from a file.
 func (h History) Proved() identity.ProvedHead { return h.proved }
 
-// Extend verifies further steps. The first step of all must have the digest pin.
+// Extend verifies further steps and returns the history with them. The first step of the whole
+// history must have the digest pin.
 func (h History) Extend(pin attest.Digest, entries []api.HistoryEntry) (History, error) {
 	next := History{policy: h.policy, entries: append(h.Entries(), entries...)}
 	if len(next.entries) == 0 || len(next.entries) > wire.MaxHistory {
@@ -67,28 +68,28 @@ func (h History) Extend(pin attest.Digest, entries []api.HistoryEntry) (History,
 	return next, nil
 }
 
-// Peer is a client of the authority at one address. The caller closes it.
+// Peer is a client of the authority at one address. The caller of [NewPeer] closes it.
 type Peer struct {
 	// Authority connects only to a server with a kind-authority certificate under the root
 	// that the policy names.
 	Authority *api.Authority
-	// unverified connects to any TLS server. It fetches the history and nothing else.
+	// unverified connects to any TLS server. It fetches only the history.
 	unverified *api.Authority
-	presented  atomic.Pointer[x509.Certificate] // the last certificate presented to unverified, not verified
+	presented  atomic.Pointer[x509.Certificate] // last certificate of the newest chain that unverified received; unverified
 	clock      func() time.Time
 }
 
-// LeafPolicy returns, at each handshake, the policy and the time with which the authority's
-// leaf is verified.
+// LeafPolicy returns, at each handshake, the policy and the time for verifying the authority's
+// leaf.
 type LeafPolicy func(leaf *x509.Certificate) (policy.Approved, time.Time, error)
 
 // Config configures a peer. All fields but Certificate are required.
 type Config struct {
-	Address    string // an https URL
+	Address    string // https URL
 	LeafPolicy LeafPolicy
 	Clock      func() time.Time
-	// Certificate is presented when the history is polled: a unit's certificate, for which
-	// servers reserve places.
+	// Certificate returns the client certificate for polls of the history: a unit's
+	// certificate. Servers reserve places for such polls.
 	Certificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 }
 
@@ -113,8 +114,9 @@ func NewPeer(c Config) (*Peer, error) {
 	return p, nil
 }
 
-// recordCertificate stores the certificate that should be the authority root. It proves
-// nothing: a head is verified under it after its digest was compared with that of policy.
+// recordCertificate stores the last certificate of the chain, which should be the authority
+// root. It verifies nothing: later, verifyHead verifies a head under this certificate only if
+// its digest is the one in the policy.
 func (p *Peer) recordCertificate(state tls.ConnectionState) error {
 	if n := len(state.PeerCertificates); n > 0 {
 		p.presented.Store(state.PeerCertificates[n-1])
@@ -128,8 +130,8 @@ func (p *Peer) Close() {
 	p.Authority.Close()
 }
 
-// verifyAuthority completes a handshake only with the authority, which presents
-// its leaf and its root.
+// verifyAuthority accepts a handshake only with the authority, which presents its leaf and its
+// root.
 func (j LeafPolicy) verifyAuthority(state tls.ConnectionState) error {
 	chain := state.PeerCertificates
 	if len(chain) != 2 {
@@ -148,28 +150,29 @@ func (j LeafPolicy) verifyAuthority(state tls.ConnectionState) error {
 	return err
 }
 
-// Follow fetches and verifies the steps after h. It refuses with "behind" a peer whose history
-// does not contain h; [Peer.PushHistory] can send h to it.
+// Follow fetches and verifies the steps after h. It refuses a peer whose history does not
+// contain h with "behind"; [Peer.PushHistory] can send h to such a peer.
 func (p *Peer) Follow(ctx context.Context, h History, pin attest.Digest) (History, error) {
 	return h.follow(pin, func(seen History) (api.History, error) { return p.unverified.History(ctx, len(seen.entries)) }, p.verifyHead)
 }
 
-// FollowUnproved is Follow without a proof of the head, for owners who inspect an authority
-// that may be behind, or whose own clock is inaccurate. No unit is verified under its result.
+// FollowUnproved is Follow without a proof of the head. It is for owners who inspect an
+// authority that may be behind, or whose own clock is inaccurate. Its result must not be used to
+// verify units.
 func (p *Peer) FollowUnproved(ctx context.Context, h History, pin attest.Digest) (History, error) {
 	return h.follow(pin, func(seen History) (api.History, error) { return p.unverified.History(ctx, len(seen.entries)) },
 		func(h History, _ []byte) (History, error) { return h, nil })
 }
 
-// verifyHead demands that the authority has signed the head of h, under the root that was
+// verifyHead requires the authority's signature over the head of h, under the root that was
 // presented last.
 func (p *Peer) verifyHead(h History, unverified []byte) (History, error) {
 	return h.verifyHead(unverified, p.presented.Load(), p.clock())
 }
 
-// Watch is Follow that waits for the next step where there is none after h, for at most
-// wait. It returns h with a newer proof where none came. Where the peer has no place for
-// the caller the error is one of [api.IsPollRefused]. Without a policy in h it waits for nothing.
+// Watch is Follow, but if there is no step after h, it waits for the next step for at most
+// wait. Without a new step it returns h with a newer proof. If the peer accepts no further poll,
+// [api.IsPollRefused] reports true for the error. If h is empty, Watch does not wait.
 func (p *Peer) Watch(ctx context.Context, h History, pin attest.Digest, wait time.Duration) (History, error) {
 	if !h.policy.Genuine() {
 		return p.Follow(ctx, h, pin)
@@ -179,11 +182,11 @@ func (p *Peer) Watch(ctx context.Context, h History, pin attest.Digest, wait tim
 	}, p.verifyHead)
 }
 
-// Gateway is a gateway's copy of the history, for a caller that knows the authority root.
-// It is untrusted, as what it passes on authenticates itself.
+// Gateway reads a gateway's copy of the history, for a caller that knows the authority root. The
+// gateway is untrusted: the signatures in the history authenticate it.
 type Gateway struct {
 	Reader *api.Gateway
-	Root   *x509.Certificate // of the authority
+	Root   *x509.Certificate // authority root
 	Clock  func() time.Time
 }
 
@@ -197,8 +200,8 @@ func (g *Gateway) Watch(ctx context.Context, h History, pin attest.Digest, wait 
 		})
 }
 
-// follow extends h by the steps that fetch returns, until there are no more. It ends with
-// prove, which receives the proof of the newest head.
+// follow extends h by the steps that fetch returns, until there are no more. At the end it
+// calls prove with the extended history and the unverified proof of the newest head.
 func (h History) follow(pin attest.Digest, fetch func(seen History) (api.History, error), prove func(History, []byte) (History, error)) (History, error) {
 	for next := h; ; {
 		unverified, err := fetch(next)
@@ -225,7 +228,7 @@ func (h History) follow(pin attest.Digest, fetch func(seen History) (api.History
 	}
 }
 
-// verifyHead demands that the authority has signed the head of h.
+// verifyHead requires the authority's signature over the head of h, and returns h with it.
 func (h History) verifyHead(unverified []byte, root *x509.Certificate, at time.Time) (History, error) {
 	if len(unverified) == 0 {
 		return History{}, wire.Refuse(wire.Behind, "policy history: size of the proof of its head", 0, "the authority's signature")
@@ -241,9 +244,8 @@ func (h History) verifyHead(unverified []byte, root *x509.Certificate, at time.T
 	return h, nil
 }
 
-// forks reports whether the step that a peer has after h does not extend h: then the peer's
-// history is another one, whichever keys signed it. The peer detects that when h is sent to
-// it.
+// forks reports whether the step that a peer has after h does not extend h. Then the peer has a
+// different history, whichever keys signed it. The peer detects this when it receives h.
 func (h History) forks(pin attest.Digest, entry api.HistoryEntry) bool {
 	_, err := h.Extend(pin, []api.HistoryEntry{entry})
 	return err != nil
@@ -256,8 +258,7 @@ func (h History) checkComplete(head attest.Digest) error {
 	return nil
 }
 
-// PushHistory sends a history to the authority, which adopts the steps that are newer than its
-// own.
+// PushHistory sends a history to the authority, which adopts the steps that it does not have.
 func (p *Peer) PushHistory(ctx context.Context, h History) error {
 	if _, err := p.Authority.PushHistory(ctx, api.History{Entries: h.entries, Head: h.policy.PolicyHead()}); err != nil {
 		return fmt.Errorf("pushing the newer policy history: %w", err)

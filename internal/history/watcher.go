@@ -17,50 +17,51 @@ import (
 
 // Times of a watcher.
 const (
-	minPollInterval = 250 * time.Millisecond // between two polls without a new step, whatever a source responds
+	minPollInterval = 250 * time.Millisecond // least time between two polls without a new step
 	returnToFirst   = time.Minute            // time after which the watcher returns to its first source
 
-	hintsAtOnce = 3 // fetches because of heads that others show
-	hintsEach   = 5 * time.Second
+	hintsAtOnce = 3               // burst of polls because of hinted heads
+	hintsEach   = 5 * time.Second // after the burst, time between two such polls
 
-	hintsChecked = 20 // a second: one that is passed over costs time alone
+	hintsChecked = 20 // hints per second whose signatures are checked; a skipped hint only delays the next poll
 )
 
-// backoff is the wait while no source responds.
+// backoff determines the pauses while no source responds.
 var backoff = retry.Backoff{First: 50 * time.Millisecond, Max: 5 * time.Second}
 
-// Source is a server at which a history is watched: a [Peer] or a [Gateway].
+// Source is a server that a [Watcher] polls: a [Peer] or a [Gateway].
 type Source interface {
+	// Watch waits for the next step after h, as [Peer.Watch] does.
 	Watch(ctx context.Context, h History, pin attest.Digest, wait time.Duration) (History, error)
-	// Teach shows the source a history that it does not know, if it can be shown one.
+	// PushHistory sends a newer history to the source, if the source accepts one.
 	PushHistory(ctx context.Context, h History) error
 }
 
-// PushHistory does nothing: a gateway takes no history.
+// PushHistory does nothing: a gateway accepts no history.
 func (g *Gateway) PushHistory(context.Context, History) error { return nil }
 
-// Watcher keeps a history current by one poll at a time, at the first of its sources that has
-// a place for it. A Watcher with its exported fields set is ready for use; they must not
+// Watcher keeps a history current. It makes one poll at a time, at the first of its sources that
+// accepts the poll. A Watcher with its exported fields set is ready for use. The fields must not
 // change after [Watcher.Run] is called. Its methods are safe for concurrent use.
 type Watcher struct {
-	Pin     attest.Digest // digest of the first policy
-	Current func() History
-	Adopt   func(History) // called by Run with the current history extended by steps or a newer proof
-	Wait    func() time.Duration
+	Pin     attest.Digest        // digest of the first policy
+	Current func() History       // returns the current history
+	Adopt   func(History)        // called by Run with the current history extended by steps or a newer proof
+	Wait    func() time.Duration // returns how long a source may wait for a new step
 
 	mu      sync.Mutex
-	sources []Source           // guarded by mu: the one in use first
-	first   Source             // guarded by mu: the one that was added first
-	current Source             // guarded by mu: where the last poll went well; nil after one that did not
-	cancel  context.CancelFunc // guarded by mu: of the wait under way
-	hinted  bool               // guarded by mu: a newer head was shown
-	tokens  int                // guarded by mu: fetches for hints that were made since filled
-	filled  time.Time          // guarded by mu
-	second  int64              // guarded by mu: that checks are of, Unix time
-	checks  int                // guarded by mu: hints of it whose signatures were checked
+	sources []Source           // guarded by mu: the source in use is first
+	first   Source             // guarded by mu: the source that was added first
+	current Source             // guarded by mu: source of the last poll if it succeeded; otherwise nil
+	cancel  context.CancelFunc // guarded by mu: ends the current wait
+	hinted  bool               // guarded by mu: a newer head was hinted
+	tokens  int                // guarded by mu: polls for hints, less those that time has restored
+	filled  time.Time          // guarded by mu: when tokens was last reduced
+	second  int64              // guarded by mu: second that checks counts, Unix time
+	checks  int                // guarded by mu: hints in this second, each with a signature check up to hintsChecked
 }
 
-// AddSource adds a source behind the others.
+// AddSource adds a source after the others.
 func (w *Watcher) AddSource(s Source) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -84,16 +85,18 @@ func (w *Watcher) RemoveSource(s Source) {
 	w.wakeUp()
 }
 
-// CurrentSource is the source at which the history was found current last, nil while none is.
+// CurrentSource returns the source that showed last that the history is current. It returns nil
+// if the last poll failed.
 func (w *Watcher) CurrentSource() Source {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.current
 }
 
-// HintHead receives an unverified policy head that a peer presents. If the authority has
-// signed it and it is newer than the current one, the watcher polls at once: three times, then
-// every 5 seconds. Root is the certificate of the authority root. It does not block.
+// HintHead receives an unverified policy head from a peer. If the authority has signed the head
+// and it is newer than the current one, the watcher polls at once. It does so up to three times
+// in a burst, then at most every 5 seconds. root is the certificate of the authority root.
+// HintHead does not block.
 func (w *Watcher) HintHead(unverified []byte, root *x509.Certificate, at time.Time) {
 	current, now := w.Current(), time.Now()
 	if steps := identity.UnverifiedSteps(unverified); steps <= len(current.entries) || !w.allowCheck(now) {
@@ -114,7 +117,8 @@ func (w *Watcher) HintHead(unverified []byte, root *x509.Certificate, at time.Ti
 	}
 }
 
-// allowCheck counts a hint whose signatures are to be checked: any stranger may show one.
+// allowCheck reports whether to check the signatures of one more hint in this second. It limits
+// the work, because any stranger can send hints.
 func (w *Watcher) allowCheck(now time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -125,7 +129,7 @@ func (w *Watcher) allowCheck(now time.Time) bool {
 	return w.checks <= hintsChecked
 }
 
-// wakeUp ends the wait under way. The caller holds mu.
+// wakeUp ends the current wait. The caller holds mu.
 func (w *Watcher) wakeUp() {
 	if w.cancel != nil {
 		w.cancel()
@@ -143,33 +147,34 @@ func (w *Watcher) Run(ctx context.Context) {
 // watchState is the state of [Watcher.Run].
 type watchState struct {
 	*Watcher
-	failures int  // rounds of all sources in vain, in a row
-	tried    int  // sources in vain since one went well
-	full     bool // one of those had no place
+	failures int  // rounds over all sources in a row without a success
+	tried    int  // sources that failed since the last success
+	full     bool // one of these sources accepted no further poll
 
-	failing   bool      // the last poll was in vain
-	leftFirst time.Time // when the first source was left
+	failing   bool      // the last poll failed
+	leftFirst time.Time // when the watcher left the first source
 }
 
-// pollOnce polls one source, and waits before the next where none is left to try.
+// pollOnce polls one source. If all sources have failed, it pauses after that.
 func (r *watchState) pollOnce(ctx context.Context) {
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
 	source, count, hinted := r.nextSource(cancel)
 	if source == nil {
-		<-waiting.Done() // for a source
+		<-waiting.Done() // until a source is added
 		return
 	}
 	wait := r.Wait()
-	// After one in vain the first request waits for nothing: what was proved last may be old
-	// by now. Where there is no place anywhere it is all that there is until later.
+	// After a failure the first request does not wait for a step, because the newest proof may
+	// be old by now. If all sources are full, this request is the only source of news until the
+	// next try.
 	if hinted || r.failing {
 		wait = 0
 	}
 	began, current := time.Now(), r.Current()
 	next, err := source.Watch(waiting, current, r.Pin, wait)
 	switch {
-	case waiting.Err() != nil: // of ctx, or woken
+	case waiting.Err() != nil: // ctx is done, or wakeUp was called
 	case err == nil:
 		r.Adopt(next)
 		pause := minPollInterval - time.Since(began)
@@ -178,22 +183,22 @@ func (r *watchState) pollOnce(ctx context.Context) {
 		} else if next.policy.PolicyHead() != current.policy.PolicyHead() {
 			pause = 0
 		}
-		_ = retry.Sleep(waiting, pause) // the caller sees ctx
+		_ = retry.Sleep(waiting, pause) // Run checks ctx
 	default:
 		if errors.Is(err, wire.Behind) {
-			_ = source.PushHistory(waiting, current) // it may be caught up by the next time
+			_ = source.PushHistory(waiting, current) // the source may have caught up by the next poll
 		}
 		r.recordFailure(source, err)
 		if r.tried >= count && !(r.full && r.tried == count) {
 			r.failures++
-			_ = retry.Sleep(waiting, backoff.Wait(r.failures)) // as above
+			_ = retry.Sleep(waiting, backoff.Wait(r.failures)) // Run checks ctx
 			r.tried, r.full = 0, false
 		}
 	}
 }
 
 // nextSource returns the source to poll, the number of sources, and whether a newer head was
-// presented. The wait that follows ends with cancel.
+// hinted. From then on wakeUp calls cancel.
 func (r *watchState) nextSource(cancel context.CancelFunc) (source Source, count int, hinted bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -213,8 +218,8 @@ func (r *watchState) nextSource(cancel context.CancelFunc) (source Source, count
 	return r.sources[0], len(r.sources), hinted
 }
 
-// recordSuccess notes that a source responded, and reports whether that was without waiting because
-// none has a place.
+// recordSuccess records that a source responded. It reports whether the poll did not wait
+// because all sources are full.
 func (r *watchState) recordSuccess(source Source) (full bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -223,7 +228,7 @@ func (r *watchState) recordSuccess(source Source) (full bool) {
 	return full
 }
 
-// recordFailure makes the next source the one in use.
+// recordFailure records that a poll failed and selects the next source.
 func (r *watchState) recordFailure(source Source, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -238,7 +243,7 @@ func (r *watchState) recordFailure(source Source, err error) {
 	}
 }
 
-// rotate puts the first source behind the others. The caller holds mu.
+// rotate moves the source in use to the end of the sources. The caller holds mu.
 func (r *watchState) rotate() {
 	r.sources = append(r.sources[1:len(r.sources):len(r.sources)], r.sources[0])
 }

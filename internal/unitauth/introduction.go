@@ -5,12 +5,13 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// maxIntroduction is the largest introduction, in bytes.
+// maxIntroduction is the maximum size of an introduction, in bytes.
 const maxIntroduction = 8 << 10
 
-// Introduction is the id of a unit on a platform whose keys have no certificate, with the
-// device and key that a client challenges. Nothing in it is checked: evidence of another
-// device or key is refused.
+// Introduction is the message of a unit on a platform where no vendor certifies the key that
+// signs evidence, such as a TPM. It contains the unit's id, and the device and key that the
+// client challenges. It is unverified: later the client refuses evidence that is not of this
+// device and key.
 type Introduction struct {
 	Unit wire.UnitID
 	attest.TPMKeys
@@ -21,7 +22,7 @@ func (i Introduction) Encode() []byte {
 	return wire.Frame(wire.LabelIntroduction, i.Unit[:], i.Device, i.Key)
 }
 
-// UnverifiedIntroduction parses an introduction, unchecked.
+// UnverifiedIntroduction parses an introduction. It verifies only sizes.
 func UnverifiedIntroduction(b []byte) (Introduction, error) {
 	if len(b) > maxIntroduction {
 		return Introduction{}, wire.Refuse(wire.TooLarge, "introduction: size in bytes", len(b), maxIntroduction)

@@ -13,24 +13,24 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// MaxSignedKeys is the largest signed key configuration, in bytes.
+// MaxSignedKeys is the maximum size of a signed key configuration, in bytes.
 const MaxSignedKeys = 32 << 10
 
 // OHTTPKeys is a key configuration for one-off requests.
 type OHTTPKeys struct {
-	Plain   []byte        // as application/ohttp-keys has it
-	Unit    identity.Peer // that signed it
+	Plain   []byte        // application/ohttp-keys
+	Unit    identity.Peer // unit that signed the configuration
 	Expires time.Time
-	Key     ohttp.PublicKey // that requests are sealed for
-	head    attest.Digest   // of the unit when it signed
+	Key     ohttp.PublicKey // key under which requests are sealed
+	head    attest.Digest   // policy head of the unit when it signed
 	holders identity.RingHolders
 }
 
-// IsSet reports whether there are keys: the zero OHTTPKeys have none.
+// IsSet reports whether k contains a key. The zero OHTTPKeys contains none.
 func (k OHTTPKeys) IsSet() bool { return k.Key.Public != nil }
 
-// CutOff refuses, with "cut-off", keys that must not be used under a policy: of a signer
-// that it cuts off, or that a unit which was cut off since may have.
+// CutOff refuses, with "cut-off", keys that must not be used under a policy: the policy cuts
+// off the unit that signed them, or has since cut off a unit that may have the private keys.
 func (k OHTTPKeys) CutOff(p policy.Approved, at time.Time) error {
 	if err := p.CutOff(k.Unit.Facts(), at); err != nil {
 		return err
@@ -41,11 +41,14 @@ func (k OHTTPKeys) CutOff(p policy.Approved, at time.Time) error {
 	return nil
 }
 
-// VerifyOHTTPKeys verifies a signed key configuration for clients with a pin. It
-// refuses with "identity" one for another pin, with "behind" a policy head that
-// trust does not know, and one before a cut of units that have the private keys, with the
-// reasons of [identity.Check] a signer that is no unit of the pin, with "expired" keys of
-// another time, and with "signature" keys that the unit did not sign.
+// VerifyOHTTPKeys verifies a signed key configuration for clients with a pin. It refuses with
+// these reasons:
+//   - "identity": the configuration is for a different pin
+//   - "behind": trust does not know the policy head, or the head is before a cut-off of a unit
+//     that may have the private keys
+//   - a reason of [identity.Check]: the signer is not a unit of the pin
+//   - "expired": the keys are not valid at this time
+//   - "signature": the unit did not sign the keys
 func VerifyOHTTPKeys(b []byte, pin Pin, trust Trust, at time.Time) (OHTTPKeys, error) {
 	if len(b) > MaxSignedKeys {
 		return OHTTPKeys{}, wire.Refuse(wire.TooLarge, "one-off keys: size in bytes", len(b), MaxSignedKeys)
@@ -84,8 +87,8 @@ func VerifyOHTTPKeys(b []byte, pin Pin, trust Trust, at time.Time) (OHTTPKeys, e
 	return keys, err
 }
 
-// UnverifiedOHTTPKeys reads application/ohttp-keys that is verified by other means. It takes
-// the first key that it can use, and refuses with "malformed" a list without one.
+// UnverifiedOHTTPKeys parses application/ohttp-keys that the caller verifies by other means. It
+// uses the first key that it supports, and refuses a list without such a key with "malformed".
 func UnverifiedOHTTPKeys(b []byte) (OHTTPKeys, error) {
 	key, err := ohttp.ParseKeys(b)
 	return OHTTPKeys{Plain: b, Key: key}, err

@@ -10,20 +10,20 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Pin selects the units of a session: one release by its identity id, a task by
-// name through the releases that its owners approve, or a group by name, through
-// the rosters that its parties approve: one role of it, or all. Exactly one of
-// ID, Task and Group is given, or Group with the ID of one roster: the session is
-// that of the group, and its client accepts units of that roster alone.
+// Pin selects the units of a session. ID selects one release by its identity id. Task selects
+// all releases of a task that its owners approve. Group selects the rosters of a group that its
+// parties approve; Role limits it to one role. Exactly one of ID, Task and Group is set, or
+// Group together with the ID of one roster: then the session is for the group, but the client
+// accepts only units of that roster.
 type Pin struct {
 	Genesis attest.Digest
 	ID      attest.Digest
 	Task    string
 	Group   string
-	Role    string // with Group; empty is the whole group
+	Role    string // with Group only; empty means the whole group
 }
 
-// envelope returns the pin as a carrier reads it.
+// envelope returns the pin in the form that gateways and managers parse.
 func (p Pin) envelope() envelope.Pin {
 	switch {
 	case p.Task != "":
@@ -36,7 +36,7 @@ func (p Pin) envelope() envelope.Pin {
 	return envelope.Pin{Kind: envelope.PinID, Name: string(p.ID[:]), Genesis: p.Genesis}
 }
 
-// Encode returns the pin as it is in an open request.
+// Encode returns the encoding of the pin in an open request.
 func (p Pin) Encode() []byte { return p.envelope().Encode() }
 
 // Validate refuses, with "request", a pin that does not name exactly one identity, task or
@@ -58,8 +58,7 @@ func (p Pin) Validate() error {
 	return nil
 }
 
-// Holders returns the units that have the ring keys of the pin's sessions which a unit
-// opens.
+// Holders returns the units that have the ring keys for sessions of the pin that peer opens.
 func (p Pin) Holders(peer identity.Peer) identity.RingHolders {
 	return identity.RingHolders{Identity: peer.ID(), Role: p.Role, Follow: p.follows()}
 }
@@ -67,13 +66,13 @@ func (p Pin) Holders(peer identity.Peer) identity.RingHolders {
 // follows reports whether sessions of the pin are sealed under follow keys.
 func (p Pin) follows() bool { return p.Task != "" || p.Group != "" && p.Role == "" }
 
-// LastCut returns the policy head after the last step that cut off a unit which may have
-// ring keys of the pin's sessions; zero before the first.
+// LastCut returns the policy head after the last step that cut off a unit that may have ring
+// keys of the pin's sessions. It returns zero before the first such step.
 func (p Pin) LastCut(approved policy.Approved) (last attest.Digest) {
 	ids := []attest.Digest{p.ID}
 	of := identity.RingHolders{Role: p.Role, Follow: p.follows()}
 	if p.Task != "" {
-		ids, _ = identity.LiveIDs(approved, p.Task) // none: the session will be refused
+		ids, _ = identity.LiveIDs(approved, p.Task) // without any id the session is refused later
 	}
 	if p.Group != "" {
 		ids = nil
@@ -91,7 +90,7 @@ func (p Pin) LastCut(approved policy.Approved) (last attest.Digest) {
 	return last
 }
 
-// expect returns the requirements for a unit that signs for a session of the pin.
+// expect returns the requirements on a unit that signs for a session of the pin.
 func (p Pin) expect(approved policy.Approved, at time.Time) (identity.Expect, error) {
 	e := identity.Expect{Policy: approved, Kinds: []identity.Kind{identity.KindUnit}, Use: identity.UseSigning, At: at}
 	if !approved.Genuine() || approved.Genesis() != p.Genesis {

@@ -12,8 +12,8 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Record proves to any verifier, offline, which unit made a response: it is the plaintext
-// of request and response as it was sealed, and the unit's receipt.
+// Record proves to any verifier, offline, which unit made a response. It contains the plaintext
+// of request and response, exactly as sealed, and the unit's receipt.
 type Record struct {
 	Request  []byte `json:"request"`
 	Response []byte `json:"response"`
@@ -25,36 +25,36 @@ type Receipt struct {
 	Session wire.SessionID
 	Number  uint64
 	Unit    identity.Peer
-	At      time.Time     // by the unit's clock, when it ended the response
-	Head    attest.Digest // of the policy that the unit had reached, by which it was verified
-	Later   *LaterCut     // the first step since that cuts the unit off; nil: none that is known
+	At      time.Time     // on the unit's clock, at the end of the response
+	Head    attest.Digest // policy head that the unit had reached; the unit is verified under it
+	Later   *LaterCut     // first later step that cuts the unit off; nil: no such step is known
 }
 
-// LaterCut is a step of the policy history that cuts off the unit of a receipt: a
-// policy that was created after the receipt was made, or a party's statement, which
-// has no time.
+// LaterCut is a later step of the policy history that cuts off the unit of a receipt. The step
+// is a policy that was created after the receipt was made, or a party's statement, which has no
+// time.
 type LaterCut struct {
-	Head      attest.Digest // after the step
-	Statement bool          // the step is a party's
-	Sequence  uint64        // of the policy in force then
-	Created   time.Time     // of that policy
-	Cause     error         // why the unit is refused since
+	Head      attest.Digest // policy head after the step
+	Statement bool          // whether the step is a party's statement
+	Sequence  uint64        // sequence of the policy in force after the step
+	Created   time.Time     // creation of that policy
+	Cause     error         // why the unit is refused after the step
 }
 
-// ReceiptClaims are what the unit's signature covers.
+// ReceiptClaims are the values that the unit's signature covers.
 type ReceiptClaims struct {
 	Session  wire.SessionID
-	Number   uint64        // of the request
-	Request  attest.Digest // SHA-256 of its plaintext
-	Response attest.Digest
+	Number   uint64        // request number
+	Request  attest.Digest // SHA-256 of the request's plaintext
+	Response attest.Digest // SHA-256 of the response's plaintext
 	Unit     wire.UnitID
 	At       time.Time
 	Head     attest.Digest // policy head
 }
 
-// SignReceipt is Frame("cohort receipt v1", session id, request number, SHA-256
-// of the request, SHA-256 of the response, unit id, time, policy head, chain,
-// signature); the signature covers the framing of the first seven.
+// SignReceipt returns Frame("cohort receipt v1", session id, request number, SHA-256 of the
+// request, SHA-256 of the response, unit id, time, policy head, chain, signature). The signature
+// covers the framing of the first seven fields.
 func SignReceipt(key *ecdsa.PrivateKey, chain []byte, c ReceiptClaims) ([]byte, error) {
 	fields := [][]byte{c.Session[:], wire.Uint64(c.Number), c.Request[:], c.Response[:], c.Unit[:], TimeBytes(c.At), c.Head[:]}
 	signature, err := SignFields(key, wire.LabelReceipt, fields...)
@@ -64,27 +64,29 @@ func SignReceipt(key *ecdsa.PrivateKey, chain []byte, c ReceiptClaims) ([]byte, 
 	return wire.AppendField(wire.AppendField(wire.Frame(wire.LabelReceipt, fields...), chain), signature), nil
 }
 
-// MaxReceipt bounds a receipt in bytes.
+// MaxReceipt is the maximum size of a receipt in bytes.
 const MaxReceipt = MaxChain + 1<<10
 
 // ReceiptExpect is the expected unit and time of a receipt.
 type ReceiptExpect struct {
 	Pin Pin
-	At  time.Time // of the response
+	At  time.Time // time of the response
 }
 
-// VerifyReceipt verifies a record: the unit's certificate must have been valid at the
-// receipt's time, by the policy of the receipt's head, which trust knows. Of the pin,
-// exactly one of ID, Task and Group is given. A later cut of the unit refuses the receipt,
-// with "cut-off", unless the receipt is older than the policy of the cut; then the cut is
-// in [Receipt.Later]. A party's statement has no time, so it is in [Receipt.Later] too. A
-// unit that is cut off can still sign any time: only the client that called it before the
-// cut knows that its receipt is older.
+// VerifyReceipt verifies a record. The unit's certificate must have been valid at the receipt's
+// time under the policy at the receipt's head, which trust must know. Exactly one of ID, Task
+// and Group of the pin must be set.
 //
-// It refuses with "digest" a request or response that the unit did not sign,
-// with "signature" another signature, with "clock" a time more than 5 minutes from
-// the response's, with "behind" a policy head that trust does not know, and as
-// [identity.Check] does.
+// If a later policy cuts the unit off, VerifyReceipt refuses the receipt with "cut-off", unless
+// the receipt is older than that policy: then it reports the cut-off in [Receipt.Later]. It also
+// reports a party's statement there, because a statement has no time. A unit that is cut off can
+// still sign any time: only the client that called the unit before the cut-off knows that the
+// receipt is older.
+//
+// It refuses with "digest" a request or response that the unit did not sign, with "signature" a
+// signature that does not verify, with "clock" a time that differs by more than 5 minutes from
+// the response's, with "behind" a policy head that trust does not know, and a unit with the
+// reasons of [identity.Check].
 func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 	if len(r.Receipt) > MaxReceipt {
 		return Receipt{}, wire.Refuse(wire.TooLarge, "receipt: size in bytes", len(r.Receipt), MaxReceipt)
@@ -129,9 +131,9 @@ func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 	return Receipt{Session: wire.SessionID(f[0]), Number: binary.BigEndian.Uint64(f[1]), Unit: peer, At: at, Head: head, Later: later}, nil
 }
 
-// cutLater is the first step after a policy head that cuts off the unit which signed a
-// receipt at a time; nil where there is none. It refuses, with the reason of the cut, a
-// receipt that is not older than a policy which cuts the unit off.
+// cutLater returns the first step after a policy head that cuts off the unit that signed a
+// receipt at a time, or nil if there is none. It refuses a receipt that is not older than a
+// policy that cuts the unit off, with the reason of that cut-off.
 func cutLater(p policy.Approved, head attest.Digest, unit identity.Peer, at time.Time) (first *LaterCut, err error) {
 	later, _ := p.Since(head)
 	for _, then := range later {

@@ -25,9 +25,9 @@ func SignFields(key *ecdsa.PrivateKey, label wire.Label, fields ...[]byte) ([]by
 	return signature, nil
 }
 
-// lowerS returns the signature with the smaller s of the two, (r, s) and (r, n-s), that
-// ECDSA accepts for one message. Only that one is accepted, so that no party without the
-// key can make a second valid signature.
+// lowerS returns the signature with the smaller s. ECDSA accepts both (r, s) and (r, n-s) for
+// one message. Cohort accepts only the signature with the smaller s, so that no party without
+// the key can make a second valid signature.
 func lowerS(signature []byte, curve *elliptic.CurveParams) ([]byte, error) {
 	var pair struct{ R, S *big.Int }
 	if _, err := asn1.Unmarshal(signature, &pair); err != nil {
@@ -39,10 +39,11 @@ func lowerS(signature []byte, curve *elliptic.CurveParams) ([]byte, error) {
 	return asn1.Marshal(pair)
 }
 
-// VerifyFields refuses, with "signature", signatures that [SignFields] did not make.
+// VerifyFields verifies a signature of [SignFields]. It refuses any other signature with
+// "signature".
 func VerifyFields(key *ecdsa.PublicKey, signature []byte, label wire.Label, fields ...[]byte) error {
 	digest := wire.Hash(label, fields...)
-	if !ecdsa.VerifyASN1(key, digest[:], signature) { // first: it bounds what lowerS parses
+	if !ecdsa.VerifyASN1(key, digest[:], signature) { // before lowerS, which then parses only valid signatures
 		return wire.Refuse(wire.BadSignature, string(label), fmt.Sprint(len(signature), " bytes that do not verify"), "a signature of the unit")
 	}
 	if low, err := lowerS(signature, key.Params()); err != nil || !bytes.Equal(low, signature) {

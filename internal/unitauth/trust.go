@@ -12,31 +12,33 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Trust is the trust of a client: policy, roots and the verifier of evidence.
+// Trust contains the values under which a client verifies units: policy, root, and the verifier
+// of evidence.
 type Trust struct {
 	Policy policy.Approved
-	Root   *x509.Certificate // of the authority that Policy names
-	// Approvers are the keys of the party that must approve a group, as in
-	// [identity.Expect]; without them the owners choose its parties.
+	Root   *x509.Certificate // the authority root that Policy names
+	// Approvers are the key digests of the party that must approve a group, as in
+	// [identity.Expect]. Without them the owners choose the group's parties.
 	Approvers []attest.Digest
-	// Verifier appraises fresh evidence; nil appraises none.
+	// Verifier appraises fresh evidence. If nil, fresh evidence is refused.
 	Verifier *attest.Verifier
-	// Endorsements of fresh evidence, where its platform needs any.
+	// Endorsements are used with fresh evidence if its platform needs them.
 	Endorsements attest.Endorsements
 }
 
-// Sizes and times of what a unit signs.
+// Limits of the statements that a unit signs.
 const (
-	MaxChain    = 16 << 10 // bytes of certificates
-	MaxSession  = 3600     // seconds from opening to expiry
+	MaxChain    = 16 << 10 // bytes of a certificate chain
+	MaxSession  = 3600     // seconds from opening to expiry of a session
 	ClockMargin = 300      // seconds by which the clocks of two honest machines may differ
 )
 
-// SignerClaims are the unverified claims of a unit beside its chain.
-type SignerClaims struct{ Head, Unit, Identity, Expiry []byte } // unit: nil where the message names none
+// SignerClaims are the unverified claims in a unit's message. Unit is nil if the message names
+// no unit.
+type SignerClaims struct{ Head, Unit, Identity, Expiry []byte }
 
-// Signer verifies the chain of a unit against a pin, and the claims beside the chain
-// against both.
+// Signer verifies the chain of a unit against a pin, and the claims in the unit's message
+// against trust and chain. It returns the unit.
 func (t Trust) Signer(chain []byte, pin Pin, claims SignerClaims, at time.Time) (identity.Peer, error) {
 	head := attest.Digest(claims.Head)
 	if head.IsZero() {
@@ -62,7 +64,7 @@ func (t Trust) Signer(chain []byte, pin Pin, claims SignerClaims, at time.Time) 
 	return peer, nil
 }
 
-// verifyUnit checks a unit's chain against a pin.
+// verifyUnit verifies a unit's chain against a pin.
 func (t Trust) verifyUnit(b []byte, pin Pin, at time.Time) (identity.Peer, error) {
 	chain, err := parseChain(b)
 	if err != nil {
@@ -83,8 +85,10 @@ func (t Trust) verifyUnit(b []byte, pin Pin, at time.Time) (identity.Peer, error
 	return peer, nil
 }
 
-// checkedAt returns the time at which a unit's certificate is checked: at, or its begin if
-// the client's clock is behind the authority's by no more than clocks may differ. It refuses, with "clock", one that begins later.
+// checkedAt returns the time at which a unit's certificate is checked. That is at or, if the
+// certificate begins later, its begin: the client's clock may be behind the authority's. It
+// refuses, with "clock", a certificate that begins later than the allowed difference of clocks
+// explains.
 func checkedAt(c *x509.Certificate, at time.Time) (time.Time, error) {
 	if !at.Before(c.NotBefore) {
 		return at, nil
@@ -95,7 +99,7 @@ func checkedAt(c *x509.Certificate, at time.Time) (time.Time, error) {
 	return c.NotBefore, nil
 }
 
-// parseChain reads Frame("cohort chain v1", unit certificate, cross-certificate).
+// parseChain parses Frame("cohort chain v1", unit certificate, cross-certificate).
 func parseChain(b []byte) ([]*x509.Certificate, error) {
 	ders, err := wire.Unframe(wire.LabelChain, b, 2)
 	if err != nil {
@@ -112,13 +116,13 @@ func parseChain(b []byte) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
-// Appraise appraises fresh evidence: it must be bound to this session's secret, and to
-// code that policy admits as the identity in the certificate.
+// Appraise appraises fresh evidence. The evidence must be bound to this session's secret, and
+// prove code that the policy admits as the identity in the unit's certificate.
 func (t Trust) Appraise(raw []byte, q attest.Question, peer identity.Peer) (attest.Result, error) {
 	if len(raw) == 0 || t.Verifier == nil {
 		return attest.Result{}, wire.Refuse(wire.EvidenceMissing, "session response: evidence", fmt.Sprintf("%d bytes, with a verifier: %t", len(raw), t.Verifier != nil), "fresh evidence, and a verifier for it")
 	}
-	if err := q.Evidence.UnmarshalJSON(raw); err != nil { // directly: it scans what it reads itself
+	if err := q.Evidence.UnmarshalJSON(raw); err != nil { // called directly, because it scans its input itself
 		return attest.Result{}, err
 	}
 	q.Endorsements, q.Rules = t.Endorsements, t.Policy.Rules()
