@@ -20,12 +20,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// recordKey is the context key of a wanted [unitauth.Record].
+// recordKey is the context key of the [unitauth.Record] to fill in.
 type recordKey struct{}
 
-// WithRecord makes a request want a receipt. The record is filled in when the
-// response's body was read to its end; a body without the receipt of the unit that
-// responded ends in an error.
+// WithRecord requests a receipt for a request. r is complete once the response's body was read
+// to its end. A body that arrives without the receipt of its unit ends with an error.
 func WithRecord(ctx context.Context, r *unitauth.Record) context.Context {
 	return context.WithValue(ctx, recordKey{}, r)
 }
@@ -35,23 +34,23 @@ type call struct {
 	t         *Transport
 	request   *http.Request
 	record    *unitauth.Record // nil: no receipt wanted
-	small     bool             // it fits into one chunk
-	content   []byte           // if it was read whole
-	bodyTaken bool             // the body was passed on, and is closed there
+	small     bool             // the request fits into one chunk
+	content   []byte           // the whole content; nil if it was not read
+	bodyTaken bool             // an attempt uses the body and closes it
 	budget    retryBudget
-	tried     []wire.UnitID
-	turn      *time.Timer // releases the probe slot; nil: the call has none
+	tried     []wire.UnitID // units to which an attempt was bound, the newest last
+	turn      *time.Timer   // releases the probe slot; nil: the call has no slot
 }
 
-// RoundTrip sends a request through the channel and gives its response, which is
-// a unit's of this cluster, unchanged and for this request. A request whose
-// method is not safe is bound to one unit, which executes it at most once.
+// RoundTrip sends a request through the channel. It returns the response of a unit of this
+// cluster to exactly this request, unchanged. A request whose method is not safe is bound to one
+// unit, which executes it at most once.
 //
-// A request that is safe, or carries an Idempotency-Key, is sent again when an
-// attempt brings no response; any other only when it certainly was not executed, and
-// otherwise the error is [ErrOutcomeUnknown]. A response that ends early is an
-// [channel.ErrTruncated] of its body. RoundTrip blocks until there is a response, nothing
-// is left to try, or the request's context is done.
+// RoundTrip sends a request that is safe or carries an Idempotency-Key again when an attempt
+// ends without a response. It sends any other request again only if that request certainly was
+// not executed; otherwise it returns [ErrOutcomeUnknown]. Reading the body of a response that
+// ends early returns [chunk.ErrTruncated]. RoundTrip blocks until there is a response, nothing is
+// left to try, or the request's context is done.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	c := &call{t: t, request: r, budget: newRetryBudget()}
 	c.record, _ = r.Context().Value(recordKey{}).(*unitauth.Record)
@@ -92,15 +91,15 @@ func (c *call) readSmall() error {
 	return nil
 }
 
-// failure is an attempt that brought no response.
+// failure describes an attempt that ended without a response.
 type failure struct {
 	err     error
 	hint    hint
 	attempt attempt
-	session *activeSession // nil: none
+	session *activeSession // nil: no session was acquired
 }
 
-// nextAttempt decides how the call goes on: nil for another attempt.
+// nextAttempt returns the error of the call, or nil if the call makes a further attempt.
 func (c *call) nextAttempt(f failure) error {
 	if ctx := c.request.Context(); ctx.Err() != nil {
 		f.attempt.Whole = false
@@ -118,7 +117,8 @@ func (c *call) nextAttempt(f failure) error {
 	return c.prepareRetry(f)
 }
 
-// prepareRetry prepares another attempt as the hint says, while the call may.
+// prepareRetry prepares a further attempt according to the hint. It returns the call's error
+// when the call has used up its attempts.
 func (c *call) prepareRetry(f failure) error {
 	reason := f.hint.Reason
 	switch {
@@ -127,7 +127,7 @@ func (c *call) prepareRetry(f failure) error {
 	case isCut(f.err):
 		reason = wire.CutOff
 	case f.session.Alone() && (reason == wire.Misdirected || reason == wire.TicketWanted):
-		reason = wire.Rekey // no other unit has it
+		reason = wire.Rekey // no other unit has the session
 	}
 	allowed := c.budget.allow(reason)
 	switch reason {
@@ -137,7 +137,7 @@ func (c *call) prepareRetry(f failure) error {
 		}
 	case wire.Rekey, wire.TicketWanted:
 		c.t.dropSession(f.session)
-		c.tried = nil // none in the next session
+		c.tried = nil // no unit was tried with the next session
 		if !allowed {
 			return fmt.Errorf("%w: %w", errRekey, f.err)
 		}
@@ -162,12 +162,12 @@ func (c *call) prepareRetry(f failure) error {
 	return nil
 }
 
-// acquireProbe pauses before an attempt after one that reached no unit, or an overloaded
-// one, and takes a probe slot. While the gateway or all units are unavailable, every call
-// of a transport gets here: if all of them retried, units that return would be overloaded
-// at once. So a few calls probe at a time, and the others wait, at most probeWait. A slot
-// is released with its call, or when the attempt has run for probeTime, because then a
-// unit is probably there.
+// acquireProbe pauses and acquires a probe slot. A call does so before every attempt that
+// follows an attempt without a unit that could serve. While the gateway or all units are
+// unavailable, every call of a transport needs a slot: if all calls retried together, they would
+// overload the first units that return. So a few calls probe at a time, and the others wait, at
+// most probeWait. A slot is released when its call ends, or when the attempt has run for
+// probeTime, because then a unit probably serves it.
 func (c *call) acquireProbe() bool {
 	rest := retryPause << (maxOthers - 1 - c.budget.others)
 	begin := time.Now()
@@ -194,8 +194,8 @@ func (c *call) releaseProbe() {
 	}
 }
 
-// attemptOnce sends the request once, and the same bytes again with the ticket if the
-// unit asks for it.
+// attemptOnce sends the request once. If the unit asks for the ticket, it sends the same bytes
+// again with the ticket.
 func (c *call) attemptOnce() (*http.Response, failure) {
 	f := failure{attempt: c.knownAttempt()}
 	h, err := c.t.acquire(c.request.Context())
@@ -207,12 +207,12 @@ func (c *call) attemptOnce() (*http.Response, failure) {
 	f.session = h
 	x, out, err := c.prepare(h)
 	if err != nil {
-		f.err, f.attempt.Whole = err, false // another attempt would fail too
+		f.err, f.attempt.Whole = err, false // a further attempt would fail too
 		return nil, f
 	}
 	ticket := ""
 	if out.stream != nil || c.budget.ticket < 1 {
-		ticket = encodeTicket(h.Session) // a stream cannot be sent again, and a ticket that was wanted is wanted again
+		ticket = encodeTicket(h.Session) // a stream cannot be sent again; a unit that wanted the ticket wants it again
 	}
 	outer, err := c.sendOuter(h, out, ticket, &f)
 	if err == nil && f.hint.Reason == wire.TicketWanted && !h.Alone() && out.stream == nil && c.budget.allow(wire.TicketWanted) {
@@ -232,7 +232,7 @@ func (c *call) attemptOnce() (*http.Response, failure) {
 	return response, f
 }
 
-// knownAttempt returns the facts of an attempt before it is made.
+// knownAttempt returns the facts that are known about an attempt before it is sent.
 func (c *call) knownAttempt() attempt {
 	return attempt{
 		Safe:   channel.IsSafe(c.request.Method),
@@ -241,7 +241,7 @@ func (c *call) knownAttempt() attempt {
 	}
 }
 
-// prepare seals the request for a session: whole, or as a stream.
+// prepare seals the request in a session, as a whole or as a stream.
 func (c *call) prepare(h *activeSession) (*channel.ClientRequest, *outgoing, error) {
 	target := c.target(h)
 	if target != (wire.UnitID{}) {
@@ -270,13 +270,13 @@ func (c *call) prepare(h *activeSession) (*channel.ClientRequest, *outgoing, err
 	return x, &outgoing{stream: s, target: target}, err
 }
 
-// target returns the unit that the next attempt is bound to; zero: none.
+// target returns the unit to which the next attempt is bound, or zero for an unbound attempt.
 func (c *call) target(h *activeSession) wire.UnitID {
 	opener := h.OpenedBy().UnitID()
 	switch {
 	case h.Alone():
 		return opener
-	case c.budget.rekey == 0 && !slices.Contains(c.tried, opener): // it certainly has the new session
+	case c.budget.rekey == 0 && !slices.Contains(c.tried, opener): // the opener certainly has the new session
 		return opener
 	case !channel.IsSafe(c.request.Method) || c.t.isWary():
 		return c.t.chooseUnit(h, c.tried)
@@ -313,7 +313,7 @@ func headOf(r *http.Request) bhttp.Head {
 	if h.Authority == "" {
 		h.Authority = r.URL.Host
 	}
-	if r.Header["Content-Length"] != nil { // the framing has the length
+	if r.Header["Content-Length"] != nil { // the framing contains the length
 		h.Fields = r.Header.Clone()
 		h.Fields.Del("Content-Length")
 	}
@@ -323,14 +323,14 @@ func headOf(r *http.Request) bhttp.Head {
 // outgoing is the sealed request of one attempt.
 type outgoing struct {
 	target wire.UnitID
-	raw    []byte // all of it; nil if it is
-	stream *channel.RequestStream
-	resent atomic.Bool // raw may have been sent more than once
+	raw    []byte                 // the whole request; nil if stream is set
+	stream *channel.RequestStream // nil if raw is set
+	resent atomic.Bool            // raw may have been sent more than once
 }
 
-// mayHaveLeft reports whether a part of the request may have left this machine, when
-// sending it ended in err: always, except for a stream that was not read and a first
-// connection that could not be made.
+// mayHaveLeft reports whether a part of the request may have left this machine, if sending it
+// ended with err. It returns false only for a stream that was not read, and for a request that
+// was sent once and whose connection could not be opened.
 func (o *outgoing) mayHaveLeft(err error) bool {
 	if o.stream != nil {
 		return o.stream.Started()
@@ -339,9 +339,9 @@ func (o *outgoing) mayHaveLeft(err error) bool {
 	return o.resent.Load() || !ok || e.Op != "dial"
 }
 
-// outer changes r into the outer request of a sealed one, and returns it. The same sealed bytes may
-// be sent twice, since no unit executes them twice: the inner transport may do
-// so when a kept-alive connection turns out to be gone.
+// outer changes r into the outer request for a sealed request, and returns it. The inner
+// transport may send the same sealed bytes twice, if an idle connection turns out to be closed.
+// That is safe, because no unit executes them twice.
 func (t *Transport) outer(r *http.Request, h *activeSession, o *outgoing, ticket string) *http.Request {
 	r.Method, r.URL, r.Host = http.MethodPost, t.requestURL, t.requestURL.Host
 	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.1", 1, 1
@@ -349,7 +349,7 @@ func (t *Transport) outer(r *http.Request, h *activeSession, o *outgoing, ticket
 	r.Header = http.Header{"Content-Type": {wire.TypeRequest}, "User-Agent": nil}
 	r.Body, r.ContentLength, r.GetBody = o.stream, bhttp.Indeterminate, nil
 	if o.stream == nil {
-		// net/http knows that a reader of this type does not block.
+		// net/http knows that a bytes.Reader does not block.
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(o.raw)), int64(len(o.raw))
 		r.GetBody = func() (io.ReadCloser, error) {
 			o.resent.Store(true)
@@ -366,10 +366,10 @@ func (t *Transport) outer(r *http.Request, h *activeSession, o *outgoing, ticket
 	return r
 }
 
-// sendOuter makes one outer request. It returns an outer response that contains an
-// inner one, or fills in the hint.
+// sendOuter sends one outer request and fills in the hint of f. It returns the outer response
+// if that contains an inner response, and nil otherwise.
 func (c *call) sendOuter(h *activeSession, o *outgoing, ticket string, f *failure) (*http.Response, error) {
-	outer := *c.request // a copy, with its context
+	outer := *c.request // a copy with the same context
 	response, err := c.t.config.Inner.RoundTrip(c.t.outer(&outer, h, o, ticket))
 	if err != nil {
 		f.hint = hint{Reason: wire.Unavailable}
@@ -384,7 +384,7 @@ func (c *call) sendOuter(h *activeSession, o *outgoing, ticket string, f *failur
 	if response.StatusCode == http.StatusOK && response.Header.Get("Content-Type") == wire.TypeResponse {
 		return response, nil
 	}
-	_, _ = io.CopyN(io.Discard, response.Body, channel.MaxOpenRequest) // so that the connection is used again
+	_, _ = io.CopyN(io.Discard, response.Body, channel.MaxOpenRequest) // so that net/http can reuse the connection
 	response.Body.Close()
 	f.err = wire.Refuse(f.hint.Reason, "outer response: status", response.StatusCode, http.StatusOK)
 	if !f.hint.Time.IsZero() {
@@ -393,10 +393,10 @@ func (c *call) sendOuter(h *activeSession, o *outgoing, ticket string, f *failur
 	return nil, nil
 }
 
-// encodeTicket is the value of the ticket's header field.
+// encodeTicket returns the value of the header field for the session's ticket.
 func encodeTicket(s *channel.Session) string { return base64.RawURLEncoding.EncodeToString(s.Ticket()) }
 
-// openResponse opens the inner response.
+// openResponse opens the inner response in an outer response.
 func (c *call) openResponse(x *channel.ClientRequest, outer *http.Response, f *failure) (*http.Response, error) {
 	a, err := x.Open(outer.Body)
 	if err != nil {
@@ -404,8 +404,8 @@ func (c *call) openResponse(x *channel.ClientRequest, outer *http.Response, f *f
 	}
 	c.t.times.noteTime(a.Unit, a.Time, c.t.config.Clock())
 	if a.Kind != channel.KindResponse {
-		// A request that is not safe is bound, and then Open has checked that the
-		// response is the bound unit's.
+		// A request that is not safe is bound to a unit, and Open has checked that the
+		// response is from that unit.
 		f.attempt.NotExecuted = a.Kind == channel.KindNotExecuted
 		return nil, wire.Refuse(wire.NotExecuted, "response: reason", a.Reason, "a response")
 	}
@@ -426,7 +426,8 @@ func (c *call) openResponse(x *channel.ClientRequest, outer *http.Response, f *f
 	return r, nil
 }
 
-// verifyReceipt verifies the receipt at a response's end. It returns io.EOF for a valid one.
+// verifyReceipt verifies the receipt at the end of a response. It returns io.EOF if the receipt
+// is valid.
 func (c *call) verifyReceipt(x *channel.ClientRequest, a channel.Response, at time.Time) error {
 	record := x.Record()
 	record.Receipt = a.Receipt()
@@ -435,7 +436,7 @@ func (c *call) verifyReceipt(x *channel.ClientRequest, a channel.Response, at ti
 	}
 	expect := unitauth.ReceiptExpect{Pin: c.t.config.Pin, At: at}
 	receipt, err := unitauth.VerifyReceipt(*record, c.t.config.Trust.Trust(), expect)
-	if err != nil { // perhaps of a release newer than the known policy
+	if err != nil { // the unit may be of a release that the known policy does not name yet
 		receipt, err = unitauth.VerifyReceipt(*record, c.t.config.Trust.Renew(c.request.Context()), expect)
 	}
 	if err == nil && receipt.Later != nil {

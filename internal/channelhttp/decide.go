@@ -1,13 +1,13 @@
 package channelhttp
 
-// attempt are the facts that a client knows about an attempt without a response: by
-// itself, or authenticated by a unit. Claims of untrusted carriers are not among them.
+// attempt contains the facts about an attempt that ended without a response. They come from the
+// client itself or are authenticated by a unit, never from untrusted intermediaries.
 type attempt struct {
-	Safe        bool // its method is safe, RFC 9110, section 9.2.1
-	Marked      bool // the caller gave it an Idempotency-Key that is not empty
-	Left        bool // a part of it may have left this machine
-	NotExecuted bool // authenticated, by the unit it is bound to
-	Whole       bool // its content can be sent again
+	Safe        bool // the method is safe (RFC 9110, section 9.2.1)
+	Marked      bool // the request has an Idempotency-Key that is not empty
+	Left        bool // a part of the request may have left this machine
+	NotExecuted bool // the unit that the request is bound to reported so, authenticated
+	Whole       bool // the content can be sent again
 }
 
 // verdict is the decision after an attempt.
@@ -15,14 +15,15 @@ type verdict int
 
 // The verdicts.
 const (
-	outcomeUnknown verdict = iota // it may have been executed, and may not be repeated
-	repeatAttempt                 // another attempt may follow
-	giveUp                        // it could be repeated, had its content not been read
+	outcomeUnknown verdict = iota // the request may have been executed, and must not be repeated
+	repeatAttempt                 // the call may make a further attempt
+	giveUp                        // repetition would be allowed, but the content cannot be read again
 )
 
-// decide returns what may follow an attempt without a response. An attempt that is neither
-// safe nor marked is repeated only when it certainly was not executed. A not after that
-// has passed does not prove that, and is not considered.
+// decide returns the verdict on an attempt that ended without a response. A request that is
+// neither safe nor marked may be repeated only if it certainly was not executed. decide ignores
+// whether the not after has passed, because that does not prove that the unit did not execute
+// the request.
 func decide(a attempt) verdict {
 	switch {
 	case a.Left && !a.NotExecuted && !a.Safe && !a.Marked:

@@ -8,19 +8,20 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Heads is how proved policy heads (docs/spec/head.md) travel beside sessions: as
-// bytes that their receiver checks with [identity.ParseHead]. The channel does not
-// parse or fetch them; a lost head costs time. The zero Heads passes none.
+// Heads connects the channel to the exchange of proved policy heads (docs/spec/head.md) in HTTP
+// header fields. The channel passes heads on as bytes and neither parses nor fetches them; the
+// receiver verifies them with [identity.ParseHead]. A lost head only causes a delay. The zero
+// Heads exchanges no heads.
 type Heads struct {
-	// Newest returns the newest proved head, or nil. It returns the same slice for the
-	// same head, which is never changed. It does not block.
+	// Newest returns the newest proved head, or nil. For the same head it returns the same
+	// slice, which is never changed. It must not block.
 	Newest func() []byte
-	// Received is called with the other side's head, unchecked, at most
-	// [identity.MaxHead] bytes, which it may keep. It does not block.
+	// Received is called with the peer's unverified head, at most [identity.MaxHead] bytes.
+	// It may keep the slice. It must not block.
 	Received func([]byte)
 }
 
-// newest returns the head to send; empty: none.
+// newest returns the head to send. It is empty if there is none.
 func (h Heads) newest() []byte {
 	if h.Newest == nil {
 		return nil
@@ -28,7 +29,7 @@ func (h Heads) newest() []byte {
 	return h.Newest()
 }
 
-// receive passes on the head in a header. A field that is no head is ignored.
+// receive passes the head in a header to Received. It ignores a malformed field.
 func (h Heads) receive(header http.Header) {
 	field := header.Get(wire.FieldHead)
 	if field == "" || h.Received == nil {
@@ -39,7 +40,7 @@ func (h Heads) receive(header http.Header) {
 	}
 }
 
-// setHead puts a head into a header; an empty one is none.
+// setHead sets the header field for a head, unless the head is empty.
 func setHead(header http.Header, head []byte) {
 	if len(head) > 0 {
 		header.Set(wire.FieldHead, base64.RawURLEncoding.EncodeToString(head))

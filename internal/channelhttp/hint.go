@@ -9,18 +9,18 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// hint are unauthenticated claims of the carriers of a response, and never an argument of
-// decide. A hint selects how a call continues that may continue.
+// hint contains unauthenticated claims in an outer response. It is never an argument of decide:
+// decide determines whether a call continues, and a hint only how.
 type hint struct {
-	Reason wire.Reason   // empty: none
-	Units  []wire.UnitID // that may serve; nil: no claim
-	Time   time.Time     // of the unit, with "expired"; zero: no claim
+	Reason wire.Reason   // empty: no claim
+	Units  []wire.UnitID // units that may serve; nil: no claim
+	Time   time.Time     // the unit's time, with "expired"; zero: no claim
 }
 
-// maxUnits bounds the units of a hint.
+// maxUnits is the maximum number of units in a hint.
 const maxUnits = 1024
 
-// hintOf reads the hint in an outer response.
+// hintOf returns the hint in an outer response.
 func hintOf(response *http.Response) hint {
 	var h hint
 	if list := response.Header.Get(wire.FieldUnits); list != "" {
@@ -44,7 +44,7 @@ func hintOf(response *http.Response) hint {
 	return h
 }
 
-// timeHint returns the time in an outer response; ok is false if there is none.
+// timeHint returns the time in an outer response. ok is false if the response contains none.
 func timeHint(response *http.Response) (at time.Time, ok bool) {
 	ms, err := strconv.ParseInt(response.Header.Get(wire.FieldTime), 10, 64)
 	if err != nil || ms < 0 {
@@ -53,7 +53,7 @@ func timeHint(response *http.Response) (at time.Time, ok bool) {
 	return time.UnixMilli(ms), true
 }
 
-// unitsOf reads the ids in a list, and leaves out what is not an id.
+// unitsOf parses a list of unit ids. It skips malformed ids.
 func unitsOf(list string) (units []wire.UnitID) {
 	for s := range strings.SplitSeq(list, ",") {
 		var id wire.UnitID
@@ -64,22 +64,22 @@ func unitsOf(list string) (units []wire.UnitID) {
 	return units
 }
 
-// retryBudget bounds the attempts of a call, by their hint or fault.
+// retryBudget contains the number of attempts that a call has left, per reason.
 type retryBudget struct{ misdirected, rekey, cut, ticket, notExecuted, expired, others int }
 
-// maxOthers is how often a call looks for a unit that responds, with pauses that
-// double: 5 seconds in all, within which a gateway starts again.
+// maxOthers is the maximum number of attempts of a call to find a unit that responds. The pauses
+// between them double, to 5 seconds in all; a gateway restarts within that time.
 const maxOthers = 8
 
-// maxProbes is how many calls of a transport probe at a time.
+// maxProbes is the maximum number of concurrent calls of a transport that probe.
 const maxProbes = 8
 
-// newRetryBudget returns the budget of one call.
+// newRetryBudget returns the budget of a new call.
 func newRetryBudget() retryBudget {
 	return retryBudget{misdirected: 3, rekey: 1, cut: 2, ticket: 1, notExecuted: 2, expired: 2, others: maxOthers}
 }
 
-// allow reports whether one more attempt is allowed, and counts it.
+// allow counts one more attempt for a reason, and reports whether it is allowed.
 func (t *retryBudget) allow(reason wire.Reason) bool {
 	left := &t.others
 	switch reason {

@@ -14,8 +14,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Bounded resources of a server are divided between the addresses of requests, and taken
-// only by a request that can be served now. All requests through one gateway come from one
+// Quotas divide limited resources of a server between the addresses that send requests. Only a
+// request that can be served now uses a resource. All requests through one gateway come from one
 // address.
 const (
 	quotaReading  = "unit: bytes of one-off requests that are read"
@@ -25,25 +25,25 @@ const (
 )
 
 const (
-	maxReading   = 64 << 20 // bytes; of one-offs in one piece each counts as much as it may be
+	maxReading   = 64 << 20 // bytes; a one-off request in one piece counts with its maximum size
 	chunkReading = chunk.MaxPlaintext
-	leastReading = 4 << 10 // the least that a request counts as
+	leastReading = 4 << 10 // bytes that a request counts at least
 	maxEvidence  = 64      // open requests that wait; one at a time is served
-	pullsEach    = 500     // stored copies asked for in a second for one address, bursts of twice that
+	pullsEach    = 500     // stored copies requested per second for one address; bursts of twice that
 	maxSender    = 16      // characters of a sender's name
 )
 
-// bodyWait is the time limit for reading an open request, a one-off request in one piece,
-// or the head of one in chunks.
+// bodyWait is the time limit for reading an open request, a one-off request in one piece, or
+// the head of a one-off request in chunks.
 const bodyWait = 10 * time.Second
 
-// intake are the quotas of a server.
+// intake contains the quotas of a server.
 type intake struct {
 	reading  *limit.Shares
 	oneOffs  *limit.Shares
 	evidence *limit.Turns
 	pulls    *limit.Buckets
-	now      func() time.Time // that the buckets fill by
+	now      func() time.Time // clock of pulls
 }
 
 func newIntake(l channel.Limits) *intake {
@@ -53,11 +53,11 @@ func newIntake(l channel.Limits) *intake {
 	}
 }
 
-// readWhole reads a body of at most limit bytes, and one more of a longer one, while
-// the client has time for the whole.
+// readWhole reads at most limit+1 bytes of a request's content, so that the caller detects
+// content that is too long. The client must send all of it within bodyWait.
 func readWhole(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error) {
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyWait)) // a server that has none has its own limit
+	_ = control.SetReadDeadline(time.Now().Add(bodyWait)) // a server without deadlines has its own limit
 	b, err := io.ReadAll(io.LimitReader(r.Body, int64(limit)+1))
 	if err == nil {
 		_ = control.SetReadDeadline(time.Time{})
@@ -65,28 +65,29 @@ func readWhole(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error
 	return b, err
 }
 
-// waitForEvidence waits for the only place at the TEE. The clients of a gateway take
-// turns, as far as the gateway distinguishes them.
+// waitForEvidence waits until the TEE is free: it makes evidence for one request at a time. The
+// clients of a gateway take turns, as far as the gateway distinguishes them. The caller calls
+// done after making the evidence.
 func (i *intake) waitForEvidence(r *http.Request) (done func(), err error) {
 	sender := r.Header.Get(wire.FieldSender)
 	if err := i.evidence.Acquire(r.Context(), limit.AddressOf(r.RemoteAddr), sender[:min(len(sender), maxSender)]); err != nil {
 		return nil, err
 	}
-	if err := context.Cause(r.Context()); err != nil { // no client waits for the evidence
+	if err := context.Cause(r.Context()); err != nil { // the client no longer waits for the evidence
 		i.evidence.Release()
 		return nil, err
 	}
 	return i.evidence.Release, nil
 }
 
-// reserved is the share of one request, until it ends or needs it no more.
+// reserved is the share of a quota that one request uses.
 type reserved struct {
 	shares *limit.Shares
 	from   netip.Addr
-	n      int // 0: nothing
+	n      int // 0: the request uses nothing
 }
 
-// takeShare takes n more.
+// takeShare reserves n more. It refuses if the quota is used up.
 func (t *reserved) takeShare(n int) error {
 	if err := t.shares.Acquire(t.from, n); err != nil {
 		return err
@@ -95,7 +96,7 @@ func (t *reserved) takeShare(n int) error {
 	return nil
 }
 
-// giveBack returns what was taken.
+// giveBack releases the whole share.
 func (t *reserved) giveBack() {
 	if t.n > 0 {
 		t.shares.Release(t.from, t.n)
@@ -103,9 +104,9 @@ func (t *reserved) giveBack() {
 	}
 }
 
-// ohttpReading returns how many bytes of a one-off request may be buffered.
+// ohttpReading returns the number of bytes of a one-off request that the server may buffer.
 func ohttpReading(f ohttp.Form, r *http.Request) int {
-	most := ohttp.MaxWhole + chunk.MaxPlaintext/64 // with what precedes the ciphertext
+	most := ohttp.MaxWhole + chunk.MaxPlaintext/64 // with room for the bytes before the ciphertext
 	if f.Chunked {
 		most = chunkReading
 	}

@@ -15,20 +15,20 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Largest sizes in bytes, before fresh evidence.
+// Maximum sizes, in bytes, of messages before fresh evidence.
 const (
 	maxRetryProblem = 16 << 10 // a problem with an introduction in base64
 	maxCredential   = 1 << 10
 )
 
-// retryProblem is the problem (RFC 9457) that asks for an open request again.
+// retryProblem is the problem (RFC 9457) that tells a client to send its open request again.
 type retryProblem struct {
 	api.Problem
 	Introduction []byte `json:"introduction,omitempty"`
 }
 
-// wantAgain responds to an open request that must be sent again: with its cookie and, if
-// the client must challenge the unit, with the unit's introduction.
+// wantAgain responds to an open request that the client must send again. The response contains
+// the cookie and, if the client must challenge the unit, the unit's introduction.
 func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cause error) error {
 	cookie, err := s.config.Host.Cookie(body, at)
 	if err != nil {
@@ -47,7 +47,7 @@ func (s *Server) wantAgain(w http.ResponseWriter, body []byte, at time.Time, cau
 	return nil
 }
 
-// credentialOf returns the credential in a request; empty: none.
+// credentialOf returns the credential in a request. It is empty if the request has none.
 func credentialOf(r *http.Request) ([]byte, error) {
 	credential, err := base64.RawURLEncoding.DecodeString(r.Header.Get(wire.FieldCredential))
 	if err != nil || len(credential) > maxCredential {
@@ -56,15 +56,16 @@ func credentialOf(r *http.Request) ([]byte, error) {
 	return credential, nil
 }
 
-// retryWith are the fields of an open request that is sent again; zero: none.
+// retryWith contains the header fields of an open request that is sent again. The zero value has
+// no field.
 type retryWith struct {
 	cookie     string
-	unit       wire.UnitID // to send it to: it introduced itself, or another was refused; zero: any
-	credential []byte      // for that unit; nil: it did not introduce itself
+	unit       wire.UnitID // unit to send the request to; zero: any unit
+	credential []byte      // challenge for that unit; nil if it did not introduce itself
 }
 
-// retryOf reads the fields that a unit wants in the next open request. It challenges a
-// unit that introduces itself.
+// retryOf returns the fields that a unit wants in the next open request. It challenges a unit
+// that introduces itself.
 func (t *Transport) retryOf(o *channel.ClientHandshake, response *http.Response) (next retryWith, err error) {
 	o.Unchallenge()
 	next.cookie = response.Header.Get(wire.FieldCookie)

@@ -17,9 +17,10 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// negotiate opens a session, and retries after faults that may pass. After a cut it asks
-// for a session that all units may have. If no unit has a certificate report since, and
-// there is no session, it accepts one that only its opener has.
+// negotiate opens a session, and retries after faults that may be temporary. After a cut-off it
+// requests a session that all units can share. If no unit has received a certificate report
+// since the cut-off, and the transport has no session, it accepts a session that only its opener
+// has.
 func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
 	var o *channel.ClientHandshake
 	var with retryWith
@@ -39,12 +40,12 @@ func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
 		if err == nil {
 			return s, nil
 		}
-		// A certificate that ended while the response was sent is renewed by now. A unit
-		// that left its group, or whose release did, sends heartbeats until its
-		// certificate's end: the gateway may choose another unit.
+		// A certificate that expired while the response was sent is renewed by the next try. A
+		// unit that left its group, or whose release did, sends heartbeats until its
+		// certificate expires; at the next try the gateway may choose a different unit.
 		unreached, refused := errors.Is(err, ErrUnreachable), (*cutUnit)(nil)
 		left := !unreached && (errors.Is(err, wire.WrongRole) || errors.Is(err, wire.WrongIdentity))
-		beforeCut := errors.Is(err, channel.ErrBeforeCut) // by the next try the unit has the head that came with this one
+		beforeCut := errors.Is(err, channel.ErrBeforeCut) // this request carried the newest head: the unit learns the cut-off
 		isCut := errors.As(err, &refused)
 		repeat := unreached || beforeCut || isCut || errors.Is(err, wire.Expired) || left && try < openWrongUnits
 		if !repeat || try == openTries || ctx.Err() != nil {
@@ -65,15 +66,16 @@ func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
 	}
 }
 
-// cutUnits are units that no request is sent to: those that policy names, and those whose
-// certificate it refused. They select where a request is sent, and nothing else.
+// cutUnits contains the units to which the transport sends no request: the cut units that the
+// policy lists, and the units whose certificate was refused as cut off. It affects only where a
+// request is sent.
 type cutUnits struct {
-	head    attest.Digest // of the policy that ids are of
+	head    attest.Digest // head of the policy from which ids was computed
 	ids     map[wire.UnitID]bool
-	refused []wire.UnitID // the newest
+	refused []wire.UnitID // the latest maxUnits refused units
 }
 
-// idsUnder returns the ids under a policy.
+// idsUnder returns the ids of all these units under a policy.
 func (c *cutUnits) idsUnder(p policy.Approved) map[wire.UnitID]bool {
 	if c.ids != nil && c.head == p.PolicyHead() || !p.Genuine() {
 		return c.ids
@@ -93,7 +95,7 @@ func (c *cutUnits) idsUnder(p policy.Approved) map[wire.UnitID]bool {
 	return c.ids
 }
 
-// refuse notes a unit whose certificate was refused.
+// refuse adds a unit whose certificate was refused.
 func (c *cutUnits) refuse(id wire.UnitID) {
 	if len(c.refused) == maxUnits {
 		c.refused = c.refused[1:]
@@ -103,22 +105,22 @@ func (c *cutUnits) refuse(id wire.UnitID) {
 
 // cutUnit is the refusal of a unit that trust cuts off.
 type cutUnit struct {
-	unit  wire.UnitID // as it claims
+	unit  wire.UnitID // unverified
 	cause error
 }
 
 func (c *cutUnit) Error() string { return "unit " + c.unit.String() + ": " + c.cause.Error() }
 func (c *cutUnit) Unwrap() error { return c.cause }
 
-// hasSession reports whether there is a session.
+// hasSession reports whether the transport has a session in use.
 func (t *Transport) hasSession() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.active != nil
 }
 
-// otherUnit notes one more unit that is cut off, and returns any unit of the hint that is
-// not; zero: none.
+// otherUnit records that a unit is cut off. It returns a random unit of the hint that is not cut
+// off, or zero if there is none.
 func (t *Transport) otherUnit(one wire.UnitID) wire.UnitID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -132,8 +134,8 @@ func (t *Transport) otherUnit(one wire.UnitID) wire.UnitID {
 	return wire.UnitID{}
 }
 
-// requestOpen sends the open request once and verifies the response. With an error it may
-// return the fields for the next attempt.
+// requestOpen sends the open request once and verifies the response. Together with an error it
+// may return the header fields for the next attempt.
 func (t *Transport) requestOpen(ctx context.Context, o *channel.ClientHandshake, with retryWith) (s *channel.Session, next retryWith, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, t.sessionURL.String(), bytes.NewReader(o.Request()))
 	if err != nil {
@@ -169,7 +171,7 @@ func (t *Transport) requestOpen(ctx context.Context, o *channel.ClientHandshake,
 		s, err = o.Finish(body, t.config.Trust.Renew(ctx), now) // with newer trust
 	}
 	if err == nil {
-		err = t.cutOff(s) // by policy that arrived meanwhile
+		err = t.cutOff(s) // by a policy that arrived meanwhile
 	}
 	if isCut(err) {
 		return nil, retryWith{}, &cutUnit{channel.UnverifiedOpener(body), err}
@@ -181,11 +183,11 @@ func (t *Transport) requestOpen(ctx context.Context, o *channel.ClientHandshake,
 	return s, retryWith{}, nil
 }
 
-// isCut reports whether an error says that policy cuts a unit off.
+// isCut reports whether an error means that the policy cuts a unit off.
 func isCut(err error) bool { return errors.Is(err, wire.CutOff) || errors.Is(err, wire.Withdrawn) }
 
-// cutOff is [channel.Session.CutOff] by the newest trust. Whatever the reason, the error is a
-// "cut-off" too.
+// cutOff returns the error of [channel.Session.CutOff] under the newest trust. The error matches
+// "cut-off" in addition to its own reason.
 func (t *Transport) cutOff(s *channel.Session) error {
 	if err := s.CutOff(t.config.Trust.Trust().Policy, t.config.Clock()); err != nil {
 		return fmt.Errorf("%w: %w", err, wire.CutOff)

@@ -43,7 +43,7 @@ func (s *Server) serveOHTTPKeys(w http.ResponseWriter, r *http.Request, at time.
 		return err
 	}
 	signed, plain, err := s.config.Host.OHTTPKeys(pin, at)
-	place.giveBack() // the client may take its time
+	place.giveBack() // a client that reads slowly must not keep the share
 	if err != nil {
 		return err
 	}
@@ -55,11 +55,12 @@ func (s *Server) serveOHTTPKeys(w http.ResponseWriter, r *http.Request, at time.
 		w.Header().Set("Content-Type", wire.TypeSignedKeys)
 		_, err = w.Write(signed)
 	}
-	_ = err // the client may be gone, and no one else takes the error
+	_ = err // set only if the client has disconnected
 	return nil
 }
 
-// pinOf returns the pin of a query: a task, an identity, or the unit's own task.
+// pinOf returns the pin in a query: a task or an identity. Without a query it is the unit's own
+// task.
 func (s *Server) pinOf(query url.Values) (pin unitauth.Pin, err error) {
 	task, id := query["task"], query["id"]
 	switch {
@@ -76,10 +77,11 @@ func (s *Server) pinOf(query url.Values) (pin unitauth.Pin, err error) {
 	return unitauth.Pin{}, wire.Refuse(wire.BadRequest, "one-off: query", query.Encode(), "task=NAME or id=IDENTITY")
 }
 
-// serveOHTTPRequest responds to a one-off request. Once it is opened, every response is
-// encapsulated or cut off. It takes a place when its first chunk is there, which
-// takes a private key to open, and returns it when the response is made; one in chunks
-// is from its head on as cheap as one in a session, and returns it then.
+// serveOHTTPRequest responds to a one-off request. Once the request is opened, every response is
+// either encapsulated or cut off. The request counts in the quota of one-off requests from the
+// arrival of its first chunk, which needs an expensive private-key operation, until its response
+// is made. A request in chunks counts only until its head is opened: after that it is as cheap
+// as a request in a session.
 func (s *Server) serveOHTTPRequest(w http.ResponseWriter, r *http.Request, at time.Time) error {
 	f, err := ohttp.RequestForm(r.Header.Get("Content-Type"))
 	if err != nil {
@@ -117,12 +119,12 @@ func (s *Server) serveOHTTPRequest(w http.ResponseWriter, r *http.Request, at ti
 		err = serveOHTTPApp(s.config.App, writer, r, x, h, rest)
 	}
 	if err != nil {
-		writeProblem(writer, err) // the app was not called
+		writeProblem(writer, err) // the app was not called for this request
 	}
 	if !x.Whole() {
 		closeConnection(w, r)
 	}
-	place.giveBack() // the client may be slow, and buffered bytes count
+	place.giveBack() // from here on, only the buffered bytes of the response count
 	if err := kept.takeShare(writer.responder.SizeBuffered()); err != nil {
 		return err
 	}
@@ -142,7 +144,7 @@ func newOHTTPWriter(w http.ResponseWriter, x *channel.OHTTPServerRequest) (*resp
 	return newWriterOf(w, x.MessageForm().ResponseType, r), nil
 }
 
-// serveOHTTPApp lets the app respond. It refuses as [channel.OHTTPServerRequest.Allowed] does.
+// serveOHTTPApp calls the app. It refuses as [channel.OHTTPServerRequest.Allowed] does.
 func serveOHTTPApp(app http.Handler, a *responseWriter, outer *http.Request, x *channel.OHTTPServerRequest, h bhttp.Head, rest []byte) error {
 	if err := x.Allowed(h); err != nil {
 		return err
@@ -156,15 +158,15 @@ func serveOHTTPApp(app http.Handler, a *responseWriter, outer *http.Request, x *
 	return nil
 }
 
-// finishOHTTP ends the response. It replaces one that is too large for one piece, and of
-// which nothing was sent, by a problem.
+// finishOHTTP ends the response. If the response is too large for one piece and nothing of it
+// was sent, finishOHTTP sends a problem instead.
 func finishOHTTP(w http.ResponseWriter, x *channel.OHTTPServerRequest, a *responseWriter) error {
 	err := a.finish()
 	if err == nil {
 		return nil
 	}
 	if a.responder.Begun() || !errors.Is(err, wire.TooLarge) {
-		panic(http.ErrAbortHandler) // cuts the response off, which the client notices
+		panic(http.ErrAbortHandler) // cuts off the response; the client detects that
 	}
 	p := problemFor(err)
 	p.Status = http.StatusInternalServerError

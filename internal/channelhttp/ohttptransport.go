@@ -15,30 +15,28 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// OHTTPConfig configures an [OHTTPTransport]. Every field is required but
-// Valid and Whole.
+// OHTTPConfig configures an [OHTTPTransport]. Every field is required except Valid and Whole.
 type OHTTPConfig struct {
-	URL   *url.URL          // of the gateway's resource, or of a relay; untrusted
+	URL   *url.URL          // URL at the gateway, or at a relay; untrusted
 	Inner http.RoundTripper // sends outer requests
 	Keys  unitauth.OHTTPKeys
-	// Valid refuses once policy has cut off a unit that may have the keys: the rest of a
-	// response is refused from then on. Nil never refuses.
+	// Valid returns an error once policy has cut off a unit that may have the keys. From then
+	// on the rest of a response is refused. Nil never refuses.
 	Valid func() error
-	// Whole sends requests in one piece, to gateways that know RFC 9458 alone.
-	// Requests and responses are then buffered whole, at most 256 KiB each.
+	// Whole sends requests in one piece, for gateways that support only RFC 9458. Requests
+	// and responses are then buffered whole, at most 256 KiB each.
 	Whole bool
 }
 
 // OHTTPTransport is an [http.RoundTripper] that sends each request independently, over
-// Oblivious HTTP, to any server that has the private keys. A carrier of a request can
-// deliver it many times. It is safe for concurrent use.
+// Oblivious HTTP, to any server that has the private keys. An intermediary can deliver a request
+// many times. An OHTTPTransport is safe for concurrent use.
 type OHTTPTransport struct {
 	config OHTTPConfig
 	form   ohttp.Form
 }
 
-// NewOHTTPTransport makes one. It refuses, with "request", a configuration that leaves
-// something out.
+// NewOHTTPTransport makes a transport. It refuses an incomplete configuration with "request".
 func NewOHTTPTransport(c OHTTPConfig) (*OHTTPTransport, error) {
 	if c.URL == nil || c.Inner == nil || !c.Keys.IsSet() {
 		return nil, wire.Refuse(wire.BadRequest, "one-off: configuration", "a required field is not set", "URL, inner, keys")
@@ -50,11 +48,10 @@ func NewOHTTPTransport(c OHTTPConfig) (*OHTTPTransport, error) {
 	return o, nil
 }
 
-// RoundTrip sends a request once and returns its response, unchanged and for this request,
-// from a server that has the private key. It refuses with "ohttp-key" when the gateway
-// reports that no unit has it, with "rate" when it reports too many requests, with
-// "unavailable" any other response of the gateway itself, and with "truncated" a response
-// that ends early.
+// RoundTrip sends a request once. It returns the response of a server that has the private key
+// to exactly this request, unchanged. It fails with "ohttp-key" when the gateway reports that no
+// unit has the key, with "rate" when the gateway reports too many requests, with "unavailable"
+// for any other response of the gateway itself, and with "truncated" when a response ends early.
 func (o *OHTTPTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	response, err := o.roundTrip(r)
 	if err != nil {
@@ -75,14 +72,14 @@ func (o *OHTTPTransport) roundTrip(r *http.Request) (*http.Response, error) {
 		Method: http.MethodPost, URL: o.config.URL, Host: o.config.URL.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: http.Header{"Content-Type": {o.form.RequestType}, "User-Agent": nil}, Body: sent, ContentLength: bhttp.Indeterminate,
 	}).WithContext(r.Context())
-	if whole := sent.Whole(); whole != nil { // and can be sent again if a kept-alive connection is gone
+	if whole := sent.Whole(); whole != nil { // net/http may send it again if an idle connection turns out to be closed
 		defer sent.Close()
 		outer.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(whole)), nil }
 		outer.Body, outer.ContentLength = io.NopCloser(bytes.NewReader(whole)), int64(len(whole))
 		outer.Header["X-Idempotency-Key"] = []string{} // makes net/http retry; it is not sent
 	}
 	if o.form.Chunked {
-		outer.Header["Incremental"] = []string{"?1"} // so that no relay waits for the end
+		outer.Header["Incremental"] = []string{"?1"} // so that no relay buffers the whole request
 	}
 	response, err := o.config.Inner.RoundTrip(outer)
 	if err != nil {
@@ -106,7 +103,7 @@ func (o *OHTTPTransport) sealRequest(r *http.Request) (*channel.OHTTPClientReque
 	return channel.SealOHTTP(o.config.Keys, h, channel.OHTTPRequestConfig{Form: o.form, Body: body, Trailer: r.Trailer, Valid: o.config.Valid})
 }
 
-// openOHTTP opens the response in an outer one.
+// openOHTTP opens the inner response in an outer response.
 func openOHTTP(sent *channel.OHTTPClientRequest, r *http.Request, outer *http.Response) (*http.Response, error) {
 	f, err := ohttp.ResponseForm(outer.Header.Get("Content-Type"))
 	if outer.StatusCode != http.StatusOK || err != nil {
@@ -120,11 +117,11 @@ func openOHTTP(sent *channel.OHTTPClientRequest, r *http.Request, outer *http.Re
 	return h.Response(r, content)
 }
 
-// maxGatewayResponse bounds the bytes read of a response of the gateway itself.
+// maxGatewayResponse is the maximum number of bytes read of a response of the gateway itself.
 const maxGatewayResponse = 16 << 10
 
-// gatewayRefusal returns the error of an outer response without an inner one. The response
-// is not authenticated.
+// gatewayRefusal returns the error for an outer response that contains no inner response. The
+// outer response is not authenticated.
 func gatewayRefusal(outer *http.Response) error {
 	b, _ := io.ReadAll(io.LimitReader(outer.Body, maxGatewayResponse))
 	var p struct{ Type string }

@@ -19,55 +19,53 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Relay carries sealed bytes between the units of a cluster. It is untrusted: the client's
-// ticket replaces what it loses.
+// Relay forwards sealed sessions and tombstones between the units of a cluster. It is untrusted.
+// If it loses a sealed session, the client's ticket replaces that session.
 type Relay interface {
 	// Number returns the next session number of the range that the manager allocated to
-	// this unit, or a random one without a manager. It does not block.
+	// this unit or, without a manager, a random number. It must not block.
 	Number() uint64
-	// Push sends a sealed session, for Host.ImportSession, or a tombstone, for Host.Terminate, to
-	// all other units. It does not block.
+	// Push sends a sealed session or a tombstone to all other units, which pass it to
+	// Host.ImportSession or Host.Terminate. It must not block.
 	Push(kind envelope.Kind, sealed []byte)
 	// RequestCopy fetches the stored copy of a session. Its error has the reason
-	// [wire.NotFound] if there is none, and [wire.Unavailable] if no response comes in
+	// [wire.NotFound] if there is no copy, and [wire.Unavailable] if no response arrives in
 	// time.
 	RequestCopy(ctx context.Context, id wire.SessionID) ([]byte, error)
 }
 
-// ServerConfig configures a server. Every field is required but Attester,
-// Crowded and Heads.
+// ServerConfig configures a server. Every field is required except Attester, Crowded and Heads.
 type ServerConfig struct {
 	Host  *channel.Host
 	App   http.Handler // serves the requests of sessions, and all other paths
 	Relay Relay
-	// Attester makes fresh evidence; without one no session that wants any is opened.
-	// It is called from one goroutine at a time. One that is [attest.CredentialAttester]
-	// introduces itself to the client first.
+	// Attester makes fresh evidence. Without it the server refuses to open sessions with fresh
+	// evidence. Only one goroutine calls it at a time. If it is an
+	// [attest.CredentialAttester], the unit first sends an introduction to the client.
 	Attester attest.Attester
-	// RingUnknown is called when a session arrives under a ring key that the host does
-	// not have, which is a reason to renew soon. It does not block.
+	// RingUnknown is called when a session arrives under a ring key that the host does not
+	// have: then the unit should renew soon. It must not block.
 	RingUnknown func()
-	// Crowded is called with each refusal, and counts those by a quota
-	// ([limit.QuotaOf]). It does not block; nil counts none.
+	// Crowded is called with each refusal. It counts refusals that come from a quota
+	// ([limit.QuotaOf]). It must not block. Nil counts nothing.
 	Crowded func(error)
-	// Clock is the unit's time, which never goes back. It refuses, with "clock",
-	// while the host's clock and that time are too far apart: nothing is served
-	// then.
+	// Clock returns the unit's time, which never goes back. It returns an error with
+	// "clock" while that time and the host's clock differ too much: then the server serves
+	// nothing.
 	Clock func() (time.Time, error)
-	Heads Heads        // that travel beside sessions
-	Log   *slog.Logger // at debug, why a session does not open
+	Heads Heads        // exchange of policy heads with clients
+	Log   *slog.Logger // at level debug, reports why a session does not open
 }
 
-// Server serves the trusted channel for a unit and passes other paths on. It is
-// an [http.Handler] for the unit's own listener.
+// Server serves the trusted channel for a unit. Requests to other paths go to the app. It is an
+// [http.Handler] for the unit's own listener.
 type Server struct {
 	config  ServerConfig
-	pending atomic.Int64 // opens under way
+	pending atomic.Int64 // open requests in progress
 	intake  *intake
 }
 
-// NewServer makes a server. It refuses, with "request", a configuration that
-// leaves something out.
+// NewServer makes a server. It refuses an incomplete configuration with "request".
 func NewServer(c ServerConfig) (*Server, error) {
 	if c.Host == nil || c.App == nil || c.Relay == nil || c.RingUnknown == nil || c.Clock == nil || c.Log == nil {
 		return nil, wire.Refuse(wire.BadRequest, "channel server: configuration", "a required field is not set", "host, app, relay, ring unknown, clock, log")
@@ -91,7 +89,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// servePost checks method and type, and writes the refusal of a handler.
+// servePost checks the method and content type of a request, calls h, and writes a refusal of h.
 func (s *Server) servePost(w http.ResponseWriter, r *http.Request, kind string, h func(http.ResponseWriter, *http.Request) error) {
 	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != kind {
 		s.writeProblem(w, wire.Refuse(wire.BadRequest, "channel: method and content type", r.Method, kind))
@@ -102,11 +100,10 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, kind string, 
 	}
 }
 
-// typeOneOffKey is the type of the problem that a key is not known, RFC 9458,
-// section 5.3.
+// typeOneOffKey is the problem type for an unknown key (RFC 9458, section 5.3).
 const typeOneOffKey = "https://iana.org/assignments/http-problem-types#ohttp-key"
 
-// writeProblem writes, and counts, a refusal.
+// writeProblem counts a refusal and writes it as a problem.
 func (s *Server) writeProblem(w http.ResponseWriter, err error) {
 	s.countRefusal(err)
 	writeProblem(w, err)
@@ -128,8 +125,8 @@ func problemFor(err error) api.Problem {
 	return p
 }
 
-// maxReopens is how often an open request is begun again because the ring was
-// replaced meanwhile. Rings are replaced at least seconds apart.
+// maxReopens is how often an open request restarts because the ring keys were replaced
+// meanwhile. Two replacements are at least seconds apart.
 const maxReopens = 2
 
 // serveOpen serves an open request.
@@ -170,25 +167,25 @@ func (s *Server) serveOpen(w http.ResponseWriter, r *http.Request) error {
 		s.config.Relay.Push(envelope.Session, sealed)
 	}
 	w.Header().Set("Content-Type", wire.TypeSession)
-	_, _ = w.Write(response) // the client may be gone, and no one else can use the error
+	_, _ = w.Write(response) // fails only if the client has disconnected
 	return nil
 }
 
-// finishOpen makes the fresh evidence of an open request, if any is wanted, and installs
-// the session.
+// finishOpen makes fresh evidence for an open request, if the client wants it, and installs the
+// session.
 func (s *Server) finishOpen(r *http.Request, a *channel.ServerHandshake) (response, sealed []byte, err error) {
 	evidence, err := s.evidence(r, a)
 	if err != nil {
 		return nil, nil, err
 	}
-	at, err := s.config.Clock() // again: evidence takes time
+	at, err := s.config.Clock() // a new reading, because making evidence takes time
 	if err != nil {
 		return nil, nil, err
 	}
 	return a.Finish(evidence, at)
 }
 
-// acceptAgain is [channel.ServerHandshake.Again] at the unit's time.
+// acceptAgain calls [channel.ServerHandshake.Again] with the unit's time.
 func (s *Server) acceptAgain(a *channel.ServerHandshake) error {
 	at, err := s.config.Clock()
 	if err != nil {
@@ -197,7 +194,7 @@ func (s *Server) acceptAgain(a *channel.ServerHandshake) error {
 	return a.Again(at)
 }
 
-// evidence makes the fresh evidence that the client wants, if it wants any.
+// evidence makes fresh evidence if the client wants it. Otherwise it returns the zero Evidence.
 func (s *Server) evidence(r *http.Request, a *channel.ServerHandshake) (attest.Evidence, error) {
 	data, wanted, err := a.Evidence()
 	if err != nil || !wanted {
@@ -250,8 +247,8 @@ func (s *Server) serveRequest(w http.ResponseWriter, r *http.Request) error {
 	return s.serveApp(w, r, x)
 }
 
-// findSession finds the session of a request: in the table, in the request's ticket, or in
-// the manager's stored copy.
+// findSession finds the session of a request: in the host's table, in the request's ticket, or
+// in the manager's stored copy.
 func (s *Server) findSession(r *http.Request, raw [wire.HeaderSize]byte) (*channel.ServerRequest, error) {
 	x, err := s.openRequest(r, raw)
 	if !errors.Is(err, wire.TicketWanted) {
@@ -274,7 +271,7 @@ func (s *Server) findSession(r *http.Request, raw [wire.HeaderSize]byte) (*chann
 		return s.openRequest(r, raw)
 	}
 	switch {
-	case len(ticket) > 0 && errors.Is(byCopy, wire.Unavailable): // there may be one
+	case len(ticket) > 0 && errors.Is(byCopy, wire.Unavailable): // the manager may have a copy
 		err = wire.Refuse(wire.Unavailable, "request: stored copy", "no response", "the copy, or that there is none")
 	case len(ticket) > 0:
 		err = wire.Refuse(wire.Rekey, "request: ticket", fmt.Sprint(len(ticket), " bytes that do not open"), "a session of this cluster")
@@ -283,8 +280,8 @@ func (s *Server) findSession(r *http.Request, raw [wire.HeaderSize]byte) (*chann
 	return nil, err
 }
 
-// pullCopy fetches the stored copy of a session, at a bounded rate for each address: any
-// client can invent a session, and fetching costs a round trip.
+// pullCopy fetches the stored copy of a session. It limits the rate for each address, because
+// any client can invent a session id and each fetch costs a round trip.
 func (s *Server) pullCopy(r *http.Request, session wire.SessionID) ([]byte, error) {
 	if !s.intake.pulls.TakeToken(r.RemoteAddr, s.intake.now()) {
 		more, want := fmt.Sprint("more than ", pullsEach), fmt.Sprint("at most ", pullsEach, " from one address")
@@ -294,7 +291,7 @@ func (s *Server) pullCopy(r *http.Request, session wire.SessionID) ([]byte, erro
 	return s.config.Relay.RequestCopy(r.Context(), session)
 }
 
-// openRequest is [channel.Host.Open] at the unit's time.
+// openRequest calls [channel.Host.Open] with the unit's time.
 func (s *Server) openRequest(r *http.Request, raw [wire.HeaderSize]byte) (*channel.ServerRequest, error) {
 	at, err := s.config.Clock()
 	if err != nil {
@@ -303,8 +300,8 @@ func (s *Server) openRequest(r *http.Request, raw [wire.HeaderSize]byte) (*chann
 	return s.config.Host.Open(raw, r.Body, at)
 }
 
-// joinSealed imports the sealed session of a request, if there is one. It refuses, with
-// "not-found", another session, which does not help the request.
+// joinSealed imports a sealed session for a request. It refuses, with "not-found", no bytes and
+// a session that is not the request's session.
 func (s *Server) joinSealed(sealed []byte, id wire.SessionID) error {
 	if len(sealed) == 0 {
 		return wire.Refuse(wire.NotFound, "sealed session", "no bytes", "a sealed session")
@@ -323,7 +320,7 @@ func (s *Server) joinSealed(sealed []byte, id wire.SessionID) error {
 	return err
 }
 
-// closeSession ends the session of a request and confirms it.
+// closeSession closes the session of a request and confirms that to the client.
 func (s *Server) closeSession(w http.ResponseWriter, x *channel.ServerRequest) error {
 	tombstone, err := x.Close()
 	if err != nil {
@@ -345,18 +342,19 @@ func notExecuted(w http.ResponseWriter, x *channel.ServerRequest, reason wire.Re
 	return writeWhole(w, b, err)
 }
 
-// writeWhole writes a response in one piece, unless there was an error in making it.
+// writeWhole writes a response in one piece. It returns err, the error of making the response, if
+// that is set.
 func writeWhole(w http.ResponseWriter, b []byte, err error) error {
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", wire.TypeResponse)
-	_, _ = w.Write(b) // the client may be gone
+	_, _ = w.Write(b) // fails only if the client has disconnected
 	return nil
 }
 
-// serveApp calls the app. From here on the request may have been executed, and every
-// response is authenticated or cut off.
+// serveApp calls the app. From then on the request may have been executed, and every response
+// is either authenticated or cut off.
 func (s *Server) serveApp(w http.ResponseWriter, r *http.Request, x *channel.ServerRequest) error {
 	inner, err := innerRequest(r, x)
 	if err != nil {
@@ -376,7 +374,7 @@ func (s *Server) serveApp(w http.ResponseWriter, r *http.Request, x *channel.Ser
 		closeConnection(w, r)
 	}
 	if err := a.finish(); err != nil {
-		panic(http.ErrAbortHandler) // cuts the response off, which the client notices
+		panic(http.ErrAbortHandler) // cuts off the response; the client detects that
 	}
 	leave()
 	return nil
@@ -385,10 +383,10 @@ func (s *Server) serveApp(w http.ResponseWriter, r *http.Request, x *channel.Ser
 // unreadWait is the time limit for reading the part of a request that the app left unread.
 const unreadWait = time.Second
 
-// fullDuplex lets a response begin before its request has ended, which HTTP/1.1 must
-// enable. The handler ends with leave: it flushes the response, and discards some of the
-// unread request. The server of net/http does that too, after the handler, but then
-// panics at the next request (go.dev/issue/68560).
+// fullDuplex allows a response to begin before its request has ended. For HTTP/1.1 net/http
+// requires that explicitly. The handler must call leave at its end: leave flushes the response
+// and discards some of the unread request. Otherwise net/http does that after the handler, and
+// then panics at the next request (go.dev/issue/68560).
 func fullDuplex(w http.ResponseWriter, r *http.Request) (leave func()) {
 	control := http.NewResponseController(w)
 	_ = control.EnableFullDuplex()
@@ -399,16 +397,16 @@ func fullDuplex(w http.ResponseWriter, r *http.Request) (leave func()) {
 	}
 }
 
-// closeConnection makes a request that is not read to its end the last one on its HTTP/1.1
-// connection, if the response has not begun. Otherwise the client might send the next
-// request while the connection is closed, and not know its outcome.
+// closeConnection makes a request that was not read to its end the last request on its HTTP/1.1
+// connection, if the response has not begun. Otherwise the client might send the next request
+// while the server closes the connection, and would not know the outcome of that request.
 func closeConnection(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")
 	}
 }
 
-// innerRequest returns the request in the session, for the app.
+// innerRequest returns the inner request, for the app.
 func innerRequest(outer *http.Request, x *channel.ServerRequest) (*http.Request, error) {
 	head, err := x.RequestHead()
 	if err != nil {

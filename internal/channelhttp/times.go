@@ -9,24 +9,24 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// defaultNotAfter is how long after its sending a unit may begin to execute a request,
-// where the client sets nothing.
+// defaultNotAfter is the default time from the sending of a request until a unit may begin to
+// execute it.
 const defaultNotAfter = 30 * time.Second
 
-// leastSpread is the least assumed difference between the clocks of two units.
+// leastSpread is the difference that is always assumed between the clocks of two units.
 const leastSpread = 30 * time.Second
 
-// times are the differences of the clocks of units from the client's, as far as it knows
-// them. They select the `not after` of attempts and nothing else. It is safe for
-// concurrent use.
+// times contains the known differences between the clocks of units and the client's clock. They
+// affect only the not after of attempts. It is safe for concurrent use.
 type times struct {
 	mu     sync.Mutex // guards all below
 	ahead  map[wire.UnitID]time.Duration
-	opener time.Duration // of the unit that opened the newest session
-	spread time.Duration // largest difference from that seen
+	opener time.Duration // difference of the unit that opened the newest session
+	spread time.Duration // largest deviation of a unit from opener
 }
 
-// opened notes the authenticated time of a unit that opened a session.
+// opened records the authenticated time of the unit that opened a session, and drops all other
+// times.
 func (t *times) opened(unit wire.UnitID, at, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -34,8 +34,8 @@ func (t *times) opened(unit wire.UnitID, at, now time.Time) {
 	t.ahead = map[wire.UnitID]time.Duration{unit: t.opener}
 }
 
-// noteTime notes the time of a unit, from the unit itself or from a hint. A time that is
-// too far off is not used.
+// noteTime records the time of a unit, from the unit itself or from a hint. It ignores a time
+// that differs too much from the client's.
 func (t *times) noteTime(unit wire.UnitID, at, now time.Time) {
 	if unitauth.CheckSkew(at, now) != nil {
 		return
@@ -52,8 +52,9 @@ func (t *times) noteTime(unit wire.UnitID, at, now time.Time) {
 	t.spread = max(t.spread, (t.ahead[unit] - t.opener).Abs())
 }
 
-// notAfter returns the end of an attempt that is bound to a unit, or to none, and may
-// take until after that unit's present.
+// notAfter returns the not after of an attempt that is bound to a unit, or to none. If the
+// unit's clock is known, it is the unit's time plus after. Otherwise it is the opener's time
+// plus [channel.MaxAhead], less the assumed difference of clocks, but at least defaultNotAfter.
 func (t *times) notAfter(unit wire.UnitID, now time.Time, after time.Duration) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()

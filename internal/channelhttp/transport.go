@@ -19,63 +19,63 @@ import (
 // Times of a client.
 const (
 	openTime       = 30 * time.Second       // for opening one session
-	openPause      = 100 * time.Millisecond // after a failed try, growing
-	openTries      = 6
-	openWrongUnits = 4                      // of these, with responses of other units than the pin's
-	retryPause     = 20 * time.Millisecond  // before an attempt after one that found no unit, doubling
-	probeTime      = 100 * time.Millisecond // how long such an attempt keeps its probe slot
-	probeWait      = 10 * time.Second       // for a probe slot
-	renewPause     = 5 * time.Second        // after opening ahead of expiry failed
+	openPause      = 100 * time.Millisecond // after the first failed try; later pauses grow
+	openTries      = 6                      // tries to open one session
+	openWrongUnits = 4                      // tries, of these, that may reach a unit outside the pin
+	retryPause     = 20 * time.Millisecond  // after the first attempt without a unit; later pauses double
+	probeTime      = 100 * time.Millisecond // longest time for which an attempt keeps its probe slot
+	probeWait      = 10 * time.Second       // longest wait for a probe slot
+	renewPause     = 5 * time.Second        // after failing to open the next session ahead of expiry
 )
 
-// TrustSource provides the trust that responses are verified by.
+// TrustSource provides the trust under which responses are verified.
 type TrustSource interface {
-	// Trust returns the newest trust. It does not block.
+	// Trust returns the newest trust. It must not block.
 	Trust() unitauth.Trust
-	// Renew fetches trust again, after a response that the newest does not accept, and
-	// returns the newest.
+	// Renew fetches trust again, after a response that the newest trust does not accept. It
+	// returns the newest trust.
 	Renew(ctx context.Context) unitauth.Trust
 }
 
-// TransportConfig configures a transport for a cluster. Every field is required but
-// Options, Heads and NotAfter.
+// TransportConfig configures a transport for a cluster. Every field is required except Options,
+// Heads and NotAfter.
 type TransportConfig struct {
 	Gateway *url.URL          // any server that reaches the units; untrusted
 	Inner   http.RoundTripper // sends outer requests to the gateway
 	Pin     unitauth.Pin
 	Options channel.SessionOptions
 	Trust   TrustSource
-	Heads   Heads // that travel beside sessions
+	Heads   Heads // exchange of policy heads with units
 	Clock   func() time.Time
-	// NotAfter is how long after its sending a unit may begin to execute a
-	// request, 2 minutes at most. 0 is 30 seconds. A unit whose clock is not
-	// known yet may take longer.
+	// NotAfter limits the time from the sending of a request until a unit may begin to
+	// execute it. It is at most 2 minutes; 0 means 30 seconds. For a unit whose clock is not
+	// known yet, the limit may be longer.
 	NotAfter time.Duration
 }
 
-// Transport is an [http.RoundTripper] that sends requests through the trusted
-// channel. It opens a session when it needs one, and the next ahead of the
-// expiry. As soon as trust has a cut, sessions that the unit which was cut off may read
-// end, with their responses. It is safe for concurrent use and is
-// closed by its owner.
+// Transport is an [http.RoundTripper] that sends requests through the trusted channel. It opens
+// a session when it needs one, and opens the next session ahead of the expiry. As soon as trust
+// contains a cut-off, the transport ends the sessions, and their responses, that the unit that
+// was cut off may read. A Transport is safe for concurrent use. The caller of [NewTransport]
+// closes it.
 type Transport struct {
 	config     TransportConfig
 	sessionURL *url.URL
 	requestURL *url.URL
 
-	times      times         // of units
-	chunks     chunk.Pool    // of responses, and of requests in several
-	probeSlots chan struct{} // of calls that look for a unit that responds
+	times      times         // clocks of units
+	chunks     chunk.Pool    // buffers for responses, and for requests of several chunks
+	probeSlots chan struct{} // a value for each call that probes: see acquireProbe
 
-	lifetime context.Context // ends with Close
+	lifetime context.Context // canceled by Close
 	stop     context.CancelFunc
-	tasks    sync.WaitGroup // every goroutine started
+	tasks    sync.WaitGroup // goroutines of the transport
 
 	mu      sync.Mutex // guards all below
 	active  *activeSession
-	opening *flight       // under way; nil: none
-	units   []wire.UnitID // of the newest hint, without those that are cut off
-	wary    bool          // there were such: an unbound request may reach one
+	opening *flight       // opening in progress; nil: none
+	units   []wire.UnitID // units of the newest hint, without those that are cut off
+	wary    bool          // the hint named a cut-off unit: an unbound request may reach it
 	cut     cutUnits
 	opens   uint64
 	closed  bool
@@ -84,19 +84,19 @@ type Transport struct {
 // activeSession is a session in use.
 type activeSession struct {
 	*channel.Session
-	renew time.Time // when the next is opened
-	last  time.Time // when it takes no further request
-	users int       // calls that still derive keys from it
+	renew time.Time // when to open the next session
+	last  time.Time // from then on, no further request uses the session
+	users int       // calls that still derive keys from the session
 }
 
-// flight is one opening, for all calls that wait for it.
+// flight is the opening of one session, for all calls that wait for it.
 type flight struct {
 	done chan struct{} // closed when err is set
 	err  error
 }
 
-// NewTransport makes a transport. It opens no session. It refuses, with
-// "request", a configuration that leaves something out.
+// NewTransport makes a transport. It opens no session. It refuses an incomplete configuration
+// with "request".
 func NewTransport(c TransportConfig) (*Transport, error) {
 	if c.Gateway == nil || c.Inner == nil || c.Trust == nil || c.Clock == nil {
 		return nil, wire.Refuse(wire.BadRequest, "channel transport: configuration", "a required field is not set", "gateway, inner, trust, clock")
@@ -110,14 +110,14 @@ func NewTransport(c TransportConfig) (*Transport, error) {
 	if c.NotAfter == 0 {
 		c.NotAfter = defaultNotAfter
 	}
-	gateway := c.Gateway.JoinPath("/") // JoinPath of an empty path is relative
+	gateway := c.Gateway.JoinPath("/") // for an empty path, JoinPath would return a relative path
 	t := &Transport{config: c, sessionURL: gateway.JoinPath(wire.PathSession), requestURL: gateway.JoinPath(wire.PathRequest), probeSlots: make(chan struct{}, maxProbes)}
 	t.lifetime, t.stop = context.WithCancel(context.Background())
 	return t, nil
 }
 
-// Session returns the open session, and opens one if there is none. It blocks until then,
-// or until ctx is done.
+// Session returns the session in use. If there is none, it opens one and blocks until the
+// session is open or ctx is done.
 func (t *Transport) Session(ctx context.Context) (*channel.Session, error) {
 	h, err := t.acquire(ctx)
 	if err != nil {
@@ -134,7 +134,7 @@ func (t *Transport) Opens() uint64 {
 	return t.opens
 }
 
-// acquire returns the session to use; the caller releases it.
+// acquire returns the session to use. The caller calls release after using it.
 func (t *Transport) acquire(ctx context.Context) (*activeSession, error) {
 	for {
 		h, wait, err := t.current()
@@ -152,8 +152,8 @@ func (t *Transport) acquire(ctx context.Context) (*activeSession, error) {
 	}
 }
 
-// current returns the session to use now, or the opening of one to wait for. It begins an
-// opening when that is due.
+// current returns the session to use now or, if there is none, the opening to wait for. It
+// starts an opening when one is due.
 func (t *Transport) current() (*activeSession, *flight, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -176,8 +176,8 @@ func (t *Transport) current() (*activeSession, *flight, error) {
 	return nil, t.opening, nil
 }
 
-// replace makes h the active session, and erases the previous one as soon as no call uses
-// it. The caller holds the mutex.
+// replace makes h the active session. It closes the previous session if no call uses it;
+// otherwise release closes it later. The caller holds the mutex.
 func (t *Transport) replace(h *activeSession) {
 	old := t.active
 	t.active = h
@@ -196,7 +196,7 @@ func (t *Transport) release(h *activeSession) {
 	}
 }
 
-// dropSession drops a session that the cluster no longer opens.
+// dropSession stops using a session that the cluster no longer accepts.
 func (t *Transport) dropSession(h *activeSession) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -228,14 +228,14 @@ func (t *Transport) openSession(f *flight) {
 	}
 	lifetime := s.Expires().Sub(s.OpenedAt())
 	h := &activeSession{Session: s, renew: now.Add(lifetime * 3 / 4), last: s.Expires().Add(-min(lifetime/10, 5*time.Second))}
-	if s.Alone() { // until units have certificate reports since the cut
+	if s.Alone() { // open a shared session soon, once units have certificate reports since the cut-off
 		h.renew = now.Add(renewPause)
 	}
 	t.replace(h)
 	t.opens++
 }
 
-// noteUnits keeps the units that a hint names.
+// noteUnits stores the units in a hint, without those that are cut off.
 func (t *Transport) noteUnits(h hint) {
 	if h.Units == nil {
 		return
@@ -247,17 +247,17 @@ func (t *Transport) noteUnits(h hint) {
 	t.wary = len(t.units) < len(h.Units)
 }
 
-// isWary reports whether safe requests are bound to units too, because the hint names a
-// unit that is cut off.
+// isWary reports whether safe requests must be bound to a unit too, because the newest hint
+// names a unit that is cut off.
 func (t *Transport) isWary() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.wary
 }
 
-// chooseUnit returns the unit to bind a request to: any unit of the hint that was not
-// tried, then the one that opened the session, which was there once, then the one that was
-// tried longest ago.
+// chooseUnit returns the unit to which to bind a request. It prefers a random untried unit of
+// the hint, then the unit that opened the session if it is untried, then the unit that was tried
+// longest ago.
 func (t *Transport) chooseUnit(h *activeSession, tried []wire.UnitID) (unit wire.UnitID) {
 	t.mu.Lock()
 	units := t.units
@@ -275,7 +275,7 @@ func (t *Transport) chooseUnit(h *activeSession, tried []wire.UnitID) (unit wire
 	return unit
 }
 
-// lastIndex returns the index of the last attempt at a unit, or -1.
+// lastIndex returns the index of a unit's last occurrence in tried, or -1.
 func lastIndex(tried []wire.UnitID, unit wire.UnitID) int {
 	for i, id := range slices.Backward(tried) {
 		if id == unit {
@@ -287,13 +287,13 @@ func lastIndex(tried []wire.UnitID, unit wire.UnitID) int {
 
 // Closed is the result of closing a session.
 type Closed struct {
-	Confirmed []wire.UnitID // units that erased it, each authenticated
-	Others    time.Time     // until then, units that did not confirm may have it
+	Confirmed []wire.UnitID // units that confirmed, authenticated, that they erased the session
+	Others    time.Time     // until then, other units may have the session
 }
 
-// Close closes the session at the units that are known, as far as ctx lets it,
-// erases its secret, and waits for what the transport started. Responses
-// that have begun continue; later calls fail with [channel.ErrClosed].
+// Close closes the session at all known units, as far as ctx allows, erases its secret, and
+// waits for the transport's goroutines. Responses that have begun continue. Later calls fail
+// with [channel.ErrClosed].
 func (t *Transport) Close(ctx context.Context) Closed {
 	t.mu.Lock()
 	h, units := t.active, t.units
@@ -345,7 +345,8 @@ func (t *Transport) closeAt(ctx context.Context, h *activeSession, unit wire.Uni
 	return err
 }
 
-// notAfter is the end of an attempt that is bound to a unit, or to none.
+// notAfter returns the not after of an attempt that is bound to a unit, or to none: at the
+// latest the session's expiry.
 func (t *Transport) notAfter(h *activeSession, unit wire.UnitID) time.Time {
 	end := t.times.notAfter(unit, t.config.Clock(), t.config.NotAfter)
 	if end.After(h.Expires()) {

@@ -13,17 +13,17 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// responseWriter is the [http.ResponseWriter] of a request in a session, or of a
-// one-off. It buffers what an app writes up to 16 KiB, a flush or the end: a small response is
-// one chunk of known length. It is used by one goroutine at a time.
+// responseWriter is the [http.ResponseWriter] of a request in a session or of a one-off
+// request. It buffers content until the app has written more than 16 KiB, flushes or ends, so
+// that a small response is one chunk of known length. Only one goroutine may use it at a time.
 type responseWriter struct {
 	w         http.ResponseWriter // the outer response
 	responder *channel.Responder  // seals the inner response
 	header    http.Header
 	status    int   // 0 before WriteHeader
-	length    int64 // of the content, if the app set it
-	written   int64 // content
-	noContent bool  // the response to a HEAD
+	length    int64 // length of the content if the app set it; otherwise bhttp.Indeterminate
+	written   int64 // bytes of content written so far
+	noContent bool  // the response has no content: to HEAD, or with status 204 or 304
 	streaming bool
 }
 
@@ -41,10 +41,10 @@ func newWriterOf(w http.ResponseWriter, kind string, r *channel.Responder) *resp
 	return &responseWriter{w: w, responder: r, header: make(http.Header, 4), length: bhttp.Indeterminate}
 }
 
-// Header is the header of the response.
+// Header returns the header of the response.
 func (a *responseWriter) Header() http.Header { return a.header }
 
-// WriteHeader sets the status. Informational responses are not sent.
+// WriteHeader sets the status. It ignores informational responses (1xx).
 func (a *responseWriter) WriteHeader(status int) {
 	if a.status != 0 || status < 200 {
 		return
@@ -85,13 +85,13 @@ func (a *responseWriter) Write(p []byte) (int, error) {
 	return a.responder.Write(p)
 }
 
-// WriteString is Write without a copy of s where none is needed.
+// WriteString writes s as content. It implements [io.StringWriter].
 func (a *responseWriter) WriteString(s string) (int, error) { return a.Write([]byte(s)) }
 
-// Flush sends what was written.
+// Flush sends all content written so far.
 func (a *responseWriter) Flush() { _ = a.FlushError() }
 
-// FlushError sends what was written, and returns the error.
+// FlushError sends all content written so far.
 func (a *responseWriter) FlushError() error {
 	if a.status == 0 {
 		a.WriteHeader(http.StatusOK)
@@ -105,8 +105,8 @@ func (a *responseWriter) FlushError() error {
 	return http.NewResponseController(a.w).Flush()
 }
 
-// responseHead returns the head of the response. Its content type, where the app has set none, is
-// detected in a sample of the content.
+// responseHead returns the head of the response. If the app has set no content type,
+// responseHead detects it in a sample of the content.
 func (a *responseWriter) responseHead(sample []byte) bhttp.Head {
 	if _, ok := a.header["Content-Type"]; !ok && len(sample) > 0 && a.header.Get("Content-Encoding") == "" {
 		a.header.Set("Content-Type", http.DetectContentType(sample))
@@ -114,8 +114,8 @@ func (a *responseWriter) responseHead(sample []byte) bhttp.Head {
 	return bhttp.Head{Status: a.status, Fields: a.header, Length: a.length}
 }
 
-// stream begins to stream: the first chunk has the head and the content so far. Next is
-// the content that follows.
+// stream begins a streamed response: its first chunk contains the head and the buffered
+// content. next is the content that follows.
 func (a *responseWriter) stream(next []byte) error {
 	if a.streaming {
 		return nil
@@ -134,8 +134,8 @@ func (a *responseWriter) stream(next []byte) error {
 	return a.responder.Begin(a.responseHead(sample))
 }
 
-// trailers takes the trailers out of the header: those with net/http's prefix,
-// and those announced before the content.
+// trailers removes the trailers from the header and returns them: the fields with net/http's
+// prefix, and the fields that the Trailer field announces.
 func (a *responseWriter) trailers() http.Header {
 	announced, prefixed := a.header["Trailer"], false
 	for name := range a.header {
@@ -163,8 +163,8 @@ func (a *responseWriter) trailers() http.Header {
 	return trailer
 }
 
-// finish ends the response after the app has returned, with a receipt where one is
-// wanted; the request's body is read to its end for that.
+// finish ends the response after the app has returned. If the client wants a receipt, finish
+// reads the request's body to its end and adds the receipt.
 func (a *responseWriter) finish() error {
 	defer a.responder.Release()
 	if a.status == 0 {
