@@ -52,35 +52,26 @@ type Expect struct {
 	Approvers []attest.Digest
 }
 
-// Check verifies the chain that a peer presents. It contains the leaf, then the
-// cross-certificate of the leaf's identity. For kind authority it contains the leaf, and
-// optionally the root. In a group it contains the leaf and the group root, and optionally the
-// group-bus certificate of the root's key. authorityRoot is the certificate of the authority
-// root; Check verifies it against the digest in the policy. Check recomputes the identity id
-// from the measurements in the cross-certificate's extension, and requires the same id in
-// cross-certificate, leaf and Expect.
+// Check verifies the chain that a peer presents. It contains the leaf, then the cross-certificate
+// of the leaf's identity. For kind authority it contains the leaf, and optionally the root. In a
+// group it contains the leaf and the group root, and optionally the group-bus certificate of the
+// root's key. authorityRoot is the certificate of the authority root; Check verifies it against the
+// digest in the policy. Check recomputes the identity id from the measurements in the
+// cross-certificate's extension, and requires the same id in cross-certificate, leaf and Expect.
 //
-// Check refuses with these reasons:
-//   - "expired": a certificate is outside its validity
-//   - "authority-root": authorityRoot is not the root that the policy names
-//   - "genesis": the genesis digest differs from the policy's
-//   - "kind": Expect does not accept the leaf's kind or use
-//   - "identity": Expect does not accept the identity
-//   - "name": the URI does not match
-//   - "extension": the extension is missing or malformed
-//   - "platform": the development mark differs from the policy's
-//   - "chain": a certificate violates the certificate profile
-//   - "signature": a signature does not verify
+// Check refuses a certificate outside its validity with "expired", a missing or malformed
+// extension with "extension", a violation of the certificate profile with "chain", and a
+// signature that does not verify with "signature". For a value that does not match policy or
+// Expect the reasons are "authority-root", "genesis", "platform" (the development mark), "kind"
+// (kind or use), "identity" and "name" (the URI). Check refuses a unit that the policy cuts off
+// with the reason of [policy.Approved.CutOff], even if its certificate has not expired.
 //
-// It refuses a unit that the policy cuts off with the reason of [policy.Approved.CutOff], even
-// if the unit's certificate has not expired.
-//
-// For kind group, and for kind authority if Expect names a group, the identity is the digest of
-// a roster. Check requires that the policy names this roster for the group, as the newest one
-// or as its predecessor, and that the parties now approve it with the group root of the chain:
-// no leaf of a group is accepted under the authority root. Further reasons are then
-// "trust-domain", "group", "role" and "roster" for a value that differs from the expected one,
-// and "quorum" or "expired" for a group without enough approvals.
+// For kind group, and for kind authority if Expect names a group, the identity is the digest of a
+// roster. Check requires that the policy names this roster for the group, as the newest one or as
+// its predecessor, and that the parties now approve it with the group root of the chain: no leaf
+// of a group is accepted under the authority root. The reasons are then also "trust-domain",
+// "group", "role" and "roster" for a value that does not match, and "quorum" or "expired" for a
+// group without enough approvals.
 func Check(chain []*x509.Certificate, authorityRoot *x509.Certificate, e Expect) (Peer, error) {
 	if err := e.validate(); err != nil {
 		return Peer{}, err
@@ -147,8 +138,7 @@ func (e Expect) validate() error {
 	return nil
 }
 
-// verifyAuthorityRoot verifies the certificate of the authority root. Its key must have the
-// digest that the policy names.
+// verifyAuthorityRoot verifies that c is the authority root that the policy names by its digest.
 func (e Expect) verifyAuthorityRoot(c *x509.Certificate) error {
 	if c == nil {
 		return wire.Refuse(wire.WrongRoot, "authority root", "no certificate", e.Policy.Document().Authority.Root)
@@ -320,8 +310,7 @@ func (e Expect) verifyPins(cross extension) error {
 	return nil
 }
 
-// verifySelfSigned verifies the root of an identity. It does not check whether that identity is
-// expected.
+// verifySelfSigned verifies the root of an identity, but not whether that identity is expected.
 func (e Expect) verifySelfSigned(c *x509.Certificate, kind Kind) (extension, error) {
 	x, err := e.verifyCA(c, kind)
 	if err != nil {
@@ -376,8 +365,7 @@ func (e Expect) verifyProfile(c *x509.Certificate) (extension, error) {
 	return x, nil
 }
 
-// verifySignedBy verifies that c names the parent as its issuer and that the parent's key
-// signed it.
+// verifySignedBy verifies that c names parent as its issuer and that the parent's key signed c.
 func verifySignedBy(c, parent *x509.Certificate) error {
 	if !bytes.Equal(c.RawIssuer, parent.RawSubject) {
 		return wire.Refuse(wire.BadChain, "certificate: issuer", c.Issuer, parent.Subject)

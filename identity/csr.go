@@ -15,9 +15,8 @@ import (
 // key has about 200.
 const maxCSR = 4 << 10
 
-// CSRKey verifies a PKCS #10 request and returns its key. The request must contain only a
-// P-256 key and be self-signed: with an empty subject, no attribute and no extension. CSRKey
-// refuses any other request with "csr".
+// CSRKey returns the key of a PKCS #10 request, after verifying it. It refuses, with "csr", any
+// request but a self-signed one for a P-256 key without subject, attributes and extensions.
 func CSRKey(encoded []byte) (crypto.PublicKey, error) {
 	if len(encoded) > maxCSR {
 		return nil, wire.Refuse(wire.BadCSR, "csr: size in bytes", len(encoded), maxCSR)

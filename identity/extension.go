@@ -29,9 +29,8 @@ const (
 	maxChip      = 256
 )
 
-// Marks in the extension. All certificates under a development policy have developmentMark;
-// the leaves under a policy that accepts debuggable TEEs, whose memory the host can read, have
-// debugMark.
+// Marks: all certificates under a development policy have developmentMark. Leaves under a policy
+// that accepts debuggable TEEs, whose memory the host can read, have debugMark.
 const (
 	developmentMark = "development"
 	debugMark       = "debug"
@@ -65,11 +64,10 @@ type member struct {
 	party         attest.Digest // digest of the party's SSH key: [sshsig.KeyDigest]
 }
 
-// In the leaf of one unit, the field head is the head of the policy history at issuance. In a
-// leaf that several units share, it is the head after the last policy step that cut off one of
-// these units, or zero before the first such step, so that all of them get the same leaf. In a
-// CA certificate it is the genesis digest, so that the certificate stays valid under later
-// policies.
+// In the leaf of one unit, the field head is the head of the policy history at issuance. In a leaf
+// that several units share, it is the head after the last policy step that cut off one of these
+// units, or zero before the first such step, so that all of them get the same leaf. In a CA
+// certificate it is the genesis digest, so that the certificate stays valid under later policies.
 
 // Numbers of fields: extensionFields in every kind; in kind group, roleFields follow for role
 // and end, and memberFields for the member of a unit.

@@ -95,9 +95,8 @@ func CheckGroupRoot(root *x509.Certificate, e Expect) error {
 	return e.verifyPins(x)
 }
 
-// findApprovedGroup returns the state of the group in the policy that has this root. It requires
-// that the root's roster is in force, or is the predecessor of that roster, and that its parties
-// approve the root with this digest.
+// findApprovedGroup returns the group's state in the policy for the roster of a root: the newest
+// roster or its predecessor. It requires that the parties approve the root with this digest.
 func (e Expect) findApprovedGroup(root extension, digest attest.Digest) (*policy.GroupState, error) {
 	p := e.Policy.GroupByName(e.Group)
 	if p == nil {
@@ -133,10 +132,9 @@ func (e Expect) verifyParty(p *policy.GroupState, leaf extension) error {
 	return nil
 }
 
-// CheckApprovers refuses a group root that a trusted party has not approved; keys are the
-// digests of that party's SSH keys. It refuses, with "party", a roster in which no party has one
-// of the keys. If a party with one of the keys does not approve the root, it returns the error of
-// [policy.GroupState.Consents]. Without keys it refuses nothing.
+// CheckApprovers refuses, with "party", a roster in which no party has one of the keys, and, with
+// the error of [policy.GroupState.Consents], a group root that a party with one of the keys does
+// not approve. The keys are digests of SSH keys. Without keys it refuses nothing.
 func CheckApprovers(p *policy.GroupState, root attest.Digest, keys []attest.Digest, at time.Time) error {
 	found := len(keys) == 0
 	for _, party := range p.Roster.Parties {

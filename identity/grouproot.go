@@ -99,8 +99,7 @@ func (i *Issuer) deriveGroups(all []*GroupKeys) error {
 }
 
 // findGroup returns the identity of a group with its CA. It refuses a group that is not in this
-// policy with "not-found", and a group whose keys the issuer does not have with
-// "group-authority".
+// policy with "not-found", and a group whose keys the issuer does not have with "group-authority".
 func (i *Issuer) findGroup(p *policy.GroupState) (issuedIdentity, error) {
 	k, ours := i.groups[p]
 	switch {

@@ -16,8 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// MaxHead is the maximum size of a proved head in bytes. A proved head is a framing of six
-// fields, about 900 bytes.
+// MaxHead is the maximum size in bytes of a proved head: a framing of six fields, about 900 bytes.
 const MaxHead = wire.MaxHead
 
 // maxSpread is the maximum spread in a proved head: the maximum lifetime of a certificate.

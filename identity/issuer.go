@@ -308,9 +308,8 @@ func (g granted) unitExtension(id wire.UnitID) extension {
 	}
 }
 
-// validity returns the window of a leaf of the identity. In a group the window ends at the
-// latest with the parties' approval; renewal is then due at the same fraction of the shorter
-// lifetime.
+// validity returns the window of a leaf of the identity. In a group the window ends at the latest
+// with the parties' approval; renewal is then due at the same fraction of the shorter lifetime.
 func (g granted) validity() window {
 	w := g.window
 	if g.role != "" && w.notAfter().After(g.ends) {

@@ -130,8 +130,7 @@ func (c certificateContent) signedPart(by signer) ([]byte, error) {
 	return bytes.Join([][]byte{ecdsaWithSHA256, by.name, times, c.name, c.spki, extensions}, nil), nil
 }
 
-// altNames returns the value of the subject alternative name extension: the DNS names and the
-// SPIFFE URI.
+// altNames returns the value of the subject alternative names: DNS names and SPIFFE URI.
 func (c certificateContent) altNames() []byte {
 	var list [][]byte
 	for _, name := range c.names {

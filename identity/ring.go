@@ -42,8 +42,7 @@ type RingKey struct {
 	erase  func()
 }
 
-// NewRingKey returns a random ring key that opens sessions until end. Only an authority calls
-// it.
+// NewRingKey returns a random ring key that opens sessions until end. Only an authority calls it.
 func NewRingKey(end time.Time) *RingKey {
 	var b [32]byte
 	wire.Secretly(func() { rand.Read(b[:]) }) // never returns an error: it ends the program instead

@@ -62,9 +62,8 @@ func (s Secret) deriveBytes(label wire.Label, fields ...[]byte) ([]byte, error) 
 }
 
 // deriveSigningKey derives a P-256 key by rejection sampling. It derives 32-byte strings with a
-// counter byte 0, 1, … as last field; the first string that is a scalar of the curve is the key.
-// Almost always this is the first string. Rejection sampling is exact and needs no arithmetic on
-// secrets.
+// counter byte 0, 1, … as last field. The first string that is a scalar of the curve is the key,
+// almost always that of 0. Rejection sampling is exact and needs no arithmetic on secrets.
 func (s Secret) deriveSigningKey(label wire.Label, fields ...[]byte) (*ecdsa.PrivateKey, error) {
 	for counter := range 256 {
 		scalar, err := s.deriveBytes(label, append(slices.Clip(fields), []byte{byte(counter)})...)
