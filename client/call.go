@@ -129,8 +129,7 @@ func (k *call) runCall() (*http.Response, error) {
 	return nil, k.finalError(k.cause)
 }
 
-// raceDelay returns how long to wait for the attempts in progress before the next
-// attempt starts.
+// raceDelay returns how long to wait for the attempts in progress before the next attempt starts.
 func (k *call) raceDelay() time.Duration {
 	if k.wanted > 0 {
 		return stagger
@@ -286,8 +285,7 @@ func (k *call) clearLate(a *attempt) {
 	}
 }
 
-// finish cancels the attempts in progress. A late attempt counts as a failure of its
-// replica.
+// finish cancels the attempts in progress. A late attempt counts as a failure of its replica.
 func (k *call) finish() {
 	close(k.done)
 	at := k.client.currentTime()

@@ -52,9 +52,8 @@ type OpenConfig struct {
 	// Role is required with the trust of a group, and empty otherwise: only units of
 	// this role can read the session. With [Whole] every unit of the group can.
 	Role string
-	// Gateway is the URL of a gateway to the units, http or https, or several
-	// URLs separated by commas. The channel uses one of them as long as it responds.
-	// Gateways are untrusted.
+	// Gateway is the URL of a gateway to the units, http or https, or several URLs separated by
+	// commas. The channel uses one of them as long as it responds. Gateways are untrusted.
 	Gateway string
 	// CA contains the roots for the gateways' certificates. These certificates protect
 	// availability only. Nil means the system's roots.
@@ -202,15 +201,13 @@ func (c *Channel) channelTrust(t *Trust) unitauth.Trust {
 	return verified
 }
 
-// RoundTrip sends a request through the channel. It returns the response of a unit of
-// this cluster to exactly this request, unchanged. Only the unit's handler uses the host
-// in the request's URL.
+// RoundTrip sends a request through the channel. It returns the response of a unit of this cluster
+// to exactly this request, unchanged. Only the unit's handler uses the host in the request's URL.
 //
-// RoundTrip sends a request that is safe or carries an Idempotency-Key again when an
-// attempt ends without a response. Units do not share the idempotency keys they have
-// seen; their handlers have to. Any other request is executed at most once; when it is
-// cut off, the error is [ErrOutcomeUnknown]. Reading the body of a response that ends
-// early returns [ErrTruncated].
+// RoundTrip sends a request that is safe or carries an Idempotency-Key again when an attempt ends
+// without a response. Units do not share the idempotency keys they have seen; their handlers have
+// to. Any other request is executed at most once; when it is cut off, the error is
+// [ErrOutcomeUnknown]. Reading the body of a response that ends early returns [ErrTruncated].
 func (c *Channel) RoundTrip(r *http.Request) (*http.Response, error) {
 	response, err := c.transport.RoundTrip(r)
 	return response, wrapChannelError(err)
@@ -272,9 +269,8 @@ type Record = unitauth.Record
 // Receipt is the content of a verified receipt. Only [VerifyReceipt] makes one.
 type Receipt = unitauth.Receipt
 
-// WithRecord requests a receipt for a request through a [Channel]. r is complete once
-// the response body was read to its end. A body that arrives without the receipt of its
-// unit ends with an error.
+// WithRecord requests a receipt for a request through a [Channel]. r is complete once the response
+// body was read to its end. A body that arrives without the receipt of its unit ends with an error.
 func WithRecord(ctx context.Context, r *Record) context.Context {
 	return channelhttp.WithRecord(ctx, r)
 }

@@ -2,14 +2,13 @@
 // one value, the genesis digest of a policy history, and reaches any replica
 // whose code the owners of that policy approved.
 //
-// [FetchTrust] turns a pin into [Trust]: it verifies the owners' signatures on every
-// step of the policy history, appraises the authority's own evidence, and returns the
-// identity roots, as objects and as PEM for other TLS clients. [New] makes a [Client]
-// from Trust and addresses. A Client is an [http.RoundTripper]: it spreads requests over
-// the replicas, races connections, backs off from replicas that fail, repeats requests
-// that may be sent again, and hedges late responses within a budget. [Verify] reports
-// which code serves an address. [Open] opens a [Channel]: a session with the whole
-// cluster, encrypted end to end, through any gateway.
+// [FetchTrust] turns a pin into [Trust]: it verifies the owners' signatures on every step of the
+// policy history, appraises the authority's own evidence, and returns the identity roots, as
+// objects and as PEM for other TLS clients. [New] makes a [Client] from Trust and addresses. A
+// Client is an [http.RoundTripper]: it spreads requests over the replicas, races connections, backs
+// off from replicas that fail, repeats requests that may be sent again, and hedges late responses
+// within a budget. [Verify] reports which code serves an address. [Open] opens a [Channel]: a
+// session with the whole cluster, encrypted end to end, through any gateway.
 //
 // Every handshake ends with [identity.Check] against the newest policy, before the client
 // writes a byte of a request. Addresses, resolvers, proxies and the authority's operator
@@ -239,8 +238,7 @@ func (c *Client) ensureAddresses(ctx context.Context) error {
 	return nil
 }
 
-// resolve looks up all addresses and replaces the known ones. On an error the known
-// addresses stay.
+// resolve looks up all addresses and replaces the known ones. On an error the known addresses stay.
 func (c *Client) resolve(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()

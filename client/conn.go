@@ -106,11 +106,10 @@ func (c *Client) newTransport(r *replica) *http.Transport {
 	}
 }
 
-// dialReplica connects to a replica for the attempt in ctx, and checks the replica's
-// identity. At most maxDials run per replica at a time: a replica that is catching up on
-// handshakes serves no requests. After dialWait an attempt dials anyway, so that stuck
-// dials cannot block it. An attempt that got a different connection meanwhile does not
-// dial.
+// dialReplica connects to a replica for the attempt in ctx, and checks the replica's identity. At
+// most maxDials run per replica at a time: a replica that is catching up on handshakes serves no
+// requests. After dialWait an attempt dials anyway, so that stuck dials cannot block it. An attempt
+// that got a different connection meanwhile does not dial.
 func (c *Client) dialReplica(ctx context.Context, r *replica) (net.Conn, error) {
 	if err := c.beginTask(); err != nil {
 		return nil, err

@@ -37,9 +37,8 @@ func parseGateways(list string) (all []*url.URL, err error) {
 // startRandom selects the first gateway at random, to spread the clients over the gateways.
 func (g *gateways) startRandom() { g.current.Store(rand.Uint32N(uint32(len(g.all)))) }
 
-// close closes the connections. The poll of the history was canceled just before, and
-// its HTTP/2 connection becomes idle shortly after that; so close tries again a second
-// later.
+// close closes the connections. The poll of the history was canceled just before, and its HTTP/2
+// connection becomes idle shortly after that; so close tries again a second later.
 func (g *gateways) close() {
 	g.inner.CloseIdleConnections()
 	time.AfterFunc(time.Second, g.inner.CloseIdleConnections)

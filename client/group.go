@@ -12,8 +12,7 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// Whole, as the Role in [OpenConfig], selects a session that every unit of the group can
-// read.
+// Whole, as the Role in [OpenConfig], selects a session that every unit of the group can read.
 const Whole = "*"
 
 // OpenGroup opens a session with one role of a group, or with the whole group ([Whole]).

@@ -40,12 +40,11 @@ type OneOffConfig struct {
 	Whole bool
 }
 
-// OneOff is an [http.RoundTripper] for one-off requests over Oblivious HTTP (RFC 9458). It
-// encrypts each request by itself, and any unit of the pinned identity can serve it. There
-// is no session, and so no fresh evidence and no receipt. A gateway can deliver a request
-// to several units, so every request must be safe, or carry an Idempotency-Key where the
-// policy allows that. OneOff is safe for concurrent use. The caller of [NewOneOff] closes
-// it.
+// OneOff is an [http.RoundTripper] for one-off requests over Oblivious HTTP (RFC 9458). It encrypts
+// each request by itself, and any unit of the pinned identity can serve it. There is no session,
+// and so no fresh evidence and no receipt. A gateway can deliver a request to several units, so
+// every request must be safe, or carry an Idempotency-Key where the policy allows that. OneOff is
+// safe for concurrent use. The caller of [NewOneOff] closes it.
 type OneOff struct {
 	config   OneOffConfig
 	gateways gateways

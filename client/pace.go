@@ -34,8 +34,7 @@ const (
 // backoffs determines the pause of a replica after its failures.
 var backoffs = retry.Backoff{First: 50 * time.Millisecond, Max: 10 * time.Second}
 
-// backoff determines when a replica that failed is tried again. The zero
-// backoff is ready.
+// backoff determines when a replica that failed is tried again. The zero backoff is ready.
 type backoff struct {
 	failures int       // in a row
 	last     time.Time // the newest failure
@@ -55,8 +54,7 @@ func (b *backoff) failed(began, at time.Time, jitter float64) {
 
 func (b *backoff) ready(at time.Time) bool { return b.failures == 0 || !at.Before(b.until) }
 
-// probe pauses a replica again whose pause is over, so that only the caller's request
-// tries it.
+// probe pauses a replica again whose pause is over, so that only the caller's request tries it.
 func (b *backoff) probe(at time.Time, jitter float64) {
 	if b.failures > 0 {
 		b.until = at.Add(backoffs.Spread(b.failures, jitter))

@@ -28,9 +28,8 @@ type replica struct {
 	late    int // requests and connections that are overdue
 }
 
-// pool contains the replicas of a cluster and every open connection to them. The
-// transport of each replica keeps the idle connections for reuse. A pool is safe for
-// concurrent use.
+// pool contains the replicas of a cluster and every open connection to them. The transport of each
+// replica keeps the idle connections for reuse. A pool is safe for concurrent use.
 type pool struct {
 	now          func() time.Time
 	newTransport func(*replica) *http.Transport
@@ -186,9 +185,8 @@ func (p *pool) release(c *conn, a *attempt) {
 	}
 }
 
-// wrote stops the connection of an attempt and reports whether a part of the attempt's
-// request was written to it. If the connection already has a different user, the whole
-// request was written.
+// wrote stops the connection of an attempt and reports whether a part of the attempt's request was
+// written to it. If the connection already has a different user, the whole request was written.
 func (p *pool) wrote(a *attempt) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -16,23 +16,20 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// watchDelay is the time from the first use of trust until the watcher of the policy
-// history starts. A command that sends one request and ends needs no watcher, because its
-// trust is new.
+// watchDelay is the time from the first use of trust until the watcher of the policy history
+// starts. A command that sends one request and ends needs no watcher, because its trust is new.
 const watchDelay = 250 * time.Millisecond
 
-// watchedMinRefresh is the least time between two fetches after refused peers while
-// the history is watched: usually the watcher receives the policy that accepts the peer
-// before a fetch would.
+// watchedMinRefresh is the least time between two fetches after refused peers while the history is
+// watched: usually the watcher receives the policy that accepts the peer before a fetch would.
 const watchedMinRefresh = 10 * time.Second
 
 // missingRetry is the pause after a failed fetch of the parts of trust that a policy step
 // left missing.
 const missingRetry = 15 * time.Second
 
-// sharedTrust keeps the trust of one [FetchTrust] current for all its users, with
-// one watcher of the policy history and one fetch at a time. It is safe for
-// concurrent use.
+// sharedTrust keeps the trust of one [FetchTrust] current for all its users, with one watcher of
+// the policy history and one fetch at a time. It is safe for concurrent use.
 type sharedTrust struct {
 	newest    atomic.Pointer[Trust]
 	fetchSlot chan struct{} // contains a value during a fetch; guards lastFetch
@@ -155,8 +152,7 @@ func (l *sharedTrust) changed() <-chan struct{} {
 	return l.watching.moved
 }
 
-// adoptHistory applies a newer history to the trust of all users, and returns the new
-// trust.
+// adoptHistory applies a newer history to the trust of all users, and returns the new trust.
 func (l *sharedTrust) adoptHistory(h history.History) *Trust {
 	return l.store(l.newest.Load().withHistory(h))
 }
@@ -219,9 +215,8 @@ func (l *sharedTrust) historyCurrent() bool {
 // provedHead returns the newest proved policy head, for requests to units.
 func (l *sharedTrust) provedHead() []byte { return l.newest.Load().state.history.Proved().Bytes() }
 
-// trustRefresher is one user's access to shared trust. The user renews trust when that
-// is due, or after refusing a peer that newer trust may accept. A trustRefresher is safe
-// for concurrent use.
+// trustRefresher is one user's access to shared trust. The user renews trust when that is due, or
+// after refusing a peer that newer trust may accept. A trustRefresher is safe for concurrent use.
 type trustRefresher struct {
 	*sharedTrust
 	minInterval time.Duration // least time between two fetches
@@ -239,11 +234,10 @@ func (f *trustRefresher) attach(t *Trust, least time.Duration, at *gateways) {
 // Load returns the newest trust.
 func (f *trustRefresher) Load() *Trust { return f.newest.Load() }
 
-// renew returns trust newer than old. If no other goroutine has fetched it meanwhile,
-// renew fetches it from the authority. If the last fetch was less than minInterval ago,
-// renew returns the known trust, or waits if f.waits. If the authority does not respond or
-// refuses, renew returns the known trust and the error. Old trust is a risk only for a
-// short time, because certificates expire soon.
+// renew returns trust newer than old. If no other goroutine has fetched it meanwhile, renew fetches
+// it from the authority. If the last fetch was less than minInterval ago, renew returns the known
+// trust, or waits if f.waits. If the authority does not respond or refuses, renew returns the known
+// trust and the error. Old trust is a risk only for a short time, because certificates expire soon.
 func (f *trustRefresher) renew(ctx context.Context, old *Trust) (*Trust, error) {
 	select {
 	case f.fetchSlot <- struct{}{}:

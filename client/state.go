@@ -15,10 +15,9 @@ import (
 // StateSchema is the schema of a state file.
 const StateSchema = "cohort/client-state/v1"
 
-// State is the newest policy history that a client has seen. A client that starts with a
-// State never accepts an older history. All steps of a State were verified, so it is as
-// trustworthy as its genesis digest. The zero State contains no history. A State is
-// immutable.
+// State is the newest policy history that a client has seen. A client that starts with a State
+// never accepts an older history. All steps of a State were verified, so it is as trustworthy as
+// its genesis digest. The zero State contains no history. A State is immutable.
 type State struct {
 	history history.History
 }

@@ -76,11 +76,10 @@ type Trust struct {
 	shared     *sharedTrust // keeps the trust current while it is used
 }
 
-// FetchTrust fetches trust from the authority and verifies all of it. The policy history
-// must start at the pinned genesis and must not be older than State. The authority must
-// have the root that the newest policy names, and prove by fresh evidence that it runs
-// code that this policy names. The identity roots must belong to the pinned releases or
-// group.
+// FetchTrust fetches trust from the authority and verifies all of it. The policy history must start
+// at the pinned genesis and must not be older than State. The authority must have the root that the
+// newest policy names, and prove by fresh evidence that it runs code that this policy names. The
+// identity roots must belong to the pinned releases or group.
 //
 // If an authority is behind State, FetchTrust pushes the newer history to it and tries
 // once more. The error of a failed check is an [attest.Refusal]. FetchTrust never uses a
@@ -197,9 +196,8 @@ func (t *Trust) AuthorityRoot() *x509.Certificate { return t.root }
 // Evidence returns the appraisal result of the authority's own evidence.
 func (t *Trust) Evidence() attest.Result { return t.evidence }
 
-// Identities returns the pinned identities: all releases of a task, one release, or those
-// of a group. An identity that the newest policy step added is included once its root was
-// fetched.
+// Identities returns the pinned identities: all releases of a task, one release, or those of a
+// group. An identity that the newest policy step added is included once its root was fetched.
 func (t *Trust) Identities() []Identity {
 	return slices.DeleteFunc(slices.Clone(t.identities), func(i Identity) bool { return i.Root == nil })
 }
@@ -207,8 +205,7 @@ func (t *Trust) Identities() []Identity {
 // FetchedAt returns when trust was fetched.
 func (t *Trust) FetchedAt() time.Time { return t.fetchedAt }
 
-// RootPEM returns the identity roots as PEM, for any TLS client that reads roots from a
-// file.
+// RootPEM returns the identity roots as PEM, for any TLS client that reads roots from a file.
 func (t *Trust) RootPEM() []byte {
 	var b bytes.Buffer
 	for _, i := range t.Identities() {

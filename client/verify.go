@@ -15,8 +15,7 @@ import (
 // ReportSchema is the schema of [Report].
 const ReportSchema = "cohort/verify/v1"
 
-// Report describes a cluster whose checks all passed. There is no report of a failed
-// check.
+// Report describes a cluster whose checks all passed. There is no report of a failed check.
 type Report struct {
 	Schema   string         `json:"schema"`
 	Hardware HardwareReport `json:"hardware"`

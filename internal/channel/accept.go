@@ -270,8 +270,7 @@ func (st *credentials) expiry(sealing *ring, at time.Time) uint64 {
 	return uint64(end)
 }
 
-// Evidence reports whether the client wants fresh evidence, and returns the report data for
-// it.
+// Evidence reports whether the client wants fresh evidence, and returns the report data for it.
 func (a *ServerHandshake) Evidence() (data attest.ReportData, wanted bool, err error) {
 	if a.opening.wants&WantEvidence == 0 {
 		return attest.ReportData{}, false, nil

@@ -212,9 +212,8 @@ func (s *RequestStream) WriteTo(w io.Writer) (written int64, err error) {
 	}
 }
 
-// release returns the buffer to the pool after all of it was sent. Only the goroutine that
-// reads the stream calls release, at its end; Close may run in a different goroutine during a
-// Read.
+// release returns the buffer to the pool after all of it was sent. Only the goroutine that reads
+// the stream calls release, at its end; Close may run in a different goroutine during a Read.
 func (s *RequestStream) release() {
 	s.x.pool.Put(s.buf)
 	s.buf = nil

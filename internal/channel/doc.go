@@ -2,14 +2,13 @@
 // secret with it. From then on the client exchanges requests and responses, encrypted end to
 // end, with every unit of the cluster. docs/spec/channel.md specifies every byte.
 //
-// The package is a state machine without network, disk or clock; only [Host.Watch] uses a
-// ticker. Package channelhttp connects it to net/http. On the client's side,
-// [NewClientHandshake] makes an open request and [ClientHandshake.Finish] makes a [Session] of
-// the response; [Session.NewRequest] makes a request, which it seals and whose response it
-// opens. On the unit's side, a [Host] keeps ring keys and sessions: [Host.Accept] opens a
-// session, [Host.ImportSession] imports a session that another unit sealed, and [Host.Open]
-// returns a [ServerRequest], with its plaintext and a [Responder]. [SealOHTTP] and
-// [Host.OpenOHTTP] are for one-off requests (Oblivious HTTP).
+// The package is a state machine without network, disk or clock; only [Host.Watch] uses a ticker.
+// Package channelhttp connects it to net/http. On the client's side, [NewClientHandshake] makes an
+// open request and [ClientHandshake.Finish] makes a [Session] of the response; [Session.NewRequest]
+// makes a [ClientRequest], which seals a request and opens its response. On the unit's side, a
+// [Host] keeps ring keys and sessions: [Host.Accept] opens a session, [Host.ImportSession] imports
+// a session that another unit sealed, and [Host.Open] returns a [ServerRequest], with its plaintext
+// and a [Responder]. [SealOHTTP] and [Host.OpenOHTTP] are for one-off requests (Oblivious HTTP).
 //
 // A client trusts the approved policy, and a unit after package unitauth has verified it and,
 // if wanted, its fresh evidence was appraised. A unit trusts its certificate report, and other

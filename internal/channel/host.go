@@ -239,9 +239,8 @@ func (h *Host) serving(at time.Time) (*credentials, error) {
 	return h.credentials, h.known.cutOff(h.credentials, at)
 }
 
-// usableRing returns the ring with an id for sealing and opening sessions. It refuses, with
-// "ring", a key that the unit does not have or that is older than a cut-off. The caller holds
-// the mutex.
+// usableRing returns the ring with an id for sealing and opening sessions. It refuses, with "ring",
+// a key that the unit does not have or that is older than a cut-off. The caller holds the mutex.
 func (h *Host) usableRing(id identity.RingID) (*ring, error) {
 	r := h.credentials.rings[id]
 	if r == nil {

@@ -2,8 +2,7 @@ package channel
 
 import "net/textproto"
 
-// IsSafe reports whether a method is safe (RFC 9110, section 9.2.1). The empty method means
-// GET.
+// IsSafe reports whether a method is safe (RFC 9110, section 9.2.1). The empty method means GET.
 func IsSafe(method string) bool {
 	switch method {
 	case "", "GET", "HEAD", "OPTIONS", "TRACE":

@@ -52,8 +52,7 @@ func (h *Host) OpenOHTTP(f ohttp.Form, body io.Reader, at time.Time) (*OHTTPServ
 	return x, nil
 }
 
-// ServesOHTTP returns the refusal of [Host.OpenOHTTP] while the unit serves no one-off
-// requests.
+// ServesOHTTP returns the refusal of [Host.OpenOHTTP] while the unit serves no one-off requests.
 func (h *Host) ServesOHTTP(at time.Time) error {
 	_, _, err := h.forOHTTP(at)
 	return err

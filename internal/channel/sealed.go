@@ -44,8 +44,7 @@ type sealKey struct {
 }
 
 // withSealKey calls f with the seal key of a unit. [ring.erase] does not clear the key while f
-// runs. withSealKey caches the key only after f succeeds, so that invented unit ids use no
-// memory.
+// runs. withSealKey caches the key only after f succeeds, so that invented unit ids use no memory.
 func (r *ring) withSealKey(unit wire.UnitID, f func(*sealKey) error) error {
 	if known, err := r.withCachedKey(unit, f); known {
 		return err

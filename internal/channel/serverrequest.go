@@ -18,8 +18,7 @@ import (
 )
 
 // ServerRequest is a request in a session at the unit that serves it. [Host.Open] makes it,
-// [ServerRequest.Authenticate] follows, then one response. Only one goroutine may use it at a
-// time.
+// [ServerRequest.Authenticate] follows, then one response. Only one goroutine may use it at a time.
 type ServerRequest struct {
 	host        *Host
 	credentials *credentials

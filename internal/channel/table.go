@@ -106,8 +106,7 @@ func newTable(self wire.UnitID, limits Limits) table {
 }
 
 // yieldsBefore defines the order in which sessions yield. Sessions without a taken number yield
-// first, in the order of their insertion. The others follow in the order of their latest not
-// after.
+// first, in the order of their insertion. The others follow in the order of their latest not after.
 func yieldsBefore(a, b *session) bool {
 	if a.latest != b.latest {
 		return a.latest < b.latest

@@ -9,8 +9,7 @@ import (
 // callerKey is the context key of a [channel.Caller].
 type callerKey struct{}
 
-// CallerOf returns the caller of a request. ok is false if the request did not arrive in a
-// session.
+// CallerOf returns the caller of a request. ok is false if the request did not arrive in a session.
 func CallerOf(ctx context.Context) (c channel.Caller, ok bool) {
 	c, ok = ctx.Value(callerKey{}).(channel.Caller)
 	return c, ok

@@ -18,9 +18,8 @@ import (
 )
 
 // negotiate opens a session, and retries after faults that may be temporary. After a cut-off it
-// requests a session that all units can share. If no unit has received a certificate report
-// since the cut-off, and the transport has no session, it accepts a session that only its opener
-// has.
+// requests a session that all units can share. If no unit has received a certificate report since
+// the cut-off, and the transport has no session, it accepts a session that only its opener has.
 func (t *Transport) negotiate(ctx context.Context) (*channel.Session, error) {
 	var o *channel.ClientHandshake
 	var with retryWith

@@ -28,9 +28,8 @@ type Relay interface {
 	// Push sends a sealed session or a tombstone to all other units, which pass it to
 	// Host.ImportSession or Host.Terminate. It must not block.
 	Push(kind envelope.Kind, sealed []byte)
-	// RequestCopy fetches the stored copy of a session. Its error has the reason
-	// [wire.NotFound] if there is no copy, and [wire.Unavailable] if no response arrives in
-	// time.
+	// RequestCopy fetches the stored copy of a session. Its error has the reason [wire.NotFound] if
+	// there is no copy, and [wire.Unavailable] if no response arrives in time.
 	RequestCopy(ctx context.Context, id wire.SessionID) ([]byte, error)
 }
 
@@ -49,9 +48,8 @@ type ServerConfig struct {
 	// Crowded is called with each refusal. It counts refusals that come from a quota
 	// ([limit.QuotaOf]). It must not block. Nil counts nothing.
 	Crowded func(error)
-	// Clock returns the unit's time, which never goes back. It returns an error with
-	// "clock" while that time and the host's clock differ too much: then the server serves
-	// nothing.
+	// Clock returns the unit's time, which never goes back. It returns an error with "clock" while
+	// that time and the host's clock differ too much: then the server serves nothing.
 	Clock func() (time.Time, error)
 	Heads Heads        // exchange of policy heads with clients
 	Log   *slog.Logger // at level debug, reports why a session does not open
