@@ -59,7 +59,7 @@ type OpenConfig struct {
 	// availability only. Nil means the system's roots.
 	CA *x509.CertPool
 	// FreshEvidence requires that the unit that opens a session proves, by new evidence,
-	// that it holds the session's secret.
+	// that it has the session's secret.
 	FreshEvidence bool
 	// Receipts requests a receipt for each response: see [WithRecord].
 	Receipts bool
@@ -249,7 +249,7 @@ func (c *Channel) Opens() uint64 { return c.transport.Opens() }
 func (c *Channel) Trust() *Trust { return c.trust.Load() }
 
 // Closed lists the units that confirmed, each authenticated, that a session is closed,
-// and the time until which other units may hold it.
+// and the time until which other units may have it.
 type Closed = channelhttp.Closed
 
 // Close closes the session at all known units, as far as ctx allows, erases its secret,

@@ -65,8 +65,8 @@ type Config struct {
 	// Dial opens connections. Nil means TCP by a zero [net.Dialer].
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Refresh is the maximum age of trust; older trust is fetched again, with fresh
-	// evidence of the authority. 0 means one minute. The client refuses code that the
-	// owners withdraw before that, because it watches the policy history.
+	// evidence of the authority. 0 means one minute. Code that the owners withdraw is
+	// refused earlier, because the client also watches the policy history.
 	Refresh time.Duration
 }
 

@@ -70,7 +70,7 @@ func (f *trustFetch) currentPolicy(*x509.Certificate) (policy.Approved, time.Tim
 	return f.state.Policy(), f.config.Clock(), nil
 }
 
-// trust fetches the history, then trust, and verifies trust under the newest policy of the history.
+// trust fetches the history and then trust, which it verifies under the newest policy.
 func (f *trustFetch) trust(ctx context.Context) (*Trust, error) {
 	if err := f.followHistory(ctx); err != nil {
 		return nil, err

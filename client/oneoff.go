@@ -19,7 +19,7 @@ import (
 )
 
 // keysTimeout limits one request for a key configuration. While a unit that was cut off
-// may hold all keys, the client repeats the request after growing pauses.
+// may have all keys, the client repeats the request after growing pauses.
 const (
 	keysTimeout   = 10 * time.Second
 	maxKeyFetches = 6
@@ -87,7 +87,7 @@ func (o *OneOff) SignedKeys() (keys []byte, signer identity.Peer, expires time.T
 }
 
 // GatewayURL returns the URL for encapsulated requests under [OneOff.SignedKeys]. The
-// gateway forwards these requests to units that hold the keys.
+// gateway forwards these requests to units that have the keys.
 func (o *OneOff) GatewayURL() *url.URL {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -130,7 +130,7 @@ func (o *OneOff) currentKeys(ctx context.Context, old unitauth.OHTTPKeys) (unita
 	var keys unitauth.OHTTPKeys
 	var err error
 	for try := range maxKeyFetches {
-		// A unit that was cut off holds all keys until the first other unit renews its own.
+		// A unit that was cut off has all keys until the first other unit renews its own.
 		_ = retry.Sleep(ctx, time.Duration(try*try)*keysPause) // once ctx is done, fetchKeys fails
 		if keys, err = o.fetchKeys(ctx); err == nil || !errors.Is(err, wire.Behind) && !errors.Is(err, wire.CutOff) {
 			break
@@ -165,7 +165,7 @@ func (o *OneOff) verifyKeys(signed []byte, t *Trust) (unitauth.OHTTPKeys, error)
 	return unitauth.VerifyOHTTPKeys(signed, t.basePin(), t.channelTrust(), t.config.Clock())
 }
 
-// checkNotCutOff refuses keys that may be held by a unit that the newest policy cuts off.
+// checkNotCutOff refuses keys if the newest policy cuts off a unit that may have them.
 func (o *OneOff) checkNotCutOff(keys unitauth.OHTTPKeys) error {
 	return keys.CutOff(o.trust.Load().Policy(), o.config.Trust.config.Clock())
 }
@@ -201,8 +201,8 @@ func (o *OneOff) fetchSigned(ctx context.Context) ([]byte, error) {
 
 // RoundTrip sends a request and returns the response of a unit. No intermediary can read
 // or change either. RoundTrip refuses a request that is not safe and carries no
-// Idempotency-Key with "not-allowed", and does not send it. When no unit holds the key any
-// more, or a unit that was cut off may hold it, RoundTrip fetches the key configuration
+// Idempotency-Key with "not-allowed", and does not send it. When no unit has the key any
+// more, or a unit that was cut off may have it, RoundTrip fetches the key configuration
 // again, and repeats the request once if the body can be read again.
 func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !isSafe(r) && !hasIdempotencyKey(r) {

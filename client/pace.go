@@ -41,8 +41,8 @@ type backoff struct {
 	until    time.Time // end of the pause; before it, the replica is tried only if no better one is left
 }
 
-// failed records the failure, at the time at, of a request or dial that began at began.
-// Failures of requests and dials that overlap count once.
+// failed records that a request or dial failed. It began and failed at these times. Failures of
+// requests and dials that overlap count once.
 func (b *backoff) failed(began, at time.Time, jitter float64) {
 	if b.failures > 0 && began.Before(b.last) {
 		return

@@ -161,7 +161,7 @@ func (p *pool) addConn(c *conn) bool {
 	return true
 }
 
-// acquire makes a the user of a connection. It returns false if the connection may carry
+// acquire makes attempt a the user of a connection. It returns false if c may carry
 // no further request: it has ended, its peer was not checked under the policy in force,
 // or, for a reused connection, the peer's certificate ends soon.
 func (p *pool) acquire(c *conn, a *attempt, reused bool) bool {
@@ -176,7 +176,7 @@ func (p *pool) acquire(c *conn, a *attempt, reused bool) bool {
 	return true
 }
 
-// release ends a's use of a connection. It does nothing if a is no longer the user.
+// release ends the use of a connection by attempt a. It does nothing if a is no longer the user.
 func (p *pool) release(c *conn, a *attempt) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -210,7 +210,7 @@ func (p *pool) removeConn(c *conn) {
 // caller holds mu.
 func (p *pool) current(c *conn) bool { return !p.closed && c.head == p.head }
 
-// failed records the failure, at the time at, of a request or dial that began at began.
+// failed records that a request or dial failed. It began and failed at these times.
 func (p *pool) failed(r *replica, began, at time.Time) {
 	p.mu.Lock()
 	r.backoff.failed(began, at, rand.Float64())

@@ -194,7 +194,7 @@ func (l *sharedTrust) fetchMissing(ctx context.Context, stale <-chan struct{}) {
 	}
 }
 
-// hintHead passes a policy head that a unit sent to the watcher.
+// hintHead gives the watcher a policy head that a unit sent.
 func (l *sharedTrust) hintHead(unverified []byte) {
 	l.mu.Lock()
 	w := l.watching

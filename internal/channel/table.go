@@ -23,7 +23,7 @@ type session struct {
 	alone    bool // only its opener has the session; it is never sealed under a ring key
 	window   window
 	sentHead *byte  // address of the proved policy head that a response carried last
-	latest   int64  // latest not after of all numbers taken, Unix milliseconds; 0: no number was taken
+	latest   int64  // latest NotAfter of all numbers taken, Unix milliseconds; 0: no number was taken
 	turn     uint64 // order in which sessions were inserted into the table
 
 	byExpiry, byYield int // positions in queues
@@ -106,7 +106,7 @@ func newTable(self wire.UnitID, limits Limits) table {
 }
 
 // yieldsBefore defines the order in which sessions yield. Sessions without a taken number yield
-// first, in the order of their insertion. The others follow in the order of their latest not after.
+// first, in the order of their insertion. The others follow in the order of their latest NotAfter.
 func yieldsBefore(a, b *session) bool {
 	if a.latest != b.latest {
 		return a.latest < b.latest
@@ -158,7 +158,7 @@ func (t *table) remove(s *session) {
 	s.state = closed
 }
 
-// touch records the not after of a number that was taken in a session's window.
+// touch records the NotAfter of a number that was taken in a session's window.
 func (t *table) touch(s *session, notAfter int64) {
 	if notAfter > s.latest {
 		s.latest = notAfter

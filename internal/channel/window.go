@@ -2,7 +2,7 @@ package channel
 
 import "time"
 
-// MaxAhead is the maximum time by which a request's not after may be ahead of the unit's time.
+// MaxAhead is the maximum time by which a request's NotAfter may be ahead of the unit's time.
 // So a session may yield 2 minutes after its last use.
 const MaxAhead = 2 * time.Minute
 

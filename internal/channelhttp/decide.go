@@ -22,7 +22,7 @@ const (
 
 // decide returns the verdict on an attempt that ended without a response. A request that is neither
 // safe nor marked may be repeated only if it certainly was not executed. decide ignores whether the
-// not after has passed, because that does not prove that the unit did not execute the request.
+// NotAfter has passed, because that does not prove that the unit did not execute the request.
 func decide(a attempt) verdict {
 	switch {
 	case a.Left && !a.NotExecuted && !a.Safe && !a.Marked:

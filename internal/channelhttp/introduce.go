@@ -21,7 +21,7 @@ const (
 	maxCredential   = 1 << 10
 )
 
-// retryProblem is the problem (RFC 9457) that tells a client to send its open request again.
+// retryProblem is the problem (RFC 9457) that asks a client to send its open request again.
 type retryProblem struct {
 	api.Problem
 	Introduction []byte `json:"introduction,omitempty"`

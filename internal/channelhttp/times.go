@@ -17,7 +17,7 @@ const defaultNotAfter = 30 * time.Second
 const leastSpread = 30 * time.Second
 
 // times contains the known differences between the clocks of units and the client's clock. They
-// affect only the not after of attempts. It is safe for concurrent use.
+// affect only the NotAfter of attempts. It is safe for concurrent use.
 type times struct {
 	mu     sync.Mutex // guards all below
 	ahead  map[wire.UnitID]time.Duration
@@ -52,7 +52,7 @@ func (t *times) noteTime(unit wire.UnitID, at, now time.Time) {
 	t.spread = max(t.spread, (t.ahead[unit] - t.opener).Abs())
 }
 
-// notAfter returns the not after of an attempt that is bound to a unit, or to none. If the
+// notAfter returns the NotAfter of an attempt that is bound to a unit, or to none. If the
 // unit's clock is known, it is the unit's time plus after. Otherwise it is the opener's time
 // plus [channel.MaxAhead], less the assumed difference of clocks, but at least defaultNotAfter.
 func (t *times) notAfter(unit wire.UnitID, now time.Time, after time.Duration) time.Time {

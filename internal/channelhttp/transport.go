@@ -344,7 +344,7 @@ func (t *Transport) closeAt(ctx context.Context, h *activeSession, unit wire.Uni
 	return err
 }
 
-// notAfter returns the not after of an attempt that is bound to a unit, or to none: at the
+// notAfter returns the NotAfter of an attempt that is bound to a unit, or to none: at the
 // latest the session's expiry.
 func (t *Transport) notAfter(h *activeSession, unit wire.UnitID) time.Time {
 	end := t.times.notAfter(unit, t.config.Clock(), t.config.NotAfter)
