@@ -15,9 +15,9 @@ import (
 // Whole, as the Role in [OpenConfig], selects a session that every unit of the group can read.
 const Whole = "*"
 
-// OpenGroup opens a session with one role of a group, or with the whole group ([Whole]).
-// Trust must be for a group. OpenGroup blocks and fails as [Open] does, and refuses a
-// role that the group does not have with the reason "role".
+// OpenGroup opens a session with one role of a group, or with the whole group ([Whole]). Trust must
+// be for a group. OpenGroup blocks and fails as [Open] does, and refuses, with "role", a role that
+// the group does not have.
 func OpenGroup(ctx context.Context, config OpenConfig) (*Channel, error) {
 	if config.Trust == nil || config.Trust.config.Group == "" {
 		return nil, wire.Refuse(wire.WrongGroup, "channel: trust", "not of a group", "that of FetchTrust for a group")

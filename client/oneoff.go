@@ -199,11 +199,11 @@ func (o *OneOff) fetchSigned(ctx context.Context) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(response.Body, unitauth.MaxSignedKeys+1))
 }
 
-// RoundTrip sends a request and returns the response of a unit. No intermediary can read
-// or change either. RoundTrip refuses a request that is not safe and carries no
-// Idempotency-Key with "not-allowed", and does not send it. When no unit has the key any
-// more, or a unit that was cut off may have it, RoundTrip fetches the key configuration
-// again, and repeats the request once if the body can be read again.
+// RoundTrip sends a request and returns the response of a unit. No intermediary can read or change
+// either. RoundTrip refuses, with "not-allowed" and without sending it, a request that is not safe
+// and carries no Idempotency-Key. When no unit has the key any more, or a unit that was cut off may
+// have it, RoundTrip fetches the key configuration again, and repeats the request once if the body
+// can be read again.
 func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !isSafe(r) && !hasIdempotencyKey(r) {
 		if r.Body != nil {

@@ -59,12 +59,12 @@ type Expect struct {
 // digest in the policy. Check recomputes the identity id from the measurements in the
 // cross-certificate's extension, and requires the same id in cross-certificate, leaf and Expect.
 //
-// Check refuses a certificate outside its validity with "expired", a missing or malformed
-// extension with "extension", a violation of the certificate profile with "chain", and a
-// signature that does not verify with "signature". For a value that does not match policy or
-// Expect the reasons are "authority-root", "genesis", "platform" (the development mark), "kind"
-// (kind or use), "identity" and "name" (the URI). Check refuses a unit that the policy cuts off
-// with the reason of [policy.Approved.CutOff], even if its certificate has not expired.
+// Check refuses with "expired" a certificate outside its validity, with "extension" a missing or
+// malformed extension, with "chain" a violation of the certificate profile, and with "signature" a
+// signature that does not verify. For a value that does not match policy or Expect the reasons are
+// "authority-root", "genesis", "platform" (the development mark), "kind" (kind or use), "identity"
+// and "name" (the URI). Check refuses a unit that the policy cuts off with the reason of
+// [policy.Approved.CutOff], even if its certificate has not expired.
 //
 // For kind group, and for kind authority if Expect names a group, the identity is the digest of a
 // roster. Check requires that the policy names this roster for the group, as the newest one or as

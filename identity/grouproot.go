@@ -98,8 +98,8 @@ func (i *Issuer) deriveGroups(all []*GroupKeys) error {
 	return nil
 }
 
-// findGroup returns the identity of a group with its CA. It refuses a group that is not in this
-// policy with "not-found", and a group whose keys the issuer does not have with "group-authority".
+// findGroup returns the identity of a group with its CA. It refuses with "not-found" a group that
+// is not in this policy, and with "group-authority" a group whose keys the issuer does not have.
 func (i *Issuer) findGroup(p *policy.GroupState) (issuedIdentity, error) {
 	k, ours := i.groups[p]
 	switch {
@@ -111,8 +111,8 @@ func (i *Issuer) findGroup(p *policy.GroupState) (issuedIdentity, error) {
 	return k, nil
 }
 
-// GroupIdentity returns the identity of a group. It refuses a group that is not in this policy
-// with "not-found", and a group whose keys the issuer does not have with "group-authority".
+// GroupIdentity returns the identity of a group. It refuses with "not-found" a group that is not in
+// this policy, and with "group-authority" a group whose keys the issuer does not have.
 func (i *Issuer) GroupIdentity(p *policy.GroupState) (Identity, error) {
 	k, err := i.findGroup(p)
 	return k.Identity, err

@@ -58,9 +58,9 @@ const (
 	kindGroupBus      Kind = "group-bus"  // the group root's key under the authority root; only for manager and gateway
 )
 
-// ReleaseID returns the identity id of a release: H("cohort identity v1", trust domain,
-// authority root, genesis digest, task name, sorted measurements). It refuses a release that
-// the policy does not contain with "not-found".
+// ReleaseID returns the identity id of a release: H("cohort identity v1", trust domain, authority
+// root, genesis digest, task name, sorted measurements). It refuses, with "not-found", a release
+// that the policy does not contain.
 func ReleaseID(p policy.Approved, task, release string) (attest.Digest, error) {
 	r, err := findRelease(p, task, release)
 	if err != nil {

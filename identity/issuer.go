@@ -77,9 +77,9 @@ func (i Identity) Serving(leaf []byte) [][]byte {
 	return [][]byte{leaf, i.Cross}
 }
 
-// Issuer returns the issuer of a policy. It issues for the policy's tasks, and for the rosters
-// of its groups whose keys are given. It refuses a policy that names a different authority root
-// with "authority-root".
+// Issuer returns the issuer of a policy. It issues for the policy's tasks, and for the rosters of
+// its groups whose keys are given. It refuses, with "authority-root", a policy that names a
+// different authority root.
 func (k *Keys) Issuer(p policy.Approved, groups ...*GroupKeys) (*Issuer, error) {
 	if !p.Genuine() {
 		return nil, wire.Refuse(wire.BadPolicy, "issuer: policy", "an unapproved one", "an approved policy")
@@ -129,8 +129,8 @@ func (i *Issuer) AuthorityLeaf(at time.Time) (Leaf, error) {
 	})
 }
 
-// Identity returns the identity of a release. It refuses a release that the policy does not
-// contain with "not-found".
+// Identity returns the identity of a release. It refuses, with "not-found", a release that the
+// policy does not contain.
 func (i *Issuer) Identity(task, release string) (Identity, error) {
 	r, err := findRelease(i.policy, task, release)
 	if err != nil {
@@ -201,11 +201,11 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// UnitLeaf returns the certificate of a unit's signing key for the window that contains at. It
-// has kind unit, or in a group kind group, and no extended key usage, so that it cannot serve
-// TLS. It names platform and chip. Its URI is spiffe://<trust domain>/task/<name>, or in a group
-// that of the role. UnitLeaf refuses a grant that is not of this policy with "not-allowed", and
-// a key that is not on P-256 with "request".
+// UnitLeaf returns the certificate of a unit's signing key for the window that contains at. It has
+// kind unit, or in a group kind group, and no extended key usage, so that it cannot serve TLS. It
+// names platform and chip. Its URI is spiffe://<trust domain>/task/<name>, or in a group that of
+// the role. UnitLeaf refuses with "not-allowed" a grant that is not of this policy, and with
+// "request" a key that is not on P-256.
 func (i *Issuer) UnitLeaf(grant policy.Grant, signing crypto.PublicKey, at time.Time) (Leaf, error) {
 	g, err := i.checkGrant(grant, at)
 	if err != nil {
@@ -251,8 +251,8 @@ type granted struct {
 	window  window
 }
 
-// checkGrant returns a grant with its identity and window. It refuses a grant that is not of
-// this policy with "not-allowed", and a grant for a retired release with "retired".
+// checkGrant returns a grant with its identity and window. It refuses with "not-allowed" a grant
+// that is not of this policy, and with "retired" a grant for a retired release.
 func (i *Issuer) checkGrant(grant policy.Grant, at time.Time) (granted, error) {
 	refused := wire.Refuse(wire.NotAllowed, "issuing: grant", "of another policy", "a grant of the policy in force")
 	if !grant.Result.Appraised() || grant.Task == nil || grant.Release == nil ||

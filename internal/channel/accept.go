@@ -42,9 +42,9 @@ type footing struct {
 	alone       bool          // the ring key is older than a known cut-off: the session is never sealed
 }
 
-// Cookie returns the cookie that a client must send with its open request. The cookie proves
-// that responses reach the client before the unit spends CPU time on the request. Cookie
-// refuses a pin that is not this unit's with "identity".
+// Cookie returns the cookie that a client must send with its open request. The cookie proves that
+// responses reach the client before the unit spends CPU time on the request. Cookie refuses, with
+// "identity", a pin that is not this unit's.
 //
 // A cookie contains the minute (8 bytes), and then for each ring key that opens sessions of
 // the pin, inherited keys included, ring id (16) ‖ MAC (16). So every unit that shares one of
@@ -81,9 +81,9 @@ func (h *Host) Cookie(open []byte, at time.Time) ([]byte, error) {
 	return cookie, nil
 }
 
-// sealingRing returns the ring key under which new sessions for the pin are sealed. It refuses
-// a pin that is not this unit's with "identity", and an expired ring key with "unavailable":
-// the unit waits for its next certificate report.
+// sealingRing returns the ring key under which new sessions for the pin are sealed. It refuses with
+// "identity" a pin that is not this unit's, and with "unavailable" an expired ring key: the unit
+// waits for its next certificate report.
 func (st *credentials) sealingRing(pin []byte, at time.Time) (*ring, error) {
 	var r *ring
 	switch string(pin) {
@@ -232,8 +232,8 @@ func (a *ServerHandshake) begin(at time.Time) error {
 	return err
 }
 
-// footingFor returns the footing for the session of a request. It refuses a request for a
-// policy head that the unit has not reached with "behind".
+// footingFor returns the footing for the session of a request. It refuses, with "behind", a request
+// for a policy head that the unit has not reached.
 func (h *Host) footingFor(o parsedOpen, at time.Time) (footing, time.Time, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -329,8 +329,9 @@ func (a *Response) Receipt() []byte {
 	return a.source.Receipt()
 }
 
-// Open reads a response up to the end of its head. It refuses a response that is not from the
-// unit to which the request is bound with "identity", and otherwise as [chunk.Reader.Next] does.
+// Open reads a response up to the end of its head. It refuses, with "identity", a response that is
+// not from the unit to which the request is bound, and otherwise refuses as [chunk.Reader.Next]
+// does.
 func (x *ClientRequest) Open(r io.Reader) (Response, error) {
 	var prefix [responsePrefix]byte
 	if _, err := io.ReadFull(r, prefix[:]); err != nil {

@@ -122,10 +122,10 @@ func (h *Host) TaskName() string {
 // ID returns the unit's id.
 func (h *Host) ID() wire.UnitID { return h.id }
 
-// Update makes s the credentials of the unit. It erases the ring keys that are not in s, and
-// with them the secrets of sessions that were not sealed again under a key in s; the replay
-// windows of these sessions stay. Update refuses a certificate that is not for the unit's key
-// with "identity", and credentials without current ring keys with "ring".
+// Update makes s the credentials of the unit. It erases the ring keys that are not in s, and with
+// them the secrets of sessions that were not sealed again under a key in s; the replay windows of
+// these sessions stay. Update refuses with "identity" a certificate that is not for the unit's key,
+// and with "ring" credentials without current ring keys.
 //
 // Update never uses a ring key that is older than a cut-off before s.Head, whatever its source.
 func (h *Host) Update(s UnitCredentials) error {

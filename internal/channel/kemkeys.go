@@ -28,8 +28,8 @@ type spentKey struct {
 	end time.Time
 }
 
-// takeKey marks a KEM key as used. It refuses a key that was used in the last two minutes with
-// "replayed", and any key with "overload" when there is no room for one more.
+// takeKey marks a KEM key as used. It refuses with "replayed" a key that was used in the last two
+// minutes, and with "overload" any key when there is no room for one more.
 func (s *usedKEMKeys) takeKey(kemKey []byte, at time.Time) error {
 	s.forget(at)
 	digest := wire.Sum(kemKey)

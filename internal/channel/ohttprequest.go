@@ -132,9 +132,9 @@ func (x *OHTTPServerRequest) Whole() bool { return x.body.Done() }
 // Plaintext returns the chunks after the first one.
 func (x *OHTTPServerRequest) Plaintext() bhttp.Chunks { return chunk.Decrypted(ohttpChunks{x.body}) }
 
-// Allowed refuses, with "not-allowed", a request whose method is not safe, because an
-// intermediary can replay it to every unit. Policy can allow unsafe requests with an
-// Idempotency-Key. Allowed refuses a request with an Expect field with "request".
+// Allowed refuses, with "not-allowed", a request whose method is not safe, because an intermediary
+// can replay it to every unit. Policy can allow unsafe requests with an Idempotency-Key. Allowed
+// also refuses, with "request", a request that has an Expect field.
 func (x *OHTTPServerRequest) Allowed(h bhttp.Head) error {
 	if !IsSafe(h.Method) && !(x.credentials.OneOff && HasIdempotencyKey(h.Fields)) {
 		return wire.Refuse(wire.NotAllowed, "one-off: method", h.Method, "a safe method")

@@ -27,8 +27,8 @@ type ClientHandshake struct {
 	hidden  func(attest.TPMKeys) []byte // secret in the credential of the challenged unit; nil: no challenge
 }
 
-// NewClientHandshake makes an open request with a new KEM key. It refuses a pin that does not
-// name exactly one identity, task or group with "request".
+// NewClientHandshake makes an open request with a new KEM key. It refuses, with "request", a pin
+// that does not name exactly one identity, task or group.
 func NewClientHandshake(pin unitauth.Pin, wants SessionOptions) (*ClientHandshake, error) {
 	return NewClientHandshakeSince(pin, wants, attest.Digest{})
 }

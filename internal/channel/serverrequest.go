@@ -80,8 +80,8 @@ func (h *Host) findSession(raw [wire.HeaderSize]byte, at time.Time) (*ServerRequ
 	return x, nil
 }
 
-// checkClosed reports whether the session is closed and the request asks to close it. It refuses
-// any other request in a closed session with "rekey". The caller holds the mutex of the host.
+// checkClosed reports whether the session is closed and the request asks to close it. It refuses,
+// with "rekey", any other request in a closed session. The caller holds the mutex of the host.
 func (x *ServerRequest) checkClosed() (bool, error) {
 	key, known := x.host.table.closed(x.header.Session)
 	if !known {

@@ -57,10 +57,10 @@ func (s *Session) PolicyHead() attest.Digest { return s.head }
 // knew a cut-off and had not received a certificate report since.
 func (s *Session) Alone() bool { return s.alone }
 
-// CutOff refuses a session if the policy cuts off the unit that opened it, with "cut-off" or
-// the reason of the group's policy. It also refuses a session, with "cut-off", if the policy has
-// since cut off a unit that has the session's ring key: that unit can read the session, and
-// could forge responses in the name of any unit. CutOff is fast while the policy is the same.
+// CutOff refuses, with "cut-off" or the reason of the group's policy, a session whose opener the
+// policy cuts off. It also refuses, with "cut-off", a session under a ring key of a unit that the
+// policy has since cut off: that unit can read the session, and could forge responses in the name
+// of any unit. CutOff is fast while the policy is the same.
 func (s *Session) CutOff(p policy.Approved, at time.Time) error {
 	head := p.PolicyHead()
 	if v := s.verdict.Load(); v != nil && v.head == head {

@@ -150,8 +150,8 @@ func (j LeafPolicy) verifyAuthority(state tls.ConnectionState) error {
 	return err
 }
 
-// Follow fetches and verifies the steps after h. It refuses a peer whose history does not
-// contain h with "behind"; [Peer.PushHistory] can send h to such a peer.
+// Follow fetches and verifies the steps after h. It refuses, with "behind", a peer whose history
+// does not contain h; [Peer.PushHistory] can send h to such a peer.
 func (p *Peer) Follow(ctx context.Context, h History, pin attest.Digest) (History, error) {
 	return h.follow(pin, func(seen History) (api.History, error) { return p.unverified.History(ctx, len(seen.entries)) }, p.verifyHead)
 }
