@@ -58,8 +58,8 @@ type OpenConfig struct {
 	// CA contains the roots for the gateways' certificates. These certificates protect
 	// availability only. Nil means the system's roots.
 	CA *x509.CertPool
-	// FreshEvidence requires that the unit that opens a session proves, by new evidence,
-	// that it has the session's secret.
+	// FreshEvidence requires new evidence from the unit that opens a session. The evidence proves
+	// that the unit has the session's secret.
 	FreshEvidence bool
 	// Receipts requests a receipt for each response: see [WithRecord].
 	Receipts bool

@@ -17,8 +17,8 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// authorityTimeout limits the time for one replica of the authority, so that a replica
-// that hangs does not keep the client from the next replica.
+// authorityTimeout limits the time for one replica of the authority, so that the client continues
+// with the next replica if one hangs.
 const authorityTimeout = 10 * time.Second
 
 // trustFetch fetches trust from one replica of the authority. It is used once.

@@ -21,10 +21,10 @@ type knownPolicy struct {
 }
 
 // Follow applies p, the newest policy that the unit has adopted. From a cut-off until the next
-// certificate report, the unit does not use ring keys that a unit that was cut off may have: it
-// seals and opens no session under them, and serves no keys for one-off requests. It serves
-// the sessions in its memory, and a session that it opens stays with it alone. A unit that is
-// cut off itself serves nothing.
+// certificate report, the unit does not use ring keys that the cut-off unit may have: it seals and
+// opens no session under them, and serves no keys for one-off requests. It serves the sessions in
+// its memory, and a session that it opens stays with it alone. A unit that is cut off itself serves
+// nothing.
 //
 // Retiring a release is not a cut-off. Follow ignores a policy that does not continue the
 // applied one.

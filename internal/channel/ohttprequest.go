@@ -73,8 +73,8 @@ func (h *Host) forOHTTP(at time.Time) (*credentials, knownPolicy, error) {
 	return st, h.known, nil
 }
 
-// rings returns the private keys that match the request's key id, without keys that a unit that
-// was cut off may have.
+// rings returns the private keys that match the request's key id, without keys that a cut-off unit
+// may have.
 func (x *OHTTPServerRequest) rings(i int, k knownPolicy, at time.Time) (known []hpke.PrivateKey, err error) {
 	for id, r := range x.credentials.rings {
 		if oneOffID(id, i) != x.header.Key || !at.Before(r.key.Expires()) || k.old[id] {

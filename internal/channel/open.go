@@ -33,8 +33,8 @@ func NewClientHandshake(pin unitauth.Pin, wants SessionOptions) (*ClientHandshak
 	return NewClientHandshakeSince(pin, wants, attest.Digest{})
 }
 
-// NewClientHandshakeSince makes an open request that only units that have reached the policy
-// head least accept. Other units refuse it with "behind". The zero head sets no requirement.
+// NewClientHandshakeSince makes an open request with a least policy head. Units that have not
+// reached that head refuse it with "behind". The zero head sets no requirement.
 func NewClientHandshakeSince(pin unitauth.Pin, wants SessionOptions, least attest.Digest) (*ClientHandshake, error) {
 	if err := pin.Validate(); err != nil {
 		return nil, err
@@ -162,8 +162,8 @@ func (o *ClientHandshake) Finish(b []byte, trust unitauth.Trust, at time.Time) (
 	return s, nil
 }
 
-// ErrBeforeCut is the refusal of a session that is shared under ring keys that a unit that was
-// cut off may have. The unit that opened the session does not know the cut-off yet.
+// ErrBeforeCut is the refusal of a session that is shared under ring keys of a cut-off unit. The
+// unit that opened the session does not know the cut-off yet.
 var ErrBeforeCut = wire.Refuse(wire.Behind, "session response: policy head", "a head before a cut, of a session that is sealed for other units", "a head since the cut, or a session without a ticket")
 
 // checkCaughtUp refuses, with "behind", a session of a unit that has not reached the required

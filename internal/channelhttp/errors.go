@@ -4,8 +4,8 @@ import "github.com/cohort-tee/cohort/internal/wire"
 
 // Errors of calls. Each matches its reason, for example errors.Is(err, wire.Rekey).
 var (
-	// ErrOutcomeUnknown means that a request that may not be repeated was cut off. The
-	// request was executed once or not at all.
+	// ErrOutcomeUnknown means that a request was cut off and may not be repeated. The request was
+	// executed once or not at all.
 	ErrOutcomeUnknown = wire.Refuse(wire.OutcomeUnknown, "call", "cut off after it was sent", "a response")
 	// ErrNotExecuted means that the unit reported, authenticated, that it has not executed
 	// the request and will not execute it.

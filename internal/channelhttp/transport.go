@@ -55,8 +55,8 @@ type TransportConfig struct {
 
 // Transport is an [http.RoundTripper] that sends requests through the trusted channel. It opens a
 // session when it needs one, and opens the next session ahead of the expiry. As soon as trust
-// contains a cut-off, the transport ends the sessions, and their responses, that the unit that was
-// cut off may read. A Transport is safe for concurrent use. The caller of [NewTransport] closes it.
+// contains a cut-off, the transport ends the sessions, and their responses, that the cut-off unit
+// may read. A Transport is safe for concurrent use. The caller of [NewTransport] closes it.
 type Transport struct {
 	config     TransportConfig
 	sessionURL *url.URL

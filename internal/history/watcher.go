@@ -85,8 +85,7 @@ func (w *Watcher) RemoveSource(s Source) {
 	w.wakeUp()
 }
 
-// CurrentSource returns the source that showed last that the history is current. It returns nil
-// if the last poll failed.
+// CurrentSource returns the source of the last poll, or nil if that poll failed.
 func (w *Watcher) CurrentSource() Source {
 	w.mu.Lock()
 	defer w.mu.Unlock()

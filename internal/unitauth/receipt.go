@@ -131,9 +131,9 @@ func VerifyReceipt(r Record, trust Trust, e ReceiptExpect) (Receipt, error) {
 	return Receipt{Session: wire.SessionID(f[0]), Number: binary.BigEndian.Uint64(f[1]), Unit: peer, At: at, Head: head, Later: later}, nil
 }
 
-// cutLater returns the first step after a policy head that cuts off the unit that signed a
-// receipt at a time, or nil if there is none. It refuses a receipt that is not older than a
-// policy that cuts the unit off, with the reason of that cut-off.
+// cutLater returns the first step after a policy head that cuts off the signer of a receipt, or nil
+// if there is none. The receipt was signed at time at. It refuses a receipt that is not older than
+// a policy that cuts the unit off, with the reason of that cut-off.
 func cutLater(p policy.Approved, head attest.Digest, unit identity.Peer, at time.Time) (first *LaterCut, err error) {
 	later, _ := p.Since(head)
 	for _, then := range later {
