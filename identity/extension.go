@@ -144,7 +144,7 @@ func parseExtension(der []byte) (extension, error) {
 }
 
 // decodeExtension parses the fields without checking them. parseExtension encodes the result
-// again: fields of wrong size and unknown marks then give different bytes. For malformed bytes
+// again: fields of wrong size and unknown marks then encode to different bytes. For malformed bytes
 // decodeExtension returns the zero extension, which encode refuses.
 func decodeExtension(der []byte) extension {
 	var framed []byte
