@@ -4,7 +4,8 @@
 // decide nothing about trust themselves; they hand what people pinned on the command line to
 // the packages that do.
 //
-// Files, each using those before it: explain.go, version.go, cli.go, config.go.
+// Files, each using those before it: explain.go, version.go, cli_linux.go, cli_other.go, cli.go,
+// config.go.
 package cli
 
 import (
@@ -14,15 +15,12 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/cohort-tee/cohort/internal/cli/authoritycmd"
 	"github.com/cohort-tee/cohort/internal/cli/clientcmd"
-	"github.com/cohort-tee/cohort/internal/cli/devcmd"
 	"github.com/cohort-tee/cohort/internal/cli/evidencecmd"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/groupcmd"
 	"github.com/cohort-tee/cohort/internal/cli/opscmd"
 	"github.com/cohort-tee/cohort/internal/cli/policycmd"
-	"github.com/cohort-tee/cohort/internal/cli/runcmd"
 	"github.com/spf13/cobra"
 )
 
@@ -69,12 +67,11 @@ func commands(a *frame.App) *cobra.Command {
 	flags.StringVar(&a.LogLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&a.LogFormat, "log-format", "text", "text or json")
 	root.AddCommand(
-		devcmd.Command(a), authoritycmd.Command(a), runcmd.ManagerCommand(a), runcmd.SoftCommand(a), runcmd.UnitCommand(a),
 		clientcmd.Trust(a), clientcmd.Verify(a), clientcmd.Request(a),
-		policycmd.Command(a), groupcmd.Command(a), evidencecmd.Measure(a), evidencecmd.Evidence(a), opscmd.Status(a), opscmd.Doctor(a),
-		explainCommand(a), opscmd.LogCommand(a), versionCommand(a), configCommand(a, root),
-		devcmd.Rogue(a),
+		policycmd.Command(a), groupcmd.Command(a), evidencecmd.Measure(a), evidencecmd.Evidence(a),
+		opscmd.Status(a), opscmd.LogCommand(a), explainCommand(a), versionCommand(a), configCommand(a, root),
 	)
+	root.AddCommand(linuxCommands(a)...)
 	root.InitDefaultCompletionCmd()
 	frame.Harden(root)
 	return root

@@ -2,7 +2,7 @@
 // a file, and print the reference values of programs and images.
 //
 // Files, each using those before it: measuretee.go, view.go, evidencecmd.go,
-// measure.go.
+// measure.go, measure_other.go.
 package evidencecmd
 
 import (

@@ -1,6 +1,6 @@
 // Package opscmd is what an operator runs: `cohort status`, `cohort log` and `cohort doctor`.
 //
-// Files, each using those before it: status.go, log.go.
+// Files, each using those before it: status.go, log.go, doctor.go.
 package opscmd
 
 import (
