@@ -16,13 +16,12 @@ import (
 
 // Times of a server.
 const (
-	headerTime = 10 * time.Second       // for the handshake and the request header
-	idleTime   = 2 * time.Minute        // for a connection without a request
-	readTime   = time.Minute            // for the next bytes of a request
-	writeTime  = 30 * time.Second       // for the client to accept the next bytes of a response
-	restTime   = time.Second            // for the rest of a request that the handler did not read
-	drainTime  = 10 * time.Second       // for requests in flight at shutdown
-	lingerTime = 100 * time.Millisecond // between the last heartbeat and the close of the listener
+	headerTime = 10 * time.Second // for the handshake and the request header
+	idleTime   = 2 * time.Minute  // for a connection without a request
+	readTime   = time.Minute      // for the next bytes of a request
+	writeTime  = 30 * time.Second // for the client to accept the next bytes of a response
+	restTime   = time.Second      // for the rest of a request that the handler did not read
+	drainTime  = 10 * time.Second // for requests in flight at shutdown
 )
 
 // Limits of a server.
