@@ -48,12 +48,19 @@ func TestBuildsElsewhere(t *testing.T) {
 	}
 }
 
-// TestClientCommandsElsewhere: the client commands build on desktop systems.
+// clientCommands are the packages of the commands of owners, parties and clients.
+var clientCommands = []string{"./internal/cli/clientcmd", "./internal/cli/policycmd", "./internal/cli/groupcmd", "./internal/cli/evidencecmd"}
+
+// TestClientCommandsElsewhere: cohort builds on the systems that people have at their desks,
+// without what serves, and the commands of owners, parties and clients build for js/wasm too.
 func TestClientCommandsElsewhere(t *testing.T) {
 	skipCrossBuilds(t)
 	for _, system := range []string{"darwin/arm64", "windows/amd64"} {
-		t.Run(system, func(t *testing.T) { crossBuild(t, system, "./internal/cli/clientcmd") })
+		t.Run(system, func(t *testing.T) {
+			crossBuild(t, system, "-o", filepath.Join(t.TempDir(), "cohort"), "./cmd/cohort")
+		})
 	}
+	t.Run("js/wasm", func(t *testing.T) { crossBuild(t, "js/wasm", clientCommands...) })
 }
 
 // TestClientRefusesTLS: on js/wasm, where no handshake calls VerifyConnection, package client

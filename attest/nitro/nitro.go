@@ -17,7 +17,7 @@
 // A debug enclave, whose PCRs are zero and whose console its host can read, is
 // marked in the claims. docs/spec/evidence-nitro.md has every field and check.
 //
-// Files, each using those before it: eif.go, module.go, attester.go, nitro.go,
+// Files, each using those before it: document.go, eif.go, module.go, attester.go, nitro.go,
 // platform.go, revocation.go.
 package nitro
 

@@ -81,15 +81,6 @@ func lookOpener(ctx context.Context, p localtee.Opener, beside tpm.Machine) (str
 	return detail + "; keeps an authority's root", nil
 }
 
-// errSkipped is the error of a check that was asked nothing, errAbsent of one
-// whose subject this machine need not have, errWarned of one that found something
-// to do while all works.
-var (
-	errSkipped = errors.New("not asked for")
-	errAbsent  = errors.New("absent")
-	errWarned  = errors.New("works without it")
-)
-
 // Doctor is `cohort doctor`.
 func Doctor(a *frame.App) *cobra.Command {
 	var p authorityclient.Pins
@@ -240,15 +231,6 @@ func lookBackup(ctx context.Context, a *frame.App, p authorityclient.Pins) (stri
 		err = errWarned
 	}
 	return backupText(kept), err
-}
-
-// lookGateway reports whether a manager relays, and how many units it has ready.
-func lookGateway(ctx context.Context, g authorityclient.Gateway) (string, error) {
-	if g.URL == "" {
-		return "", errSkipped
-	}
-	units, err := g.Ready(ctx)
-	return fmt.Sprintf("ready at %s, %d units", g.URL, units), err
 }
 
 // tpmExaminations are the checks of a TPM.

@@ -10,13 +10,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authorityclient"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/policycmd"
 	"github.com/cohort-tee/cohort/internal/wire"
-	"github.com/spf13/cobra"
 )
 
 // renewalView counts how many units are under the policy in force: a change
@@ -165,3 +166,21 @@ func logLine(e api.LogEntry) string {
 	}
 	return line
 }
+
+// lookGateway reports whether a manager relays, and how many units it has ready.
+func lookGateway(ctx context.Context, g authorityclient.Gateway) (string, error) {
+	if g.URL == "" {
+		return "", errSkipped
+	}
+	units, err := g.Ready(ctx)
+	return fmt.Sprintf("ready at %s, %d units", g.URL, units), err
+}
+
+// errSkipped is the error of a check that was asked nothing, errAbsent of one
+// whose subject this machine need not have, errWarned of one that found something
+// to do while all works.
+var (
+	errSkipped = errors.New("not asked for")
+	errAbsent  = errors.New("absent")
+	errWarned  = errors.New("works without it")
+)
