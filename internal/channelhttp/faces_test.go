@@ -389,7 +389,7 @@ func TestAnswerBeforeTheBody(t *testing.T) {
 	rt := testworld.Must(NewTransport(TransportConfig{Gateway: testworld.Must(url.Parse(unit.URL)), Inner: inner, Pin: c.byTask(), Trust: c.world, Clock: c.clock.Now}))
 	small := "content"
 	for _, body := range []io.Reader{strings.NewReader(small), io.MultiReader(strings.NewReader(small))} { // of known and of unknown length
-		response, err := rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, "https://scoring.example/", body)))
+		response, err := rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, "https://scoring.clinic.example/", body)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -423,7 +423,7 @@ func TestContentLeftUnread(t *testing.T) {
 	}{{"/", 1}, {"/", channel.MaxSmall + 1}, {"/", 3 * chunk.MaxPlaintext}, {"/", 8 * chunk.MaxPlaintext}, {"/pieces", 1}, {"/pieces", 3 * chunk.MaxPlaintext}} {
 		for range 10 {
 			body := io.MultiReader(strings.NewReader(strings.Repeat("x", row.size)))
-			response, err := rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, "https://scoring.example"+row.path, body)))
+			response, err := rt.RoundTrip(testworld.Must(http.NewRequest(http.MethodPost, "https://scoring.clinic.example"+row.path, body)))
 			if err != nil {
 				t.Fatalf("%+v: %v", row, err)
 			}

@@ -2,6 +2,7 @@ package channelhttp
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -453,7 +454,7 @@ func TestOpenerGone(t *testing.T) {
 				}
 				return nil, nil
 			}
-			r := testworld.Must(http.NewRequest(method, "https://scoring.test.example/", strings.NewReader("x")))
+			r := testworld.Must(http.NewRequest(method, "https://scoring.clinic.example/", strings.NewReader("x")))
 			r.Header.Set("Idempotency-Key", "1")
 			response, err := rt.RoundTrip(r)
 			if err != nil {
@@ -464,5 +465,42 @@ func TestOpenerGone(t *testing.T) {
 				t.Error("the attempt after rekey was not bound to the opener")
 			}
 		})
+	}
+}
+
+// TestTargets: a unit responds to requests for its own hosts only, and refuses others,
+// authenticated, before the app receives them.
+func TestTargets(t *testing.T) {
+	c := newCluster(t, 1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Host) }))
+	rt := c.client(c.byTask(), 0)
+	for _, row := range []struct {
+		url, host string
+		want      wire.Reason // empty: a response
+	}{
+		{"https://scoring.clinic.example/", "", ""},
+		{"https://SCORING.clinic.example:8443/", "", ""},
+		{"https://scoring/", "", ""},
+		{"https://scoring.clinic.example/", "evil.example", wire.WrongName},
+		{"https://evil.example/", "", wire.WrongName},
+		{"https://scoring.clinic.example.evil.example/", "", wire.WrongName},
+		{"https://localhost:1/", "", wire.WrongName},
+		{"https://127.0.0.1/", "", wire.WrongName},
+		{"https://[::1]:443/", "", wire.WrongName},
+		{"https:///", "", wire.WrongName},
+		{"http://scoring.clinic.example/", "", wire.Malformed},
+		{"ftp://scoring.clinic.example/", "", wire.Malformed},
+	} {
+		r := testworld.Must(http.NewRequest(http.MethodGet, row.url, nil))
+		r.Host = cmp.Or(row.host, r.Host)
+		response, err := rt.RoundTrip(r)
+		switch {
+		case row.want == "" && err != nil:
+			t.Errorf("%s for %q: %v", row.url, r.Host, err)
+		case row.want != "" && (!errors.Is(err, ErrNotExecuted) || !strings.Contains(err.Error(), string(row.want))):
+			t.Errorf("%s for %q: got %v, want reason %q of a unit that has not executed it", row.url, r.Host, err, row.want)
+		}
+		if err == nil {
+			response.Body.Close()
+		}
 	}
 }

@@ -116,7 +116,7 @@ func (s *Server) serveOHTTPRequest(w http.ResponseWriter, r *http.Request, at ti
 		return sealErr
 	}
 	if err == nil {
-		err = serveOHTTPApp(s.config.App, writer, r, x, h, rest)
+		err = s.serveOHTTPApp(writer, r, x, h, rest)
 	}
 	if err != nil {
 		writeProblem(writer, err) // the app was not called for this request
@@ -144,17 +144,21 @@ func newOHTTPWriter(w http.ResponseWriter, x *channel.OHTTPServerRequest) (*resp
 	return newWriterOf(w, x.MessageForm().ResponseType, r), nil
 }
 
-// serveOHTTPApp calls the app. It refuses as [channel.OHTTPServerRequest.Allowed] does.
-func serveOHTTPApp(app http.Handler, a *responseWriter, outer *http.Request, x *channel.OHTTPServerRequest, h bhttp.Head, rest []byte) error {
+// serveOHTTPApp calls the app. It refuses as [channel.OHTTPServerRequest.Allowed] and
+// [Server.checkTarget] do.
+func (s *Server) serveOHTTPApp(a *responseWriter, outer *http.Request, x *channel.OHTTPServerRequest, h bhttp.Head, rest []byte) error {
 	if err := x.Allowed(h); err != nil {
 		return err
 	}
 	r, err := h.Request(outer.WithContext(outer.Context()), x.Plaintext(), rest)
+	if err == nil {
+		err = s.checkTarget(r)
+	}
 	if err != nil {
 		return err
 	}
 	a.noContent = h.Method == http.MethodHead
-	app.ServeHTTP(a, r)
+	s.config.App.ServeHTTP(a, r)
 	return nil
 }
 

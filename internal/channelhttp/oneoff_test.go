@@ -352,6 +352,8 @@ func TestOneOffRefusalsInside(t *testing.T) {
 			"not safe":    {func(r *http.Request) { r.Method = "POST" }, 403, wire.NotAllowed},
 			"expectation": {func(r *http.Request) { r.Header.Set("Expect", "100-continue") }, 400, wire.BadRequest},
 			"path":        {func(r *http.Request) { r.URL.Opaque = "x" }, 400, wire.Malformed},
+			"host":        {func(r *http.Request) { r.Host = "evil.example" }, 400, wire.WrongName},
+			"scheme":      {func(r *http.Request) { r.URL.Scheme = "http" }, 400, wire.Malformed},
 		} {
 			r := testworld.Must(http.NewRequest(http.MethodGet, base, nil))
 			row.edit(r)

@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -38,6 +41,8 @@ type ServerConfig struct {
 	Host  *channel.Host
 	App   http.Handler // serves the requests of sessions, and all other paths
 	Relay Relay
+	// Hosts returns the hosts that requests inside the channel may be for. It must not block.
+	Hosts func() []string
 	// Attester makes fresh evidence. Without it the server refuses to open sessions with fresh
 	// evidence. Only one goroutine calls it at a time. If it is an
 	// [attest.CredentialAttester], the unit first sends an introduction to the client.
@@ -65,8 +70,8 @@ type Server struct {
 
 // NewServer makes a server. It refuses an incomplete configuration with "request".
 func NewServer(c ServerConfig) (*Server, error) {
-	if c.Host == nil || c.App == nil || c.Relay == nil || c.RingUnknown == nil || c.Clock == nil || c.Log == nil {
-		return nil, wire.Refuse(wire.BadRequest, "channel server: configuration", "a required field is not set", "host, app, relay, ring unknown, clock, log")
+	if c.Host == nil || c.App == nil || c.Relay == nil || c.Hosts == nil || c.RingUnknown == nil || c.Clock == nil || c.Log == nil {
+		return nil, wire.Refuse(wire.BadRequest, "channel server: configuration", "a required field is not set", "host, app, relay, hosts, ring unknown, clock, log")
 	}
 	return &Server{config: c, intake: newIntake(c.Host.Limits())}, nil
 }
@@ -355,6 +360,9 @@ func writeWhole(w http.ResponseWriter, b []byte, err error) error {
 // is either authenticated or cut off.
 func (s *Server) serveApp(w http.ResponseWriter, r *http.Request, x *channel.ServerRequest) error {
 	inner, err := innerRequest(r, x)
+	if err == nil {
+		err = s.checkTarget(inner)
+	}
 	if err != nil {
 		return notExecuted(w, x, wire.ReasonOf(err))
 	}
@@ -412,4 +420,20 @@ func innerRequest(outer *http.Request, x *channel.ServerRequest) (*http.Request,
 	}
 	rest, next := x.Plaintext()
 	return head.Request(outer.WithContext(context.WithValue(outer.Context(), callerKey{}, x.Caller())), next, rest)
+}
+
+// checkTarget refuses a request for another origin than the unit's: with "malformed" a scheme
+// that is not https, and with "name" a host that is none of the unit's. The port is free.
+func (s *Server) checkTarget(inner *http.Request) error {
+	if inner.URL.Scheme != "https" {
+		return wire.Refuse(wire.Malformed, "request: scheme", inner.URL.Scheme, "https")
+	}
+	name, hosts := inner.Host, s.config.Hosts()
+	if host, _, err := net.SplitHostPort(name); err == nil {
+		name = host
+	}
+	if !slices.ContainsFunc(hosts, func(host string) bool { return strings.EqualFold(host, name) }) {
+		return wire.Refuse(wire.WrongName, "request: authority", inner.Host, hosts)
+	}
+	return nil
 }

@@ -60,7 +60,7 @@ func newCluster(t testing.TB, n int, app http.Handler) *cluster {
 func (c *cluster) start() *unit {
 	c.T.Helper()
 	u := &unit{Host: c.host(c.limit)}
-	u.server = testworld.Must(NewServer(ServerConfig{Host: u.Host, App: c.app, Relay: &relay{c, u}, Attester: c.Device("scoring 1"),
+	u.server = testworld.Must(NewServer(ServerConfig{Host: u.Host, App: c.app, Relay: &relay{c, u}, Hosts: hosts, Attester: c.Device("scoring 1"),
 		RingUnknown: func() { c.mu.Lock(); defer c.mu.Unlock(); c.rings++ }, Clock: c.unitClock, Log: slog.New(slog.DiscardHandler)}))
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -263,3 +263,6 @@ func say(t testing.TB, rt http.RoundTripper, method, path, body string) (string,
 }
 
 var noGateway = testworld.Must(url.Parse("http://gateway.example"))
+
+// hosts are those of the units' task.
+func hosts() []string { return []string{"scoring", "scoring.clinic.example"} }
