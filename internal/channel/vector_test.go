@@ -134,7 +134,7 @@ func requestVector(t *testing.T, h *Host, s *Session) vector {
 	response := append(prefix[:], seal.SealChunk(bytes.Clone(plain), chunk.More)...)
 	response = append(response, seal.SealChunk(append(make([]byte, chunk.LengthSize), receipt...), chunk.Final)...)
 	return vector{
-		Description: "a request in one chunk, bound to the unit, with a receipt wanted, and its answer",
+		Description: "a request in one chunk, bound to the unit, with a receipt wanted, and its response",
 		In:          in("session_secret", s.secret[:], "request", request, "response", response),
 		Out: in("header", x.raw[:], "request_content", in1.first, "unit_id", prefix[:16], "response_nonce", prefix[16:],
 			"response_content", plain[chunk.LengthSize:], "receipt", receipt),
@@ -162,7 +162,7 @@ func streamVector(t *testing.T, h *Host, s *Session) vector {
 	testworld.Must(0, r.Flush())
 	testworld.Must(0, r.FinishStream(http.Header{"Sum": {"4"}}))
 	return vector{
-		Description: "a request of unknown length in parts, bound to the unit, with a trailer and the field of its ticket, and an answer in parts with a trailer; contents are those of the chunks, one after the other",
+		Description: "a request of unknown length in parts, bound to the unit, with a trailer and the field of its ticket, and a response in parts with a trailer; contents are those of the chunks, one after the other",
 		In:          in("session_secret", s.secret[:], "request", request, "response", response.Bytes(), "ticket_field", []byte(base64.RawURLEncoding.EncodeToString(s.ticket))),
 		Out: in("header", x.raw[:], "sealed_session", s.ticket, "request_content", contentOf(t, s.secret, wire.LabelRequestKey, request[wire.HeaderSize:], request[:wire.HeaderSize]),
 			"response_content", answerContent(t, s.secret, request, response.Bytes())),
@@ -203,7 +203,7 @@ func plainVector(t *testing.T, h *Host, s *Session) vector {
 	closed := testworld.Must(in1.responseWithoutContent(KindClosed, ""))
 	closing := closeKey(&s.secret)
 	return vector{
-		Description: "a request that closes the session; the answer to it, and the one that says it was not executed; the tombstone",
+		Description: "a request that closes the session; the response to it, and the one that says it was not executed; the tombstone",
 		In:          in("session_secret", s.secret[:], "request", request, "closed", closed, "not_executed", fault),
 		Out:         in("header", x.raw[:], "close_key", closing[:], "closed_content", in1.responsePrefix(KindClosed), "not_executed_content", append(in1.responsePrefix(KindNotExecuted), wire.Malformed...), "tombstone", tombstone),
 	}
@@ -271,7 +271,7 @@ func oneOffVector(t *testing.T, h *Host) vector {
 	follow := h.credentials.follow.key
 	seed := testworld.Must(follow.Derive(32, wire.LabelOneOffKey, []byte{0x64, 0x7a}, ringBytes(follow.ID())))
 	return vector{
-		Description: "a signed key configuration of a follow ring; a one-off request in chunks under its first key, and its answer; certificates are placeholders",
+		Description: "a signed key configuration of a follow ring; a one-off request in chunks under its first key, and its response; certificates are placeholders",
 		In: in("follow_ring_key", follow.Expose(), "unit_key", testworld.Must(h.key.Bytes()), "identity", h.credentials.Identity[:], "genesis", h.credentials.Genesis[:],
 			"authority_root", h.credentials.Root[:], "policy_head", h.credentials.Head[:], "signed", signed, "request", request, "response", response.Bytes()),
 		Out: in("pin", pin.Encode(), "seed", seed, "key_configuration", plain, "request_content", content,
