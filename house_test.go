@@ -35,6 +35,7 @@ type checkedPackage struct {
 // shippedCode is all code that ships: the packages that the commands and the SDK reach.
 type shippedCode struct {
 	fset     *token.FileSet
+	imports  types.Importer // of what the packages import
 	packages []*checkedPackage
 }
 
@@ -64,7 +65,7 @@ var loadShipped = sync.OnceValues(func() (*shippedCode, error) {
 		}
 	}
 	s := &shippedCode{fset: token.NewFileSet()}
-	imports := importer.ForCompiler(s.fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })
+	s.imports = importer.ForCompiler(s.fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })
 	for _, p := range own {
 		c := &checkedPackage{
 			path: strings.TrimPrefix(p.ImportPath, module+"/"),
@@ -77,7 +78,7 @@ var loadShipped = sync.OnceValues(func() (*shippedCode, error) {
 			}
 			c.files = append(c.files, f)
 		}
-		config := types.Config{Importer: imports}
+		config := types.Config{Importer: s.imports}
 		if c.types, err = config.Check(p.ImportPath, s.fset, c.files, c.info); err != nil {
 			return nil, err
 		}

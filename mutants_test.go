@@ -3,12 +3,15 @@ package cohort
 import (
 	"bytes"
 	"fmt"
+	"go/ast"
 	"go/parser"
 	"go/token"
+	"go/types"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -34,6 +37,37 @@ func TestMutantsFit(t *testing.T) {
 	}
 	for _, some := range switched(all) {
 		changed(t, some...) // fails if two overlap
+	}
+}
+
+// TestMutantsBuild type-checks the package of each mutant in shipped code, so that a name in a
+// mutant's new text that the code has renamed since is noticed at once.
+func TestMutantsBuild(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED: mutants are not type-checked; run without -short")
+	}
+	code := shipped(t)
+	for _, m := range mutants(t) {
+		for path, content := range changed(t, m) {
+			for _, p := range code.packages {
+				if p.path != filepath.Dir(path) {
+					continue
+				}
+				// Files that are not changed are parsed already.
+				files := slices.DeleteFunc(slices.Clone(p.files), func(f *ast.File) bool { return code.fileOf(f.Pos()) == filepath.Base(path) })
+				for name, text := range map[string][]byte{path: content, "mutated.go": fmt.Appendf(nil, "package %s\n\nconst mutated = %q\n", p.types.Name(), m.name)} {
+					f, err := parser.ParseFile(code.fset, name, text, parser.SkipObjectResolution)
+					if err != nil {
+						t.Fatal(err)
+					}
+					files = append(files, f)
+				}
+				config := types.Config{Importer: code.imports}
+				if _, err := config.Check(module+"/"+p.path, code.fset, files, nil); err != nil {
+					t.Errorf("mutant %q: %v", m.name, err)
+				}
+			}
+		}
 	}
 }
 
