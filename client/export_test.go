@@ -1,0 +1,37 @@
+package client
+
+import (
+	"context"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/cohort-tee/cohort/internal/history"
+	"github.com/cohort-tee/cohort/internal/wire"
+)
+
+// FetchTrustFor is [FetchTrust] from one authority whose response was made for a nonce that was
+// chosen before. Only the nonce of the comparison differs.
+func FetchTrustFor(ctx context.Context, config TrustConfig, nonce [32]byte) (*Trust, error) {
+	f := &trustFetch{config: &config}
+	var err error
+	if f.peer, err = history.NewPeer(history.Config{Address: config.Authorities[0], LeafPolicy: f.currentPolicy, Clock: config.Clock}); err != nil {
+		return nil, err
+	}
+	defer f.peer.Close()
+	if err := f.followHistory(ctx); err != nil {
+		return nil, err
+	}
+	if got := f.state.Policy().Document().Sequence; got < config.MinSequence {
+		return nil, wire.Refuse(wire.Behind, "policy: sequence", got, config.MinSequence)
+	}
+	pinned, err := config.pinned(f.state.Policy())
+	if err != nil {
+		return nil, err
+	}
+	query := api.TrustQuery{Task: config.Task}
+	unverified, err := f.requestTrust(ctx, &query)
+	if err != nil {
+		return nil, err
+	}
+	query.Nonce = nonce
+	return f.verifyTrust(query, unverified, pinned)
+}
