@@ -2,10 +2,14 @@ package bhttp
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"flag"
 	"io"
 	"maps"
 	"net/http"
+	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -217,51 +221,78 @@ func TestWrittenInPart(t *testing.T) {
 	}
 }
 
-func TestBinaryHTTPRefusals(t *testing.T) {
-	request := func(hexes string) func() error {
-		return func() error { _, err := understand(ParseRequest, unhex(hexes)); return err }
+var update = flag.Bool("update", false, "write what is read of the accepted messages anew")
+
+// vectors is testdata/vectors/messages.json. Bytes are hexadecimal.
+type vectors struct {
+	Accepted []accepted `json:"accepted"`
+	Refused  []struct {
+		Name    string      `json:"name"`
+		Kind    string      `json:"kind"` // request or response
+		Message string      `json:"message"`
+		Reason  wire.Reason `json:"reason"`
+	} `json:"refused"`
+}
+
+type accepted struct {
+	Name    string `json:"name"`
+	Kind    string `json:"kind"`
+	Message string `json:"message"`
+	Head    struct {
+		Method    string      `json:"method,omitempty"`
+		Scheme    string      `json:"scheme,omitempty"`
+		Authority string      `json:"authority,omitempty"`
+		Path      string      `json:"path,omitempty"`
+		Status    int         `json:"status,omitempty"`
+		Fields    http.Header `json:"fields"` // names in lower case
+		Length    int64       `json:"length"` // of the content; -1: not known
+	} `json:"head"`
+	Content string      `json:"content"`
+	Trailer http.Header `json:"trailer"`
+}
+
+// lower returns a header with names in lower case.
+func lower(h http.Header) http.Header {
+	out := http.Header{}
+	for name, values := range h {
+		out[strings.ToLower(name)] = values
 	}
-	response := func(hexes string) func() error {
-		return func() error { _, err := understand(ParseResponse, unhex(hexes)); return err }
+	return out
+}
+
+// TestVectors: every message of the vectors is read as they say, or refused with its reason.
+func TestVectors(t *testing.T) {
+	const path = "testdata/vectors/messages.json"
+	var v vectors
+	testworld.Must(0, json.Unmarshal(testworld.Must(os.ReadFile(path)), &v))
+	parses := map[string]Parse{"request": ParseRequest, "response": ParseResponse}
+	for i, c := range v.Accepted {
+		got, err := understand(parses[c.Kind], unhex(c.Message))
+		if err != nil {
+			t.Errorf("%s: %v", c.Name, err)
+			continue
+		}
+		read := accepted{Name: c.Name, Kind: c.Kind, Message: c.Message, Content: hex.EncodeToString([]byte(got.content)), Trailer: lower(got.trailer)}
+		read.Head.Method, read.Head.Scheme, read.Head.Authority, read.Head.Path = got.Method, got.Scheme, got.Authority, got.Path
+		read.Head.Status, read.Head.Fields, read.Head.Length = got.Status, lower(got.Fields), got.Length
+		if *update {
+			v.Accepted[i] = read
+		} else if !reflect.DeepEqual(read, c) {
+			t.Errorf("%s: got %+v, want %+v", c.Name, read, c)
+		}
 	}
-	const get = "00 03474554 056874747073 0161 012f "
-	for _, c := range []struct {
-		name  string
-		parse func() error
-	}{
-		{"nothing", request("")},
-		{"a response as request", request("0140c8")},
-		{"a request as response", response(get)},
-		{"an unknown framing", request("04 03474554 056874747073 0161 012f")},
-		{"a longer integer than needed", request("4000 03474554 056874747073 0161 012f")},
-		{"control data cut off", request("00 03474554 056874747073 0161")},
-		{"a length beyond the end", request("00 03474554 056874747073 0161 022f")},
-		{"an empty method", request("00 00 056874747073 0161 012f")},
-		{"a method with a space", request("00 03474520 056874747073 0161 012f")},
-		{"a path with a space", request("00 03474554 056874747073 0161 022f20")},
-		{"a path with a line break", request("00 03474554 056874747073 0161 022f0a")},
-		{"an authority that is not ASCII", request("00 03474554 056874747073 02c3a4 012f")},
-		{"a field name in capitals", request(get + "04 0141 0162")},
-		{"an empty field name", request(get + "03 00 0162")},
-		{"a field name with a colon", request(get + "04 013a 0162")},
-		{"a field of a connection", request(get + "0d 0a636f6e6e656374696f6e 0162")},
-		{"a value with a line break", request(get + "05 0161 02620a")},
-		{"a value with a space before", request(get + "05 0161 022062")},
-		{"a value with NUL", request(get + "04 0161 0100")},
-		{"a field section beyond the end", request(get + "05 0161 0162")},
-		{"a field cut off by its section", request(get + "03 0161 0162")},
-		{"content shorter than said", request(get + "00 02 61")},
-		{"padding that is not zero", request(get + "00 01 61 00 01")},
-		{"trailers shorter than said", request(get + "00 01 61 05 0161")},
-		{"a status of 99", response("014063")},
-		{"a status of 600", response("014258")},
-		{"an informational response alone", response("014066")},
-		{"no terminator of fields", response("03 40c8 0161 0162")},
-		{"a part shorter than said", response("03 40c8 00 02 61")},
-		{"a part length cut off", response("03 40c8 00 40")},
-	} {
-		t.Run(c.name, func(t *testing.T) { testworld.Refused(t, c.parse(), wire.Malformed) })
+	for _, c := range v.Refused {
+		t.Run(c.Name, func(t *testing.T) {
+			_, err := understand(parses[c.Kind], unhex(c.Message))
+			testworld.Refused(t, err, c.Reason)
+		})
 	}
+	if *update {
+		testworld.Must(0, os.WriteFile(path, append(testworld.Must(json.MarshalIndent(v, "", "  ")), '\n'), 0o644))
+	}
+}
+
+func TestTrailersTooLarge(t *testing.T) {
 	_, err := understand(ParseResponse, unhex("0140c80000"), AppendVarint(nil, MaxTrailers+1))
 	testworld.Refused(t, err, wire.TooLarge)
 }
