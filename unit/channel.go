@@ -161,24 +161,11 @@ func (u *Unit) awaitStep(ctx context.Context, d time.Duration) (soon bool, err e
 	}
 }
 
-// hosts returns the hosts of requests inside the channel: the name of the unit's task or
-// group, and the DNS names that policy gives it.
-func (u *Unit) hosts() []string {
-	doc := u.newest().Document()
-	if group := doc.Groups[u.config.Group]; group != nil {
-		return append([]string{u.config.Group}, group.Names...)
-	}
-	if task := doc.Tasks[u.config.Task]; task != nil {
-		return append([]string{u.config.Task}, task.Names...)
-	}
-	return nil
-}
-
 // withChannel returns a handler that serves the trusted channel, and passes requests of sessions
 // and all others to h.
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	server, err := channelhttp.NewServer(channelhttp.ServerConfig{
-		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Hosts: u.hosts, Attester: u.forClients(),
+		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Hosts: func() []string { return u.newest().Document().Hosts(u.config.Task, u.config.Group) }, Attester: u.forClients(),
 		RingUnknown: u.renewSoon, Heads: channelhttp.Heads{Newest: u.provedHead, Received: u.hintHead}, Crowded: u.counters.quotas.Count, Clock: u.clock.CheckedTime, Log: u.config.Log,
 	})
 	if err != nil {

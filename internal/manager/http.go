@@ -13,10 +13,10 @@ import (
 // paths are served while [Manager.Serve] runs.
 func (m *Manager) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc(wire.PathSession, m.whileServing(m.gateway.serveSession))
-	mux.HandleFunc(wire.PathRequest, m.whileServing(m.gateway.serveRequest))
-	mux.HandleFunc(wire.PathOneOff, m.whileServing(m.gateway.serveOneOff))
-	mux.HandleFunc(wire.PathHistory, m.whileServing(m.serveHistory))
+	mux.HandleFunc(wire.PathSession, api.ForPages(m.whileServing(m.gateway.serveSession)))
+	mux.HandleFunc(wire.PathRequest, api.ForPages(m.whileServing(m.gateway.serveRequest)))
+	mux.HandleFunc(wire.PathOneOff, api.ForPages(m.whileServing(m.gateway.serveOneOff)))
+	mux.HandleFunc(wire.PathHistory, api.ForPages(m.whileServing(m.serveHistory)))
 	mux.Handle("GET "+api.PathMetrics, m.limitPages(api.Buffered(m.metrics.handler()).ServeHTTP))
 	mux.Handle("GET "+api.PathLive, m.limitPages(func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, health{Status: "live"}) }))
 	mux.Handle("GET "+api.PathReady, m.limitPages(m.whileServing(m.serveReady)))

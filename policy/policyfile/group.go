@@ -50,6 +50,18 @@ type Member struct {
 	Party, Task, Release string
 }
 
+// Hosts lists the hosts of requests inside the trusted channel of a task or, if group is not
+// empty, of a group: its name, and the DNS names that the policy gives it.
+func (d *Document) Hosts(task, group string) []string {
+	if g := d.Groups[group]; g != nil {
+		return append([]string{group}, g.Names...)
+	}
+	if t := d.Tasks[task]; t != nil && group == "" {
+		return append([]string{task}, t.Names...)
+	}
+	return nil
+}
+
 // GroupNames lists the groups in the order of their names.
 func (d *Document) GroupNames() []string { return slices.Sorted(maps.Keys(d.Groups)) }
 
