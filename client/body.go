@@ -121,3 +121,10 @@ func (b *responseBody) Close() error {
 	b.done()
 	return err
 }
+
+// closeBody closes the body of a request that is not sent, as [http.RoundTripper] demands.
+func closeBody(r *http.Request) {
+	if r.Body != nil {
+		r.Body.Close()
+	}
+}

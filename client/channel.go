@@ -202,13 +202,19 @@ func (c *Channel) channelTrust(t *Trust) unitauth.Trust {
 }
 
 // RoundTrip sends a request through the channel. It returns the response of a unit of this cluster
-// to exactly this request, unchanged. Only the unit's handler uses the host in the request's URL.
+// to exactly this request, unchanged. The host of the request is the task's or group's name or a
+// DNS name of it; RoundTrip refuses any other with "name", and another scheme than https with
+// "request", and sends nothing.
 //
 // RoundTrip sends a request that is safe or carries an Idempotency-Key again when an attempt ends
 // without a response. Units do not share the idempotency keys they have seen; their handlers have
 // to. Any other request is executed at most once; when it is cut off, the error is
 // [ErrOutcomeUnknown]. Reading the body of a response that ends early returns [ErrTruncated].
 func (c *Channel) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := c.trust.newest.Load().checkTarget(r); err != nil {
+		closeBody(r)
+		return nil, err
+	}
 	response, err := c.transport.RoundTrip(r)
 	return response, wrapChannelError(err)
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"net/http"
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/history"
@@ -35,3 +36,6 @@ func FetchTrustFor(ctx context.Context, config TrustConfig, nonce [32]byte) (*Tr
 	query.Nonce = nonce
 	return f.verifyTrust(query, unverified, pinned)
 }
+
+// CheckTarget is the check that [Channel] and [OneOff] make of a request before they send it.
+func (t *Trust) CheckTarget(r *http.Request) error { return t.checkTarget(r) }

@@ -200,16 +200,19 @@ func (o *OneOff) fetchSigned(ctx context.Context) ([]byte, error) {
 }
 
 // RoundTrip sends a request and returns the response of a unit. No intermediary can read or change
-// either. RoundTrip refuses, with "not-allowed" and without sending it, a request that is not safe
-// and carries no Idempotency-Key. When no unit has the key any more, or a unit that was cut off may
+// either. RoundTrip refuses, without sending it, a request that is not safe and carries no
+// Idempotency-Key ("not-allowed"), and one for another host ("name"), as [Channel.RoundTrip] does.
+// When no unit has the key any more, or a unit that was cut off may
 // have it, RoundTrip fetches the key configuration again, and repeats the request once if the body
 // can be read again.
 func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
+	err := o.trust.newest.Load().checkTarget(r)
 	if !isSafe(r) && !hasIdempotencyKey(r) {
-		if r.Body != nil {
-			r.Body.Close()
-		}
-		return nil, wire.Refuse(wire.NotAllowed, "one-off: method", r.Method, "a safe one, or an Idempotency-Key")
+		err = wire.Refuse(wire.NotAllowed, "one-off: method", r.Method, "a safe one, or an Idempotency-Key")
+	}
+	if err != nil {
+		closeBody(r)
+		return nil, err
 	}
 	keys, err := o.currentKeys(r.Context(), unitauth.OHTTPKeys{})
 	if err != nil {

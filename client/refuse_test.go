@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -198,6 +199,30 @@ func TestRefusesRequests(t *testing.T) {
 	}
 	if n := executed(r); n != 0 {
 		t.Errorf("%d requests arrived, want none", n)
+	}
+}
+
+// TestTargets: a channel sends requests for the hosts of the pinned task alone.
+func TestTargets(t *testing.T) {
+	trust := newWorld(t, "1").fetch(nil)
+	for _, tt := range []struct {
+		url, host string
+		reason    wire.Reason
+	}{
+		{"https://" + serverName + "/", "", ""},
+		{"https://" + strings.ToUpper(serverName) + ":8443/", "", ""},
+		{"https://scoring/", "", ""},
+		{"https://scoring/", serverName + ":1", ""},
+		{"https://other.clinic.example/", "", wire.WrongName},
+		{"https://" + serverName + "/", "other.clinic.example", wire.WrongName},
+		{"https://127.0.0.1/", "", wire.WrongName},
+		{"https:///", "", wire.WrongName},
+		{"http://" + serverName + "/", "", wire.BadRequest},
+	} {
+		err := trust.CheckTarget(&http.Request{Method: "GET", URL: testworld.Must(url.Parse(tt.url)), Host: tt.host})
+		if got := wire.ReasonOf(err); err == nil && tt.reason != "" || err != nil && got != tt.reason {
+			t.Errorf("%s for %q: got %v, want reason %q", tt.url, tt.host, err, tt.reason)
+		}
 	}
 }
 

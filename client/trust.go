@@ -2,12 +2,15 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -221,6 +224,24 @@ func (t *Trust) serverNames() []string {
 		return task.Names
 	}
 	return nil // a group: its units serve only members and sessions, never TLS clients by name
+}
+
+// checkTarget refuses a request that no unit of the pin serves: with "request" a scheme other than
+// https, with "name" a host that is not the task's or group's.
+func (t *Trust) checkTarget(r *http.Request) error {
+	if r.URL == nil || r.URL.Scheme != "https" {
+		return wire.Refuse(wire.BadRequest, "request in the channel: URL", r.URL, "scheme https")
+	}
+	var task string
+	if len(t.identities) > 0 {
+		task = t.identities[0].Task
+	}
+	target := url.URL{Host: cmp.Or(r.Host, r.URL.Host)}
+	hosts := t.state.Policy().Document().Hosts(task, t.config.Group)
+	if len(hosts) > 0 && !slices.ContainsFunc(hosts, func(host string) bool { return strings.EqualFold(host, target.Hostname()) }) {
+		return wire.Refuse(wire.WrongName, "request in the channel: host", target.Host, hosts)
+	}
+	return nil
 }
 
 // expect returns the requirements on a unit at a time. Without a pinned identity they

@@ -12,9 +12,9 @@ const (
 	pageReads = "Retry-After, " + wire.FieldCookie + ", " + wire.FieldHead + ", " + wire.FieldTime + ", " + wire.FieldUnits
 )
 
-// preflightLife is how long, in seconds, a browser may remember that a path is open to pages. It
+// preflightSeconds is how long a browser may remember that a path is open to pages. It
 // is the most that any of them keeps.
-const preflightLife = "7200"
+const preflightSeconds = "7200"
 
 // ForPages opens a path to pages of all origins (Fetch standard, CORS protocol): what it serves
 // depends on no cookie and on no other credential that a browser adds by itself, so a page learns
@@ -26,7 +26,7 @@ func ForPages(f http.HandlerFunc) http.HandlerFunc {
 		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
 			h.Set("Access-Control-Allow-Methods", "GET, POST")
 			h.Set("Access-Control-Allow-Headers", pageSends)
-			h.Set("Access-Control-Max-Age", preflightLife)
+			h.Set("Access-Control-Max-Age", preflightSeconds)
 			w.WriteHeader(http.StatusNoContent)
 			return
 		}
