@@ -172,7 +172,7 @@ func TestPinStandsForNothing(t *testing.T) {
 	w.adopt("2")
 	testworld.Eventually(t, "the step is adopted", func() bool { return c.Stats().PolicyHead == w.visibleHead() })
 	if _, err := do(c, soon(t, testworld.Must(http.NewRequest("GET", "https://"+serverName+"/", nil)))); err == nil {
-		t.Error("got an response of a release that policy no longer has")
+		t.Error("got a response of a release that policy no longer has")
 	}
 	w.adopt("1", "2")
 	testworld.Eventually(t, "it is reached again", func() bool {

@@ -137,8 +137,8 @@ func (all peers) environment() []string {
 	return env
 }
 
-// loadIdentities replaces {peer.role} in an argument with the peer's URL.
-func (all peers) loadIdentities(arg string) string {
+// expandURLs replaces each {peer.ROLE} in an argument with that peer's URL.
+func (all peers) expandURLs(arg string) string {
 	for role, p := range all {
 		arg = strings.ReplaceAll(arg, "{peer."+role+"}", p.url)
 	}

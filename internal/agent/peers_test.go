@@ -27,7 +27,7 @@ func TestAgentPeers(t *testing.T) {
 	testworld.NoError(t, err)
 	defer proxy.close()
 	url := strings.TrimPrefix(proxy.environment()[0], "PEER_HOLDER=")
-	if got := proxy.loadIdentities("--to={peer.holder}/x"); got != "--to="+url+"/x" {
+	if got := proxy.expandURLs("--to={peer.holder}/x"); got != "--to="+url+"/x" {
 		t.Errorf("got argument %q", got)
 	}
 	for range 4 {

@@ -60,7 +60,7 @@ func launch(c Config, address string, peers peers, died context.CancelCauseFunc)
 		},
 	}
 	for _, arg := range c.Args {
-		cmd.Args = append(cmd.Args, peers.loadIdentities(strings.ReplaceAll(arg, "{port}", port)))
+		cmd.Args = append(cmd.Args, peers.expandURLs(strings.ReplaceAll(arg, "{port}", port)))
 	}
 	p := &program{cmd: cmd, address: address, died: died, ended: make(chan struct{})}
 	started := make(chan error)

@@ -15,7 +15,7 @@
 //
 // [New] makes a [Manager] and [Manager.Serve] runs it. Limits are in limits.go.
 //
-// Files, each using those before it: limits.go, body.go, vouched.go, certificate.go,
+// Files, each using those before it: limits.go, body.go, sessionset.go, certificate.go,
 // ranges.go, intake.go, backend.go, registry.go, ticket.go, stream.go, gateway.go,
 // metrics.go, history.go, manager.go, http.go.
 package manager
