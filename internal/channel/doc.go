@@ -21,7 +21,7 @@
 // whose end is too far ahead. Both refuse a stream that ends before its final chunk.
 //
 // Its files, from the ground up: method.go, transcript.go, session.go,
-// clientrequest.go, kemkeys.go, window.go, table.go, sealed.go, open.go, known.go, host.go,
+// clientrequest.go, kemkeys.go, window.go, table.go, sealed.go, clienthandshake.go, known.go, host.go,
 // watch.go, accept.go, serverrequest.go, ohttpkeys.go, ohttprequest.go, ohttpseal.go,
 // responder.go.
 package channel
