@@ -38,7 +38,7 @@ func (s *server) clusterOn(device attest.Attester, n int) []http.Handler {
 	for i := range n {
 		r.units[i] = s.estate.host(s.t)
 		units = append(units, testworld.Must(channelhttp.NewServer(channelhttp.ServerConfig{
-			Host: r.units[i], App: http.HandlerFunc(echo), Relay: r, Hosts: func() []string { return []string{"scoring.clinic.example"} }, Attester: device, RingUnknown: func() {}, Clock: func() (time.Time, error) { return time.Now(), nil }, Log: slog.New(slog.DiscardHandler),
+			Host: r.units[i], App: http.HandlerFunc(echo), Relay: r, Serves: func(string) bool { return true }, Attester: device, RingUnknown: func() {}, Clock: func() (time.Time, error) { return time.Now(), nil }, Log: slog.New(slog.DiscardHandler),
 		})))
 	}
 	return units

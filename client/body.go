@@ -122,7 +122,7 @@ func (b *responseBody) Close() error {
 	return err
 }
 
-// closeBody closes the body of a request that is not sent, as [http.RoundTripper] demands.
+// closeBody closes the body of a request, as [http.RoundTripper] demands.
 func closeBody(r *http.Request) {
 	if r.Body != nil {
 		r.Body.Close()

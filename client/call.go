@@ -59,9 +59,7 @@ type event struct {
 // RoundTrip blocks until there is a response, no replica is left to try, or the
 // request's context is done.
 func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Body != nil {
-		defer r.Body.Close()
-	}
+	defer closeBody(r)
 	if err := c.checkRequest(r); err != nil {
 		return nil, err
 	}
@@ -94,11 +92,19 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // checkRequest refuses requests that are not for this cluster.
 func (c *Client) checkRequest(r *http.Request) error {
-	if r.URL == nil || r.URL.Scheme != "https" {
-		return wire.Refuse(wire.BadRequest, "request: URL", r.URL, "scheme https")
+	if err := checkHTTPS(r); err != nil {
+		return err
 	}
 	if name := r.URL.Hostname(); name != c.config.ServerName {
 		return wire.Refuse(wire.WrongName, "request: host", name, c.config.ServerName)
+	}
+	return nil
+}
+
+// checkHTTPS refuses a URL without the scheme https.
+func checkHTTPS(r *http.Request) error {
+	if r.URL == nil || r.URL.Scheme != "https" {
+		return wire.Refuse(wire.BadRequest, "request: URL", r.URL, "scheme https")
 	}
 	return nil
 }

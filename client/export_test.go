@@ -4,9 +4,7 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/history"
-	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // FetchTrustFor is [FetchTrust] from one authority whose response was made for a nonce that was
@@ -18,17 +16,10 @@ func FetchTrustFor(ctx context.Context, config TrustConfig, nonce [32]byte) (*Tr
 		return nil, err
 	}
 	defer f.peer.Close()
-	if err := f.followHistory(ctx); err != nil {
-		return nil, err
-	}
-	if got := f.state.Policy().Document().Sequence; got < config.MinSequence {
-		return nil, wire.Refuse(wire.Behind, "policy: sequence", got, config.MinSequence)
-	}
-	pinned, err := config.pinned(f.state.Policy())
+	query, pinned, err := f.prepare(ctx)
 	if err != nil {
 		return nil, err
 	}
-	query := api.TrustQuery{Task: config.Task}
 	unverified, err := f.requestTrust(ctx, &query)
 	if err != nil {
 		return nil, err

@@ -72,19 +72,9 @@ func (f *trustFetch) currentPolicy(*x509.Certificate) (policy.Approved, time.Tim
 
 // trust fetches the history and then trust, which it verifies under the newest policy.
 func (f *trustFetch) trust(ctx context.Context) (*Trust, error) {
-	if err := f.followHistory(ctx); err != nil {
-		return nil, err
-	}
-	if got := f.state.Policy().Document().Sequence; got < f.config.MinSequence {
-		return nil, wire.Refuse(wire.Behind, "policy: sequence", got, fmt.Sprint("at least ", f.config.MinSequence))
-	}
-	pinned, err := f.config.pinned(f.state.Policy())
+	query, pinned, err := f.prepare(ctx)
 	if err != nil {
 		return nil, err
-	}
-	query := api.TrustQuery{Task: f.config.Task, Group: f.config.Group}
-	if query.Task+query.Group == "" {
-		query.ID = pinned[0].ID
 	}
 	unverified, err := f.requestTrust(ctx, &query)
 	if err != nil {
@@ -104,6 +94,24 @@ func (f *trustFetch) trust(ctx context.Context) (*Trust, error) {
 		}
 	}
 	return f.verifyTrust(query, unverified, pinned)
+}
+
+// prepare fetches the history, and returns the query for the pinned identities of its policy.
+func (f *trustFetch) prepare(ctx context.Context) (query api.TrustQuery, pinned []Identity, err error) {
+	if err = f.followHistory(ctx); err != nil {
+		return query, nil, err
+	}
+	if got := f.state.Policy().Document().Sequence; got < f.config.MinSequence {
+		return query, nil, wire.Refuse(wire.Behind, "policy: sequence", got, fmt.Sprint("at least ", f.config.MinSequence))
+	}
+	if pinned, err = f.config.pinned(f.state.Policy()); err != nil {
+		return query, nil, err
+	}
+	query.Task, query.Group = f.config.Task, f.config.Group
+	if query.Task+query.Group == "" {
+		query.ID = pinned[0].ID
+	}
+	return query, pinned, nil
 }
 
 // requestTrust sends one request for trust with a new nonce, which it stores in query.

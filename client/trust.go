@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -229,17 +228,16 @@ func (t *Trust) serverNames() []string {
 // checkTarget refuses a request that no unit of the pin serves: with "request" a scheme other than
 // https, with "name" a host that is not the task's or group's.
 func (t *Trust) checkTarget(r *http.Request) error {
-	if r.URL == nil || r.URL.Scheme != "https" {
-		return wire.Refuse(wire.BadRequest, "request in the channel: URL", r.URL, "scheme https")
+	if err := checkHTTPS(r); err != nil {
+		return err
 	}
 	var task string
 	if len(t.identities) > 0 {
 		task = t.identities[0].Task
 	}
-	target := url.URL{Host: cmp.Or(r.Host, r.URL.Host)}
-	hosts := t.state.Policy().Document().Hosts(task, t.config.Group)
-	if len(hosts) > 0 && !slices.ContainsFunc(hosts, func(host string) bool { return strings.EqualFold(host, target.Hostname()) }) {
-		return wire.Refuse(wire.WrongName, "request in the channel: host", target.Host, hosts)
+	doc, authority := t.state.Policy().Document(), cmp.Or(r.Host, r.URL.Host)
+	if hosts := doc.Hosts(task, t.config.Group); !doc.Serves(task, t.config.Group, authority) && len(hosts) > 0 {
+		return wire.Refuse(wire.WrongName, "request in the channel: host", authority, hosts)
 	}
 	return nil
 }

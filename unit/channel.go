@@ -165,7 +165,8 @@ func (u *Unit) awaitStep(ctx context.Context, d time.Duration) (soon bool, err e
 // and all others to h.
 func (u *Unit) withChannel(h http.Handler) (http.Handler, error) {
 	server, err := channelhttp.NewServer(channelhttp.ServerConfig{
-		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Hosts: func() []string { return u.newest().Document().Hosts(u.config.Task, u.config.Group) }, Attester: u.forClients(),
+		Host: u.cluster.host, App: h, Relay: u.cluster.relay, Attester: u.forClients(),
+		Serves:      func(a string) bool { return u.newest().Document().Serves(u.config.Task, u.config.Group, a) },
 		RingUnknown: u.renewSoon, Heads: channelhttp.Heads{Newest: u.provedHead, Received: u.hintHead}, Crowded: u.counters.quotas.Count, Clock: u.clock.CheckedTime, Log: u.config.Log,
 	})
 	if err != nil {

@@ -96,7 +96,7 @@ func putBack(t *testing.T) (w *world, newest api.History) {
 
 // TestOneTableBack replaces the history table of a stopped authority by an old copy. Its own log
 // names a head that it does not know: it starts, refuses all requests with "behind", and adopts
-// no step that leads to another head. The signed files heal it, whoever pushes them.
+// no step that leads to another head. The signed files repair it, regardless of who pushes them.
 func TestOneTableBack(t *testing.T) {
 	unmarked := func(h api.History) api.History {
 		entries := make([]api.HistoryEntry, len(h.Entries))

@@ -107,7 +107,7 @@ func kept(t *testing.T, file string, with map[string]string) func(name string) [
 		if text, ok := with[name]; ok {
 			return testworld.Must(hex.DecodeString(text))
 		}
-		return testworld.Must(hex.DecodeString(v.In[name] + v.Out[name]))
+		return v.bytesOf(name)
 	}
 }
 

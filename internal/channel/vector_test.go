@@ -45,6 +45,11 @@ type vector struct {
 	Out         map[string]string `json:"out"`
 }
 
+// bytesOf returns a value of the vector by its name.
+func (v vector) bytesOf(name string) []byte {
+	return testworld.Must(hex.DecodeString(v.In[name] + v.Out[name]))
+}
+
 func in(pairs ...any) map[string]string {
 	m := map[string]string{}
 	for i := 0; i < len(pairs); i += 2 {
@@ -290,7 +295,7 @@ func sealedOneOff(keys unitauth.OHTTPKeys, form ohttp.Form, path string) []byte 
 // checkOneOff derives keys and opens messages from a vector alone.
 func checkOneOff(t *testing.T, v vector) {
 	t.Helper()
-	bytesOf := func(name string) []byte { return testworld.Must(hex.DecodeString(v.In[name] + v.Out[name])) }
+	bytesOf := v.bytesOf
 	r := ringOfKey(nil, testworld.Must(identity.OpenRingKey(bytesOf("follow_ring_key"), noon.Add(2*time.Hour))), attest.Digest{}, nil)
 	private := testworld.Must(r.oneOffKey(0))
 	if same := testworld.Must(ohttp.KEMs[0].DeriveKeyPair(bytesOf("seed"))); !bytes.Equal(same.PublicKey().Bytes(), private.PublicKey().Bytes()) {
@@ -330,7 +335,7 @@ func checkOneOff(t *testing.T, v vector) {
 // checkOpen derives a session from a vector alone.
 func checkOpen(t *testing.T, v vector) {
 	t.Helper()
-	bytesOf := func(name string) []byte { return testworld.Must(hex.DecodeString(v.In[name] + v.Out[name])) }
+	bytesOf := v.bytesOf
 	same := func(name string, got []byte) {
 		t.Helper()
 		if want := bytesOf(name); !bytes.Equal(got, want) {
@@ -372,7 +377,7 @@ func checkOpen(t *testing.T, v vector) {
 // checkRequest opens the request and the response of a vector.
 func checkRequest(t *testing.T, v vector) {
 	t.Helper()
-	bytesOf := func(name string) []byte { return testworld.Must(hex.DecodeString(v.In[name] + v.Out[name])) }
+	bytesOf := v.bytesOf
 	secret := [secretSize]byte(bytesOf("session_secret"))
 	request, response := bytesOf("request"), bytesOf("response")
 	if !bytes.Equal(request[:wire.HeaderSize], bytesOf("header")) {
@@ -394,7 +399,7 @@ func checkRequest(t *testing.T, v vector) {
 // checkStream opens the request and the response of a vector of many chunks.
 func checkStream(t *testing.T, v vector) {
 	t.Helper()
-	bytesOf := func(name string) []byte { return testworld.Must(hex.DecodeString(v.In[name] + v.Out[name])) }
+	bytesOf := v.bytesOf
 	secret := [secretSize]byte(bytesOf("session_secret"))
 	request := bytesOf("request")
 	for name, got := range map[string][]byte{
@@ -412,7 +417,7 @@ func checkStream(t *testing.T, v vector) {
 // checkClose opens the responses without content and the tombstone of a vector.
 func checkClose(t *testing.T, v, opened vector) {
 	t.Helper()
-	bytesOf := func(name string) []byte { return testworld.Must(hex.DecodeString(v.In[name] + v.Out[name])) }
+	bytesOf := v.bytesOf
 	secret := [secretSize]byte(bytesOf("session_secret"))
 	header, closing := bytesOf("header"), closeKey(&secret)
 	if !bytes.Equal(closing[:], bytesOf("close_key")) {

@@ -144,7 +144,7 @@ func newHostile(t testing.TB, does behaviour, units int) *hostile {
 // start starts a unit that is new to the manager.
 func (m *hostile) start() *unit {
 	u := &unit{Host: m.host(channel.Limits{})}
-	u.server = testworld.Must(NewServer(ServerConfig{Host: u.Host, App: m.app, Relay: &bus{m, u}, Hosts: hosts, Attester: m.Device("scoring 1"), RingUnknown: func() {}, Clock: m.unitClock, Log: slog.New(slog.DiscardHandler)}))
+	u.server = testworld.Must(NewServer(ServerConfig{Host: u.Host, App: m.app, Relay: &bus{m, u}, Serves: serves, Attester: m.Device("scoring 1"), RingUnknown: func() {}, Clock: m.unitClock, Log: slog.New(slog.DiscardHandler)}))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.units = append(m.units, u)

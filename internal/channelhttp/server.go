@@ -7,11 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
-	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -41,8 +38,9 @@ type ServerConfig struct {
 	Host  *channel.Host
 	App   http.Handler // serves the requests of sessions, and all other paths
 	Relay Relay
-	// Hosts returns the hosts that requests inside the channel may be for. It must not block.
-	Hosts func() []string
+	// Serves reports whether requests inside the channel may be for an authority (host, or
+	// host:port). It must not block.
+	Serves func(authority string) bool
 	// Attester makes fresh evidence. Without it the server refuses to open sessions with fresh
 	// evidence. Only one goroutine calls it at a time. If it is an
 	// [attest.CredentialAttester], the unit first sends an introduction to the client.
@@ -70,8 +68,8 @@ type Server struct {
 
 // NewServer makes a server. It refuses an incomplete configuration with "request".
 func NewServer(c ServerConfig) (*Server, error) {
-	if c.Host == nil || c.App == nil || c.Relay == nil || c.Hosts == nil || c.RingUnknown == nil || c.Clock == nil || c.Log == nil {
-		return nil, wire.Refuse(wire.BadRequest, "channel server: configuration", "a required field is not set", "host, app, relay, hosts, ring unknown, clock, log")
+	if c.Host == nil || c.App == nil || c.Relay == nil || c.Serves == nil || c.RingUnknown == nil || c.Clock == nil || c.Log == nil {
+		return nil, wire.Refuse(wire.BadRequest, "channel server: configuration", "a required field is not set", "host, app, relay, serves, ring unknown, clock, log")
 	}
 	return &Server{config: c, intake: newIntake(c.Host.Limits())}, nil
 }
@@ -428,12 +426,8 @@ func (s *Server) checkTarget(inner *http.Request) error {
 	if inner.URL.Scheme != "https" {
 		return wire.Refuse(wire.Malformed, "request: scheme", inner.URL.Scheme, "https")
 	}
-	name, hosts := inner.Host, s.config.Hosts()
-	if host, _, err := net.SplitHostPort(name); err == nil {
-		name = host
-	}
-	if !slices.ContainsFunc(hosts, func(host string) bool { return strings.EqualFold(host, name) }) {
-		return wire.Refuse(wire.WrongName, "request: authority", inner.Host, hosts)
+	if !s.config.Serves(inner.Host) {
+		return wire.Refuse(wire.WrongName, "request: authority", inner.Host, "the unit's task or group by name, or a DNS name of it")
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
 // Trust and Renew make the world a Truster.
@@ -60,7 +61,7 @@ func newCluster(t testing.TB, n int, app http.Handler) *cluster {
 func (c *cluster) start() *unit {
 	c.T.Helper()
 	u := &unit{Host: c.host(c.limit)}
-	u.server = testworld.Must(NewServer(ServerConfig{Host: u.Host, App: c.app, Relay: &relay{c, u}, Hosts: hosts, Attester: c.Device("scoring 1"),
+	u.server = testworld.Must(NewServer(ServerConfig{Host: u.Host, App: c.app, Relay: &relay{c, u}, Serves: serves, Attester: c.Device("scoring 1"),
 		RingUnknown: func() { c.mu.Lock(); defer c.mu.Unlock(); c.rings++ }, Clock: c.unitClock, Log: slog.New(slog.DiscardHandler)}))
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -264,5 +265,9 @@ func say(t testing.TB, rt http.RoundTripper, method, path, body string) (string,
 
 var noGateway = testworld.Must(url.Parse("http://gateway.example"))
 
-// hosts are those of the units' task.
-func hosts() []string { return []string{"scoring", "scoring.clinic.example"} }
+// serves reports whether an authority is of the units' task.
+func serves(authority string) bool {
+	return scoringPolicy.Serves("scoring", "", authority)
+}
+
+var scoringPolicy = &policyfile.Document{Tasks: map[string]*policyfile.Task{"scoring": {Names: []string{"scoring.clinic.example"}}}}

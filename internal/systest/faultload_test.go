@@ -98,7 +98,7 @@ func spin(t *testing.T, wait time.Duration) {
 
 // TestFaultsUnderLoad: under 500 requests a second one of three units is frozen, then all
 // units, then the machine is kept busy. No request fails while all units are late, which
-// shows that a client never gives up its last replica.
+// shows that a client never stops using its last replica.
 func TestFaultsUnderLoad(t *testing.T) {
 	waits(t)
 	length := time.Second

@@ -3,14 +3,16 @@ package policyfile
 import (
 	"cmp"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy/policytoml"
-	"golang.org/x/crypto/ssh"
 )
 
 // DefaultTerm is how long after the policy's creation a group may end, where it
@@ -53,13 +55,29 @@ type Member struct {
 // Hosts lists the hosts of requests inside the trusted channel of a task or, if group is not
 // empty, of a group: its name, and the DNS names that the policy gives it.
 func (d *Document) Hosts(task, group string) []string {
+	name, names := d.namesOf(task, group)
+	if name == "" {
+		return nil
+	}
+	return append([]string{name}, names...)
+}
+
+// Serves reports whether an authority (host, or host:port) names one of [Document.Hosts].
+func (d *Document) Serves(task, group, authority string) bool {
+	name, names := d.namesOf(task, group)
+	host := (&url.URL{Host: authority}).Hostname()
+	return host != "" && (strings.EqualFold(host, name) || slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(host, n) }))
+}
+
+// namesOf returns the name and the DNS names of a task or group; no name if there is none.
+func (d *Document) namesOf(task, group string) (name string, names []string) {
 	if g := d.Groups[group]; g != nil {
-		return append([]string{group}, g.Names...)
+		return group, g.Names
 	}
 	if t := d.Tasks[task]; t != nil && group == "" {
-		return append([]string{task}, t.Names...)
+		return task, t.Names
 	}
-	return nil
+	return "", nil
 }
 
 // GroupNames lists the groups in the order of their names.

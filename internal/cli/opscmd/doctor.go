@@ -40,6 +40,13 @@ type examination struct {
 	look               func(context.Context) (string, error)
 }
 
+// errAbsent is the error of a check whose subject this machine need not have, errWarned of one
+// that found something to do although everything works.
+var (
+	errAbsent = errors.New("absent")
+	errWarned = errors.New("works without it")
+)
+
 // lookPlatforms asks each TEE that a machine can be. One that is absent is no
 // fault, unless it is the wanted one.
 func lookPlatforms(wanted string, beside *tpm.Machine) []examination {

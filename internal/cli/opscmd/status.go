@@ -176,11 +176,5 @@ func lookGateway(ctx context.Context, g authorityclient.Gateway) (string, error)
 	return fmt.Sprintf("ready at %s, %d units", g.URL, units), err
 }
 
-// errSkipped is the error of a check that was asked nothing, errAbsent of one
-// whose subject this machine need not have, errWarned of one that found something
-// to do while all works.
-var (
-	errSkipped = errors.New("not asked for")
-	errAbsent  = errors.New("absent")
-	errWarned  = errors.New("works without it")
-)
+// errSkipped is the error of a check that was asked nothing.
+var errSkipped = errors.New("not asked for")
