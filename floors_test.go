@@ -37,6 +37,7 @@ var house = []room{
 	{path: "internal/der", floor: 0},
 	{path: "internal/hostclock", floor: 1, third: []string{"golang.org/x/sys"}},
 	{path: "internal/loopback", floor: 0, testsOnly: true},
+	{path: "interop/conformance", floor: 0},
 	{path: "attest/internal/closed", floor: 0},
 	{path: "internal/envelope", floor: 1},
 	{path: "internal/bhttp", floor: 1},
