@@ -188,6 +188,15 @@ func TestRequests(t *testing.T) {
 		{"delay too long", "POST", "/chat", "application/json", `{"delay_ms":251}`, 422, "251"},
 		{"delay below none", "POST", "/chat", "application/json", `{"delay_ms":-1}`, 422, "delay_ms"},
 		{"seed below none", "POST", "/chat", "application/json", `{"seed":-1}`, 400, "seed"},
+		{"models", "GET", "/v1/models", "", "", 200, `"id":"harbour"`},
+		{"completion", "POST", "/v1/chat/completions", "application/json", `{"model":"harbour","messages":[{"role":"user","content":"The keeper"}],"max_tokens":3,"temperature":0}`, 200, `"completion_tokens":3`},
+		{"completion of parts", "POST", "/v1/chat/completions", "application/json", `{"model":"harbour","messages":[{"role":"user","content":[{"type":"text","text":"The "},{"type":"text","text":"keeper"}]}],"max_completion_tokens":3}`, 200, `"prompt_tokens":2`},
+		{"completion, streamed", "POST", "/v1/chat/completions", "application/json", `{"model":"harbour","messages":[{"role":"user","content":"The keeper"}],"max_tokens":2,"stream":true}`, 200, "data: [DONE]"},
+		{"an image", "POST", "/v1/chat/completions", "application/json", `{"model":"harbour","messages":[{"role":"user","content":[{"type":"image_url"}]}]}`, 400, "image_url"},
+		{"another model", "POST", "/v1/chat/completions", "application/json", `{"model":"other","messages":[]}`, 404, "harbour"},
+		{"too many tokens in a completion", "POST", "/v1/chat/completions", "application/json", `{"model":"harbour","messages":[],"max_completion_tokens":2001}`, 422, "2001"},
+		{"a completion that is text", "POST", "/v1/chat/completions", "text/plain", good, 415, "application/json"},
+		{"a completion and more", "POST", "/v1/chat/completions", "application/json", `{"model":"harbour","messages":[]}{}`, 400, "follows"},
 		{"too large", "POST", "/chat", "application/json", good + strings.Repeat(" ", maxBody), 413, "at most"},
 	}
 	for _, tt := range tests {
@@ -207,6 +216,46 @@ func TestRequests(t *testing.T) {
 				t.Errorf("got %d %.200s, want %d with %q", resp.StatusCode, body.String(), tt.status, tt.want)
 			}
 		})
+	}
+}
+
+// TestCompletionStreams: the chunks of a streamed completion are those of the whole one.
+func TestCompletionStreams(t *testing.T) {
+	srv := httptest.NewServer(handler(train(embedded)))
+	defer srv.Close()
+	ask := func(stream bool) *bufio.Scanner {
+		body, _ := json.Marshal(map[string]any{"model": modelName, "stream": stream, "max_tokens": 5, "seed": 9, "messages": []map[string]string{{"role": "user", "content": "The bay"}}})
+		resp, err := srv.Client().Post(srv.URL+"/v1/chat/completions", "application/json", bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		return bufio.NewScanner(resp.Body)
+	}
+	var text strings.Builder
+	var last string
+	for lines := ask(true); lines.Scan(); {
+		data, ok := strings.CutPrefix(lines.Text(), "data: ")
+		if !ok {
+			continue
+		}
+		if last = data; data == "[DONE]" {
+			break
+		}
+		var c completion
+		if err := json.Unmarshal([]byte(data), &c); err != nil {
+			t.Fatal(err)
+		}
+		text.WriteString(c.Choices[0].Delta.Content)
+	}
+	whole := ask(false)
+	whole.Scan()
+	var c completion
+	if err := json.Unmarshal(whole.Bytes(), &c); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := text.String(), first(train(embedded), "The bay", 9, 5); got != want || c.Choices[0].Message.Content != want || last != "[DONE]" {
+		t.Errorf("got %q streamed and %q whole, want %q; the last event %q", got, c.Choices[0].Message.Content, want, last)
 	}
 }
 

@@ -35,6 +35,8 @@ func handler(m *model) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { describe(w, m) })
 	mux.HandleFunc("POST /chat", func(w http.ResponseWriter, r *http.Request) { serveChat(w, r, m) })
+	mux.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) { serveCompletion(w, r, m) })
+	mux.HandleFunc("GET /v1/models", serveModels)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	return mux
 }
@@ -86,11 +88,19 @@ func event(w http.ResponseWriter, name string, data any) error {
 	if err != nil {
 		return err
 	}
+	if _, err := fmt.Fprintf(w, "event: %s\n", name); err != nil {
+		return err
+	}
+	return dataEvent(w, text)
+}
+
+// dataEvent writes the data of a server-sent event and pushes it out.
+func dataEvent(w http.ResponseWriter, data []byte) error {
 	out := http.NewResponseController(w)
 	if err := out.SetWriteDeadline(time.Now().Add(writeTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
-	if _, err := fmt.Fprintf(w, "event: %s\ndata: %s\n\n", name, text); err != nil {
+	if _, err := fmt.Fprintf(w, "data: %s\n\n", data); err != nil {
 		return err
 	}
 	return out.Flush()
@@ -113,26 +123,41 @@ func pause(ctx context.Context, d time.Duration) error {
 // answer.
 func readQuestion(w http.ResponseWriter, r *http.Request) (question, int, error) {
 	var q question
+	if status, err := readJSON(w, r, func(body *json.Decoder) error {
+		body.DisallowUnknownFields()
+		return body.Decode(&q)
+	}); err != nil {
+		return q, status, err
+	}
+	if q.MaxTokens == 0 {
+		q.MaxTokens = defaultTokens
+	}
+	return q, http.StatusUnprocessableEntity, q.check()
+}
+
+// readJSON reads a bounded body that is exactly one JSON value. With an error it returns the
+// status of the response.
+func readJSON(w http.ResponseWriter, r *http.Request, decode func(*json.Decoder) error) (status int, err error) {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return q, http.StatusUnsupportedMediaType, errors.New("want Content-Type: application/json")
+		return http.StatusUnsupportedMediaType, errors.New("want Content-Type: application/json")
 	}
 	// For the body only: a deadline that passes while it streams would end it.
 	in := http.NewResponseController(w)
 	if err := in.SetReadDeadline(time.Now().Add(readTime)); err == nil {
 		defer func() { _ = in.SetReadDeadline(time.Time{}) }()
 	}
-	err := strictJSON(http.MaxBytesReader(w, r.Body, maxBody), &q)
+	body := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	if err = decode(body); err == nil {
+		err = end(body)
+	}
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return q, http.StatusRequestEntityTooLarge, fmt.Errorf("body: want at most %d bytes", maxBody)
+		return http.StatusRequestEntityTooLarge, fmt.Errorf("body: want at most %d bytes", maxBody)
 	case err != nil:
-		return q, http.StatusBadRequest, fmt.Errorf("reading body: %w", err)
+		return http.StatusBadRequest, fmt.Errorf("reading body: %w", err)
 	}
-	if q.MaxTokens == 0 {
-		q.MaxTokens = defaultTokens
-	}
-	return q, http.StatusUnprocessableEntity, q.check()
+	return 0, nil
 }
 
 // check tells the first thing that is wrong with a question.
@@ -148,13 +173,8 @@ func (q question) check() error {
 	return nil
 }
 
-// strictJSON reads exactly one JSON value: no unknown field, nothing after it.
-func strictJSON(r io.Reader, into any) error {
-	d := json.NewDecoder(r)
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return err
-	}
+// end refuses what follows a JSON value.
+func end(d *json.Decoder) error {
 	switch _, err := d.Token(); {
 	case err == io.EOF:
 		return nil

@@ -3,6 +3,7 @@
 // 127.0.0.1 at the port in PORT, where the agent `cohort unit` expects it.
 //
 //	POST /chat     {"prompt": "The keeper", "max_tokens": 40, "seed": 7}
+//	POST /v1/chat/completions, GET /v1/models   the same for OpenAI's SDKs
 //	GET  /         what the model is
 //	GET  /healthz  200 once it serves
 //
