@@ -43,6 +43,11 @@ type (
 	Reason = wire.Reason
 )
 
+// ParseDigest reads a digest: 64 lower-case hexadecimal digits, not all zero, with or without the
+// prefix "sha256:". A genesis digest is usually written without it. Its error has the reason
+// "malformed".
+func ParseDigest(s string) (Digest, error) { return wire.ParseDigest(s) }
+
 // Platform names one kind of TEE, as policy files write it.
 type Platform string
 
