@@ -71,14 +71,14 @@ func histories(v *vectors) {
 }
 
 func statements(v *vectors) {
-	var texts []struct{ Name, Text, Expect string }
+	var texts []struct{ Name, Text, Roster, Expect string }
 	v.json(policyVectors+"group/texts.json", &texts)
 	for _, t := range texts {
-		op := "statement"
-		if strings.Contains(t.Name, "roster") || t.Name == "quorum above the parties" {
-			op = "roster"
+		if t.Roster != "" {
+			v.verdict("roster", t.Name, object{"roster": hex64(t.Roster)}, t.Expect, object{})
+		} else {
+			v.verdict("statement", t.Name, object{"statement": text64(t.Text)}, t.Expect, object{})
 		}
-		v.verdict(op, t.Name, object{"text": text64(t.Text)}, t.Expect, object{})
 	}
 }
 
