@@ -39,7 +39,9 @@
 // A client trusts a task, and connects over TLS to any replica:
 //
 //	client.FetchTrust → policy.Replay → api.Authority.Trust ⇒ authority.trust
-//	  → attest.Verifier.Appraise → policy.Approved.AdmitAuthority
+//	  → trustresponse.Check.Verify → attest.Verifier.Appraise → policy.Approved.AdmitAuthority
+//	  (through a gateway: api.Gateway.Trust ⇒ authority.sharedEvidence → trustresponse.SignStatement
+//	  → trustresponse.Check.VerifyRelayed → trustresponse.ParseStatement)
 //	client.New → (*Client).RoundTrip → tls.Config.VerifyConnection → identity.Check
 //	  (and again at another replica: call.handleBroken → pool.choose)
 //
@@ -162,6 +164,8 @@
 //	                             copies of them; knows no key
 //	   internal/history          following the policy history from its genesis
 //	   internal/unitauth         how a client knows units: pins, trust, certificates, receipts
+//	   internal/trustresponse    an authority's trust response: what a pin covers, whose evidence
+//	                             it is, whichever way it came
 //	   internal/channel          the trusted channel: sessions, requests and responses, as a
 //	                             state machine without network, over unitauth
 //	   internal/testworld        owners, the policies they signed, a clock and checks, in one

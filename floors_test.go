@@ -80,6 +80,7 @@ var house = []room{
 	{path: "internal/backup", floor: 4, third: []string{"filippo.io/age", "github.com/cloudflare/circl", "golang.org/x/crypto"}},
 	{path: "internal/founding", floor: 4},
 	{path: "internal/unitauth", floor: 4},
+	{path: "internal/trustresponse", floor: 4},
 	{path: "internal/channel", floor: 4, beside: []string{"internal/unitauth"}},
 	{path: "internal/authority/store", floor: 4, third: []string{"modernc.org/sqlite", "github.com/jackc/pgx/v5"}},
 	{path: "internal/authority/store/testdb", floor: 4, third: []string{"github.com/jackc/pgx/v5"}, testsOnly: true},

@@ -4,34 +4,41 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
-	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/history"
+	"github.com/cohort-tee/cohort/internal/trustresponse"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// authorityTimeout limits the time for one replica of the authority, so that the client continues
-// with the next replica if one hangs.
-const authorityTimeout = 10 * time.Second
+// sourceTimeout limits the time for one replica of the authority or one gateway, so that the
+// client continues with the next one if one hangs.
+const sourceTimeout = 10 * time.Second
 
-// trustFetch fetches trust from one replica of the authority. It is used once.
+// trustFetch fetches trust from one source. It is used once.
 type trustFetch struct {
 	config *TrustConfig
 	state  State // the newest history, replayed
-	peer   *history.Peer
-	// challenge is the credential challenge for an authority whose evidence needs one: a TPM.
-	challenge attest.Challenge
+	source trustServer
 }
 
-// fetchTrust tries the replicas of the authority in order, until one returns trust
-// that is not older than state.
+// trustServer is where trust is fetched: the authority itself, or a relay.
+type trustServer interface {
+	// followHistory returns h with the newest steps. It is proved in force by verifyTrust at the latest.
+	followHistory(ctx context.Context, h history.History, pin attest.Digest) (history.History, error)
+	requestTrust(ctx context.Context, q api.TrustQuery) (api.TrustResponse, error)
+	// verifyTrust verifies a response, and returns the history with its proof.
+	verifyTrust(c trustresponse.Check, unverified api.TrustResponse, h history.History) (trustresponse.Verified, history.History, error)
+}
+
+// fetchTrust tries the replicas of the authority in order, then the gateways, until one returns
+// trust that is not older than state.
 func fetchTrust(ctx context.Context, config *TrustConfig, state State) (*Trust, error) {
 	var faults []error
 	for _, address := range config.Authorities {
@@ -41,28 +48,65 @@ func fetchTrust(ctx context.Context, config *TrustConfig, state State) (*Trust, 
 		}
 		faults = append(faults, fmt.Errorf("authority %s: %w", address, err))
 	}
+	for _, address := range config.Gateways {
+		t, err := fetchThrough(ctx, config, state, address)
+		if err == nil {
+			return t, nil
+		}
+		faults = append(faults, fmt.Errorf("gateway %s: %w", address, err))
+	}
 	return nil, errors.Join(faults...)
 }
 
 // fetchFrom fetches trust from one replica. If the replica is behind, fetchFrom pushes
 // the known history to it and tries once more.
 func fetchFrom(ctx context.Context, config *TrustConfig, state State, address string) (*Trust, error) {
-	ctx, cancel := context.WithTimeout(ctx, authorityTimeout)
+	ctx, cancel := context.WithTimeout(ctx, sourceTimeout)
 	defer cancel()
 	f := &trustFetch{config: config, state: state}
-	var err error
-	if f.peer, err = history.NewPeer(history.Config{Address: address, LeafPolicy: f.currentPolicy, Clock: config.Clock}); err != nil {
+	peer, err := history.NewPeer(history.Config{Address: address, LeafPolicy: f.currentPolicy, Clock: config.Clock})
+	if err != nil {
 		return nil, err
 	}
-	defer f.peer.Close()
-	t, err := f.trust(ctx)
+	defer peer.Close()
+	f.source = connected{peer}
+	t, err := f.trust(ctx, f.requestNew)
 	if !errors.Is(err, wire.Behind) {
 		return t, err
 	}
-	if err := f.pushHistory(ctx, err); err != nil {
+	if !f.state.Policy().Genuine() {
 		return nil, err
 	}
-	return f.trust(ctx)
+	if failed := peer.PushHistory(ctx, f.state.history); failed != nil {
+		return nil, errors.Join(err, failed)
+	}
+	return f.trust(ctx, f.requestNew)
+}
+
+// fetchThrough fetches trust through one gateway. It asks for evidence that many clients share
+// and, if that is refused for what a copy in a cache may be, once more for its own.
+func fetchThrough(ctx context.Context, config *TrustConfig, state State, address string) (*Trust, error) {
+	ctx, cancel := context.WithTimeout(ctx, sourceTimeout)
+	defer cancel()
+	at, err := url.Parse(address)
+	if err != nil {
+		return nil, err
+	}
+	inner := newGateway(config.GatewayCA)
+	defer inner.CloseIdleConnections()
+	f := &trustFetch{config: config, state: state, source: &relayed{gateway: newGatewayReader(at, inner)}}
+	if config.Fresh {
+		return f.trust(ctx, f.requestNew)
+	}
+	t, err := f.trust(ctx, f.requestShared)
+	if !errors.Is(err, wire.Behind) && !errors.Is(err, wire.Expired) && !errors.Is(err, wire.WrongChip) {
+		return t, err
+	}
+	t, failed := f.trust(ctx, f.requestNew)
+	if failed != nil {
+		return nil, errors.Join(err, failed)
+	}
+	return t, nil
 }
 
 // currentPolicy returns the policy and the time for checking the authority's certificate.
@@ -70,162 +114,128 @@ func (f *trustFetch) currentPolicy(*x509.Certificate) (policy.Approved, time.Tim
 	return f.state.Policy(), f.config.Clock(), nil
 }
 
-// trust fetches the history and then trust, which it verifies under the newest policy.
-func (f *trustFetch) trust(ctx context.Context) (*Trust, error) {
-	query, pinned, err := f.prepare(ctx)
+// trust fetches the history and then trust by request, and verifies it under the newest policy.
+func (f *trustFetch) trust(ctx context.Context, request trustRequest) (*Trust, error) {
+	query, check, err := f.prepare(ctx)
 	if err != nil {
 		return nil, err
 	}
-	unverified, err := f.requestTrust(ctx, &query)
+	unverified, err := request(ctx, query, &check)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("requesting trust: %w", err)
 	}
-	in, introduced, err := f.config.Verifier.UnverifiedKeys(unverified.Evidence)
-	if err != nil {
-		return nil, fmt.Errorf("reading the authority's evidence: %w", err)
-	}
-	if introduced {
-		if f.challenge, err = f.config.Verifier.Challenge(unverified.Evidence.Platform, in); err != nil {
-			return nil, fmt.Errorf("challenging the authority: %w", err)
-		}
-		query.Credential = f.challenge.Credential
-		if unverified, err = f.requestTrust(ctx, &query); err != nil {
-			return nil, err
-		}
-	}
-	return f.verifyTrust(query, unverified, pinned)
+	return f.makeTrust(check, unverified)
 }
 
-// prepare fetches the history, and returns the query for the pinned identities of its policy.
-func (f *trustFetch) prepare(ctx context.Context) (query api.TrustQuery, pinned []Identity, err error) {
-	if err = f.followHistory(ctx); err != nil {
-		return query, nil, err
+// prepare fetches the history, and returns the query for the pinned identities of its policy and
+// what a response is checked against.
+func (f *trustFetch) prepare(ctx context.Context) (query api.TrustQuery, check trustresponse.Check, err error) {
+	newer, err := f.source.followHistory(ctx, f.state.history, f.config.Genesis)
+	if err != nil {
+		return query, check, err
 	}
-	if got := f.state.Policy().Document().Sequence; got < f.config.MinSequence {
-		return query, nil, wire.Refuse(wire.Behind, "policy: sequence", got, fmt.Sprint("at least ", f.config.MinSequence))
+	f.state = State{newer}
+	check = trustresponse.Check{Policy: newer.Policy(), Parties: f.config.PartyKeys, Verifier: f.config.Verifier}
+	if got := newer.Policy().Document().Sequence; got < f.config.MinSequence {
+		return query, check, wire.Refuse(wire.Behind, "policy: sequence", got, fmt.Sprint("at least ", f.config.MinSequence))
 	}
-	if pinned, err = f.config.pinned(f.state.Policy()); err != nil {
-		return query, nil, err
+	if check.Pinned, err = f.config.pinned(newer.Policy()); err != nil {
+		return query, check, err
 	}
 	query.Task, query.Group = f.config.Task, f.config.Group
 	if query.Task+query.Group == "" {
-		query.ID = pinned[0].ID
+		query.ID = check.Pinned[0].ID
 	}
-	return query, pinned, nil
+	return query, check, nil
 }
 
-// requestTrust sends one request for trust with a new nonce, which it stores in query.
-func (f *trustFetch) requestTrust(ctx context.Context, query *api.TrustQuery) (unverified trustResponse, err error) {
-	rand.Read(query.Nonce[:])
-	if unverified.TrustResponse, err = f.peer.Authority.Trust(ctx, *query); err != nil {
-		return unverified, fmt.Errorf("requesting trust: %w", err)
-	}
-	if err = json.Unmarshal(unverified.TrustResponse.Evidence, &unverified.Evidence); err != nil && !isRefusal(err) {
-		err = wire.Refuse(wire.Malformed, "evidence: wrapper", err, "RFC 9999")
-	}
-	return unverified, err
+// trustRequest requests trust, and notes in the check what the response must match.
+type trustRequest func(context.Context, api.TrustQuery, *trustresponse.Check) (api.TrustResponse, error)
+
+// requestShared requests evidence that many clients share.
+func (f *trustFetch) requestShared(ctx context.Context, query api.TrustQuery, _ *trustresponse.Check) (api.TrustResponse, error) {
+	return f.source.requestTrust(ctx, query)
 }
 
-// trustResponse is a response of the authority with decoded evidence.
-type trustResponse struct {
-	api.TrustResponse
-	Evidence attest.Evidence
-}
-
-// followHistory extends the state to the authority's newest policy.
-func (f *trustFetch) followHistory(ctx context.Context) error {
-	newer, err := f.peer.Follow(ctx, f.state.history, f.config.Genesis)
-	if err == nil {
-		f.state = State{newer}
-	}
-	return err
-}
-
-// pushHistory sends the known history to an authority that is behind. It returns cause
-// if no history is known.
-func (f *trustFetch) pushHistory(ctx context.Context, cause error) error {
-	if !f.state.Policy().Genuine() {
-		return cause
-	}
-	if err := f.peer.PushHistory(ctx, f.state.history); err != nil {
-		return errors.Join(cause, err)
-	}
-	return nil
-}
-
-// verifyTrust verifies a response of the authority and makes Trust of it.
-func (f *trustFetch) verifyTrust(query api.TrustQuery, unverified trustResponse, pinned []Identity) (*Trust, error) {
-	t := &Trust{config: f.config, state: f.state, fetchedAt: f.config.Clock()}
-	var err error
-	if t.root, err = parseCertificate(unverified.Authority); err != nil {
-		return nil, fmt.Errorf("reading the authority root: %w", err)
-	}
-	// The authority's policy may have changed since the history was fetched.
-	if got, want := unverified.History.Head, f.state.Policy().PolicyHead(); got != want {
-		return nil, wire.Refuse(wire.Behind, "trust: policy head", got, want)
-	}
-	if t.evidence, err = f.appraise(query, unverified.Evidence); err != nil {
-		return nil, fmt.Errorf("appraising the authority: %w", err)
-	}
-	for _, want := range pinned {
-		found, err := f.findIdentity(unverified.Identities, want, t.root)
-		if err != nil {
-			return nil, fmt.Errorf("checking identity of %s: %w", want, err)
-		}
-		t.identities = append(t.identities, found)
-	}
-	return t, nil
-}
-
-// appraise appraises the authority's evidence: the policy names the authority's code and
-// accepts its TEE, and the evidence is for this query's nonce.
-func (f *trustFetch) appraise(query api.TrustQuery, evidence attest.Evidence) (attest.Result, error) {
-	root, head := f.state.Policy().Document().Authority.Root, f.state.Policy().PolicyHead()
-	result, err := f.config.Verifier.Appraise(attest.Question{
-		Evidence:   evidence,
-		ReportData: attest.BindReportData(wire.LabelTrust, query.Nonce[:], root[:], head[:]),
-		Secret:     f.challenge.SecretFor,
-		Rules:      f.state.Policy().Rules(),
-		At:         f.config.Clock(),
-	})
+// requestNew requests evidence for a new nonce. Where the evidence names a device and key that a
+// credential must bind, a TPM's, it requests once more with one.
+func (f *trustFetch) requestNew(ctx context.Context, query api.TrustQuery, check *trustresponse.Check) (api.TrustResponse, error) {
+	check.Nonce = newTrustNonce()
+	query.Nonce = check.Nonce
+	unverified, err := f.source.requestTrust(ctx, query)
 	if err != nil {
-		return attest.Result{}, err
+		return unverified, err
 	}
-	return result, f.state.Policy().AdmitAuthority(result)
-}
-
-// findIdentity returns an identity with its roots from a response, after checking them.
-func (f *trustFetch) findIdentity(unverified []api.TrustIdentity, want Identity, authority *x509.Certificate) (Identity, error) {
-	for _, u := range unverified {
-		if u.ID != want.ID {
-			continue
-		}
-		var err error
-		if want.Root, err = parseCertificate(u.Root); err != nil {
-			return Identity{}, fmt.Errorf("reading identity root: %w", err)
-		}
-		if want.Group != "" {
-			return want, identity.CheckGroupRoot(want.Root, identity.Expect{Policy: f.state.Policy(), Group: want.Group, IDs: []attest.Digest{want.ID}, At: f.config.Clock(), Approvers: f.config.PartyKeys})
-		}
-		if want.Cross, err = parseCertificate(u.Cross); err != nil {
-			return Identity{}, fmt.Errorf("reading cross-certificate: %w", err)
-		}
-		expect := identity.Expect{
-			Policy: f.state.Policy(),
-			Kinds:  []identity.Kind{identity.KindShared, identity.KindUnit},
-			Use:    identity.UseTLS,
-			IDs:    []attest.Digest{want.ID},
-			At:     f.config.Clock(),
-		}
-		return want, identity.CheckRoot(want.Root, want.Cross, authority, expect)
+	platform, in, named := check.UnverifiedKeys(unverified)
+	if !named {
+		return unverified, nil
 	}
-	return Identity{}, wire.Refuse(wire.WrongIdentity, "trust: identity", "not in the response", want.ID)
-}
-
-func parseCertificate(der []byte) (*x509.Certificate, error) {
-	c, err := x509.ParseCertificate(der)
+	challenge, err := f.config.Verifier.Challenge(platform, in)
 	if err != nil {
-		return nil, wire.Refuse(wire.Malformed, "certificate", err, "X.509 DER")
+		return unverified, fmt.Errorf("challenging the authority: %w", err)
 	}
-	return c, nil
+	check.Nonce, check.Secret = newTrustNonce(), challenge.SecretFor
+	query.Nonce, query.Credential = check.Nonce, challenge.Credential
+	return f.source.requestTrust(ctx, query)
+}
+
+func newTrustNonce() []byte {
+	nonce := make([]byte, api.TrustNonce)
+	rand.Read(nonce)
+	return nonce
+}
+
+// makeTrust verifies a response and makes Trust of it.
+func (f *trustFetch) makeTrust(check trustresponse.Check, unverified api.TrustResponse) (*Trust, error) {
+	check.At = f.config.Clock()
+	verified, proved, err := f.source.verifyTrust(check, unverified, f.state.history)
+	if err != nil {
+		return nil, err
+	}
+	f.state = State{proved}
+	return &Trust{config: f.config, state: f.state, fetchedAt: check.At, root: verified.Root, evidence: verified.Evidence, identities: verified.Identities}, nil
+}
+
+// connected is an authority, on a connection whose certificate was verified.
+type connected struct{ peer *history.Peer }
+
+func (s connected) followHistory(ctx context.Context, h history.History, pin attest.Digest) (history.History, error) {
+	return s.peer.Follow(ctx, h, pin)
+}
+
+func (s connected) requestTrust(ctx context.Context, q api.TrustQuery) (api.TrustResponse, error) {
+	return s.peer.Authority.Trust(ctx, q)
+}
+
+func (s connected) verifyTrust(c trustresponse.Check, unverified api.TrustResponse, h history.History) (trustresponse.Verified, history.History, error) {
+	v, err := c.Verify(unverified)
+	return v, h, err
+}
+
+// relayed is a gateway, or any other relay. Its history is proved by the root in its trust
+// response, and that by policy.
+type relayed struct {
+	gateway *api.Gateway
+	proof   []byte // of the head of the newest history, unverified
+}
+
+func (s *relayed) followHistory(ctx context.Context, h history.History, pin attest.Digest) (next history.History, err error) {
+	next, s.proof, err = (&history.Gateway{Reader: s.gateway}).FollowUnproved(ctx, h, pin)
+	return next, err
+}
+
+func (s *relayed) requestTrust(ctx context.Context, q api.TrustQuery) (api.TrustResponse, error) {
+	return s.gateway.Trust(ctx, q)
+}
+
+func (s *relayed) verifyTrust(c trustresponse.Check, unverified api.TrustResponse, h history.History) (trustresponse.Verified, history.History, error) {
+	root, err := trustresponse.ParseRoot(unverified)
+	if err != nil {
+		return trustresponse.Verified{}, h, err
+	}
+	if h, err = h.Prove(s.proof, root, c.At); err != nil {
+		return trustresponse.Verified{}, h, err
+	}
+	v, err := c.VerifyRelayed(unverified)
+	return v, h, err
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -32,6 +33,12 @@ func parseGateways(list string) (all []*url.URL, err error) {
 		}
 	}
 	return all, nil
+}
+
+// newGatewayReader makes a reader of the history and of trust at a gateway. It follows no
+// redirection, which would let the gateway choose other addresses for requests of this machine.
+func newGatewayReader(at *url.URL, inner *http.Transport) *api.Gateway {
+	return api.NewGateway(at, &http.Client{Transport: inner, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
 }
 
 // startRandom selects the first gateway at random, to spread the clients over the gateways.

@@ -1,12 +1,10 @@
 package client
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 
 	"github.com/cohort-tee/cohort/attest"
-	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -36,48 +34,6 @@ func (o OpenConfig) sessionPin() unitauth.Pin {
 		p.Role = o.Role
 	}
 	return p
-}
-
-// String returns "task TASK release RELEASE" or "group GROUP".
-func (i Identity) String() string {
-	if i.Group != "" {
-		return "group " + i.Group
-	}
-	return "task " + i.Task + " release " + i.Release
-}
-
-// pinnedGroup returns the group identity that the parties approve, the trusted party of
-// PartyKeys among them, and the predecessors that they still approve. With an ID it
-// returns exactly that identity. The parties also approve the root of each identity, so
-// that the authority alone can never introduce one.
-func (c *TrustConfig) pinnedGroup(p policy.Approved) ([]Identity, error) {
-	pact := p.GroupByName(c.Group)
-	if pact == nil {
-		return nil, wire.Refuse(wire.NotFound, "trust: group", c.Group, p.Document().GroupNames())
-	}
-	at := c.Clock()
-	inForce, err := pact.InForce(policy.ApprovedRoot(at), at)
-	if err != nil {
-		return nil, err
-	}
-	if !c.ID.IsZero() && c.ID != inForce.ID() {
-		return nil, wire.Refuse(wire.StaleRoster, "trust: identity of group "+c.Group, inForce.ID(), c.ID)
-	}
-	var found []Identity
-	for ; inForce != nil; inForce = inForce.Predecessor {
-		for _, root := range inForce.Roots(at) {
-			unapproved := identity.CheckApprovers(inForce, root, c.PartyKeys, at)
-			if unapproved == nil && (c.ID.IsZero() || c.ID == inForce.ID()) {
-				found = append(found, Identity{ID: inForce.ID(), Group: c.Group})
-				break
-			}
-			err = cmp.Or(err, unapproved)
-		}
-	}
-	if len(found) == 0 {
-		return nil, err
-	}
-	return found, nil
 }
 
 // Group returns the state of the pinned group, as its parties approve it. It returns nil

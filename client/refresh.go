@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,7 +44,8 @@ type sharedTrust struct {
 // trustWatch keeps trust current while it has users.
 type trustWatch struct {
 	watcher history.Watcher
-	peers   []*history.Peer // the authorities; with the users' gateways, the watcher's sources
+	peers   []*history.Peer // the authorities; with the gateways, the watcher's sources
+	inner   *http.Transport // to the gateways of the configuration
 	moved   chan struct{}   // guarded by sharedTrust.mu: closed when the policy in force changes
 	stale   chan struct{}   // contains a value when a step left a part to be fetched
 	stop    context.CancelFunc
@@ -70,7 +72,7 @@ func (l *sharedTrust) addUser(gateways *gateways) (release func()) {
 	t := l.newest.Load()
 	var added []*history.Gateway
 	for _, at := range gateways.all {
-		g := &history.Gateway{Reader: api.NewGateway(at, &http.Client{Transport: gateways.inner}), Root: t.root, Clock: t.config.Clock}
+		g := &history.Gateway{Reader: newGatewayReader(at, gateways.inner), Root: t.root, Clock: t.config.Clock}
 		added = append(added, g)
 		w.watcher.AddSource(g)
 	}
@@ -97,7 +99,7 @@ func (l *sharedTrust) removeUser() bool {
 // watch starts the watcher and the goroutine that fetches missing parts.
 func (l *sharedTrust) watch() *trustWatch {
 	t := l.newest.Load()
-	w := &trustWatch{moved: make(chan struct{}), stale: make(chan struct{}, 1)}
+	w := &trustWatch{moved: make(chan struct{}), stale: make(chan struct{}, 1), inner: newGateway(t.config.GatewayCA)}
 	w.watcher = history.Watcher{
 		Pin: t.config.Genesis, Current: func() history.History { return l.newest.Load().state.history },
 		Adopt: func(h history.History) {
@@ -117,6 +119,11 @@ func (l *sharedTrust) watch() *trustWatch {
 			w.watcher.AddSource(p)
 		}
 	}
+	for _, address := range t.config.Gateways {
+		if at, err := url.Parse(address); err == nil {
+			w.watcher.AddSource(&history.Gateway{Reader: newGatewayReader(at, w.inner), Root: t.root, Clock: t.config.Clock})
+		}
+	}
 	var ctx context.Context
 	ctx, w.stop = context.WithCancel(context.Background())
 	w.tasks.Go(func() {
@@ -134,6 +141,7 @@ func (w *trustWatch) stopAndWait() {
 	for _, p := range w.peers {
 		p.Close()
 	}
+	(&gateways{inner: w.inner}).close()
 }
 
 // requestFetch wakes fetchMissing to fetch the parts that a step left missing.

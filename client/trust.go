@@ -14,18 +14,29 @@ import (
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/trustresponse"
 	"github.com/cohort-tee/cohort/internal/unitauth"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// TrustConfig contains the pin of a client and its sources of trust. Authorities, Genesis
-// and Verifier are required, and exactly one of Task, Group, ID and Measurements; only
+// TrustConfig contains the pin of a client and its sources of trust. Authorities or Gateways,
+// Genesis and Verifier are required, and exactly one of Task, Group, ID and Measurements; only
 // Group and ID may be combined.
 type TrustConfig struct {
 	// Authorities are https URLs of the authority's replicas, tried in order. The
 	// addresses are untrusted.
 	Authorities []string
+	// Gateways are http or https URLs of gateways that pass on trust and the policy history.
+	// They are tried in order after Authorities. The addresses are untrusted, and nothing that a
+	// gateway sends counts without the authority's or the owners' signatures.
+	Gateways []string
+	// GatewayCA contains the roots for the gateways' certificates. These certificates protect
+	// availability only. Nil means the system's roots.
+	GatewayCA *x509.CertPool
+	// Fresh requires evidence of the authority that was made for this client, from a gateway
+	// too. Otherwise evidence from a gateway may be 10 minutes old, and many clients share it.
+	Fresh bool
 	// Genesis is the digest of the first policy. It determines the first owners; their
 	// signatures determine everything else.
 	Genesis attest.Digest
@@ -54,15 +65,10 @@ type TrustConfig struct {
 	Clock func() time.Time
 }
 
-// Identity is the identity of one release, or of a group, with its root.
-type Identity struct {
-	ID      attest.Digest
-	Task    string
-	Release string
-	Group   string            // Task and Release are then empty
-	Root    *x509.Certificate // self-signed
-	Cross   *x509.Certificate // the root's key, certified by the authority root; nil for a group
-}
+// Identity is the identity of one release, or of a group, with its root: Task and Release, or
+// Group, name it; Root is self-signed; Cross is the root's key, certified by the authority root,
+// and nil for a group.
+type Identity = trustresponse.Identity
 
 // Trust contains everything a client needs to verify units: the policy that the owners
 // signed, the authority root that the policy names, and the identity roots. Only
@@ -78,15 +84,18 @@ type Trust struct {
 	shared     *sharedTrust // keeps the trust current while it is used
 }
 
-// FetchTrust fetches trust from the authority and verifies all of it. The policy history must start
-// at the pinned genesis and must not be older than State. The authority must have the root that the
-// newest policy names, and prove by fresh evidence that it runs code that this policy names. The
-// identity roots must belong to the pinned releases or group.
+// FetchTrust fetches trust from the authority, or through a gateway, and verifies all of it. The
+// policy history must start at the pinned genesis and must not be older than State. The authority
+// must have the root that the newest policy names, and prove by evidence that it runs code that
+// this policy names: by fresh evidence on a direct connection, and through a gateway by evidence
+// under its signature, which may be 10 minutes old (docs/spec/trust.md, section 7). The identity
+// roots must belong to the pinned releases or group.
 //
 // If an authority is behind State, FetchTrust pushes the newer history to it and tries
-// once more. The error of a failed check is an [attest.Refusal]. FetchTrust never uses a
-// gateway; once a [Channel] uses the trust, gateways help to keep it current. On js/wasm
-// FetchTrust fails with [ErrNoTLS].
+// once more. The error of a failed check is an [attest.Refusal].
+//
+// On js/wasm FetchTrust fails with [ErrNoTLS]. Through gateways alone no check would need TLS, so
+// there it needs only a transport that sends by fetch, in place of connections of its own.
 func FetchTrust(ctx context.Context, config TrustConfig) (*Trust, error) {
 	if !tlsVerifies {
 		return nil, ErrNoTLS
@@ -111,12 +120,17 @@ func (c *TrustConfig) validate() error {
 	fault := func(field string, got, want any) {
 		faults = append(faults, wire.Refuse(wire.BadRequest, "trust: "+field, got, want))
 	}
-	if len(c.Authorities) == 0 {
-		fault("authorities", 0, "at least one URL")
+	if len(c.Authorities)+len(c.Gateways) == 0 {
+		fault("authorities and gateways", 0, "at least one URL")
 	}
 	for _, address := range c.Authorities {
 		if u, err := url.Parse(address); err != nil || u.Scheme != "https" || u.Host == "" {
 			fault("authority", address, "an https URL")
+		}
+	}
+	for _, address := range c.Gateways {
+		if all, err := parseGateways(address); err != nil || len(all) != 1 {
+			fault("gateway", address, "an http or https URL")
 		}
 	}
 	if c.Genesis.IsZero() {
@@ -148,42 +162,7 @@ func (c *TrustConfig) pinCount() (n int) {
 
 // pinned returns the pinned identities under a policy. It refuses if there is none.
 func (c *TrustConfig) pinned(p policy.Approved) ([]Identity, error) {
-	if c.Group != "" {
-		return c.pinnedGroup(p)
-	}
-	var found []Identity
-	doc := p.Document()
-	for _, task := range doc.TaskNames() {
-		for _, release := range doc.Tasks[task].ReleaseNames() {
-			id, err := identity.ReleaseID(p, task, release)
-			if err != nil {
-				return nil, err
-			}
-			if task == c.Task || id == c.ID || c.hasMeasurements(doc.Tasks[task].Releases[release].References) {
-				found = append(found, Identity{ID: id, Task: task, Release: release})
-			}
-		}
-	}
-	switch {
-	case len(found) > 0:
-		return found, nil
-	case c.Task != "":
-		return nil, wire.Refuse(wire.NotFound, "trust: task", c.Task, doc.TaskNames())
-	case !c.ID.IsZero():
-		return nil, wire.Refuse(wire.WrongIdentity, "trust: identity", c.ID, "a release of the policy")
-	}
-	return nil, wire.Refuse(wire.NotMeasured, "trust: measurements", c.Measurements, "those of a release of the policy")
-}
-
-// hasMeasurements reports whether the pinned measurements equal the reference values of a
-// release, in any order.
-func (c *TrustConfig) hasMeasurements(references []attest.ReferenceValue) bool {
-	if len(c.Measurements) == 0 {
-		return false
-	}
-	want := slices.SortedFunc(slices.Values(c.Measurements), attest.Measurement.Compare)
-	got := slices.SortedFunc(slices.Values(references), attest.Measurement.Compare)
-	return slices.EqualFunc(got, want, func(a, b attest.Measurement) bool { return a.Compare(b) == 0 })
+	return trustresponse.Pin{Task: c.Task, Group: c.Group, ID: c.ID, Measurements: c.Measurements, PartyKeys: c.PartyKeys}.Identities(p, c.Clock())
 }
 
 // Policy returns the policy in force.

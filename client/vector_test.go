@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,7 +33,9 @@ type trustVector struct {
 	Description string         `json:"description"`
 	Input       map[string]any `json:"input"`
 	Accepted    trustAccepted  `json:"accepted"`
-	Refused     []trustRefused `json:"refused"`
+	// AlsoAccepted are changes of the input that are accepted with the same conclusions.
+	AlsoAccepted []trustRefused `json:"also_accepted,omitempty"`
+	Refused      []trustRefused `json:"refused"`
 }
 
 // trustInput is what a client has and fetches.
@@ -41,10 +44,10 @@ type trustInput struct {
 	Genesis     attest.Digest     `json:"genesis"`
 	Task        string            `json:"task"`
 	MinSequence uint64            `json:"min_sequence"`
-	Nonce       string            `json:"nonce"` // of the client, hexadecimal
-	Pages       []api.History     `json:"pages"` // of the history, in the order of the requests
-	Chain       [][]byte          `json:"chain"` // of the TLS server: leaf, authority root
-	ChainKey    []byte            `json:"chain_key"`
+	Nonce       string            `json:"nonce"`           // of the client, hexadecimal; empty if it sent none
+	Pages       []api.History     `json:"pages"`           // of the history, in the order of the requests
+	Chain       [][]byte          `json:"chain,omitempty"` // of the TLS server: leaf, authority root; none of a gateway
+	ChainKey    []byte            `json:"chain_key,omitempty"`
 	Trust       api.TrustResponse `json:"trust"`
 }
 
@@ -59,15 +62,35 @@ type trustAccepted struct {
 type trustRefused struct {
 	Name   string           `json:"name"`
 	Set    []map[string]any `json:"set"` // path and value; a missing value removes the member
-	Reason wire.Reason      `json:"reason"`
+	Reason wire.Reason      `json:"reason,omitempty"`
+}
+
+// addChange adds a change of pairs of path and value.
+func addChange(list *[]trustRefused, name string, reason wire.Reason, pairs ...any) {
+	c := trustRefused{Name: name, Reason: reason}
+	for i := 0; i < len(pairs); i += 2 {
+		set := map[string]any{"path": pairs[i]}
+		if pairs[i+1] != nil {
+			set["value"] = pairs[i+1]
+		}
+		c.Set = append(c.Set, set)
+	}
+	*list = append(*list, c)
 }
 
 // TestTrustVector: the recorded responses are accepted with the recorded conclusions, and each
 // change is refused with its reason.
-func TestTrustVector(t *testing.T) {
-	path := filepath.Join("testdata", "vectors", "trust.json")
+func TestTrustVector(t *testing.T) { runTrustVector(t, "trust.json", newTrustVector) }
+
+// TestTrustStatementVector is the same for responses that a gateway passed on.
+func TestTrustStatementVector(t *testing.T) {
+	runTrustVector(t, "trust-statement.json", newTrustStatementVector)
+}
+
+func runTrustVector(t *testing.T, name string, record func(*testing.T) trustVector) {
+	path := filepath.Join("testdata", "vectors", name)
 	if *update {
-		text := testworld.Must(json.MarshalIndent(newTrustVector(t), "", "  "))
+		text := testworld.Must(json.MarshalIndent(record(t), "", "  "))
 		if err := os.WriteFile(path, append(text, '\n'), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -76,25 +99,34 @@ func TestTrustVector(t *testing.T) {
 	if err := json.Unmarshal(testworld.Must(os.ReadFile(path)), &v); err != nil {
 		t.Fatal(err)
 	}
-	trust, err := judgeTrust(t, v.Input)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, want := conclusions(trust), v.Accepted; string(testworld.Must(json.Marshal(got))) != string(testworld.Must(json.Marshal(want))) {
-		t.Errorf("got %+v, want %+v", got, want)
+	for _, c := range append([]trustRefused{{Name: "as recorded"}}, v.AlsoAccepted...) {
+		t.Run(c.Name, func(t *testing.T) {
+			trust, err := judgeTrust(t, c.apply(t, v.Input))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := conclusions(trust), v.Accepted; string(testworld.Must(json.Marshal(got))) != string(testworld.Must(json.Marshal(want))) {
+				t.Errorf("got %+v, want %+v", got, want)
+			}
+		})
 	}
 	for _, c := range v.Refused {
 		t.Run(c.Name, func(t *testing.T) {
-			var input map[string]any
-			testworld.Must(0, json.Unmarshal(testworld.Must(json.Marshal(v.Input)), &input))
-			for _, set := range c.Set {
-				setPointer(t, input, set["path"].(string), set["value"])
-			}
-			if _, err := judgeTrust(t, input); wire.ReasonOf(err) != c.Reason {
+			if _, err := judgeTrust(t, c.apply(t, v.Input)); wire.ReasonOf(err) != c.Reason {
 				t.Errorf("got %v, want reason %q", err, c.Reason)
 			}
 		})
 	}
+}
+
+// apply returns a changed copy of an input.
+func (c trustRefused) apply(t *testing.T, in map[string]any) (changed map[string]any) {
+	t.Helper()
+	testworld.Must(0, json.Unmarshal(testworld.Must(json.Marshal(in)), &changed))
+	for _, set := range c.Set {
+		setPointer(t, changed, set["path"].(string), set["value"])
+	}
+	return changed
 }
 
 func conclusions(trust *client.Trust) trustAccepted {
@@ -141,28 +173,40 @@ func judgeTrust(t *testing.T, raw map[string]any) (*client.Trust, error) {
 	if err := json.Unmarshal(testworld.Must(json.Marshal(raw)), &in); err != nil {
 		t.Fatal(err)
 	}
-	key := testworld.Must(x509.ParsePKCS8PrivateKey(in.ChainKey))
-	pages := in.Pages
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+api.PathHistory, func(w http.ResponseWriter, _ *http.Request) {
+	config := client.TrustConfig{
+		Genesis: in.Genesis, Task: in.Task, MinSequence: in.MinSequence, Verifier: attesttest.Verifier(), Clock: func() time.Time { return in.At },
+	}
+	pages, mux := in.Pages, http.NewServeMux()
+	servePage := func(w http.ResponseWriter, _ *http.Request) {
 		if len(pages) == 0 {
 			http.Error(w, "no further page", http.StatusServiceUnavailable)
 			return
 		}
 		writeJSON(w, pages[0])
 		pages = pages[1:]
-	})
-	mux.HandleFunc("GET "+api.PathTrust, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, in.Trust) })
-	l := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
-	server := &http.Server{Handler: mux, ErrorLog: quiet, TLSConfig: &tls.Config{
-		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{{Certificate: in.Chain, PrivateKey: key}},
-	}}
-	go server.ServeTLS(l, "", "")
-	defer server.Close()
-	return client.FetchTrustFor(t.Context(), client.TrustConfig{
-		Authorities: []string{"https://" + l.Addr().String()}, Genesis: in.Genesis, Task: in.Task, MinSequence: in.MinSequence,
-		Verifier: attesttest.Verifier(), Clock: func() time.Time { return in.At },
-	}, [32]byte(testworld.Must(hex.DecodeString(in.Nonce))))
+	}
+	serveTrust := func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, in.Trust) }
+	for _, path := range []string{api.PathHistory, wire.PathHistory} {
+		mux.HandleFunc("GET "+path, servePage)
+	}
+	for _, path := range []string{api.PathTrust, wire.PathTrust} {
+		mux.HandleFunc("GET "+path, serveTrust)
+	}
+	if len(in.Chain) == 0 {
+		server := httptest.NewServer(mux)
+		defer server.Close()
+		config.Gateways = []string{server.URL}
+	} else {
+		key := testworld.Must(x509.ParsePKCS8PrivateKey(in.ChainKey))
+		l := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
+		server := &http.Server{Handler: mux, ErrorLog: quiet, TLSConfig: &tls.Config{
+			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{{Certificate: in.Chain, PrivateKey: key}},
+		}}
+		go server.ServeTLS(l, "", "")
+		defer server.Close()
+		config.Authorities = []string{"https://" + l.Addr().String()}
+	}
+	return client.FetchTrustFor(t.Context(), config, testworld.Must(hex.DecodeString(in.Nonce)))
 }
 
 // newTrustVector records the responses of an authority with three policies.
@@ -202,17 +246,7 @@ func newTrustVector(t *testing.T) trustVector {
 // trustRefusals are changes of an input.
 func trustRefusals(t *testing.T, w *world, in trustInput, nonce attest.Digest) (list []trustRefused) {
 	t.Helper()
-	add := func(name string, reason wire.Reason, pairs ...any) {
-		c := trustRefused{Name: name, Reason: reason}
-		for i := 0; i < len(pairs); i += 2 {
-			set := map[string]any{"path": pairs[i]}
-			if pairs[i+1] != nil {
-				set["value"] = pairs[i+1]
-			}
-			c.Set = append(c.Set, set)
-		}
-		list = append(list, c)
-	}
+	add := func(name string, reason wire.Reason, pairs ...any) { addChange(&list, name, reason, pairs...) }
 	flipped := func(b []byte, at int) string {
 		b = append([]byte(nil), b...)
 		b[at] ^= 1

@@ -21,6 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/trustresponse"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 )
@@ -44,11 +45,12 @@ type world struct {
 	limit    int // steps that it still has, as with a rolled-back database
 	tamper   func(*api.TrustResponse)
 	pushed   int
-	stubborn bool          // ignores pushed histories
-	hollow   bool          // returns an empty history
-	asked    int           // trust responses sent
-	polls    int           // polls received
-	moved    chan struct{} // closed by the next step
+	stubborn bool                // ignores pushed histories
+	hollow   bool                // returns an empty history
+	endorsed attest.Endorsements // beside the authority's evidence
+	asked    int                 // trust responses sent
+	polls    int                 // polls received
+	moved    chan struct{}       // closed by the next step
 }
 
 // newWorld starts an authority with one policy of the given releases.
@@ -226,11 +228,14 @@ func (w *world) trust(rw http.ResponseWriter, r *http.Request) {
 	w.asked++
 	approved, entries := w.visible()
 	root, head := w.keys.RootDigest(), approved.PolicyHead()
-	evidence := testworld.Must(w.device.Attest(r.Context(), attest.BindReportData(wire.LabelTrust, nonce, root[:], head[:])))
+	claim := trustresponse.Claim{Genesis: w.Genesis(), Root: root, Head: head, Steps: uint64(len(entries)), At: time.Now(), Nonce: nonce}
+	evidence := testworld.Must(json.Marshal(testworld.Must(w.device.Attest(r.Context(), claim.ReportData())).WithEndorsements(w.endorsed)))
+	claim.Evidence = wire.Sum(evidence)
 	response := api.TrustResponse{
 		Authority: w.issuer.AuthorityRoot(),
 		History:   api.History{Entries: entries, Head: head},
-		Evidence:  testworld.Must(json.Marshal(evidence)),
+		Evidence:  evidence,
+		Statement: testworld.Must(trustresponse.SignStatement(claim, testworld.Must(w.issuer.AuthorityLeaf(claim.At)))),
 	}
 	for _, task := range approved.Document().TaskNames() {
 		for _, release := range approved.Document().Tasks[task].ReleaseNames() {

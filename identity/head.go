@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
@@ -16,11 +17,11 @@ import (
 	"github.com/cohort-tee/cohort/policy"
 )
 
-// MaxHead is the maximum size in bytes of a proved head: a framing of six fields, about 900 bytes.
-const MaxHead = wire.MaxHead
-
-// maxSpread is the maximum spread in a proved head: the maximum lifetime of a certificate.
-const maxSpread = wire.MaxLifetime
+const (
+	// MaxHead is the maximum size in bytes of a proved head: a framing of six fields, about 900 bytes.
+	MaxHead   = wire.MaxHead
+	maxSpread = wire.MaxLifetime // in a proved head: the maximum lifetime of a certificate
+)
 
 // HeadClaim is an authority's unverified statement about its policy history at one time; a
 // [ProvedHead] is a verified statement.
@@ -36,27 +37,20 @@ func (c HeadClaim) message() []byte {
 	return wire.Frame(wire.LabelHead, c.Head[:], wire.Uint64(c.Steps), wire.Uint64(uint64(c.At.Unix())), wire.Uint64(uint64(c.Spread.Milliseconds())))
 }
 
-// ProveHead signs a claim with the key of a kind-authority leaf of an [Issuer]. It rounds times
-// down to their unit. It refuses, with "request", a claim that [ParseHead] would refuse even
-// with a valid signature.
+// ProveHead signs a claim with [SignWithLeaf]. It rounds times down to their unit. It refuses, with
+// "request", a claim that [ParseHead] would refuse even with a valid signature.
 func ProveHead(c HeadClaim, signer Leaf) ([]byte, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	message := c.message()
-	digest := sha256.Sum256(message)
-	signature, err := ecdsa.SignASN1(rand.Reader, signer.Key, digest[:])
-	if err != nil {
-		return nil, fmt.Errorf("signing the policy head: %w", err)
-	}
-	return wire.AppendField(wire.AppendField(message, signer.DER), signature), nil
+	return SignWithLeaf(c.message(), signer)
 }
 
 // validate refuses, with "request", values that cannot be encoded.
 func (c HeadClaim) validate() error {
-	if c.Head.IsZero() || c.Steps < 1 || c.Steps > wire.MaxHistory || c.At.Unix() < 0 || c.Spread < 0 || c.Spread > maxSpread {
+	if c.Head.IsZero() || c.Steps < 1 || c.Steps > wire.MaxHistory || c.At.Unix() < 0 || c.At.After(lastTime) || c.Spread < 0 || c.Spread > maxSpread {
 		return wire.Refuse(wire.BadRequest, "policy head: values", fmt.Sprintf("%v, %d steps, %d, %v", c.Head, c.Steps, c.At.Unix(), c.Spread),
-			fmt.Sprintf("a head, 1 to %d steps, a time since 1970, a spread of at most %v", wire.MaxHistory, maxSpread))
+			fmt.Sprintf("a head, 1 to %d steps, a time from 1970 to 2200, a spread of at most %v", wire.MaxHistory, maxSpread))
 	}
 	return nil
 }
@@ -104,42 +98,20 @@ func DecodeHeadField(value string) (unverified []byte, err error) {
 	return unverified, nil
 }
 
-// UnverifiedSteps returns the number of steps that an unverified head claims, or 0 if b is not
-// a head. With it callers skip the heads that are not newer than their own.
-func UnverifiedSteps(b []byte) int {
-	var f [2][]byte
-	if prefix := 1 + len(wire.LabelHead) + 4 + len(attest.Digest{}) + 4 + 8; len(b) < prefix || len(b) > MaxHead || wire.UnframeInto(f[:], wire.LabelHead, b[:prefix]) != nil || len(f[1]) != 8 {
-		return 0
-	}
-	return int(min(binary.BigEndian.Uint64(f[1]), wire.MaxHistory))
-}
-
 // ParseHead verifies a proved head against an approved policy history, at a time of the
 // caller's clock. The signer must have a leaf of kind authority under the authority root that
 // the policy names; authorityRoot is the certificate of that root.
 //
 // ParseHead refuses with "malformed" any other encoding, with "too-large" more than [MaxHead]
-// bytes, with "signature" a signature that the leaf's key did not make, and with "clock" a head
-// or leaf whose time does not match: clocks may differ by 5 minutes. It refuses, with "behind", a
-// head that differs from the head of the approved history after the same number of steps. The
-// leaf is refused with the reasons of [Check].
+// bytes, and with the reasons of [LeafSigned.Check]. It refuses, with "behind", a head that differs
+// from the head of the approved history after the same number of steps.
 func ParseHead(b []byte, approved policy.Approved, authorityRoot *x509.Certificate, at time.Time) (ProvedHead, error) {
-	unverified, leaf, signature, err := decodeHead(b)
+	unverified, signed, err := decodeHead(b)
+	if err == nil {
+		err = signed.Check(approved, authorityRoot, at)
+	}
 	if err != nil {
 		return ProvedHead{}, err
-	}
-	verifyAt, err := timeOfHead(unverified, leaf, at)
-	if err != nil {
-		return ProvedHead{}, err
-	}
-	_, err = Check([]*x509.Certificate{leaf}, authorityRoot, Expect{
-		Policy: approved, Kinds: []Kind{KindAuthority}, Use: UseSigning, At: verifyAt,
-	})
-	if err != nil {
-		return ProvedHead{}, fmt.Errorf("checking the signer of the policy head: %w", err)
-	}
-	if leaf.CheckSignature(x509.ECDSAWithSHA256, unverified.message(), signature) != nil {
-		return ProvedHead{}, wire.Refuse(wire.BadSignature, "policy head: signature", "a signature that does not verify under "+leaf.Subject.String(), "the authority's signature")
 	}
 	heads := approved.Heads()
 	if n := int(unverified.Steps); n <= len(heads) && heads[n-1] != unverified.Head {
@@ -149,41 +121,75 @@ func ParseHead(b []byte, approved policy.Approved, authorityRoot *x509.Certifica
 }
 
 // decodeHead parses the fields. It verifies only their encoding.
-func decodeHead(b []byte) (unverified HeadClaim, leaf *x509.Certificate, signature []byte, err error) {
+func decodeHead(b []byte) (unverified HeadClaim, signed LeafSigned, err error) {
 	if len(b) > MaxHead {
-		return unverified, nil, nil, wire.Refuse(wire.TooLarge, "policy head: size in bytes", len(b), MaxHead)
+		return unverified, signed, wire.Refuse(wire.TooLarge, "policy head: size in bytes", len(b), MaxHead)
 	}
 	var f [6][]byte // head, steps, time, spread, leaf, signature
 	if err := wire.UnframeInto(f[:], wire.LabelHead, b); err != nil {
-		return unverified, nil, nil, err
+		return unverified, signed, err
 	}
-	malformed := func() error {
-		return wire.Refuse(wire.Malformed, "policy head: sizes and values of its fields", fmt.Sprintf("%x, %x, %x, %x", f[0], f[1], f[2], f[3]), "those of docs/spec/head.md")
+	sized := len(f[0]) == len(unverified.Head) && len(f[1]) == 8 && len(f[2]) == 8 && len(f[3]) == 8
+	if sized {
+		unverified = HeadClaim{
+			Head: attest.Digest(f[0]), Steps: binary.BigEndian.Uint64(f[1]), At: time.Unix(int64(binary.BigEndian.Uint64(f[2])), 0).UTC(),
+			Spread: time.Duration(min(binary.BigEndian.Uint64(f[3]), math.MaxInt32)) * time.Millisecond, // beyond maxSpread, and no overflow
+		}
 	}
-	if len(f[0]) != len(unverified.Head) || len(f[1]) != 8 || len(f[2]) != 8 || len(f[3]) != 8 {
-		return unverified, nil, nil, malformed()
+	if !sized || unverified.validate() != nil {
+		return unverified, signed, wire.Refuse(wire.Malformed, "policy head: sizes and values of its fields", fmt.Sprintf("%x, %x, %x, %x", f[0], f[1], f[2], f[3]), "those of docs/spec/head.md")
 	}
-	seconds, milliseconds := binary.BigEndian.Uint64(f[2]), binary.BigEndian.Uint64(f[3])
-	if seconds > uint64(lastTime.Unix()) || milliseconds > uint64(maxSpread.Milliseconds()) {
-		return unverified, nil, nil, malformed()
-	}
-	unverified = HeadClaim{
-		Head: attest.Digest(f[0]), Steps: binary.BigEndian.Uint64(f[1]),
-		At: time.Unix(int64(seconds), 0).UTC(), Spread: time.Duration(milliseconds) * time.Millisecond,
-	}
-	if unverified.validate() != nil {
-		return unverified, nil, nil, malformed()
-	}
-	if leaf, err = x509.ParseCertificate(f[4]); err != nil {
-		return unverified, nil, nil, wire.Refuse(wire.Malformed, "policy head: certificate", err, "X.509, DER")
-	}
-	return unverified, leaf, f[5], nil
+	return unverified, LeafSigned{"policy head", unverified.message(), unverified.At, f[4], f[5]}, nil
 }
 
-// timeOfHead returns the time at which the leaf of a head is verified. That is the caller's
-// time or, if it is outside the leaf's validity, the nearer end of that validity. timeOfHead
-// refuses times that differ by more than clocks may differ.
-func timeOfHead(unverified HeadClaim, leaf *x509.Certificate, at time.Time) (time.Time, error) {
+// SignWithLeaf signs a framing with the key of a kind-authority leaf of an [Issuer], and returns
+// it with two more fields: the leaf, DER, and the signature.
+func SignWithLeaf(message []byte, signer Leaf) ([]byte, error) {
+	digest := sha256.Sum256(message)
+	signature, err := ecdsa.SignASN1(rand.Reader, signer.Key, digest[:])
+	if err != nil {
+		return nil, fmt.Errorf("signing with the authority's leaf: %w", err)
+	}
+	return wire.AppendField(wire.AppendField(message, signer.DER), signature), nil
+}
+
+// LeafSigned contains the parts of what [SignWithLeaf] made. None is verified before
+// [LeafSigned.Check].
+type LeafSigned struct {
+	What            string    // for refusals, for example "policy head"
+	Message         []byte    // the framing that was signed
+	At              time.Time // when it was signed, as the message states
+	Leaf, Signature []byte
+}
+
+// Check requires a leaf of kind authority under the authority root that an approved policy names,
+// its signature over the message, and times that match the caller's time at: clocks may differ by
+// 5 minutes. It refuses with "malformed" a leaf that is no certificate, with "clock", with the
+// reasons of [Check], and with "signature".
+func (s LeafSigned) Check(approved policy.Approved, authorityRoot *x509.Certificate, at time.Time) error {
+	leaf, err := x509.ParseCertificate(s.Leaf)
+	if err != nil {
+		return wire.Refuse(wire.Malformed, s.What+": certificate", err, "X.509, DER")
+	}
+	verifyAt, err := s.leafTime(leaf, at)
+	if err != nil {
+		return err
+	}
+	_, err = Check([]*x509.Certificate{leaf}, authorityRoot, Expect{
+		Policy: approved, Kinds: []Kind{KindAuthority}, Use: UseSigning, At: verifyAt,
+	})
+	if err != nil {
+		return fmt.Errorf("checking the signer of the %s: %w", s.What, err)
+	}
+	if leaf.CheckSignature(x509.ECDSAWithSHA256, s.Message, s.Signature) != nil {
+		return wire.Refuse(wire.BadSignature, s.What+": signature", "a signature that does not verify under "+leaf.Subject.String(), "the authority's signature")
+	}
+	return nil
+}
+
+// leafTime returns the time at which the leaf is verified: the caller's, or the nearer end of the
+// leaf's validity. It refuses times that differ by more than clocks may differ.
+func (s LeafSigned) leafTime(leaf *x509.Certificate, at time.Time) (time.Time, error) {
 	verifyAt := at
 	switch {
 	case at.Before(leaf.NotBefore):
@@ -191,10 +197,9 @@ func timeOfHead(unverified HeadClaim, leaf *x509.Certificate, at time.Time) (tim
 	case at.After(leaf.NotAfter):
 		verifyAt = leaf.NotAfter
 	}
-	signed := unverified.At
-	if verifyAt.Sub(at).Abs() > wire.MaxClockSkew || signed.Sub(at) > wire.MaxClockSkew || signed.Before(leaf.NotBefore) || signed.After(leaf.NotAfter) {
-		return time.Time{}, wire.Refuse(wire.ClockSkew, "policy head: time, and window of its signer",
-			fmt.Sprintf("%s, %s to %s", signed.Format(time.RFC3339), leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339)),
+	if verifyAt.Sub(at).Abs() > wire.MaxClockSkew || s.At.Sub(at) > wire.MaxClockSkew || s.At.Before(leaf.NotBefore) || s.At.After(leaf.NotAfter) {
+		return time.Time{}, wire.Refuse(wire.ClockSkew, s.What+": time, and window of its signer",
+			fmt.Sprintf("%s, %s to %s", s.At.Format(time.RFC3339), leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339)),
 			"within 5 minutes of "+at.UTC().Format(time.RFC3339))
 	}
 	return verifyAt, nil

@@ -27,7 +27,7 @@
 // extension. docs/spec/identity.md specifies every byte.
 //
 // Files, each using those before it: identity.go, extension.go, secret.go, keys.go, profile.go, peer.go, csr.go,
-// head.go, ring.go, tls.go, check.go, group.go, grouproot.go, issuer.go.
+// ring.go, tls.go, check.go, head.go, group.go, grouproot.go, issuer.go.
 package identity
 
 import (

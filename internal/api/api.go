@@ -4,7 +4,7 @@
 // It checks form and size only. Callers decide whether to trust a response: reports are signed
 // and sealed, policy is signed by its owners, and a trust response contains evidence.
 //
-// Files, each using those before it: status.go, problem.go, client.go, api.go, body.go,
+// Files, each using those before it: status.go, problem.go, trustquery.go, client.go, api.go, body.go,
 // buffered.go, cors.go, poll.go, rings.go.
 package api
 
@@ -262,12 +262,16 @@ type LeaveResponse struct {
 }
 
 // TrustResponse contains what a client needs to trust a task or one identity. The evidence is
-// the authority's own, bound by the label "cohort trust v1" to (nonce, authority root, head).
+// the authority's own, bound by the label "cohort trust v1" to (nonce, authority root, head), or
+// in response to a request without a nonce by "cohort timed trust v1" to (authority root, head,
+// time). Statement is the authority's signature over it, for clients that receive the response
+// through a relay (docs/spec/trust.md, section 7).
 type TrustResponse struct {
 	Authority  []byte          `json:"authority"` // authority root certificate, DER
 	Identities []TrustIdentity `json:"identities"`
 	History    History         `json:"history"`
 	Evidence   json.RawMessage `json:"evidence"`
+	Statement  []byte          `json:"statement,omitempty"`
 }
 
 // TrustIdentity is one identity root.

@@ -243,8 +243,8 @@ func TestPaths(t *testing.T) {
 	}{
 		{"POST /v1/challenge", func() error { _, err := a.Challenge(ctx); return err }},
 		{"POST /v1/certificates", func() error { _, err := a.Certify(ctx, CertificateRequest{Evidence: []byte("{}")}); return err }},
-		{"GET /v1/trust?nonce=" + strings.Repeat("00", 32) + "&task=a", func() error { _, err := a.Trust(ctx, TrustQuery{Task: "a"}); return err }},
-		{"GET /v1/trust?id=sha256%3A" + d.Hex() + "&nonce=" + strings.Repeat("00", 32), func() error { _, err := a.Trust(ctx, TrustQuery{ID: d}); return err }},
+		{"GET /v1/trust?nonce=" + strings.Repeat("00", 32) + "&task=a", func() error { _, err := a.Trust(ctx, TrustQuery{Task: "a", Nonce: make([]byte, 32)}); return err }},
+		{"GET /v1/trust?id=sha256%3A" + d.Hex(), func() error { _, err := a.Trust(ctx, TrustQuery{ID: d}); return err }},
 		{"POST /v1/leave", func() error { _, err := a.ReleasePlace(ctx, LeaveRequest{}); return err }},
 		{"GET /readyz", func() error { _, err := a.Ready(ctx); return err }},
 		{"GET /v1/policy", func() error { _, err := a.Policy(ctx); return err }},

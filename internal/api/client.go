@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -72,32 +71,9 @@ func (a *Authority) Certify(ctx context.Context, r CertificateRequest) (SealedRe
 	return postJSON[SealedReport](ctx, a, PathCertificates, r)
 }
 
-// TrustQuery names a task, a group or one identity, and the nonce to which the authority's
-// evidence is bound.
-type TrustQuery struct {
-	Task  string
-	Group string      // if Task is empty
-	ID    wire.Digest // if both are empty
-	Nonce [32]byte
-	// Credential challenges the TPM of the authority.
-	Credential []byte
-}
-
-// Trust requests what is needed to trust a task or one identity.
+// Trust requests what is needed to trust a task, a group or one identity.
 func (a *Authority) Trust(ctx context.Context, q TrustQuery) (TrustResponse, error) {
-	values := url.Values{"nonce": {hex.EncodeToString(q.Nonce[:])}}
-	switch {
-	case q.Task != "":
-		values.Set("task", q.Task)
-	case q.Group != "":
-		values.Set("group", q.Group)
-	default:
-		values.Set("id", q.ID.String())
-	}
-	if len(q.Credential) > 0 {
-		values.Set("credential", hex.EncodeToString(q.Credential))
-	}
-	return getJSON[TrustResponse](ctx, a, PathTrust+"?"+values.Encode())
+	return getJSON[TrustResponse](ctx, a, PathTrust+"?"+q.encode())
 }
 
 // ReleasePlace releases the place of a unit.

@@ -51,8 +51,8 @@ func SetPollRetry(h http.Header) {
 	h.Set("Retry-After", strconv.Itoa(int(PollRetryAfter/time.Second)))
 }
 
-// Gateway reads the policy history from a manager's gateway. It verifies nothing it reads. It
-// is safe for concurrent use.
+// Gateway reads the policy history and trust from a manager's gateway. It verifies nothing it
+// reads. It is safe for concurrent use.
 type Gateway struct{ reader Authority }
 
 // NewGateway makes a reader of the gateway at a URL. The caller owns the client.
@@ -63,6 +63,16 @@ func NewGateway(at *url.URL, client *http.Client) *Gateway {
 // PollHistory is [Authority.PollHistory] at a gateway.
 func (g *Gateway) PollHistory(ctx context.Context, head wire.Digest, wait time.Duration) (History, error) {
 	return getJSON[History](ctx, &g.reader, wire.PathHistory+"?"+pollQuery(head, wait))
+}
+
+// History is [Authority.History] at a gateway.
+func (g *Gateway) History(ctx context.Context, from int) (History, error) {
+	return getJSON[History](ctx, &g.reader, wire.PathHistory+"?from="+strconv.Itoa(from))
+}
+
+// Trust is [Authority.Trust] at a gateway, which may return a copy that it kept.
+func (g *Gateway) Trust(ctx context.Context, q TrustQuery) (TrustResponse, error) {
+	return getJSON[TrustResponse](ctx, &g.reader, wire.PathTrust+"?"+q.encode())
 }
 
 // IsPollRefused reports whether a poll was refused because the server had no place for it, so that

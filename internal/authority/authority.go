@@ -15,7 +15,7 @@
 //
 // Files, each using those before it: shelf.go, authority.go, places.go, nonce.go, run.go, follow.go,
 // snapshot.go, polls.go, serve.go, rings.go, restore.go, certify.go, log.go, grouproots.go, warnings.go,
-// backup.go, groups.go, trust.go, http.go.
+// backup.go, groups.go, ownevidence.go, trust.go, http.go.
 package authority
 
 import (
@@ -93,6 +93,13 @@ func (c Config) validate() error {
 	missing("log", c.Log != nil)
 	return errors.Join(faults...)
 }
+
+// At most maxTrusts pieces of evidence for clients are made at once: the TEE makes them one after
+// the other anyway. At most waitingTrusts more requests wait; addresses take turns.
+const (
+	maxTrusts     = 8
+	waitingTrusts = 64
+)
 
 // Authority issues certificates. It is safe for concurrent use. Several authorities may share a
 // store.

@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -69,7 +68,9 @@ func (w *world) wantBehind(a *Authority) {
 	}
 	_, err := w.scoring().enrol(direct{a})
 	testworld.Refused(w.T, err, wire.Behind)
-	_, err = a.trust(w.T.Context(), netip.Addr{}, url.Values{"nonce": {strings.Repeat("ab", 32)}, "task": {"scoring"}})
+	_, err = a.trust(w.T.Context(), netip.Addr{}, api.TrustQuery{Task: "scoring", Nonce: make([]byte, 32)})
+	testworld.Refused(w.T, err, wire.Behind)
+	_, err = a.trust(w.T.Context(), netip.Addr{}, api.TrustQuery{Task: "scoring"})
 	testworld.Refused(w.T, err, wire.Behind)
 	_, err = a.backup(w.ask(a, "ana"))
 	testworld.Refused(w.T, err, wire.Behind)

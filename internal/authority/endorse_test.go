@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"math"
 	"net/netip"
-	"net/url"
 	"reflect"
 	"strings"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/metrics"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/collateral"
@@ -114,7 +114,7 @@ func TestEndorser(t *testing.T) {
 		t.Error("not asked about the authority itself")
 	}
 	var own attest.Evidence
-	response, err := a.trust(t.Context(), netip.Addr{}, url.Values{"task": {"scoring"}, "nonce": {strings.Repeat("0", 64)}})
+	response, err := a.trust(t.Context(), netip.Addr{}, api.TrustQuery{Task: "scoring", Nonce: make([]byte, 32)})
 	if err == nil {
 		err = own.UnmarshalJSON(response.Evidence)
 	}
@@ -127,7 +127,7 @@ func TestEndorser(t *testing.T) {
 	desk.asked, desk.err = nil, wire.Refuse(wire.Unavailable, "vendor", "nothing", "an answer")
 	_, err = w.scoring().enrol(direct{a})
 	testworld.Refused(t, err, wire.Unavailable)
-	_, err = a.trust(t.Context(), netip.Addr{}, url.Values{"task": {"scoring"}, "nonce": {strings.Repeat("0", 64)}})
+	_, err = a.trust(t.Context(), netip.Addr{}, api.TrustQuery{Task: "scoring", Nonce: make([]byte, 32)})
 	testworld.Refused(t, err, wire.Unavailable)
 	if len(desk.asked) != 2 || issued(t, a) != 1 {
 		t.Errorf("asked %d times, issued %d, want 2 and 1", len(desk.asked), issued(t, a))

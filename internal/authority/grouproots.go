@@ -28,8 +28,8 @@ func (a *Authority) postGroupRoot(w http.ResponseWriter, r *http.Request) (any, 
 // groupRoot returns the root of a roster in force, with fresh evidence of the authority itself.
 // Parties appraise it by the roster's reference values before they approve the roster.
 func (a *Authority) groupRoot(ctx context.Context, from netip.Addr, group string, r api.GroupRootRequest) (api.GroupRoot, error) {
-	if len(r.Nonce) != trustNonce || len(r.Credential) > maxCredential {
-		return api.GroupRoot{}, wire.Refuse(wire.BadRequest, "group root: nonce, credential in bytes", fmt.Sprint(len(r.Nonce), ", ", len(r.Credential)), fmt.Sprint(trustNonce, ", at most ", maxCredential))
+	if len(r.Nonce) != api.TrustNonce || len(r.Credential) > api.MaxCredential {
+		return api.GroupRoot{}, wire.Refuse(wire.BadRequest, "group root: nonce, credential in bytes", fmt.Sprint(len(r.Nonce), ", ", len(r.Credential)), fmt.Sprint(api.TrustNonce, ", at most ", api.MaxCredential))
 	}
 	if err := a.history.Behind(); err != nil {
 		return api.GroupRoot{}, err

@@ -48,7 +48,7 @@ func (w *world) openAs(program string) *Authority {
 // askRoot requests the root of the group, as its party does.
 func askRoot(t testing.TB, a *Authority, change func(*api.GroupRootRequest)) (api.GroupRoot, error) {
 	t.Helper()
-	request := api.GroupRootRequest{Nonce: slices.Repeat([]byte{7}, trustNonce)}
+	request := api.GroupRootRequest{Nonce: slices.Repeat([]byte{7}, api.TrustNonce)}
 	if change != nil {
 		change(&request)
 	}
@@ -83,7 +83,7 @@ func TestGroupRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	question := attest.Question{
-		Evidence: evidence, ReportData: identity.GroupRootData(slices.Repeat([]byte{7}, trustNonce), p.ID(), digest),
+		Evidence: evidence, ReportData: identity.GroupRootData(slices.Repeat([]byte{7}, api.TrustNonce), p.ID(), digest),
 		Rules: p.Roster.AuthorityRules(), At: noon,
 	}
 	result, err := attesttest.Verifier().Appraise(question)
@@ -91,9 +91,9 @@ func TestGroupRoot(t *testing.T) {
 		t.Fatalf("got the root of roster %v, %v", r.Roster, err)
 	}
 	for name, data := range map[string]attest.ReportData{
-		"another nonce":  identity.GroupRootData(slices.Repeat([]byte{8}, trustNonce), p.ID(), digest),
-		"another roster": identity.GroupRootData(slices.Repeat([]byte{7}, trustNonce), wire.Digest{1}, digest),
-		"another root":   identity.GroupRootData(slices.Repeat([]byte{7}, trustNonce), p.ID(), wire.Digest{1}),
+		"another nonce":  identity.GroupRootData(slices.Repeat([]byte{8}, api.TrustNonce), p.ID(), digest),
+		"another roster": identity.GroupRootData(slices.Repeat([]byte{7}, api.TrustNonce), wire.Digest{1}, digest),
+		"another root":   identity.GroupRootData(slices.Repeat([]byte{7}, api.TrustNonce), p.ID(), wire.Digest{1}),
 	} {
 		question.ReportData = data
 		if _, err := attesttest.Verifier().Appraise(question); err == nil {
@@ -119,7 +119,7 @@ func TestGroupRootRefusals(t *testing.T) {
 	}{
 		{"no nonce", func(r *api.GroupRootRequest) { r.Nonce = nil }, wire.BadRequest},
 		{"a short nonce", func(r *api.GroupRootRequest) { r.Nonce = r.Nonce[1:] }, wire.BadRequest},
-		{"a long credential", func(r *api.GroupRootRequest) { r.Credential = make([]byte, maxCredential+1) }, wire.BadRequest},
+		{"a long credential", func(r *api.GroupRootRequest) { r.Credential = make([]byte, 1025) }, wire.BadRequest},
 		{"another roster", func(r *api.GroupRootRequest) { r.Roster = wire.Digest{1} }, wire.StaleRoster},
 		{"the roster itself", func(r *api.GroupRootRequest) { r.Roster = a.inForce().approved.GroupByName("trial").ID() }, ""},
 	} {
@@ -132,7 +132,7 @@ func TestGroupRootRefusals(t *testing.T) {
 			}
 		})
 	}
-	_, err := a.groupRoot(t.Context(), limit.AddressOf(""), "none", api.GroupRootRequest{Nonce: make([]byte, trustNonce)})
+	_, err := a.groupRoot(t.Context(), limit.AddressOf(""), "none", api.GroupRootRequest{Nonce: make([]byte, api.TrustNonce)})
 	testworld.Refused(t, err, wire.NotFound)
 }
 

@@ -94,7 +94,9 @@ func (a *Authority) respond(route route, serve responder) http.Handler {
 				err = fmt.Errorf("encoding response: %w", err)
 			}
 		}
-		w.Header().Set("Cache-Control", "no-store")
+		if err != nil || w.Header().Get("Cache-Control") == "" {
+			w.Header().Set("Cache-Control", "no-store")
+		}
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		status, reason := http.StatusOK, wire.Reason("")
 		if err != nil {
@@ -169,8 +171,15 @@ func (a *Authority) postCertificates(w http.ResponseWriter, r *http.Request) (an
 	return nil, err
 }
 
-func (a *Authority) getTrust(_ http.ResponseWriter, r *http.Request) (any, error) {
-	return a.trust(r.Context(), limit.AddressOf(r.RemoteAddr), r.URL.Query())
+func (a *Authority) getTrust(w http.ResponseWriter, r *http.Request) (any, error) {
+	q, err := api.ParseTrustQuery(r.URL.Query())
+	if err != nil {
+		return nil, err
+	}
+	if q.Nonce == nil {
+		w.Header().Set("Cache-Control", sharedTrust)
+	}
+	return a.trust(r.Context(), limit.AddressOf(r.RemoteAddr), q)
 }
 
 func (a *Authority) getPolicy(http.ResponseWriter, *http.Request) (any, error) {

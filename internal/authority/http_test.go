@@ -67,7 +67,12 @@ func TestBadForm(t *testing.T) {
 		{"a signature for nothing", post, api.PathProposals + "/" + strings.Repeat("1", 64) + "/signatures", plain, `{"signature":""}`, 404, wire.NotFound},
 		{"from before the start", get, api.PathHistory + "?from=-1", "", ``, 400, wire.BadRequest},
 		{"a log of words", get, api.PathLog + "?limit=x", "", ``, 400, wire.BadRequest},
-		{"trust without nonce", get, api.PathTrust + "?task=scoring", "", ``, 400, wire.BadRequest},
+		{"trust with an empty nonce", get, api.PathTrust + "?task=scoring&nonce=", "", ``, 400, wire.BadRequest},
+		{"trust with two nonces", get, api.PathTrust + "?task=scoring&nonce=" + strings.Repeat("0", 64) + "&nonce=" + strings.Repeat("1", 64), "", ``, 400, wire.BadRequest},
+		{"trust in one task twice", get, api.PathTrust + "?task=scoring&task=scoring", "", ``, 400, wire.BadRequest},
+		{"trust with another parameter", get, api.PathTrust + "?task=scoring&x=1", "", ``, 400, wire.BadRequest},
+		{"trust with a credential alone", get, api.PathTrust + "?task=scoring&credential=00", "", ``, 400, wire.BadRequest},
+		{"trust with a long credential", get, api.PathTrust + "?task=scoring&nonce=" + strings.Repeat("0", 64) + "&credential=" + strings.Repeat("00", 1025), "", ``, 400, wire.BadRequest},
 		{"trust in nothing", get, api.PathTrust + "?nonce=" + strings.Repeat("0", 64), "", ``, 400, wire.BadRequest},
 		{"trust in two", get, api.PathTrust + "?task=scoring&id=x&nonce=" + strings.Repeat("0", 64), "", ``, 400, wire.BadRequest},
 		{"trust in an unknown task", get, api.PathTrust + "?task=x&nonce=" + strings.Repeat("0", 64), "", ``, 404, wire.NotFound},
@@ -120,7 +125,7 @@ func TestTrust(t *testing.T) {
 	w := newWorld(t)
 	a := w.open()
 	client, _ := w.serve(a)
-	q := api.TrustQuery{Task: "scoring", Nonce: [32]byte{1, 2, 3}}
+	q := api.TrustQuery{Task: "scoring", Nonce: bytes.Repeat([]byte{1}, 32)}
 	byTask := testworld.Must(client.Trust(t.Context(), q))
 	if len(byTask.Identities) != 1 || byTask.Identities[0].Release != "2026.11" {
 		t.Fatalf("got identities %+v, want that of release 2026.11", byTask.Identities)

@@ -4,14 +4,19 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/identity"
+	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/authority/sealed"
-	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/internal/trustresponse"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
@@ -25,10 +30,21 @@ type snapshot struct {
 	groups   sealed.GroupRoots
 	spread   time.Duration // over which units spread the renewals that the last step requires
 
+	kept   atomic.Pointer[ownEvidence] // evidence that clients share
+	making singleflight.Group          // of kept
+
 	mu     sync.Mutex
 	proved proved                   // guarded by mu: the newest proved head
 	signer identity.Leaf            // guarded by mu: the kind-authority leaf
 	shared map[string]identity.Leaf // guarded by mu, by task and release, or by group identity and role
+}
+
+// ownEvidence is evidence of the authority itself, and its statement about it.
+type ownEvidence struct {
+	evidence  json.RawMessage
+	statement []byte
+	at        time.Time
+	signer    []byte // the leaf that signed the statement, DER
 }
 
 // snapshot makes the snapshot of an approved history. It refuses a history that does not start
@@ -88,9 +104,9 @@ func (a *Authority) attestSelf(ctx context.Context, approved policy.Approved) (a
 	if err != nil {
 		return attest.Question{}, err
 	}
-	nonce := make([]byte, 32)
+	nonce := make([]byte, api.TrustNonce)
 	rand.Read(nonce)
-	data := a.trustData(nonce, approved)
+	data := trustresponse.Claim{Nonce: nonce, Root: a.root.Digest, Head: approved.PolicyHead()}.ReportData()
 	evidence, hidden, err := a.verifier.RequestEvidence(ctx, a.attester, data)
 	if err != nil {
 		return attest.Question{}, fmt.Errorf("attesting ourselves: %w", err)
@@ -114,12 +130,6 @@ func (a *Authority) checkNamed(approved policy.Approved, own attest.Question) er
 		return fmt.Errorf("matching our own measurement with policy: %w", err)
 	}
 	return nil
-}
-
-// trustData returns the report data that the authority's own evidence is bound to.
-func (a *Authority) trustData(nonce []byte, approved policy.Approved) attest.ReportData {
-	head := approved.PolicyHead()
-	return attest.BindReportData(wire.LabelTrust, nonce, a.root.Digest[:], head[:])
 }
 
 func (s *snapshot) document() *policyfile.Document { return s.approved.Document() }

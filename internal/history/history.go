@@ -115,7 +115,7 @@ func NewPeer(c Config) (*Peer, error) {
 }
 
 // recordCertificate stores the last certificate of the chain, which should be the authority
-// root. It verifies nothing: later, verifyHead verifies a head under this certificate only if
+// root. It verifies nothing: later, Prove verifies a head under this certificate only if
 // its digest is the one in the policy.
 func (p *Peer) recordCertificate(state tls.ConnectionState) error {
 	if n := len(state.PeerCertificates); n > 0 {
@@ -167,7 +167,7 @@ func (p *Peer) FollowUnproved(ctx context.Context, h History, pin attest.Digest)
 // verifyHead requires the authority's signature over the head of h, under the root that was
 // presented last.
 func (p *Peer) verifyHead(h History, unverified []byte) (History, error) {
-	return h.verifyHead(unverified, p.presented.Load(), p.clock())
+	return h.Prove(unverified, p.presented.Load(), p.clock())
 }
 
 // Watch is Follow, but if there is no step after h, it waits for the next step for at most
@@ -196,8 +196,20 @@ func (g *Gateway) Watch(ctx context.Context, h History, pin attest.Digest, wait 
 		return g.Reader.PollHistory(ctx, seen.policy.PolicyHead(), wait)
 	},
 		func(h History, unverified []byte) (History, error) {
-			return h.verifyHead(unverified, g.Root, g.Clock())
+			return h.Prove(unverified, g.Root, g.Clock())
 		})
+}
+
+// FollowUnproved is [Peer.FollowUnproved] at a gateway, with the proof that came along, for a
+// caller that learns the authority root afterwards and then calls [History.Prove]. It needs
+// Reader alone.
+func (g *Gateway) FollowUnproved(ctx context.Context, h History, pin attest.Digest) (next History, proof []byte, err error) {
+	next, err = h.follow(pin, func(seen History) (api.History, error) { return g.Reader.History(ctx, len(seen.entries)) },
+		func(h History, unverified []byte) (History, error) {
+			proof = unverified
+			return h, nil
+		})
+	return next, proof, err
 }
 
 // follow extends h by the steps that fetch returns, until there are no more. At the end it
@@ -228,8 +240,9 @@ func (h History) follow(pin attest.Digest, fetch func(seen History) (api.History
 	}
 }
 
-// verifyHead requires the authority's signature over the head of h, and returns h with it.
-func (h History) verifyHead(unverified []byte, root *x509.Certificate, at time.Time) (History, error) {
+// Prove requires the authority's signature over the head of h, and returns h with it. It refuses
+// with "behind" a missing proof and that of another head, and otherwise as [identity.ParseHead].
+func (h History) Prove(unverified []byte, root *x509.Certificate, at time.Time) (History, error) {
 	if len(unverified) == 0 {
 		return History{}, wire.Refuse(wire.Behind, "policy history: size of the proof of its head", 0, "the authority's signature")
 	}

@@ -99,6 +99,14 @@ func TestUnprovedHistory(t *testing.T) {
 	}
 }
 
+// TestUnverifiedSteps: bytes that are no head claim no steps.
+func TestUnverifiedSteps(t *testing.T) {
+	proof := page(t, cluster(t), 0).ProvedHead
+	if got := history.UnverifiedSteps(proof); got != 1 || history.UnverifiedSteps(proof[:30]) != 0 || history.UnverifiedSteps(nil) != 0 {
+		t.Errorf("got %d steps claimed, want 1", got)
+	}
+}
+
 // TestWatch: a poll returns the next step once it is adopted.
 func TestWatch(t *testing.T) {
 	c := cluster(t)

@@ -3,6 +3,7 @@ package history
 import (
 	"context"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"sync"
@@ -98,7 +99,7 @@ func (w *Watcher) CurrentSource() Source {
 // HintHead does not block.
 func (w *Watcher) HintHead(unverified []byte, root *x509.Certificate, at time.Time) {
 	current, now := w.Current(), time.Now()
-	if steps := identity.UnverifiedSteps(unverified); steps <= len(current.entries) || !w.allowCheck(now) {
+	if steps := unverifiedSteps(unverified); steps <= len(current.entries) || !w.allowCheck(now) {
 		return
 	}
 	if _, err := identity.ParseHead(unverified, current.policy, root, at); err != nil {
@@ -245,4 +246,14 @@ func (r *watchState) recordFailure(source Source, err error) {
 // rotate moves the source in use to the end of the sources. The caller holds mu.
 func (r *watchState) rotate() {
 	r.sources = append(r.sources[1:len(r.sources):len(r.sources)], r.sources[0])
+}
+
+// unverifiedSteps returns the number of steps that an unverified head claims, or 0 if b is not
+// a head. With it callers skip the heads that are not newer than their own.
+func unverifiedSteps(b []byte) int {
+	var f [2][]byte
+	if prefix := 1 + len(wire.LabelHead) + 4 + len(attest.Digest{}) + 4 + 8; len(b) < prefix || len(b) > identity.MaxHead || wire.UnframeInto(f[:], wire.LabelHead, b[:prefix]) != nil || len(f[1]) != 8 {
+		return 0
+	}
+	return int(min(binary.BigEndian.Uint64(f[1]), wire.MaxHistory))
 }

@@ -6,10 +6,11 @@ type Label string
 
 const (
 	// Report data of evidence (SHA-512 of the framing).
-	LabelInit    Label = "cohort init v2"    // authority init: authority root, draft
-	LabelIssue   Label = "cohort issue v1"   // enrolment of a unit
-	LabelTrust   Label = "cohort trust v1"   // the authority's own evidence in a trust response
-	LabelRestore Label = "cohort restore v1" // a restore request: the key that shares are sealed to
+	LabelInit       Label = "cohort init v2"        // authority init: authority root, draft
+	LabelIssue      Label = "cohort issue v1"       // enrolment of a unit
+	LabelTrust      Label = "cohort trust v1"       // the authority's own evidence in a trust response
+	LabelTimedTrust Label = "cohort timed trust v1" // the same evidence for many clients: bound to a time in place of a nonce
+	LabelRestore    Label = "cohort restore v1"     // a restore request: the key that shares are sealed to
 
 	LabelGroupRoot Label = "cohort group root v1" // the authority's own evidence for the root of a roster
 
@@ -48,18 +49,19 @@ const (
 	LabelGroupRootKey Label = "cohort group root key v1" // group root key
 
 	// Tags, signatures, encryption contexts.
-	LabelNonce        Label = "cohort nonce v1"         // MAC of a challenge
-	LabelActivate     Label = "cohort activate v1"      // secret of a credential: nonce, EK certificate, AK name
-	LabelRow          Label = "cohort store row v1"     // MAC of a stored row
-	LabelAdopted      Label = "cohort adopted v1"       // MAC of an adopted history step
-	LabelSealedReport Label = "cohort sealed report v1" // HPKE info of a certificate report
-	LabelReport       Label = "cohort report v1"        // signature over a certificate report
-	LabelHead         Label = "cohort head v1"          // signature over a policy head: head, steps, time, spread
-	LabelLeave        Label = "cohort leave v1"         // signature of a unit that releases its place
-	LabelRoot         Label = "cohort root v2"          // what a TEE seals: the root secret and its draft
-	LabelSealedRoot   Label = "cohort sealed root v1"   // the reference values that it is sealed to
-	LabelGroupSecret  Label = "cohort group secret v1"  // what a TEE seals: the secret of a roster and the roster's digest
-	LabelOwnSealKey   Label = "cohort own seal key v1"  // HKDF info: what a TEE seals to one program alone
+	LabelNonce          Label = "cohort nonce v1"           // MAC of a challenge
+	LabelActivate       Label = "cohort activate v1"        // secret of a credential: nonce, EK certificate, AK name
+	LabelRow            Label = "cohort store row v1"       // MAC of a stored row
+	LabelAdopted        Label = "cohort adopted v1"         // MAC of an adopted history step
+	LabelSealedReport   Label = "cohort sealed report v1"   // HPKE info of a certificate report
+	LabelReport         Label = "cohort report v1"          // signature over a certificate report
+	LabelHead           Label = "cohort head v1"            // signature over a policy head: head, steps, time, spread
+	LabelTrustStatement Label = "cohort trust statement v1" // signature over the authority's evidence, so that others can pass it on
+	LabelLeave          Label = "cohort leave v1"           // signature of a unit that releases its place
+	LabelRoot           Label = "cohort root v2"            // what a TEE seals: the root secret and its draft
+	LabelSealedRoot     Label = "cohort sealed root v1"     // the reference values that it is sealed to
+	LabelGroupSecret    Label = "cohort group secret v1"    // what a TEE seals: the secret of a roster and the roster's digest
+	LabelOwnSealKey     Label = "cohort own seal key v1"    // HKDF info: what a TEE seals to one program alone
 
 	LabelShare         Label = "cohort share v1"          // plaintext sealed to one owner
 	LabelSealedShare   Label = "cohort sealed share v1"   // HPKE info of a share for the TEE that restores
@@ -120,11 +122,11 @@ const (
 // Labels is the whole table, for the test that no two rows are equal and none
 // is a prefix of another's framing.
 var Labels = []Label{
-	LabelInit, LabelIssue, LabelTrust, LabelRestore, LabelGroupRoot,
+	LabelInit, LabelIssue, LabelTrust, LabelTimedTrust, LabelRestore, LabelGroupRoot,
 	LabelMeasurement, LabelRegister, LabelArguments, LabelIdentity, LabelRequest, LabelSerial, LabelDraft, LabelHistory, LabelChecked, LabelOwners, LabelBackup,
 	LabelGroup, LabelGroupParty, LabelGroupRole, LabelRing, LabelStatementReceipt,
 	LabelRootKey, LabelIdentityKey, LabelLeafKey, LabelSignerKey, LabelNonceKey, LabelStoreKey, LabelActivateKey, LabelGroupRootKey,
-	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelHead, LabelLeave, LabelRoot, LabelSealedRoot, LabelGroupSecret, LabelOwnSealKey, LabelShare, LabelSealedShare, LabelHiddenShare, LabelRestoreKey, LabelInitKey, LabelInitChallenge,
+	LabelNonce, LabelActivate, LabelRow, LabelAdopted, LabelSealedReport, LabelReport, LabelHead, LabelTrustStatement, LabelLeave, LabelRoot, LabelSealedRoot, LabelGroupSecret, LabelOwnSealKey, LabelShare, LabelSealedShare, LabelHiddenShare, LabelRestoreKey, LabelInitKey, LabelInitChallenge,
 	LabelRingID, LabelSealKey, LabelCookieKey, LabelCookie, LabelIntroduction,
 	LabelSealed, LabelSealedBody, LabelSealedSession, LabelTombstone, LabelTombstoneBound, LabelBusUnit,
 	LabelPin, LabelSessionOpen, LabelSessionResponse, LabelSessionKEM, LabelTranscript, LabelSessionID,
