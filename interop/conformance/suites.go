@@ -133,12 +133,17 @@ func trust(v *vectors) {
 
 func sessions(v *vectors) { v.exchange("session", channelVectors+"session.json") }
 
-// exchange adds the cases of a file with an input, what it leads to, and changes that are refused.
+// exchange adds the cases of a file with an input, what it leads to, and changes that lead to the
+// same or are refused.
 func (v *vectors) exchange(op, file string) {
 	var recorded struct {
 		Input    object
 		Accepted object
-		Refused  []struct {
+		Also     []struct {
+			Name string
+			Set  []change
+		} `json:"also_accepted"`
+		Refused []struct {
 			Name, Reason string
 			Set          []change
 			Fields       map[string]string
@@ -150,6 +155,9 @@ func (v *vectors) exchange(op, file string) {
 		return c
 	}
 	v.accepts(op, name(file), input(v.changed(recorded.Input, nil)), recorded.Accepted)
+	for _, a := range recorded.Also {
+		v.accepts(op, a.Name, input(v.changed(recorded.Input, a.Set)), recorded.Accepted)
+	}
 	for _, r := range recorded.Refused {
 		next := v.changed(recorded.Input, r.Set)
 		if len(r.Fields) > 0 {
