@@ -14,10 +14,14 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cohort-tee/cohort/attest"
+	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/identity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/testworld"
@@ -47,7 +51,9 @@ func newRelay(t *testing.T, authority string, wrap func(http.Handler) http.Handl
 	if wrap != nil {
 		h = wrap(h)
 	}
-	r := relay{Server: httptest.NewTLSServer(h), roots: x509.NewCertPool()}
+	r := relay{Server: httptest.NewUnstartedServer(h), roots: x509.NewCertPool()}
+	r.Config.ErrorLog = quiet
+	r.StartTLS()
 	r.roots.AddCert(r.Certificate())
 	t.Cleanup(r.Close)
 	return r
@@ -243,4 +249,179 @@ func (s *statementChanges) checkedAt(at time.Time) json.RawMessage {
 		e.Endorsed = attest.Endorsements{attest.RoleChecked: attest.FrameFetched([]attest.Fetched{{Role: "crl", Digest: wire.Sum([]byte("list")), At: at, Until: at}})}
 	}
 	return testworld.Must(json.Marshal(e))
+}
+
+// config returns the pins of a client that knows this relay alone.
+func (r relay) config(w *world) client.TrustConfig {
+	c := w.config()
+	c.Authorities, c.Gateways, c.GatewayCA = nil, []string{r.URL}, r.roots
+	return c
+}
+
+// queries wraps a relay's handler so that the queries for trust are recorded.
+type queries struct {
+	mu  sync.Mutex
+	all []url.Values
+}
+
+func (q *queries) wrap(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == wire.PathTrust {
+			q.mu.Lock()
+			q.all = append(q.all, r.URL.Query())
+			q.mu.Unlock()
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// nonces returns for each query so far whether it had a nonce, and forgets them.
+func (q *queries) nonces() (had []bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, v := range q.all {
+		had = append(had, v.Has("nonce"))
+	}
+	q.all = nil
+	return had
+}
+
+// TestGatewaysAlone: a client that knows gateways alone asks for evidence that clients share,
+// follows the policy, fetches the root of a new release and refuses a removed one.
+func TestGatewaysAlone(t *testing.T) {
+	w := newWorld(t, "1")
+	var asked queries
+	gateway := newRelay(t, w.url, asked.wrap)
+	trust, err := client.FetchTrust(t.Context(), gateway.config(w))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := asked.nonces(); !slices.Equal(got, []bool{false}) {
+		t.Errorf("got requests with a nonce: %v, want one without", got)
+	}
+	one := w.replicas(1, "1")[0]
+	leaf := w.shared("scoring", "scoring 1", time.Now())
+	one.certificate = func() *tls.Certificate { return leaf }
+	c := w.clientOf(client.Config{Trust: trust, Refresh: time.Hour}, one)
+	get(t, c, "ok")
+	watched(t, w)
+	w.adopt("1", "2")
+	testworld.Eventually(t, "the root of the new release is fetched", func() bool { return len(c.Trust().Identities()) == 2 })
+	watched(t, w)
+	w.adopt("2")
+	testworld.Eventually(t, "the client follows policy", func() bool { return c.Stats().PolicyHead == w.visibleHead() })
+	_, err = do(c, soon(t, testworld.Must(http.NewRequest("GET", "https://"+serverName+"/", nil))))
+	testworld.Refused(t, err, wire.CutOff)
+}
+
+// TestRelayedAgain: a cache has a response from before the newest step, and one for longer than 10
+// minutes. The client fetches trust all the same, with a nonce.
+func TestRelayedAgain(t *testing.T) {
+	w := newWorld(t, "1")
+	var asked queries
+	var mu sync.Mutex
+	var kept []byte
+	gateway := newRelay(t, w.url, func(h http.Handler) http.Handler {
+		return asked.wrap(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != wire.PathTrust || r.URL.Query().Has("nonce") {
+				h.ServeHTTP(rw, r)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if kept == nil {
+				response := httptest.NewRecorder()
+				h.ServeHTTP(response, r)
+				kept = response.Body.Bytes()
+			}
+			_, _ = rw.Write(kept)
+		}))
+	})
+	config := gateway.config(w)
+	fetch := func(want ...bool) {
+		t.Helper()
+		if _, err := client.FetchTrust(t.Context(), config); err != nil {
+			t.Error(err)
+		}
+		if got := asked.nonces(); !slices.Equal(got, want) {
+			t.Errorf("got requests with a nonce: %v, want %v", got, want)
+		}
+	}
+	fetch(false)
+	fetch(false)
+	w.adopt("1", "2")
+	fetch(false, true)
+	mu.Lock()
+	old := newRelay(t, w.url, nil).trust("")
+	fields := testworld.Must(wire.Unframe(wire.LabelTrustStatement, old.Statement, 10))
+	claim := trustresponse.Claim{
+		Genesis: w.Genesis(), Root: w.keys.RootDigest(), Head: old.History.Head, Steps: 2, At: time.Now().Add(-wire.TrustLifetime - 2*time.Second), Evidence: attest.Digest(fields[6]),
+	}
+	old.Statement = testworld.Must(trustresponse.SignStatement(claim, testworld.Must(w.issuer.AuthorityLeaf(claim.At))))
+	kept = testworld.Must(json.Marshal(old))
+	mu.Unlock()
+	fetch(false, true)
+	config.Fresh = true
+	fetch(true)
+}
+
+// TestRelaysInOrder: relays that are away, that change what they pass on, that are of an older
+// version and that redirect are refused with their reasons, and the next one serves. A redirection
+// is not followed.
+func TestRelaysInOrder(t *testing.T) {
+	w := newWorld(t, "1")
+	good := newRelay(t, w.url, nil)
+	change := func(edit func(*api.TrustResponse)) func(http.Handler) http.Handler {
+		return func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != wire.PathTrust {
+					h.ServeHTTP(rw, r)
+					return
+				}
+				response := good.trust("")
+				edit(&response)
+				writeJSON(rw, response)
+			})
+		}
+	}
+	var followed atomic.Int64
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { followed.Add(1) }))
+	defer elsewhere.Close()
+	for _, row := range []struct {
+		name string
+		wrap func(http.Handler) http.Handler
+		want wire.Reason
+	}{
+		{"an older authority", change(func(r *api.TrustResponse) { r.Statement = nil }), wire.Malformed},
+		{"another statement", change(func(r *api.TrustResponse) { r.Statement[len(r.Statement)-1] ^= 1 }), wire.BadSignature},
+		{"no identities", change(func(r *api.TrustResponse) { r.Identities = nil }), wire.WrongIdentity},
+		{"a redirection", func(http.Handler) http.Handler { return http.RedirectHandler(elsewhere.URL, http.StatusFound) }, wire.Unavailable},
+		{"away", func(http.Handler) http.Handler {
+			return http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+		}, wire.Internal},
+	} {
+		bad := newRelay(t, w.url, row.wrap)
+		bad.roots.AddCert(good.Certificate())
+		config := bad.config(w)
+		if _, err := client.FetchTrust(t.Context(), config); err == nil || wire.ReasonOf(err) != row.want {
+			t.Errorf("%s: got %v, want %q", row.name, err, row.want)
+		}
+		config.Gateways = append(config.Gateways, good.URL)
+		if _, err := client.FetchTrust(t.Context(), config); err != nil {
+			t.Errorf("%s, then a good one: %v", row.name, err)
+		}
+	}
+	if n := followed.Load(); n != 0 {
+		t.Errorf("%d requests followed a redirection", n)
+	}
+	config := good.config(w)
+	config.GatewayCA = x509.NewCertPool()
+	if _, err := client.FetchTrust(t.Context(), config); err == nil {
+		t.Error("a gateway with a certificate of no accepted root was used")
+	}
+	for _, address := range []string{"ftp://gateway", "https://", "https://a,https://b", "https://user@gateway"} {
+		config.Gateways = []string{address}
+		_, err := client.FetchTrust(t.Context(), config)
+		testworld.Refused(t, err, wire.BadRequest)
+	}
 }
