@@ -193,7 +193,11 @@ func (f *trustFetch) makeTrust(check trustresponse.Check, unverified api.TrustRe
 		return nil, err
 	}
 	f.state = State{proved}
-	return &Trust{config: f.config, state: f.state, fetchedAt: check.At, root: verified.Root, evidence: verified.Evidence, identities: verified.Identities}, nil
+	t := &Trust{config: f.config, state: f.state, fetchedAt: check.At, root: verified.Root, evidence: verified.Evidence, evidenceAt: check.At, identities: verified.Identities}
+	if check.Nonce == nil {
+		t.evidenceAt = verified.StatedAt
+	}
+	return t, nil
 }
 
 // connected is an authority, on a connection whose certificate was verified.

@@ -78,6 +78,7 @@ type Trust struct {
 	state      State
 	root       *x509.Certificate
 	evidence   attest.Result
+	evidenceAt time.Time
 	identities []Identity // pinned identities; Root is nil until it is fetched
 	fetchedAt  time.Time
 	pinError   error        // set when the newest policy has no pinned identity; then all peers are refused
@@ -176,6 +177,10 @@ func (t *Trust) AuthorityRoot() *x509.Certificate { return t.root }
 
 // Evidence returns the appraisal result of the authority's own evidence.
 func (t *Trust) Evidence() attest.Result { return t.evidence }
+
+// EvidenceAt returns when the authority made its evidence: when trust was fetched, or the time in
+// the authority's statement where evidence came through a gateway for many clients.
+func (t *Trust) EvidenceAt() time.Time { return t.evidenceAt }
 
 // Identities returns the pinned identities: all releases of a task, one release, or those of a
 // group. An identity that the newest policy step added is included once its root was fetched.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -188,6 +189,10 @@ func TestSharedTrustOnce(t *testing.T) {
 			responses <- err
 		})
 	}
+	testworld.Eventually(t, "all requests wait for one evidence", func() bool {
+		stacks := make([]byte, 8<<20)
+		return bytes.Count(stacks[:runtime.Stack(stacks, true)], []byte(".sharedEvidence(")) > cap(responses)
+	})
 	leave()
 	if err := <-left; err == nil {
 		t.Error("the one that left got a response")
@@ -200,7 +205,7 @@ func TestSharedTrustOnce(t *testing.T) {
 		}
 	}
 	if got := c.made.Load(); got != 1 {
-		t.Errorf("made evidence %d times, want 1", got)
+		t.Fatalf("made evidence %d times, want 1", got)
 	}
 
 	w.clock.Advance(time.Minute)

@@ -20,7 +20,7 @@ func (a *Authority) trust(ctx context.Context, from netip.Addr, q api.TrustQuery
 	if snap.unnamed != nil {
 		return api.TrustResponse{}, wire.Refuse(wire.Unavailable, "authority", snap.unnamed, "an authority that policy names")
 	}
-	found, err := snap.find(q)
+	found, err := snap.findIdentities(q)
 	if err != nil {
 		return api.TrustResponse{}, err
 	}
@@ -46,8 +46,8 @@ func (a *Authority) trust(ctx context.Context, from netip.Addr, q api.TrustQuery
 	return response, nil
 }
 
-// find returns the identities that a query names.
-func (s *snapshot) find(q api.TrustQuery) ([]identity.Identity, error) {
+// findIdentities returns the identities that a query names.
+func (s *snapshot) findIdentities(q api.TrustQuery) ([]identity.Identity, error) {
 	switch {
 	case q.Task != "":
 		return s.identitiesOf(q.Task)

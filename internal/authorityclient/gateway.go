@@ -3,6 +3,7 @@ package authorityclient
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -32,6 +33,14 @@ func (g *Gateway) RegisterCA(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&g.CA, "manager-ca", "", "certificates that the gateway's chains to (PEM; default the system's)")
 }
 
+// CertPool returns the certificates that the gateway's chains to, or nil for the system's.
+func (g Gateway) CertPool() (*x509.CertPool, error) {
+	if g.CA == "" {
+		return nil, nil
+	}
+	return frame.ReadPool(g.CA)
+}
+
 // Ready asks whether a manager relays, the first that does, and how many units
 // it has ready.
 func (g Gateway) Ready(ctx context.Context) (units int, err error) {
@@ -45,10 +54,8 @@ func (g Gateway) Ready(ctx context.Context) (units int, err error) {
 
 func (g Gateway) readyOne(ctx context.Context) (units int, err error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS13}
-	if g.CA != "" {
-		if config.RootCAs, err = frame.ReadPool(g.CA); err != nil {
-			return 0, err
-		}
+	if config.RootCAs, err = g.CertPool(); err != nil {
+		return 0, err
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, g.URL+api.PathReady, nil)
 	if err != nil {

@@ -17,6 +17,8 @@ import (
 // with nothing, and the values that it pins.
 type Pins struct {
 	Authorities []string
+	Gateway     Gateway // through which trust is fetched without Authorities
+	freshTrust  bool
 	Genesis     string
 	Task        string
 	Group       string
@@ -54,12 +56,9 @@ func (p *Pins) RegisterParty(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&p.partyKeys, "party-key", nil, "with a group: "+sshkey.PartyKeyHelp+" of a party that must approve it; repeat for its new key")
 }
 
-// named refuses pins without an authority to ask.
-func (p Pins) named() error {
-	if len(p.Authorities) == 0 {
-		return frame.Usage("give --authority: " + beginsAtAuthority)
-	}
-	return nil
+// RegisterFresh adds what is wanted of trust through a gateway.
+func (p *Pins) RegisterFresh(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&p.freshTrust, "fresh-trust", false, "without --authority: evidence of the authority that is made for this command, not one that clients share for minutes")
 }
 
 // SeenFile is where the newest policy of a genesis is remembered.

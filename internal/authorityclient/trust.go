@@ -3,6 +3,7 @@ package authorityclient
 import (
 	"bytes"
 	"context"
+	"strings"
 
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
@@ -44,21 +45,25 @@ func (p Pins) ParsePin() (pin unitauth.Pin, err error) {
 	return pin, nil
 }
 
-// beginsAtAuthority is why a gateway that serves the policy history is not enough to begin.
-const beginsAtAuthority = "trust begins with evidence of an authority, and no gateway replaces one"
-
-// Trust fetches trust for the pins, and remembers the newest policy seen.
+// Trust fetches trust for the pins, and remembers the newest policy seen. Without an authority it
+// fetches it through the gateway.
 func Trust(ctx context.Context, a *frame.App, p Pins) (*client.Trust, error) {
 	pin, err := p.ParsePin()
-	if err == nil {
-		err = p.named()
-	}
 	if err != nil {
 		return nil, err
 	}
 	config := client.TrustConfig{
-		Authorities: p.Authorities, Genesis: pin.Genesis, Task: pin.Task, Group: pin.Group, ID: pin.ID,
+		Authorities: p.Authorities, Fresh: p.freshTrust, Genesis: pin.Genesis, Task: pin.Task, Group: pin.Group, ID: pin.ID,
 		MinSequence: p.MinSequence, Verifier: localtee.Verifier(), Clock: a.Now,
+	}
+	if len(p.Authorities) == 0 {
+		if p.Gateway.URL == "" {
+			return nil, frame.Usage("give --authority, or --gateway of one that passes its responses on")
+		}
+		config.Gateways = strings.Split(p.Gateway.URL, ",")
+		if config.GatewayCA, err = p.Gateway.CertPool(); err != nil {
+			return nil, err
+		}
 	}
 	if config.PartyKeys, err = Parties(a, p); err != nil {
 		return nil, err
@@ -74,7 +79,7 @@ func Trust(ctx context.Context, a *frame.App, p Pins) (*client.Trust, error) {
 	if err != nil {
 		f := frame.Classify(err)
 		if f.Code == frame.CodeUnreachable {
-			f.Hint = "check that it runs and that the address is right, or give --authority of another replica: " + beginsAtAuthority
+			f.Hint = "check that it runs and that the address is right, or give --authority of another replica; a gateway passes trust on only with --authority of its own (`cohort manager`)"
 		}
 		return nil, f
 	}

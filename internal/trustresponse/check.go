@@ -44,6 +44,7 @@ type Verified struct {
 	Root       *x509.Certificate // of the authority
 	Evidence   attest.Result     // of the authority
 	Identities []Identity        // the pinned ones, with their roots
+	StatedAt   time.Time         // when the authority signed its statement; zero without one
 }
 
 // Verify verifies a response to a request with a nonce that came over a connection to the
@@ -73,7 +74,12 @@ func (c Check) VerifyRelayed(unverified api.TrustResponse) (Verified, error) {
 	if err != nil {
 		return Verified{}, err
 	}
-	return c.verifyBound(unverified, root, statement.ReportData())
+	v, err := c.verifyBound(unverified, root, statement.ReportData())
+	if err != nil {
+		return Verified{}, err
+	}
+	v.StatedAt = statement.SignedAt()
+	return v, nil
 }
 
 // verifyBound makes the checks that do not depend on who sent the response.

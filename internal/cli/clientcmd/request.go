@@ -59,7 +59,8 @@ func Request(a *frame.App) *cobra.Command {
 	flags.BoolVarP(&f.include, "include", "i", false, "print status and header before the body")
 	flags.DurationVar(&f.timeout, "timeout", time.Minute, "how long all attempts together may take")
 	f.session.register(cmd)
-	f.session.gateway.Register(cmd, "with --session: URL of the gateway, or of several with commas between (default the URL's host)")
+	f.session.gateway.Register(cmd, "URL of a gateway, or of several with commas between: the session's (default the URL's host), and without --authority the way to trust")
+	f.pins.RegisterFresh(cmd)
 	flags.BoolVar(&f.receipt, "receipt", false, "with --session: have the unit sign its response to the request")
 	flags.StringVar(&f.receiptOut, "receipt-out", "", "with --session: file for the receipt (see cohort verify --receipt)")
 	return cmd
@@ -71,8 +72,8 @@ func (f *requestFlags) validate() error {
 	switch {
 	case f.session.wanted && len(f.addresses) > 0:
 		return frame.Usage("--address does not go with --session: give --gateway")
-	case !f.session.wanted && (f.receipt || f.session != sessionFlags{}):
-		return frame.Usage("--gateway, --manager-ca, --fresh-evidence, --receipt and --receipt-out need --session")
+	case !f.session.wanted && (f.receipt || f.session.needed(f.pins)):
+		return frame.Usage("--fresh-evidence, --receipt and --receipt-out need --session, and so do --gateway and --manager-ca beside --authority")
 	}
 	return nil
 }
@@ -94,6 +95,10 @@ func request(ctx context.Context, a *frame.App, f requestFlags, address string) 
 	if err != nil {
 		return err
 	}
+	if f.session.wanted && f.session.gateway.URL == "" {
+		f.session.gateway.URL = "https://" + r.URL.Host
+	}
+	f.pins.Gateway = f.session.gateway
 	t, err := authorityclient.Trust(ctx, a, f.pins)
 	if err != nil {
 		return err
@@ -116,9 +121,6 @@ func request(ctx context.Context, a *frame.App, f requestFlags, address string) 
 // requestInSession sends the request through the trusted channel.
 func requestInSession(a *frame.App, r *http.Request, f requestFlags, t *client.Trust) error {
 	ctx := r.Context()
-	if f.session.gateway.URL == "" {
-		f.session.gateway.URL = "https://" + r.URL.Host
-	}
 	c, err := f.session.openSession(ctx, client.OpenConfig{Trust: t, Receipts: f.receipt})
 	if err != nil {
 		return err

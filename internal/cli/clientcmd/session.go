@@ -25,14 +25,21 @@ func (s *sessionFlags) register(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&s.evidence, "fresh-evidence", false, "with --session: the unit that opens it proves itself by evidence of this moment")
 }
 
+// needed reports whether flags are set that need --session. Without an authority the gateway is
+// the way to trust as well.
+func (s sessionFlags) needed(p authorityclient.Pins) bool {
+	if len(p.Authorities) == 0 {
+		s.gateway = authorityclient.Gateway{}
+	}
+	return s != sessionFlags{}
+}
+
 // openSession opens a session for the trust that a client has.
 func (s sessionFlags) openSession(ctx context.Context, config client.OpenConfig) (*client.Channel, error) {
 	config.Gateway, config.FreshEvidence = s.gateway.URL, s.evidence
-	if s.gateway.CA != "" {
-		var err error
-		if config.CA, err = frame.ReadPool(s.gateway.CA); err != nil {
-			return nil, err
-		}
+	var err error
+	if config.CA, err = s.gateway.CertPool(); err != nil {
+		return nil, err
 	}
 	if config.Role = s.role; s.role != "" {
 		return client.OpenGroup(ctx, config)

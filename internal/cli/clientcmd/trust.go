@@ -26,6 +26,7 @@ type trustView struct {
 	Root        string         `json:"authority_root"`
 	Platform    string         `json:"authority_platform"`
 	Measured    string         `json:"authority_measurement"`
+	EvidenceAt  string         `json:"authority_evidence_at"`
 	Identities  []identityView `json:"identities"`
 	File        string         `json:"file,omitempty"`
 	PEM         string         `json:"pem,omitempty"`
@@ -64,6 +65,7 @@ func viewTrust(t *client.Trust) trustView {
 	v := trustView{
 		TrustDomain: doc.TrustDomain, Development: doc.Development, Sequence: doc.Sequence, Head: t.Policy().PolicyHead().String(),
 		Root: doc.Authority.Root.String(), Platform: string(t.Evidence().Measurement().Platform), Measured: t.Evidence().Measurement().String(),
+		EvidenceAt: frame.RFC3339(t.EvidenceAt()),
 	}
 	for _, i := range t.Identities() {
 		v.Identities = append(v.Identities, identityView{i.Task, i.Release, i.Group, i.ID.String(), t.Dynamic(i)})
@@ -78,7 +80,7 @@ func (v trustView) String() string {
 		b.WriteString("DEVELOPMENT: soft roots may vouch; nothing is protected from its host\n")
 	}
 	fmt.Fprintf(&b, "trust domain  %s\npolicy        %d, head %s\n", v.TrustDomain, v.Sequence, v.Head)
-	fmt.Fprintf(&b, "authority     root %s\n              %s, appraised just now\n", v.Root, v.Measured)
+	fmt.Fprintf(&b, "authority     root %s\n              %s, evidence of %s\n", v.Root, v.Measured, v.EvidenceAt)
 	for _, i := range v.Identities {
 		if i.Group != "" {
 			fmt.Fprintf(&b, "group         %s, identity %s\n", i.Group, i.ID)
@@ -98,17 +100,19 @@ func Trust(a *frame.App) *cobra.Command {
 	var out, authority string
 	var oneOff oneOffFlags
 	cmd := &cobra.Command{
-		Use:   "trust --authority URL --genesis H (--task T | --group G | --id ID)",
+		Use:   "trust (--authority URL | --gateway URL) --genesis H (--task T | --group G | --id ID)",
 		Short: "Check an authority and write the roots of a task or group, for any TLS client",
 		Long: "Replay the owners' signatures from the genesis, appraise the authority's own\n" +
 			"evidence, and write the identity roots as PEM: for a task those of all live\n" +
-			"releases, for an identity exactly one. With --ohttp, write the keys for one-off\n" +
+			"releases, for an identity exactly one. Without --authority all of it comes through\n" +
+			"a gateway, under the authority's signature. With --ohttp, write the keys for one-off\n" +
 			"requests of plain Oblivious HTTP clients, which a unit signed, as well.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := oneOff.validate(); err != nil {
+			if err := oneOff.validate(p); err != nil {
 				return err
 			}
+			p.Gateway = oneOff.gateway
 			t, err := authorityclient.Trust(cmd.Context(), a, p)
 			if err != nil {
 				return err
@@ -141,7 +145,8 @@ func Trust(a *frame.App) *cobra.Command {
 	cmd.Flags().StringVar(&out, "out", "", `file for the roots, "-" for stdout (default TASK-root.pem)`)
 	cmd.Flags().StringVar(&authority, "authority-out", "", "file for the authority's root, which `cohort manager` is given")
 	cmd.Flags().StringVar(&oneOff.file, "ohttp", "", "file for the keys of one-off requests (application/ohttp-keys)")
-	oneOff.gateway.Register(cmd, "with --ohttp: URL of the gateway that reaches the units")
+	oneOff.gateway.Register(cmd, "URL of a gateway, or of several with commas between: the units' with --ohttp, and without --authority the way to trust")
+	p.RegisterFresh(cmd)
 	return cmd
 }
 
@@ -151,9 +156,12 @@ type oneOffFlags struct {
 	gateway authorityclient.Gateway
 }
 
-func (f oneOffFlags) validate() error {
-	if (f.file == "") != (f.gateway.URL == "") || f.file == "" && f.gateway.CA != "" {
-		return frame.Usage("--ohttp and --gateway go together, --manager-ca with them")
+func (f oneOffFlags) validate(p authorityclient.Pins) error {
+	switch {
+	case f.gateway.URL == "" && (f.file != "" || f.gateway.CA != ""):
+		return frame.Usage("--ohttp and --manager-ca need --gateway")
+	case f.gateway.URL != "" && f.file == "" && len(p.Authorities) > 0:
+		return frame.Usage("--gateway beside --authority needs --ohttp")
 	}
 	return nil
 }
@@ -164,11 +172,9 @@ func (f oneOffFlags) write(ctx context.Context, t *client.Trust) (*oneOffView, e
 		return nil, nil
 	}
 	config := client.OneOffConfig{Trust: t, Gateway: f.gateway.URL}
-	if f.gateway.CA != "" {
-		var err error
-		if config.CA, err = frame.ReadPool(f.gateway.CA); err != nil {
-			return nil, err
-		}
+	var err error
+	if config.CA, err = f.gateway.CertPool(); err != nil {
+		return nil, err
 	}
 	o, err := client.NewOneOff(ctx, config)
 	if err != nil {

@@ -26,7 +26,7 @@ func Verify(a *frame.App) *cobra.Command {
 		Short: "Verify the service at an address: hardware, code, policy, key, cluster",
 		Long: "Verify the service at an address: hardware, code, policy, key, cluster. With\n" +
 			"--session, ADDRESS is the URL of a gateway, and what is checked is the cluster\n" +
-			"behind it. With --receipt, verify offline which unit sent a response.",
+			"behind it; without --authority trust comes through it too. With --receipt, verify offline which unit sent a response.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -34,12 +34,16 @@ func Verify(a *frame.App) *cobra.Command {
 				return frame.Usage("verify: got %d addresses, want one, or --receipt", len(args))
 			case f.receipt != "":
 				return verifyReceipt(a, f.pins, f.receipt)
+			case f.session.wanted && f.session.gateway.URL != "":
+				return frame.Usage("--gateway does not go with --session: ADDRESS is the gateway")
 			case f.session.wanted:
 				f.session.gateway.URL = args[0]
+				f.pins.Gateway = f.session.gateway
 				return verifySession(cmd.Context(), a, f)
-			case f.session != sessionFlags{} || f.pins.Group != "":
-				return frame.Usage("--fresh-evidence, --manager-ca, --group and --role need --session")
+			case f.session.needed(f.pins) || f.pins.Group != "":
+				return frame.Usage("--fresh-evidence, --group and --role need --session, and so do --gateway and --manager-ca beside --authority")
 			}
+			f.pins.Gateway = f.session.gateway
 			return verifyAddress(cmd.Context(), a, f, args[0])
 		},
 	}
@@ -47,7 +51,8 @@ func Verify(a *frame.App) *cobra.Command {
 	f.pins.RegisterGroup(cmd, "with --session or --receipt: group to follow through the rosters its parties approve")
 	cmd.Flags().StringVar(&f.session.role, "role", "", "role of the group that the session is with; * is the whole group")
 	f.session.register(cmd)
-	f.session.gateway.RegisterCA(cmd)
+	f.session.gateway.Register(cmd, "without --authority and --session: URL of the gateway that trust comes through, or of several with commas between")
+	f.pins.RegisterFresh(cmd)
 	cmd.Flags().StringVar(&f.name, "server-name", "", "name of the task to ask for (default its first)")
 	cmd.Flags().StringVar(&f.receipt, "receipt", "", "receipt to check, as `cohort request --receipt-out` wrote it")
 	return cmd
