@@ -15,7 +15,7 @@ const (
 	PathRequest = "/.well-known/cohort/request"
 	PathOneOff  = "/.well-known/cohort/oneoff"  // GET: key configuration; POST: a one-off request
 	PathHistory = "/.well-known/cohort/history" // GET: the policy history, as the authority responds
-	PathTrust   = "/.well-known/cohort/trust"   // GET: trust, as an authority responds
+	PathTrust   = "/.well-known/cohort/trust"   // GET: what a client needs to trust a task, as the authority responds
 
 	TypeSession  = "application/cohort-session" // open request and its response
 	TypeRequest  = "application/cohort-request"
