@@ -69,7 +69,6 @@ func (r relay) get(path string) []byte {
 // trust requests trust in task scoring.
 func (r relay) trust(query string) (response api.TrustResponse) {
 	testworld.Must(0, json.Unmarshal(r.get(wire.PathTrust+"?task=scoring"+query), &response))
-	response.History.Entries = []api.HistoryEntry{}
 	return response
 }
 
@@ -423,5 +422,31 @@ func TestRelaysInOrder(t *testing.T) {
 		config.Gateways = []string{address}
 		_, err := client.FetchTrust(t.Context(), config)
 		testworld.Refused(t, err, wire.BadRequest)
+	}
+}
+
+// TestRelayBehind: a client that has seen a newer policy refuses a gateway of an authority that is
+// behind, with evidence that clients share and with its own, and pushes nothing through it.
+func TestRelayBehind(t *testing.T) {
+	w := newWorld(t, "1")
+	w.adopt("1", "2")
+	gateway := newRelay(t, w.url, nil)
+	config := gateway.config(w)
+	trust, err := client.FetchTrust(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.State = trust.State()
+	w.mu.Lock()
+	w.limit = 1
+	w.mu.Unlock()
+	for _, config.Fresh = range []bool{false, true} {
+		_, err = client.FetchTrust(t.Context(), config)
+		testworld.Refused(t, err, wire.Behind)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.pushed != 0 {
+		t.Errorf("pushed a history %d times", w.pushed)
 	}
 }

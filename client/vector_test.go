@@ -228,7 +228,6 @@ func newTrustVector(t *testing.T) trustVector {
 	second := api.History{From: 2, Entries: whole.Entries[2:], Head: whole.Head, ProvedHead: whole.ProvedHead}
 	var trust api.TrustResponse
 	testworld.Must(0, json.Unmarshal(get(api.PathTrust+"?task=scoring&nonce="+hex.EncodeToString(nonce[:])), &trust))
-	trust.History.Entries = nil
 	certificate := testworld.Must(w.certificate())
 	in := trustInput{
 		At: time.Now().UTC().Truncate(time.Second), Genesis: w.Genesis(), Task: "scoring", Nonce: hex.EncodeToString(nonce[:]),

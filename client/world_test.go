@@ -233,7 +233,7 @@ func (w *world) trust(rw http.ResponseWriter, r *http.Request) {
 	claim.Evidence = wire.Sum(evidence)
 	response := api.TrustResponse{
 		Authority: w.issuer.AuthorityRoot(),
-		History:   api.History{Entries: entries, Head: head},
+		History:   api.History{From: len(entries), Entries: []api.HistoryEntry{}, Head: head},
 		Evidence:  evidence,
 		Statement: testworld.Must(trustresponse.SignStatement(claim, testworld.Must(w.issuer.AuthorityLeaf(claim.At)))),
 	}

@@ -25,18 +25,18 @@ func (a *Authority) trust(ctx context.Context, from netip.Addr, q api.TrustQuery
 		return api.TrustResponse{}, err
 	}
 	var made *ownEvidence
-	steps := 0
 	if q.Nonce != nil {
 		made, err = a.statedEvidence(ctx, from, snap, q)
 	} else {
 		made, err = a.sharedEvidence(ctx, snap)
-		steps = len(snap.approved.Heads()) // caches need no copy of the history in each response
 	}
 	if err != nil {
 		return api.TrustResponse{}, err
 	}
 	response := api.TrustResponse{
-		Authority: snap.issuer.AuthorityRoot(), History: a.proveHistory(current, steps), Evidence: made.evidence, Statement: made.statement,
+		Authority: snap.issuer.AuthorityRoot(),
+		History:   a.proveHistory(current, len(snap.approved.Heads())), // the head alone: clients page through the history
+		Evidence:  made.evidence, Statement: made.statement,
 	}
 	for _, id := range found {
 		response.Identities = append(response.Identities, api.TrustIdentity{

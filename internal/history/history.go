@@ -204,7 +204,12 @@ func (g *Gateway) Watch(ctx context.Context, h History, pin attest.Digest, wait 
 // caller that learns the authority root afterwards and then calls [History.Prove]. It needs
 // Reader alone.
 func (g *Gateway) FollowUnproved(ctx context.Context, h History, pin attest.Digest) (next History, proof []byte, err error) {
-	next, err = h.follow(pin, func(seen History) (api.History, error) { return g.Reader.History(ctx, len(seen.entries)) },
+	next, err = h.follow(pin, func(seen History) (api.History, error) {
+		if !seen.policy.Genuine() {
+			return g.Reader.History(ctx, 0)
+		}
+		return g.Reader.PollHistory(ctx, seen.policy.PolicyHead(), 0) // by its head: a gateway that does not have it is behind
+	},
 		func(h History, unverified []byte) (History, error) {
 			proof = unverified
 			return h, nil
