@@ -162,6 +162,7 @@
 //	                             owner who pins it must agree, and neither is the other
 //	   internal/relay            sealed sessions between the units of a cluster, and stored
 //	                             copies of them; knows no key
+//	   internal/manager/ranges   session numbers that a manager allocates, each at most once
 //	   internal/history          following the policy history from its genesis
 //	   internal/unitauth         how a client knows units: pins, trust, certificates, receipts
 //	   internal/trustresponse    an authority's trust response: what a pin covers, whose evidence

@@ -50,8 +50,6 @@ const (
 	maxWaiting       = 1_024     // requests that wait for a connection to one unit
 	maxAttempts      = 3         // units that the gateway tries for one request
 	unitsHinted      = 8         // unit ids in one Cohort-Units field
-	rangeSize        = 1 << 16   // numbers in one allocation to a unit
-	rangeReserve     = 1 << 32   // numbers reserved by one write to disk
 )
 
 // Times.
@@ -61,7 +59,6 @@ const (
 	minNameWait         = time.Second     // after the first attempt to read a unit's names; doubles each time
 	maxNameWait         = 30 * time.Second
 	maintenanceInterval = time.Second      // between removals of silent units and expired copies
-	moveInterval        = 3 * time.Second  // minimum between two moves to different numbers
 	warmUp              = 5 * time.Second  // within this time units reconnect to a restarted manager
 	recallSlack         = time.Minute      // covers the delay until a cut link is detected, and clock differences
 	connectWait         = 3 * time.Second  // TCP and TLS to a unit

@@ -16,7 +16,7 @@
 // [New] makes a [Manager] and [Manager.Serve] runs it. Limits are in limits.go.
 //
 // Files, each using those before it: limits.go, body.go, sessionset.go, certificate.go,
-// ranges.go, intake.go, backend.go, registry.go, ticket.go, stream.go, gateway.go,
+// intake.go, backend.go, registry.go, ticket.go, stream.go, gateway.go,
 // metrics.go, history.go, manager.go, http.go.
 package manager
 
@@ -38,6 +38,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus/cluster"
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
 	"github.com/cohort-tee/cohort/internal/limit"
+	"github.com/cohort-tee/cohort/internal/manager/ranges"
 	"github.com/cohort-tee/cohort/internal/relay"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -71,7 +72,7 @@ type Config struct {
 type Manager struct {
 	config     Config
 	pool       *x509.CertPool // contains Config.Roots
-	ranges     *ranges
+	ranges     *ranges.Ranges
 	copies     *relay.Copies
 	journal    *relay.Journal
 	registry   *registry
@@ -107,7 +108,7 @@ func New(c Config) (*Manager, error) {
 		m.pool.AddCert(root)
 	}
 	var err error
-	if m.ranges, err = openRanges(c.DataDir); err != nil {
+	if m.ranges, err = ranges.Open(c.DataDir); err != nil {
 		return nil, fmt.Errorf("reserving session numbers: %w", err)
 	}
 	if m.journal, err = relay.OpenJournal(c.DataDir, m.copies, c.Clock()); err != nil {
@@ -310,7 +311,7 @@ func (m *Manager) runMaintenance(ctx context.Context) {
 			m.copies.RemoveExpired(now)
 			m.forwards.RemoveExpired(now)
 			if hub := m.hub.Load(); hub != nil {
-				_ = hub.AnnounceRanges(m.ranges.unallocated()) // an announcement can be lost: the next one follows in a second
+				_ = hub.AnnounceRanges(m.ranges.Unallocated()) // an announcement can be lost: the next one follows in a second
 			}
 		}
 	}
@@ -414,7 +415,7 @@ func (m *Manager) findCopy(c bus.Cluster, s wire.SessionID) (bus.Item, bool) {
 }
 
 func (m *Manager) allocateRange() (bus.Range, error) {
-	r, err := m.ranges.allocate()
+	r, err := m.ranges.Allocate()
 	if err != nil {
 		m.config.Log.Warn("session numbers not allocated", "error", err)
 	}
@@ -422,7 +423,7 @@ func (m *Manager) allocateRange() (bus.Range, error) {
 }
 
 func (m *Manager) handleClaim(other bus.Range) {
-	if err := m.ranges.avoidClaim(other, m.config.Clock()); err != nil {
+	if err := m.ranges.AvoidClaim(other, m.config.Clock()); err != nil {
 		m.config.Log.Warn("session numbers that another manager allocates too", "error", err)
 	}
 }

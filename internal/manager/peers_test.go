@@ -182,13 +182,13 @@ func TestCopiedDirectory(t *testing.T) {
 	a := bustest.New(t)
 	one := newWorldOf(t, a, natsd.Join{})
 	one.stop()
-	file, err := os.ReadFile(filepath.Join(one.config.DataDir, rangesFile))
+	file, err := os.ReadFile(filepath.Join(one.config.DataDir, "ranges"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	two := newWorldOf(t, a, natsd.Join{})
 	two.stop()
-	if err := os.WriteFile(filepath.Join(two.config.DataDir, rangesFile), file, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(two.config.DataDir, "ranges"), file, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, w := range []*world{one, two} {
@@ -197,43 +197,10 @@ func TestCopiedDirectory(t *testing.T) {
 		t.Cleanup(w.stop)
 	}
 	apart := func() bool {
-		p, q := one.manager.ranges.unallocated(), two.manager.ranges.unallocated()
+		p, q := one.manager.ranges.Unallocated(), two.manager.ranges.Unallocated()
 		return p.First >= q.First+q.Count || q.First >= p.First+p.Count
 	}
 	testworld.Eventually(t, "the numbers are apart", apart)
-}
-
-// TestRangesMove: a claim of other numbers changes nothing. A claim of the same numbers moves the
-// range elsewhere, durably, and only once per interval.
-func TestRangesMove(t *testing.T) {
-	r, err := openRanges(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	now, before := time.Now(), r.unallocated()
-	for _, c := range []struct {
-		name  string
-		other bus.Range
-		at    time.Time
-		moves bool
-	}{
-		{"just below", bus.Range{First: before.First - 1, Count: 1}, now, false},
-		{"just above", bus.Range{First: before.First + before.Count, Count: 1}, now, false},
-		{"the first number", bus.Range{First: before.First - 1, Count: 2}, now, true},
-		{"everything, too soon", bus.Range{First: 1, Count: 1<<64 - 2}, now.Add(moveInterval - 1), false},
-		{"everything", bus.Range{First: 1, Count: 1<<64 - 2}, now.Add(moveInterval), true},
-	} {
-		was := r.unallocated()
-		if err := r.avoidClaim(c.other, c.at); err != nil {
-			t.Fatal(err)
-		}
-		if got := r.unallocated() != was; got != c.moves {
-			t.Errorf("%s: moved: got %v, want %v", c.name, got, c.moves)
-		}
-	}
-	if again, err := openRanges(filepath.Dir(r.path)); err != nil || again.next != r.reserved {
-		t.Errorf("after a restart: got %d (%v), want %d", again.next, err, r.reserved)
-	}
 }
 
 // TestForeignMessages: the operator of the NATS cluster sends arbitrary messages. None of them

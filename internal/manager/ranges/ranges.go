@@ -1,4 +1,10 @@
-package manager
+// Package ranges allocates the session numbers of a cluster, each at most once. Units draw the
+// numbers of their sessions from the range that their manager allocated to them.
+//
+// It trusts its directory: a copy of it allocates the same numbers, until the managers of both
+// see the claim of the other. It refuses to allocate a number before the number is reserved on
+// disk.
+package ranges
 
 import (
 	"crypto/rand"
@@ -15,15 +21,22 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus"
 )
 
+// Sizes, counted in numbers, and times.
+const (
+	rangeSize    = 1 << 16         // in one allocation to a unit
+	reserveSize  = 1 << 32         // reserved by one write to disk
+	moveInterval = 3 * time.Second // minimum between two moves to different numbers
+)
+
 // rangesFile contains the first number that is not reserved: 8 bytes, big-endian.
 const rangesFile = "ranges"
 
-// ranges allocates session numbers, each at most once. The number in the file is greater than
-// all allocated numbers: after a restart, reserved numbers that were not allocated are skipped.
-// Without the file, ranges starts at a random number of 62 bits, so that a manager whose data
+// Ranges allocates session numbers. The number in the file is greater than all allocated
+// numbers: after a restart, reserved numbers that were not allocated are skipped.
+// Without the file, Ranges starts at a random number of 62 bits, so that a manager whose data
 // was deleted is unlikely to repeat numbers. If it does, units refuse a second secret for a
-// known session id.
-type ranges struct {
+// known session id. It is safe for concurrent use.
+type Ranges struct {
 	path string
 
 	mu       sync.Mutex
@@ -32,8 +45,9 @@ type ranges struct {
 	moved    time.Time // guarded by mu: last move away from numbers of another manager
 }
 
-func openRanges(dir string) (*ranges, error) {
-	r := &ranges{path: filepath.Join(dir, rangesFile)}
+// Open reads the directory of a manager. It fails if the directory is not writable.
+func Open(dir string) (*Ranges, error) {
+	r := &Ranges{path: filepath.Join(dir, rangesFile)}
 	b, err := os.ReadFile(r.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -41,7 +55,7 @@ func openRanges(dir string) (*ranges, error) {
 	if len(b) == 8 {
 		r.next = binary.BigEndian.Uint64(b)
 	}
-	if r.next == 0 || r.next > math.MaxInt64-rangeReserve {
+	if r.next == 0 || r.next > math.MaxInt64-reserveSize {
 		r.next = randomPoint()
 	}
 	r.reserved = r.next
@@ -56,9 +70,9 @@ func randomPoint() uint64 {
 	return binary.BigEndian.Uint64(b[:])>>2 | 1
 }
 
-// allocate returns the next range of rangeSize numbers. The numbers are reserved on disk before
-// allocate returns.
-func (r *ranges) allocate() (bus.Range, error) {
+// Allocate returns the next range of rangeSize numbers. The numbers are reserved on disk before
+// Allocate returns.
+func (r *Ranges) Allocate() (bus.Range, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.next+rangeSize > r.reserved {
@@ -71,17 +85,17 @@ func (r *ranges) allocate() (bus.Range, error) {
 	return given, nil
 }
 
-// unallocated returns the numbers that are reserved and not yet allocated.
-func (r *ranges) unallocated() bus.Range {
+// Unallocated returns the numbers that are reserved and not yet allocated.
+func (r *Ranges) Unallocated() bus.Range {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return bus.Range{First: r.next, Count: r.reserved - r.next}
 }
 
-// avoidClaim moves to different numbers if another manager has reserved the same ones, by chance
+// AvoidClaim moves to different numbers if another manager has reserved the same ones, by chance
 // or because its directory is a copy. Claims of other managers are hints: an invented claim
 // costs at most one disk write per moveInterval.
-func (r *ranges) avoidClaim(other bus.Range, now time.Time) error {
+func (r *Ranges) AvoidClaim(other bus.Range, now time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	apart := other.First >= r.reserved || r.next >= other.First+other.Count
@@ -94,13 +108,13 @@ func (r *ranges) avoidClaim(other bus.Range, now time.Time) error {
 	return r.reserve()
 }
 
-// reserve reserves rangeReserve more numbers on disk. The caller holds mu, or is the only user.
-func (r *ranges) reserve() error {
-	if r.reserved > math.MaxInt64-rangeReserve { // units refuse numbers from 2^63 on
+// reserve reserves reserveSize more numbers on disk. The caller holds mu, or is the only user.
+func (r *Ranges) reserve() error {
+	if r.reserved > math.MaxInt64-reserveSize { // units refuse numbers from 2^63 on
 		r.next = randomPoint()
 		r.reserved = r.next
 	}
-	mark := r.reserved + rangeReserve
+	mark := r.reserved + reserveSize
 	if err := replaceFile(r.path, binary.BigEndian.AppendUint64(nil, mark)); err != nil {
 		return fmt.Errorf("writing %s: %w", r.path, err)
 	}
