@@ -163,6 +163,7 @@
 //	   internal/relay            sealed sessions between the units of a cluster, and stored
 //	                             copies of them; knows no key
 //	   internal/manager/ranges   session numbers that a manager allocates, each at most once
+//	   internal/manager/trustrelay  requests for trust, passed on by a gateway to the authorities
 //	   internal/history          following the policy history from its genesis
 //	   internal/unitauth         how a client knows units: pins, trust, certificates, receipts
 //	   internal/trustresponse    an authority's trust response: what a pin covers, whose evidence

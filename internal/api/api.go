@@ -5,7 +5,7 @@
 // and sealed, policy is signed by its owners, and a trust response contains evidence.
 //
 // Files, each using those before it: status.go, problem.go, trustquery.go, client.go, api.go, body.go,
-// buffered.go, cors.go, poll.go, rings.go.
+// buffered.go, cors.go, poll.go, relay.go, rings.go.
 package api
 
 import (

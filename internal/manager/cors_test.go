@@ -28,7 +28,7 @@ func TestPagesOfOtherOrigins(t *testing.T) {
 		response.Header.Set("Status", response.Status)
 		return response.Header
 	}
-	for _, path := range []string{wire.PathSession, wire.PathRequest, wire.PathOneOff, wire.PathHistory} {
+	for _, path := range []string{wire.PathSession, wire.PathRequest, wire.PathOneOff, wire.PathHistory, wire.PathTrust} {
 		before := unit.calls.Load()
 		h := send(http.MethodOptions, path, "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "cohort-cookie,content-type")
 		if h.Get("Status") != "204 No Content" || h.Get("Access-Control-Allow-Origin") != "*" || !strings.Contains(h.Get("Access-Control-Allow-Methods"), "POST") {

@@ -71,6 +71,12 @@ func (s *scribe) head() wire.Digest {
 }
 
 func (s *scribe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == api.PathTrust {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "public, max-age=60")
+		fmt.Fprintf(w, "{%q:%q}", "query", r.URL.RawQuery)
+		return
+	}
 	p, named, err := api.ParsePollQuery(r.URL.Query())
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -196,6 +202,37 @@ func TestGatewayHistory(t *testing.T) {
 		if _, status, _ := c.askHistory(t.Context(), query); status != want {
 			t.Errorf("%s: got %d, want %d", query, status, want)
 		}
+	}
+}
+
+// TestGatewayTrust: a gateway passes requests for trust on to its authority, over either protocol,
+// and refuses them with a problem that names what is missing.
+func TestGatewayTrust(t *testing.T) {
+	get := func(c client, query string) (*http.Response, string, api.Problem) {
+		t.Helper()
+		response, err := c.http.Get(c.url + wire.PathTrust + "?" + query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, body, problem := read(t, response)
+		return response, body, problem
+	}
+	for _, major := range []int{1, 2} {
+		w, _, c := chronicled(t, Limits{}, major)
+		for query, control := range map[string]string{"task=scoring": "public, max-age=60", "nonce=" + strings.Repeat("0a", 32) + "&task=scoring": "public, max-age=60"} {
+			response, body, _ := get(c, query)
+			if response.StatusCode != http.StatusOK || body != fmt.Sprintf("{%q:%q}", "query", query) || response.Header.Get("Cache-Control") != control || response.ProtoMajor != major {
+				t.Errorf("%s: got %v with %q", query, response, body)
+			}
+		}
+		if response, _, problem := get(c, "task=scoring&other=1"); response.StatusCode != http.StatusBadRequest || problem.Reason != wire.BadRequest || response.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("another parameter: got %v, %+v", response, problem)
+		}
+		w.stop()
+	}
+	w := newWorld(t)
+	if response, _, problem := get(w.from("127.0.0.1", 1), "task=scoring"); response.StatusCode != http.StatusServiceUnavailable || problem.Reason != wire.Unavailable || !strings.Contains(problem.Want, "--authority") {
+		t.Errorf("without an authority: got %v, %+v", response, problem)
 	}
 }
 

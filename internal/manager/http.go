@@ -3,6 +3,7 @@ package manager
 import (
 	"encoding/json"
 	"net/http"
+	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/limit"
@@ -17,6 +18,7 @@ func (m *Manager) Handler() http.Handler {
 	mux.HandleFunc(wire.PathRequest, api.ForPages(m.whileServing(m.gateway.serveRequest)))
 	mux.HandleFunc(wire.PathOneOff, api.ForPages(m.whileServing(m.gateway.serveOneOff)))
 	mux.HandleFunc(wire.PathHistory, api.ForPages(m.whileServing(m.serveHistory)))
+	mux.HandleFunc(wire.PathTrust, api.ForPages(m.whileServing(m.serveTrust)))
 	mux.Handle("GET "+api.PathMetrics, m.limitPages(api.Buffered(m.metrics.handler()).ServeHTTP))
 	mux.Handle("GET "+api.PathLive, m.limitPages(func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, health{Status: "live"}) }))
 	mux.Handle("GET "+api.PathReady, m.limitPages(m.whileServing(m.serveReady)))
@@ -49,6 +51,17 @@ func (m *Manager) whileServing(f http.HandlerFunc) http.HandlerFunc {
 		}
 		f(w, r)
 	}
+}
+
+// serveTrust passes a request for trust on to an authority.
+func (m *Manager) serveTrust(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	err := m.trust.Serve(w, r)
+	if err != nil {
+		m.config.Log.Debug("request for trust not served", "error", err)
+		api.GatewayProblem(err).Write(w)
+	}
+	m.metrics.observeRequest(r.URL.Path, err, time.Since(start))
 }
 
 // health is the response of the probes.

@@ -39,6 +39,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/manager/ranges"
+	"github.com/cohort-tee/cohort/internal/manager/trustrelay"
 	"github.com/cohort-tee/cohort/internal/relay"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -56,7 +57,8 @@ type Config struct {
 
 	// Authorities are https URLs of the authority's replicas. The manager polls one of them
 	// for the policy history and serves that history to all clients of the gateway, which
-	// verify it. Without Authorities the gateway serves no history.
+	// verify it, and passes requests for trust on to them. Without Authorities the gateway
+	// serves neither.
 	Authorities []string
 
 	// NATS is the cluster over which the manager exchanges messages with other managers. The
@@ -79,6 +81,7 @@ type Manager struct {
 	forwards   *relay.ForwardLog
 	gateway    *gateway
 	mirror     *historyMirror
+	trust      *trustrelay.Relay
 	metrics    *metrics
 	clients    *limit.Connections
 	polls      *limit.Shares  // one for each request that waits for the next policy step
@@ -117,6 +120,7 @@ func New(c Config) (*Manager, error) {
 	if m.mirror, err = newHistoryMirror(m.config, m.pool); err != nil {
 		return nil, err
 	}
+	m.trust = trustrelay.New(m.mirror.authorities, c.Clock)
 	m.registry = newRegistry(c.Limits, dialer{roots: m.pool, clock: c.Clock})
 	m.gateway = newGateway(m.config, m.registry, m.copies)
 	m.metrics = newMetrics(m)
@@ -151,6 +155,7 @@ func (c *Config) validate() error {
 func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 	defer m.journal.Close()
 	defer m.mirror.close()
+	defer m.trust.Close()
 	defer m.registry.close()
 	certificate, err := m.busCertificate(l)
 	if err != nil {

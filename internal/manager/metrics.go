@@ -7,6 +7,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/limit"
+	"github.com/cohort-tee/cohort/internal/manager/trustrelay"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -27,7 +28,7 @@ type metrics struct {
 }
 
 // quotas are the quotas of the gateway. Each is the rule of a refusal and the value of a label.
-var quotas = []string{quotaReading, quotaInFlight, quotaPerUnit, quotaConnect, quotaPages, quotaPolls, quotaExpensive, quotaUnknown}
+var quotas = append([]string{quotaReading, quotaInFlight, quotaPerUnit, quotaConnect, quotaPages, quotaPolls, quotaExpensive, quotaUnknown}, trustrelay.Quotas...)
 
 // foundLabel is the label of a request for a copy, by whether it was found.
 var foundLabel = map[bool]string{true: "copy", false: "nothing"}
