@@ -145,6 +145,7 @@
 //	   policy/policytest         policies, keys and vectors of their tests; tests only
 //	   internal/bus/cluster      managers and one another over NATS, which no unit reaches
 //	   internal/bus/natsd        the NATS server in a manager, which listens nowhere
+//	   internal/opsserver        HTTP for operators, apart from the listener of clients
 //	   internal/ohttp            Oblivious HTTP (RFC 9458): keys, and messages whole or in chunks
 //	   internal/collateral       vendors' documents: fetched and cached, never inside
 //	                             appraisal; which ones, the table of platforms says

@@ -51,6 +51,7 @@ var house = []room{
 	{path: "attest/nitro/nitrorules", floor: 1, beside: []string{"attest"}},
 	{path: "attest/nvidia/nvidiarules", floor: 1, beside: []string{"attest"}},
 	{path: "internal/api", floor: 1},
+	{path: "internal/opsserver", floor: 2, below: []string{"internal/api", "internal/limit", "internal/wire"}},
 	{path: "internal/bus", floor: 1},
 	{path: "internal/bus/cluster", floor: 2, third: []string{"github.com/nats-io/nats.go"}},
 	{path: "internal/bus/natsd", floor: 2, third: []string{"github.com/nats-io/nats-server/v2"}},

@@ -50,7 +50,7 @@ func (w *world) wantContradiction(a *Authority, kept, other wire.Digest) {
 		w.T.Errorf("got %d %+v %q, want 200 and a warning of %v and %v", code, h, reason, kept, other)
 	}
 	metrics := httptest.NewRecorder()
-	a.Handler().ServeHTTP(metrics, httptest.NewRequest(http.MethodGet, api.PathMetrics, nil))
+	a.OperatorHandler().ServeHTTP(metrics, httptest.NewRequest(http.MethodGet, api.PathMetrics, nil))
 	if !strings.Contains(metrics.Body.String(), "cohort_authority_contradictions 1") {
 		w.T.Error("the metric counts no contradiction")
 	}

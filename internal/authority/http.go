@@ -59,8 +59,20 @@ func (a *Authority) Handler() http.Handler {
 	for _, r := range a.routes() {
 		mux.Handle(r.path, a.serve(r))
 	}
-	mux.Handle("GET "+api.PathMetrics, api.Buffered(a.metrics.Handler()))
 	return clientPace().Handler(a.servePolls(a.limitRequests(mux)))
+}
+
+// OperatorHandler returns the HTTP handler for the operator: the metrics and the probes. Clients
+// must not reach it.
+func (a *Authority) OperatorHandler() http.Handler {
+	mux := http.NewServeMux()
+	for _, r := range a.routes() {
+		if r.path == api.PathReady || r.path == api.PathLive {
+			mux.Handle(r.path, a.serve(r))
+		}
+	}
+	mux.Handle("GET "+api.PathMetrics, api.Buffered(a.metrics.Handler()))
+	return mux
 }
 
 // limitRequests serves a request when there is a free place for it. Otherwise it refuses the

@@ -103,11 +103,17 @@ func TestHealth(t *testing.T) {
 	a := w.open()
 	h := a.Handler()
 	testworld.Must(w.scoring().enrol(direct{a}))
-	for path, want := range map[string]string{
-		api.PathLive: `"live"`, api.PathReady: `"ready"`, api.PathMetrics: "cohort_authority_policy_sequence 1",
+	for name, row := range map[string]struct {
+		handler http.Handler
+		paths   map[string]string
+	}{
+		"clients":  {h, map[string]string{api.PathLive: `"live"`, api.PathReady: `"ready"`, api.PathMetrics: `"not-found"`}},
+		"operator": {a.OperatorHandler(), map[string]string{api.PathLive: `"live"`, api.PathReady: `"ready"`, api.PathMetrics: "cohort_authority_policy_sequence 1", api.PathPolicy: "404"}},
 	} {
-		if response, body := ask(h, http.MethodGet, path, "", ""); response.StatusCode != 200 || !strings.Contains(body, want) {
-			t.Errorf("%s: got %d %q, want 200 with %q", path, response.StatusCode, body, want)
+		for path, want := range row.paths {
+			if _, body := ask(row.handler, http.MethodGet, path, "", ""); !strings.Contains(body, want) {
+				t.Errorf("%s of the handler for %s: got %q, want %q", path, name, body, want)
+			}
 		}
 	}
 	w.clock.JumpWall(wire.MaxClockJump * 2)
@@ -211,10 +217,12 @@ func TestSecrets(t *testing.T) {
 	client, _ := w.serve(a)
 	report := testworld.Must(w.scoring().enrol(client))
 	seen := w.log.String()
-	for _, path := range []string{api.PathLog, api.PathPolicy, api.PathHistory, api.PathMetrics, api.PathTrust + "?task=scoring&nonce=" + strings.Repeat("0", 64)} {
+	for _, path := range []string{api.PathLog, api.PathPolicy, api.PathHistory, api.PathTrust + "?task=scoring&nonce=" + strings.Repeat("0", 64)} {
 		_, body := ask(a.Handler(), http.MethodGet, path, "", "")
 		seen += body
 	}
+	_, metrics := ask(a.OperatorHandler(), http.MethodGet, api.PathMetrics, "", "")
+	seen += metrics
 	for name, secret := range map[string][]byte{"root secret": a.root.Secret.Expose(), "leaf key": report.LeafKey} {
 		for form, text := range map[string]string{"raw": string(secret), "base64": must2(json.Marshal(secret)), "hex": wire.Digest(secret[:32]).Hex()} {
 			if strings.Contains(seen, strings.Trim(text, `"`)) {

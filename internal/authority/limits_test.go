@@ -39,13 +39,8 @@ func TestFullAuthority(t *testing.T) {
 		t.Errorf("got %d %s", response.StatusCode, body)
 	}
 	a.requests.Release(here, 2)
-	response, err = http.Get(server.URL + api.PathMetrics)
-	if err != nil {
-		t.Fatal(err)
-	}
-	body, _ = io.ReadAll(response.Body)
-	response.Body.Close()
-	if want := fmt.Sprintf("cohort_authority_crowded_total{quota=%q} 1", admission.QuotaRequests); !strings.Contains(string(body), want) {
+	_, metrics := ask(a.OperatorHandler(), http.MethodGet, api.PathMetrics, "", "")
+	if want := fmt.Sprintf("cohort_authority_crowded_total{quota=%q} 1", admission.QuotaRequests); !strings.Contains(metrics, want) {
 		t.Errorf("metrics: want %s", want)
 	}
 }

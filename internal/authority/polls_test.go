@@ -192,10 +192,8 @@ func TestPollRefused(t *testing.T) {
 	if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") != "10" || !strings.Contains(string(body), admission.QuotaOthers) {
 		t.Errorf("got %d, Retry-After %q, %s", response.StatusCode, response.Header.Get("Retry-After"), body)
 	}
-	metrics := testworld.Must(http.Get(server.URL + api.PathMetrics))
-	body = testworld.Must(io.ReadAll(metrics.Body))
-	metrics.Body.Close()
-	if want := fmt.Sprintf("cohort_authority_crowded_total{quota=%q} 1", admission.QuotaOthers); !strings.Contains(string(body), want) {
+	_, metrics := ask(a.OperatorHandler(), http.MethodGet, api.PathMetrics, "", "")
+	if want := fmt.Sprintf("cohort_authority_crowded_total{quota=%q} 1", admission.QuotaOthers); !strings.Contains(metrics, want) {
 		t.Errorf("metrics: want %s", want)
 	}
 }

@@ -256,11 +256,7 @@ func TestGatewayPolls(t *testing.T) {
 			if err != nil || status != http.StatusTooManyRequests {
 				t.Errorf("one poll more of the address: got %d, %v", status, err)
 			}
-			response, err := c.http.Get(c.url + api.PathMetrics)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, page, _ := read(t, response); !strings.Contains(page, fmt.Sprintf("cohort_gateway_refused_total{quota=%q} 1\n", quotaPolls)) {
+			if page := w.metrics(); !strings.Contains(page, fmt.Sprintf("cohort_gateway_refused_total{quota=%q} 1\n", quotaPolls)) {
 				t.Errorf("want one refusal by the quota of polls in the metrics: %s", page)
 			}
 			if err := w.manager.polls.Acquire(netip.MustParseAddr("192.0.2.1"), 1); err != nil {

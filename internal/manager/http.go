@@ -10,7 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Handler returns the HTTP handler of the manager: the gateway, the probes and the metrics. Its
+// Handler returns the HTTP handler of the manager for its clients: the gateway and the probes. Its
 // paths are served while [Manager.Serve] runs.
 func (m *Manager) Handler() http.Handler {
 	mux := http.NewServeMux()
@@ -19,13 +19,22 @@ func (m *Manager) Handler() http.Handler {
 	mux.HandleFunc(wire.PathOneOff, api.ForPages(m.whileServing(m.gateway.serveOneOff)))
 	mux.HandleFunc(wire.PathHistory, api.ForPages(m.whileServing(m.serveHistory)))
 	mux.HandleFunc(wire.PathTrust, api.ForPages(m.whileServing(m.serveTrust)))
-	mux.Handle("GET "+api.PathMetrics, m.limitPages(api.Buffered(m.metrics.handler()).ServeHTTP))
-	mux.Handle("GET "+api.PathLive, m.limitPages(func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, health{Status: "live"}) }))
+	mux.Handle("GET "+api.PathLive, m.limitPages(serveLive))
 	mux.Handle("GET "+api.PathReady, m.limitPages(m.whileServing(m.serveReady)))
 	mux.Handle("/", m.limitPages(func(w http.ResponseWriter, r *http.Request) {
 		api.GatewayProblem(wire.Refuse(wire.NotFound, "request: path", r.URL.Path, "a path of the gateway")).Write(w)
 	}))
 	return clientPace().Handler(mux)
+}
+
+// OperatorHandler returns the HTTP handler for the operator: the metrics and the probes. Clients
+// must not reach it.
+func (m *Manager) OperatorHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET "+api.PathMetrics, api.Buffered(m.metrics.handler()))
+	mux.HandleFunc("GET "+api.PathLive, serveLive)
+	mux.HandleFunc("GET "+api.PathReady, m.whileServing(m.serveReady))
+	return mux
 }
 
 // limitPages limits the number of concurrent requests that the manager serves itself.
@@ -69,6 +78,9 @@ type health struct {
 	Status string `json:"status"`
 	Units  int    `json:"units,omitempty"`
 }
+
+// serveLive reports that the process runs.
+func serveLive(w http.ResponseWriter, _ *http.Request) { writeHealth(w, health{Status: "live"}) }
 
 // serveReady reports that the manager is ready. A manager without units is ready too, since
 // units connect only to a ready manager.

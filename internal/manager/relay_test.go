@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -163,6 +164,7 @@ func TestLateJoinerPulls(t *testing.T) {
 	testworld.Refused(t, err, wire.NotFound)
 }
 
+// TestProbesAndMetrics: clients and the operator read the probes, and the operator alone the metrics.
 func TestProbesAndMetrics(t *testing.T) {
 	w := newWorld(t)
 	w.named(bustest.Scoring)
@@ -170,19 +172,30 @@ func TestProbesAndMetrics(t *testing.T) {
 	c.request(t, wire.Header{}, "x")
 	w.cool()
 	c.request(t, wire.Header{Target: wire.UnitID{1}}, "x")
-	for path, want := range map[string]string{
-		api.PathLive:    `"live"`,
-		api.PathReady:   `"ready"`,
-		api.PathMetrics: `cohort_gateway_request_seconds_count{path="/.well-known/cohort/request",reason="misdirected"} 1`,
+	public := func(path string) string {
+		response := testworld.Must(http.Get("http://" + w.gateway + path))
+		defer response.Body.Close()
+		return response.Status + " " + string(testworld.Must(io.ReadAll(response.Body)))
+	}
+	operator := func(path string) string {
+		page := httptest.NewRecorder()
+		w.manager.OperatorHandler().ServeHTTP(page, httptest.NewRequest(http.MethodGet, path, nil))
+		return page.Result().Status + " " + page.Body.String()
+	}
+	for _, row := range []struct {
+		get        func(string) string
+		path, want string
+	}{
+		{public, api.PathLive, `"live"`},
+		{public, api.PathReady, `"ready"`},
+		{public, api.PathMetrics, "404 Not Found"},
+		{operator, api.PathLive, `"live"`},
+		{operator, api.PathReady, `"ready"`},
+		{operator, api.PathMetrics, `cohort_gateway_request_seconds_count{path="/.well-known/cohort/request",reason="misdirected"} 1`},
+		{operator, wire.PathRequest, "404 Not Found"},
 	} {
-		response, err := http.Get("http://" + w.gateway + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, _ := io.ReadAll(response.Body)
-		response.Body.Close()
-		if !strings.Contains(string(b), want) {
-			t.Errorf("%s: got %s, want %s", path, b, want)
+		if got := row.get(row.path); !strings.Contains(got, row.want) {
+			t.Errorf("%s: got %s, want %s", row.path, got, row.want)
 		}
 	}
 }

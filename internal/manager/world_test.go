@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -95,6 +96,13 @@ func (w *world) start() {
 		}
 	})
 	testworld.Eventually(w.t, "the manager serves", m.serving.Load)
+}
+
+// metrics returns the metrics as the operator reads them.
+func (w *world) metrics() string {
+	page := httptest.NewRecorder()
+	w.manager.OperatorHandler().ServeHTTP(page, httptest.NewRequest(http.MethodGet, api.PathMetrics, nil))
+	return page.Body.String()
 }
 
 // cool ends the time in which the gateway waits for units after its start.

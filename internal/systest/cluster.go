@@ -26,6 +26,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/authority/store"
 	"github.com/cohort-tee/cohort/internal/authority/trustedclock"
 	"github.com/cohort-tee/cohort/internal/loopback"
+	"github.com/cohort-tee/cohort/internal/opsserver"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -61,8 +62,10 @@ type Cluster struct {
 	owner testworld.Key
 	dsn   string
 	addr  string // host:port of the authority, the same after a restart
-	build string // program of the authority
-	tee   tee    // of the authority; nil means the chip's
+	// metrics is the host:port of the authority's metrics; empty: they are not served
+	metrics string
+	build   string // program of the authority
+	tee     tee    // of the authority; nil means the chip's
 
 	stop    func()   // stops the running authority; nil when it is down
 	reset   func()   // resets its connections, as the death of a process does
@@ -273,7 +276,13 @@ func (c *Cluster) serve(addr string) (stop, reset func(), err error) {
 	l := &cutter{Listener: inner}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- a.Serve(ctx, l) }()
+	var operator net.Listener
+	if c.metrics != "" {
+		operator = testworld.Must(net.Listen("tcp", c.metrics))
+	}
+	go func() {
+		done <- opsserver.RunBeside(ctx, operator, a.OperatorHandler(), c.Log, func(ctx context.Context) error { return a.Serve(ctx, l) })
+	}()
 	return sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil && !l.isCut() {

@@ -39,7 +39,7 @@ func TestHardwareByTheBinaries(t *testing.T) {
 			for _, p := range hardware {
 				b.serveUnit(t, p)
 			}
-			if metrics := b.fetch(b.URL() + "/metrics"); !strings.Contains(metrics, `cohort_authority_collateral_age_seconds{role="pck_crl"}`) {
+			if metrics := b.fetch("http://" + b.metrics + "/metrics"); !strings.Contains(metrics, `cohort_authority_collateral_age_seconds{role="pck_crl"}`) {
 				t.Error("no age of the collateral among the metrics")
 			}
 			b.backUp()
@@ -76,6 +76,7 @@ func TestHardwareByTheBinaries(t *testing.T) {
 type binaries struct {
 	*estate
 	cohort, dir string
+	metrics     string // host:port of the authority's metrics
 	platform    attest.Platform
 	authority   *teeMachine
 }
@@ -85,7 +86,7 @@ type binaries struct {
 func settleBinaries(t *testing.T, bin string, v *vendors, first attest.Platform) *binaries {
 	t.Helper()
 	c := &Cluster{t: t, owner: testworld.NewKey(), Log: slog.New(slog.DiscardHandler), addr: loopback.FreeAddress(t)}
-	b := &binaries{&estate{Cluster: c, vendors: v}, filepath.Join(bin, "cohort"), t.TempDir(), first, v.newMachine(t, first, "authority")}
+	b := &binaries{&estate{Cluster: c, vendors: v}, filepath.Join(bin, "cohort"), t.TempDir(), loopback.FreeAddress(t), first, v.newMachine(t, first, "authority")}
 	_, own := v.device(first, "authority")
 	rest := slices.DeleteFunc(slices.Clone(hardware), func(p attest.Platform) bool { return p == first })
 	b.write("genesis.toml", []byte(b.policy(own, append([]attest.Platform{first}, rest...)...)))
@@ -141,7 +142,7 @@ func (b *binaries) read(name string) []byte {
 }
 
 func (b *binaries) authorityArgs(more ...string) []string {
-	return append(append([]string{"authority", "run", "--platform", string(b.platform), "--listen", b.addr}, b.fromVendors()...), more...)
+	return append(append([]string{"authority", "run", "--platform", string(b.platform), "--listen", b.addr, "--metrics", b.metrics}, b.fromVendors()...), more...)
 }
 
 // unitArgs returns the arguments that run the scoring service as a unit.

@@ -229,7 +229,7 @@ func (s *markerStory) wantNowhereElse() {
 		all = append(all, u.dir)
 	}
 	_, messages := s.spy.items()
-	metrics := append(page(s.t, s.place.URL+api.PathMetrics), page(s.t, "http://"+s.gateway.Gateway+api.PathMetrics)...)
+	metrics := append(page(s.t, "http://"+s.asked.Metrics+api.PathMetrics), page(s.t, "http://"+s.gateway.Metrics+api.PathMetrics)...)
 	for _, place := range []struct {
 		name, control string
 		in            func(*search) found

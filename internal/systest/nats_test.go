@@ -30,6 +30,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
 	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/opsserver"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/nats-io/nats-server/v2/server"
 )
@@ -77,6 +78,7 @@ func beNATS(t *testing.T) any {
 type joinedWish struct {
 	Root                      []byte // of the authority, DER
 	Dir, Gateway, Bus         string
+	Metrics                   string // host:port
 	Certificate, Certificates string // files: its own with the key, and the certificates of all
 	NATS                      []string
 }
@@ -95,11 +97,11 @@ func beJoinedManager(t *testing.T) any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := testworld.Must(net.Listen("tcp", wish.Gateway))
+	l, operator := testworld.Must(net.Listen("tcp", wish.Gateway)), testworld.Must(net.Listen("tcp", wish.Metrics))
 	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		if err := m.Serve(ctx, l); err != nil {
+		if err := opsserver.RunBeside(ctx, operator, m.OperatorHandler(), toStderr(), func(ctx context.Context) error { return m.Serve(ctx, l) }); err != nil {
 			t.Errorf("manager ended: %v", err)
 		}
 	})
@@ -197,7 +199,7 @@ func newScaled(t *testing.T, apart bool) *scaled {
 	s.manager = &gateway{ca: s.pool}
 	for i := range 2 {
 		n := places[3+i]
-		wish := joinedWish{root, t.TempDir(), n.host + ":" + port(t), n.host + ":" + port(t), certificate, certificate, leaves}
+		wish := joinedWish{root, t.TempDir(), n.host + ":" + port(t), n.host + ":" + port(t), n.host + ":" + port(t), certificate, certificate, leaves}
 		n.role, n.wish = "joined-manager", wish
 		s.managers = append(s.managers, &n)
 	}
@@ -357,7 +359,7 @@ func (s *scaled) forget(sessions int) {
 
 // metric returns one metric of a manager, or 0 without a response.
 func (s *scaled) metric(m *member, name string) (n int) {
-	answer, err := s.web.Get("https://" + m.wish.(joinedWish).Gateway + "/metrics")
+	answer, err := s.web.Get("http://" + m.wish.(joinedWish).Metrics + "/metrics")
 	if err != nil {
 		return 0
 	}

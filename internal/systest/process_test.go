@@ -23,6 +23,7 @@ import (
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/opsserver"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
@@ -75,11 +76,12 @@ type authorityWish struct {
 	Store, Address string
 	Genesis        policy.Step
 	Device         distant
+	Metrics        string // host:port; empty: none
 }
 
 func beAuthority(t *testing.T) any {
 	wish := asked[authorityWish](t)
-	c := &Cluster{t: t, Log: toStderr(), Steps: []policy.Step{wish.Genesis}, dsn: wish.Store, addr: wish.Address, tee: wish.Device}
+	c := &Cluster{t: t, Log: toStderr(), Steps: []policy.Step{wish.Genesis}, dsn: wish.Store, addr: wish.Address, tee: wish.Device, metrics: wish.Metrics}
 	c.StartAuthority()
 	t.Cleanup(c.StopAuthority)
 	return "serving"
@@ -90,6 +92,7 @@ type managerPlace struct {
 	Gateway string `json:"gateway"` // host:port
 	Bus     string `json:"bus"`
 	CA      string `json:"ca"` // file
+	Metrics string `json:"metrics"`
 }
 
 // managerWish is the configuration of a manager.
@@ -117,10 +120,12 @@ func beManager(t *testing.T) any {
 	if err != nil {
 		t.Fatal(err)
 	}
+	operator := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
+	place.Metrics = operator.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		if err := m.Serve(ctx, l); err != nil {
+		if err := opsserver.RunBeside(ctx, operator, m.OperatorHandler(), toStderr(), func(ctx context.Context) error { return m.Serve(ctx, l) }); err != nil {
 			t.Errorf("manager ended: %v", err)
 		}
 	})
@@ -222,7 +227,7 @@ func newApart(t *testing.T, life time.Duration) *apart {
 	}
 	c := New(t, scoring(life))
 	c.StopAuthority()
-	a := &apart{t: t, asked: authorityWish{c.dsn, c.addr, c.Steps[0], c.lend()(FirstBuild)}, place: c.place()}
+	a := &apart{t: t, asked: authorityWish{c.dsn, c.addr, c.Steps[0], c.lend()(FirstBuild), loopback.FreeAddress(t)}, place: c.place()}
 	a.startAuthority()
 	trust, err := client.FetchTrust(t.Context(), client.TrustConfig{
 		Authorities: []string{a.place.URL}, Genesis: a.place.Genesis, Task: "scoring", Verifier: attesttest.Verifier(),

@@ -95,7 +95,7 @@ func TestTPMByTheBinary(t *testing.T) {
 	v := newMachine(t)
 	v.pass(-time.Minute) // cohort uses the system clock
 	c := &Cluster{t: t, owner: testworld.NewKey(), Log: slog.New(slog.DiscardHandler), addr: loopback.FreeAddress(t)}
-	b := &binaries{&estate{Cluster: c, vendors: v}, filepath.Join(Build(t, "./cmd/cohort"), "cohort"), t.TempDir(), attest.TPM, nil}
+	b := &binaries{&estate{Cluster: c, vendors: v}, filepath.Join(Build(t, "./cmd/cohort"), "cohort"), t.TempDir(), loopback.FreeAddress(t), attest.TPM, nil}
 	b.write("ca.pem", v.maker.CA(t))
 	host := tpmHost{t, []string{"--tpm", v.tpm.Path, "--tpm-log", v.tpm.Log, "--tpm-ca", filepath.Join(b.dir, "ca.pem"), "--tpm-event-log", "none"}}
 	b.write("genesis.toml", []byte(b.policy(asMeasured(t, v, b.cohort), attest.TPM)))

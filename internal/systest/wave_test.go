@@ -53,7 +53,7 @@ func renewalWave(t *testing.T, n int) {
 	root := trust(t, c).AuthorityRoot()
 	c.StopAuthority()
 	serving := ""
-	authority := startRole(t, "authority", authorityWish{c.dsn, c.addr, c.Steps[0], c.lend()(FirstBuild)}, &serving)
+	authority := startRole(t, "authority", authorityWish{c.dsn, c.addr, c.Steps[0], c.lend()(FirstBuild), ""}, &serving)
 	w := &wave{Cluster: c, t: t, authority: authorityOf(t, c), slots: make(chan struct{}, 16)}
 	defer w.authority.Close()
 

@@ -17,6 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/localtee"
 	"github.com/cohort-tee/cohort/internal/collateral"
+	"github.com/cohort-tee/cohort/internal/opsserver"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/cohort-tee/cohort/policy"
 	"github.com/spf13/cobra"
@@ -27,6 +28,7 @@ type authorityFlags struct {
 	tee        frame.TEEFlags
 	store      string
 	listen     string
+	metrics    string
 	genesis    string
 	signatures []string
 	history    string
@@ -55,6 +57,7 @@ func authorityRunCommand(a *frame.App) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&f.store, "store", "sqlite:authority.db", "database: sqlite:FILE or postgres://USER@HOST/DATABASE")
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:7440", "address to serve on")
+	flags.StringVar(&f.metrics, "metrics", "", "address of plain HTTP /metrics, /livez and /readyz for the operator (default off); clients must not reach it")
 	flags.StringVar(&f.genesis, "genesis-policy", "", "file of the first policy; needed once, for a new store")
 	flags.StringArrayVar(&f.signatures, "signature", nil, "file of an owner's signature over it; repeat")
 	flags.IntVar(&f.limits.PerAddress, "per-address", 100, "requests a second from one address, in bursts of twice that; raise it where many units or clients share one")
@@ -79,6 +82,13 @@ func runAuthority(ctx context.Context, a *frame.App, f authorityFlags) (err erro
 		return err
 	}
 	defer listener.Close()
+	var operator net.Listener
+	if f.metrics != "" {
+		if operator, err = net.Listen("tcp", f.metrics); err != nil {
+			return err
+		}
+		defer operator.Close()
+	}
 	db, err := store.Open(ctx, f.store)
 	if err != nil {
 		return err
@@ -101,7 +111,7 @@ func runAuthority(ctx context.Context, a *frame.App, f authorityFlags) (err erro
 	renewing := make(chan struct{})
 	go func() { defer close(renewing); found.Run(ctx) }()
 	defer func() { stop(); <-renewing }()
-	return served.Serve(ctx, listener)
+	return opsserver.RunBeside(ctx, operator, served.OperatorHandler(), a.Log, func(ctx context.Context) error { return served.Serve(ctx, listener) })
 }
 
 // readGenesis reads the first policy and its signatures, if they are given.

@@ -3,23 +3,24 @@ package runcmd
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/opsserver"
 	"github.com/spf13/cobra"
 )
 
 // managerFlags are the flags of `cohort manager`.
 type managerFlags struct {
-	listen string
-	bus    string
-	cert   string
-	key    string
-	roots  string
+	listen  string
+	metrics string
+	bus     string
+	cert    string
+	key     string
+	roots   string
 
 	authorities []string
 	data        string
@@ -44,10 +45,11 @@ func ManagerCommand(a *frame.App) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:7441", "address of the gateway")
+	flags.StringVar(&f.metrics, "metrics", "", "address of plain HTTP /metrics, /livez and /readyz for the operator (default off); users must not reach it")
 	flags.StringVar(&f.bus, "bus", "127.0.0.1:7448", "address where units connect")
 	flags.StringVar(&f.cert, "tls-cert", "", "the operator's certificate chain (PEM); it may be replaced")
 	flags.StringVar(&f.key, "tls-key", "", "its private key (PEM)")
-	flags.StringSliceVar(&f.authorities, "authority", nil, "URL of an authority whose policy history the gateway serves to its clients, who verify it; repeat or separate by commas for its replicas")
+	flags.StringSliceVar(&f.authorities, "authority", nil, "URL of an authority whose policy history the gateway serves to its clients, and to which it passes their requests for trust; they verify both; repeat or separate by commas for its replicas")
 	flags.StringVar(&f.roots, "authority-root", "", "authority root that units stand under (cohort trust --authority-out)")
 	flags.StringVar(&f.data, "data", "", "where copies of sealed sessions are kept (default in the state directory)")
 	flags.StringSliceVar(&f.nats, "nats", nil, "leaf node URLs of a NATS cluster over which managers reach one another (tls://[USER:PASSWORD@]HOST:PORT)")
@@ -97,15 +99,28 @@ func runManager(ctx context.Context, a *frame.App, f managerFlags) (err error) {
 	if err != nil {
 		return err
 	}
+	defer listener.Close()
+	var operator net.Listener
+	if f.metrics != "" {
+		if operator, err = net.Listen("tcp", f.metrics); err != nil {
+			return err
+		}
+		defer operator.Close()
+	}
 	m, err := manager.New(config)
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	at := map[string]string{"gateway": scheme + "://" + listener.Addr().String(), "bus": "tls://" + f.bus, "ca": ca}
-	if err := a.PrintResult("manager", at, fmt.Sprintf("gateway %s\nbus     %s\nca      %s\n", at["gateway"], at["bus"], ca)); err != nil {
-		return errors.Join(err, listener.Close())
+	text := fmt.Sprintf("gateway %s\nbus     %s\nca      %s\n", at["gateway"], at["bus"], ca)
+	if operator != nil {
+		at["metrics"] = "http://" + operator.Addr().String()
+		text += fmt.Sprintf("metrics %s\n", at["metrics"])
 	}
-	return m.Serve(ctx, listener)
+	if err := a.PrintResult("manager", at, text); err != nil {
+		return err
+	}
+	return opsserver.RunBeside(ctx, operator, m.OperatorHandler(), a.Log, func(ctx context.Context) error { return m.Serve(ctx, listener) })
 }
 
 // certificate reads the operator's files at each handshake, so that they may be

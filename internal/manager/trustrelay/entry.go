@@ -63,8 +63,8 @@ func (t *Relay) removeUser(e *entry) {
 	}
 }
 
-// remove removes the entry of a query, if there is one. The caller holds mu.
-func (t *Relay) remove(key string) {
+// removeEntry removes the entry of a query, if there is one. The caller holds mu.
+func (t *Relay) removeEntry(key string) {
 	if e := t.entries[key]; e != nil {
 		delete(t.entries, key)
 		t.kept.Release(e.from, e.kept)
@@ -83,7 +83,7 @@ func (t *Relay) sweep() {
 	t.swept = now
 	for key, e := range t.entries {
 		if e.hasEnded(now) {
-			t.remove(key)
+			t.removeEntry(key)
 		}
 	}
 }

@@ -188,7 +188,7 @@ func (t *Relay) join(from netip.Addr, query url.Values) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.remove(key)
+	t.removeEntry(key)
 	e := newEntry(from)
 	e.users++ // the map
 	t.entries[key] = e
@@ -198,7 +198,7 @@ func (t *Relay) join(from netip.Addr, query url.Values) (*entry, error) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if t.entries[key] == e && e.hasEnded(t.clock()) {
-			t.remove(key)
+			t.removeEntry(key)
 		}
 	})
 	return e, nil

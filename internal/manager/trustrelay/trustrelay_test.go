@@ -330,7 +330,9 @@ func TestNextAuthority(t *testing.T) {
 	}{
 		{"cut off", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 0, true},
 		{"a fault", problem(http.StatusInternalServerError), 0, true},
-		{"a redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://203.0.113.1/", http.StatusFound) }, 0, true},
+		{"a redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://203.0.113.1/", http.StatusFound)
+		}, 0, true},
 		{"a page", reply(http.StatusOK, "text/html", "max-age=60", "<script>"), 0, true},
 		{"a problem that is no problem", reply(http.StatusNotFound, "application/json", "", "{}"), 0, true},
 		{"a teapot", problem(http.StatusTeapot), 0, true},
