@@ -111,7 +111,7 @@ func New(c Config) (*Manager, error) {
 		m.pool.AddCert(root)
 	}
 	var err error
-	if m.ranges, err = ranges.Open(c.DataDir); err != nil {
+	if m.ranges, err = ranges.OpenDir(c.DataDir); err != nil {
 		return nil, fmt.Errorf("reserving session numbers: %w", err)
 	}
 	if m.journal, err = relay.OpenJournal(c.DataDir, m.copies, c.Clock()); err != nil {
@@ -120,7 +120,7 @@ func New(c Config) (*Manager, error) {
 	if m.mirror, err = newHistoryMirror(m.config, m.pool); err != nil {
 		return nil, err
 	}
-	m.trust = trustrelay.New(m.mirror.authorities, c.Clock)
+	m.trust = trustrelay.NewRelay(m.mirror.authorities, c.Clock)
 	m.registry = newRegistry(c.Limits, dialer{roots: m.pool, clock: c.Clock})
 	m.gateway = newGateway(m.config, m.registry, m.copies)
 	m.metrics = newMetrics(m)

@@ -33,8 +33,8 @@ const (
 	endWait        = time.Second // for requests in progress at the end
 )
 
-// pace returns the time limits for the peers.
-func pace() limit.Pace {
+// operatorPace returns the time limits for the peers.
+func operatorPace() limit.Pace {
 	return limit.Pace{Read: 5 * time.Second, Write: 10 * time.Second, Rest: time.Second}
 }
 
@@ -49,7 +49,7 @@ func RunBeside(ctx context.Context, l net.Listener, h http.Handler, log *slog.Lo
 	}
 	connections := limit.NewConnections(maxConnections)
 	server := &http.Server{
-		Handler: pace().Handler(restrict(h)), HTTP2: pace().HTTP2(), ConnState: connections.Track,
+		Handler: operatorPace().Handler(restrict(h)), HTTP2: operatorPace().HTTP2(), ConnState: connections.Track,
 		ReadHeaderTimeout: headerWait, IdleTimeout: idleWait, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
@@ -105,14 +105,14 @@ func isThisMachine(hostport string) bool {
 // IsLocal reports whether an address is loopback, private (RFC 1918, RFC 4193) or link-local: no
 // host of the Internet reaches it. The unspecified address is not local.
 func IsLocal(address net.Addr) bool {
-	ip := ipOf(address)
+	ip := addressOf(address)
 	return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast()
 }
 
-func isLoopback(address net.Addr) bool { return ipOf(address).IsLoopback() }
+func isLoopback(address net.Addr) bool { return addressOf(address).IsLoopback() }
 
-// ipOf returns the IP address of a TCP address, or the zero address.
-func ipOf(address net.Addr) netip.Addr {
+// addressOf returns the IP address of a TCP address, or the zero address.
+func addressOf(address net.Addr) netip.Addr {
 	tcp, ok := address.(*net.TCPAddr)
 	if !ok {
 		return netip.Addr{}

@@ -45,8 +45,8 @@ type Ranges struct {
 	moved    time.Time // guarded by mu: last move away from numbers of another manager
 }
 
-// Open reads the directory of a manager. It fails if the directory is not writable.
-func Open(dir string) (*Ranges, error) {
+// OpenDir reads the directory of a manager. It fails if the directory is not writable.
+func OpenDir(dir string) (*Ranges, error) {
 	r := &Ranges{path: filepath.Join(dir, rangesFile)}
 	b, err := os.ReadFile(r.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -36,7 +36,7 @@ func TestRangesAreDisjoint(t *testing.T) {
 	}
 	open := func() *Ranges {
 		t.Helper()
-		r, err := Open(dir)
+		r, err := OpenDir(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +64,7 @@ func TestRangesAreDisjoint(t *testing.T) {
 // TestRangesAreOnDiskFirst: no number is allocated before the reservation is on disk, so a
 // restart allocates no number twice.
 func TestRangesAreOnDiskFirst(t *testing.T) {
-	r, err := Open(t.TempDir())
+	r, err := OpenDir(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestRangesAreOnDiskFirst(t *testing.T) {
 // TestRangesMove: a claim of other numbers changes nothing. A claim of the same numbers moves the
 // range elsewhere, durably, and only once per interval.
 func TestRangesMove(t *testing.T) {
-	r, err := Open(t.TempDir())
+	r, err := OpenDir(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestRangesMove(t *testing.T) {
 			t.Errorf("%s: moved: got %v, want %v", c.name, got, c.moves)
 		}
 	}
-	if again, err := Open(filepath.Dir(r.path)); err != nil || again.next != r.reserved {
+	if again, err := OpenDir(filepath.Dir(r.path)); err != nil || again.next != r.reserved {
 		t.Errorf("after a restart: got %d (%v), want %d", again.next, err, r.reserved)
 	}
 }

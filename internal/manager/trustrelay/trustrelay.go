@@ -11,7 +11,7 @@
 // share of requests or memory. One address can neither use up the allowance nor evict what is
 // kept: nothing is removed before its time.
 //
-// [New] makes a [Relay], [Relay.Serve] serves a request, and [Relay.Close] ends it.
+// [NewRelay] makes a [Relay], [Relay.Serve] serves a request, and [Relay.Close] ends it.
 //
 // Files, each using those before it: query.go, entry.go, trustrelay.go.
 package trustrelay
@@ -91,9 +91,9 @@ type Relay struct {
 	swept   time.Time         // guarded by mu: when ended entries were last removed
 }
 
-// New makes a relay to the authorities, which the caller closes. Without any, each request is
+// NewRelay makes a relay to the authorities, which the caller closes. Without any, each request is
 // refused with "unavailable".
-func New(authorities []*api.Authority, clock func() time.Time) *Relay {
+func NewRelay(authorities []*api.Authority, clock func() time.Time) *Relay {
 	t := &Relay{
 		authorities: authorities, clock: clock, entries: map[string]*entry{},
 		requests: limit.NewShares(quotaRequests, maxRequests), fresh: limit.NewShares(quotaFresh, maxFresh),
@@ -124,7 +124,7 @@ func (t *Relay) Serve(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer t.requests.Release(from, 1)
-	e, err := t.find(r.Context(), from, query)
+	e, err := t.findEntry(r.Context(), from, query)
 	if err != nil {
 		return err
 	}
@@ -136,8 +136,8 @@ func (t *Relay) Serve(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// find returns the complete entry of a query. The caller leaves it.
-func (t *Relay) find(ctx context.Context, from netip.Addr, query url.Values) (*entry, error) {
+// findEntry returns the complete entry of a query. The caller leaves it.
+func (t *Relay) findEntry(ctx context.Context, from netip.Addr, query url.Values) (*entry, error) {
 	t.sweep()
 	if !query.Has("nonce") {
 		return t.findShared(ctx, from, query)
@@ -148,7 +148,7 @@ func (t *Relay) find(ctx context.Context, from netip.Addr, query url.Values) (*e
 	}
 	defer done()
 	e := newEntry(from)
-	t.fill(ctx, e, query)
+	t.fillEntry(ctx, e, query)
 	return e, nil
 }
 
@@ -157,7 +157,7 @@ func (t *Relay) find(ctx context.Context, from netip.Addr, query url.Values) (*e
 // other addresses begin another.
 func (t *Relay) findShared(ctx context.Context, from netip.Addr, query url.Values) (*entry, error) {
 	for {
-		e, err := t.join(from, query)
+		e, err := t.joinEntry(from, query)
 		if err != nil {
 			return nil, err
 		}
@@ -174,9 +174,9 @@ func (t *Relay) findShared(ctx context.Context, from netip.Addr, query url.Value
 	}
 }
 
-// join adds a user to the entry of a query. If there is none, it starts to fetch one for all
+// joinEntry adds a user to the entry of a query. If there is none, it starts to fetch one for all
 // clients: the fetch does not end with the client that began it.
-func (t *Relay) join(from netip.Addr, query url.Values) (*entry, error) {
+func (t *Relay) joinEntry(from netip.Addr, query url.Values) (*entry, error) {
 	key := query.Encode()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -194,7 +194,7 @@ func (t *Relay) join(from netip.Addr, query url.Values) (*entry, error) {
 	t.entries[key] = e
 	t.running.Go(func() {
 		defer done()
-		t.fill(t.ctx, e, query)
+		t.fillEntry(t.ctx, e, query)
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if t.entries[key] == e && e.hasEnded(t.clock()) {
@@ -214,8 +214,8 @@ func (t *Relay) takePlace(s *limit.Shares, from netip.Addr) (done func(), err er
 	return func() { time.AfterFunc(period-time.Since(begin), func() { s.Release(from, 1) }) }, nil
 }
 
-// fill fetches the response of an entry and completes the entry.
-func (t *Relay) fill(ctx context.Context, e *entry, query url.Values) {
+// fillEntry fetches the response of an entry and completes the entry.
+func (t *Relay) fillEntry(ctx context.Context, e *entry, query url.Values) {
 	ctx, cancel := context.WithTimeout(ctx, relayWait)
 	defer cancel()
 	begin := t.clock()

@@ -95,7 +95,7 @@ func newFixture(t *testing.T, to ...*authority) *fixture {
 		t.Cleanup(client.Close)
 		clients = append(clients, client)
 	}
-	f.Relay = New(clients, func() time.Time { return time.Unix(f.now.Load(), 0) })
+	f.Relay = NewRelay(clients, func() time.Time { return time.Unix(f.now.Load(), 0) })
 	t.Cleanup(f.Close)
 	return f
 }
