@@ -125,6 +125,7 @@
 //	                             directions; beside attest, and without a vendor's library,
 //	                             because every unit reads policy
 //	   internal/envelope         what an untrusted carrier may read of the channel's messages
+//	   internal/affinity         units in the order of a client's key, which is blinded
 //	   internal/bhttp            binary HTTP (RFC 9292), the plaintext of requests and responses
 //	   internal/chunk            a message as encrypted chunks, in order and to its end
 //	   attest/internal/pki       how vendors vouch by certificates: chains, revocation

@@ -164,8 +164,7 @@ func newGateway(ca *x509.CertPool) *http.Transport {
 	}
 }
 
-// maintain renews trust every minute until ctx is done. While the authority does not
-// respond, the known trust stays in use.
+// maintain renews trust every minute until ctx is done. Without a response, the old one stays.
 func (c *Channel) maintain(ctx context.Context) {
 	ticker := time.NewTicker(defaultRefresh)
 	defer ticker.Stop()
@@ -204,12 +203,13 @@ func (c *Channel) channelTrust(t *Trust) unitauth.Trust {
 // RoundTrip sends a request through the channel. It returns the response of a unit of this cluster
 // to exactly this request, unchanged. The host of the request is the task's or group's name or a
 // DNS name of it; RoundTrip refuses any other with "name", and another scheme than https with
-// "request", and sends nothing.
+// "request", and sends nothing. Requests with one Cohort-Affinity field, any text, go to one unit
+// while it is not loaded. Units do not receive the field, and gateways receive a digest of it.
 //
-// RoundTrip sends a request that is safe or carries an Idempotency-Key again when an attempt ends
-// without a response. Units do not share the idempotency keys they have seen; their handlers have
-// to. Any other request is executed at most once; when it is cut off, the error is
-// [ErrOutcomeUnknown]. Reading the body of a response that ends early returns [ErrTruncated].
+// A request that is safe or carries an Idempotency-Key is sent again when an attempt ends without
+// a response; units' handlers have to share idempotency keys. Any other request is executed at
+// most once; when it is cut off, the error is [ErrOutcomeUnknown]. Reading the body of a response
+// that ends early returns [ErrTruncated].
 func (c *Channel) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err := c.trust.newest.Load().checkTarget(r); err != nil {
 		closeBody(r)

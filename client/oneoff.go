@@ -43,12 +43,14 @@ type OneOffConfig struct {
 // OneOff is an [http.RoundTripper] for one-off requests over Oblivious HTTP (RFC 9458). It encrypts
 // each request by itself, and any unit of the pinned identity can serve it. There is no session,
 // and so no fresh evidence and no receipt. A gateway can deliver a request to several units, so
-// every request must be safe, or carry an Idempotency-Key where the policy allows that. OneOff is
-// safe for concurrent use. The caller of [NewOneOff] closes it.
+// every request must be safe, or carry an Idempotency-Key where the policy allows that. Requests
+// with one Cohort-Affinity field prefer one unit, and the gateway sees that they belong together.
+// OneOff is safe for concurrent use. The caller of [NewOneOff] closes it.
 type OneOff struct {
 	config   OneOffConfig
 	gateways gateways
 	trust    trustRefresher
+	blinder  channelhttp.Blinder
 
 	mu   sync.Mutex // guards keys; held during a fetch of keys
 	keys unitauth.OHTTPKeys
@@ -202,9 +204,8 @@ func (o *OneOff) fetchSigned(ctx context.Context) ([]byte, error) {
 // RoundTrip sends a request and returns the response of a unit. No intermediary can read or change
 // either. RoundTrip refuses, without sending it, a request that is not safe and carries no
 // Idempotency-Key ("not-allowed"), and one for another host ("name"), as [Channel.RoundTrip] does.
-// When no unit has the key any more, or a unit that was cut off may
-// have it, RoundTrip fetches the key configuration again, and repeats the request once if the body
-// can be read again.
+// When no unit has the key any more, or a unit that was cut off may have it, RoundTrip fetches the
+// key configuration again, and repeats the request once if the body can be read again.
 func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 	err := o.trust.newest.Load().checkTarget(r)
 	if !isSafe(r) && !hasIdempotencyKey(r) {
@@ -236,7 +237,7 @@ func (o *OneOff) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (o *OneOff) sealAndSend(r *http.Request, keys unitauth.OHTTPKeys) (*http.Response, error) {
-	through, err := channelhttp.NewOHTTPTransport(channelhttp.OHTTPConfig{URL: o.requestURL(keys), Inner: &o.gateways, Keys: keys, Whole: o.config.Whole, Valid: func() error { return o.checkNotCutOff(keys) }})
+	through, err := channelhttp.NewOHTTPTransport(channelhttp.OHTTPConfig{URL: o.requestURL(keys), Inner: &o.gateways, Keys: keys, Blinder: &o.blinder, Whole: o.config.Whole, Valid: func() error { return o.checkNotCutOff(keys) }})
 	if err != nil {
 		return nil, err
 	}

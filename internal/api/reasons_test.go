@@ -88,7 +88,7 @@ func TestGatewayAPI(t *testing.T) {
 			t.Errorf("gateway.yaml has no path %s", path)
 		}
 	}
-	for _, field := range []string{wire.FieldTicket, wire.FieldCookie, wire.FieldUnits, wire.FieldHead, wire.FieldTime, wire.FieldCredential, wire.FieldUnit} {
+	for _, field := range []string{wire.FieldTicket, wire.FieldCookie, wire.FieldUnits, wire.FieldHead, wire.FieldTime, wire.FieldCredential, wire.FieldUnit, wire.FieldAffinity} {
 		if !bytes.Contains(text, []byte(field)) {
 			t.Errorf("gateway.yaml has no header field %s", field)
 		}

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/affinity"
 	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/retry"
@@ -38,6 +39,7 @@ type call struct {
 	content   []byte           // the whole content; nil if it was not read
 	bodyTaken bool             // an attempt uses the body and closes it
 	budget    retryBudget
+	affinity  affinity.Key  // empty: none
 	tried     []wire.UnitID // units to which an attempt was bound, the newest last
 	turn      *time.Timer   // releases the probe slot; nil: the call has no slot
 }
@@ -52,7 +54,7 @@ type call struct {
 // ends early returns [chunk.ErrTruncated]. RoundTrip blocks until there is a response, nothing is
 // left to try, or the request's context is done.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	c := &call{t: t, request: r, budget: newRetryBudget()}
+	c := &call{t: t, request: r, budget: newRetryBudget(), affinity: t.blinder.Blind(r.Header.Get(wire.FieldAffinity))}
 	c.record, _ = r.Context().Value(recordKey{}).(*unitauth.Record)
 	if err := c.readSmall(); err != nil {
 		return nil, err
@@ -279,7 +281,7 @@ func (c *call) target(h *activeSession) wire.UnitID {
 	case c.budget.rekey == 0 && !slices.Contains(c.tried, opener): // the opener certainly has the new session
 		return opener
 	case !channel.IsSafe(c.request.Method) || c.t.isWary():
-		return c.t.chooseUnit(h, c.tried)
+		return c.t.chooseUnit(h, c.tried, c.affinity)
 	}
 	return wire.UnitID{}
 }
@@ -313,9 +315,10 @@ func headOf(r *http.Request) bhttp.Head {
 	if h.Authority == "" {
 		h.Authority = r.URL.Host
 	}
-	if r.Header["Content-Length"] != nil { // the framing contains the length
+	if r.Header["Content-Length"] != nil || r.Header[wire.FieldAffinity] != nil { // the framing contains the length, and only the gateway receives a key
 		h.Fields = r.Header.Clone()
 		h.Fields.Del("Content-Length")
+		h.Fields.Del(wire.FieldAffinity)
 	}
 	return h
 }
@@ -370,7 +373,11 @@ func (t *Transport) outer(r *http.Request, h *activeSession, o *outgoing, ticket
 // if that contains an inner response, and nil otherwise.
 func (c *call) sendOuter(h *activeSession, o *outgoing, ticket string, f *failure) (*http.Response, error) {
 	outer := *c.request // a copy with the same context
-	response, err := c.t.config.Inner.RoundTrip(c.t.outer(&outer, h, o, ticket))
+	sent := c.t.outer(&outer, h, o, ticket)
+	if c.affinity != "" {
+		sent.Header[wire.FieldAffinity] = []string{string(c.affinity)}
+	}
+	response, err := c.t.config.Inner.RoundTrip(sent)
 	if err != nil {
 		f.hint = hint{Reason: wire.Unavailable}
 		return nil, err

@@ -55,14 +55,14 @@ func TestChoose(t *testing.T) {
 	rt.units = []wire.UnitID{{1}, {2}, {3}}
 	var tried []wire.UnitID
 	for n := range 12 {
-		unit := rt.chooseUnit(rt.active, tried)
+		unit := rt.chooseUnit(rt.active, tried, "")
 		if n%4 == 3 != (unit == opener) || slices.Contains(tried[max(0, n-3):], unit) {
 			t.Errorf("after %v: got %v, want the unit of %v whose turn was longest ago, or %v each fourth time", tried, unit, rt.units, opener)
 		}
 		tried = append(tried, unit)
 	}
 	rt.units = nil
-	if got := rt.chooseUnit(rt.active, nil); got != opener {
+	if got := rt.chooseUnit(rt.active, nil, ""); got != opener {
 		t.Errorf("without a hint: got %v, want %v", got, opener)
 	}
 }

@@ -15,7 +15,8 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// OHTTPConfig configures an [OHTTPTransport]. Every field is required except Valid and Whole.
+// OHTTPConfig configures an [OHTTPTransport]. Every field is required except Valid, Whole and
+// Blinder.
 type OHTTPConfig struct {
 	URL   *url.URL          // URL at the gateway, or at a relay; untrusted
 	Inner http.RoundTripper // sends outer requests
@@ -26,6 +27,8 @@ type OHTTPConfig struct {
 	// Whole sends requests in one piece, for gateways that support only RFC 9458. Requests
 	// and responses are then buffered whole, at most 256 KiB each.
 	Whole bool
+	// Blinder makes the affinity keys of requests. Nil sends none.
+	Blinder *Blinder
 }
 
 // OHTTPTransport is an [http.RoundTripper] that sends each request independently, over
@@ -80,6 +83,9 @@ func (o *OHTTPTransport) roundTrip(r *http.Request) (*http.Response, error) {
 	}
 	if o.form.Chunked {
 		outer.Header["Incremental"] = []string{"?1"} // so that no relay buffers the whole request
+	}
+	if name := r.Header.Get(wire.FieldAffinity); name != "" && o.config.Blinder != nil {
+		outer.Header[wire.FieldAffinity] = []string{string(o.config.Blinder.Blind(name))}
 	}
 	response, err := o.config.Inner.RoundTrip(outer)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/affinity"
 	"github.com/cohort-tee/cohort/internal/bhttp"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/chunk"
@@ -53,6 +54,9 @@ type TransportConfig struct {
 	NotAfter time.Duration
 }
 
+// Blinder makes the affinity keys of requests.
+type Blinder = affinity.Blinder
+
 // Transport is an [http.RoundTripper] that sends requests through the trusted channel. It opens a
 // session when it needs one, and opens the next session ahead of the expiry. As soon as trust
 // contains a cut-off, the transport ends the sessions, and their responses, that the cut-off unit
@@ -65,6 +69,7 @@ type Transport struct {
 	times      times         // clocks of units
 	chunks     chunk.Pool    // buffers for responses, and for requests of several chunks
 	probeSlots chan struct{} // a value for each call that probes: see acquireProbe
+	blinder    Blinder
 
 	lifetime context.Context // canceled by Close
 	stop     context.CancelFunc
@@ -254,21 +259,26 @@ func (t *Transport) isWary() bool {
 	return t.wary
 }
 
-// chooseUnit returns the unit to which to bind a request. It prefers a random untried unit of
-// the hint, then the unit that opened the session if it is untried, then the unit that was tried
-// longest ago.
-func (t *Transport) chooseUnit(h *activeSession, tried []wire.UnitID) (unit wire.UnitID) {
+// chooseUnit returns the unit to which to bind a request. It prefers an untried unit of the hint,
+// the first one for the affinity key or, without a key, a random one. Then it prefers the unit
+// that opened the session if it is untried, then the unit that was tried longest ago.
+func (t *Transport) chooseUnit(h *activeSession, tried []wire.UnitID, key affinity.Key) (unit wire.UnitID) {
 	t.mu.Lock()
-	units := t.units
+	units := slices.Clone(t.units)
 	t.mu.Unlock()
+	if key != "" {
+		affinity.Sort(key, units, func(id wire.UnitID) wire.UnitID { return id })
+	} else {
+		rand.Shuffle(len(units), func(i, j int) { units[i], units[j] = units[j], units[i] })
+	}
 	when := len(tried)
 	consider := func(id wire.UnitID) {
 		if last := lastIndex(tried, id); last < when {
 			unit, when = id, last
 		}
 	}
-	for _, i := range rand.Perm(len(units)) {
-		consider(units[i])
+	for _, id := range units {
+		consider(id)
 	}
 	consider(h.OpenedBy().UnitID())
 	return unit

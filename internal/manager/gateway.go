@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/affinity"
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/limit"
@@ -198,7 +199,7 @@ func (g *gateway) serveWithQuotas(w http.ResponseWriter, r *http.Request, read f
 	start := time.Now()
 	x := &forwardedRequest{w: w, r: r, from: limit.AddressOf(r.RemoteAddr), control: http.NewResponseController(w), size: r.ContentLength}
 	x.body = &requestBody{source: r.Body, deadline: x.control.SetReadDeadline}
-	x.filter.host = requestedHost(r)
+	x.filter.host, x.filter.affinity = requestedHost(r), affinity.ParseKey(r.Header.Get(wire.FieldAffinity))
 	defer x.body.detach()
 	err := g.admit(x, read)
 	if err != nil {
@@ -343,7 +344,8 @@ func (g *gateway) roundTrip(ctx context.Context, x *forwardedRequest, m *backend
 	}
 	copyFields(out.Header, x.r.Header)
 	out.Header["User-Agent"] = nil
-	delete(out.Header, wire.FieldSender) // only the gateway sets it
+	delete(out.Header, wire.FieldSender)   // only the gateway sets it
+	delete(out.Header, wire.FieldAffinity) // no unit needs it
 	if x.r.URL.Path == wire.PathSession {
 		out.Header.Set(wire.FieldSender, g.senderName(x.from))
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/affinity"
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/relay"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -187,24 +188,29 @@ type unitFilter struct {
 	sealedFor []wire.Digest
 	host      string     // units with this DNS name, if any unit has it
 	exclude   []*backend // units already tried
+	affinity  affinity.Key
 }
 
 // selectUnit returns the unit that the filter names, ready or not. If the filter names no unit,
-// selectUnit returns the matching ready unit with the fewest requests in progress. It prefers
-// units that do not rest after a failure, and returns a resting unit only if all are resting. It
-// returns nil if no unit matches.
+// selectUnit returns the first unit for the affinity key that is not loaded or, without a key,
+// the matching ready unit with the fewest requests in progress. It prefers units that do not rest
+// after a failure, and returns a resting unit only if all are resting. It returns nil if no unit
+// matches.
 func (r *registry) selectUnit(filter unitFilter, now time.Time) *backend {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if filter.unit != (wire.UnitID{}) {
 		return r.units[filter.unit]
 	}
+	usable := slices.DeleteFunc(r.candidates(filter, now), func(m *backend) bool {
+		return !m.heartbeat.Ready || slices.Contains(filter.exclude, m) || int(m.inFlight.Load()) >= r.limits.PerUnit
+	})
+	if first := sortByAffinity(filter.affinity, usable, now); len(first) > 0 {
+		return first[0]
+	}
 	var best *backend
 	var ties int
-	for _, m := range r.candidates(filter, now) {
-		if !m.heartbeat.Ready || slices.Contains(filter.exclude, m) || int(m.inFlight.Load()) >= r.limits.PerUnit {
-			continue
-		}
+	for _, m := range usable {
 		switch order := m.compare(best, now); {
 		case order < 0:
 			best, ties = m, 1
@@ -215,6 +221,29 @@ func (r *registry) selectUnit(filter unitFilter, now time.Time) *backend {
 		}
 	}
 	return best
+}
+
+// Load of a unit, in requests in progress from this gateway, above which an affinity key selects
+// the next unit: minLoaded, and a quarter more than the mean of the units. It bounds what a key
+// that many clients share, or a hostile one, concentrates on one unit.
+const minLoaded = 8
+
+// sortByAffinity returns the units that are neither loaded nor resting, the first one for the key
+// first. Without a key it returns none. It leaves units as it is.
+func sortByAffinity(key affinity.Key, units []*backend, now time.Time) []*backend {
+	if key == "" {
+		return nil
+	}
+	total := int64(0)
+	for _, m := range units {
+		total += m.inFlight.Load()
+	}
+	sorted := slices.DeleteFunc(slices.Clone(units), func(m *backend) bool {
+		n := m.inFlight.Load()
+		return m.restLeft(now) > 0 || n >= minLoaded && 4*n*int64(len(units)) >= 5*(total+1)
+	})
+	affinity.Sort(key, sorted, func(m *backend) wire.UnitID { return m.id })
+	return sorted
 }
 
 // candidates returns the units that match w; if any of them have the requested host name, only
@@ -296,16 +325,19 @@ func (r *registry) waitForUnit(ctx context.Context, w unitFilter, now func() tim
 }
 
 // alternatives returns the value of the Cohort-Units field: ids of at most unitsHinted ready
-// units that match w, in random order.
+// units that match w, in the order of the affinity key and without loaded ones, or in random
+// order without a key.
 func (r *registry) alternatives(w unitFilter) string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	var ids []string
 	now := r.dialer.clock()
-	for _, m := range r.candidates(w, now) { // the iteration order of a map is random
-		if m.heartbeat.Ready && m.restLeft(now) == 0 && len(ids) < unitsHinted {
-			ids = append(ids, m.id.String())
-		}
+	ready := slices.DeleteFunc(r.candidates(w, now), func(m *backend) bool { return !m.heartbeat.Ready || m.restLeft(now) > 0 })
+	if w.affinity != "" {
+		ready = sortByAffinity(w.affinity, ready, now)
+	}
+	for _, m := range ready[:min(len(ready), unitsHinted)] { // the iteration order of a map is random
+		ids = append(ids, m.id.String())
 	}
 	return strings.Join(ids, ",")
 }

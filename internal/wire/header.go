@@ -42,6 +42,8 @@ const (
 	FieldHead   = "Cohort-Head"   // a proved policy head, base64url without padding
 	FieldTime   = "Cohort-Time"   // the unit's time beside "expired", Unix milliseconds, decimal: a hint
 
+	FieldAffinity = "Cohort-Affinity" // the client's key by which a gateway selects a unit, 1 to 64 characters of base64url: a hint
+
 	FieldCredential = "Cohort-Credential" // for the unit with the challenged TPM, base64url without padding
 	FieldUnit       = "Cohort-Unit"       // id of that unit, which alone can open it
 )

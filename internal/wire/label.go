@@ -99,6 +99,8 @@ const (
 	LabelResponseKey      Label = "cohort response key v1"       // HKDF info: key of one response
 	LabelCloseKey         Label = "cohort close key v1"          // HKDF info: key that a unit keeps of a closed session
 	LabelReceipt          Label = "cohort receipt v1"            // receipt of one response
+	LabelAffinity         Label = "cohort affinity v1"           // preference of a unit for an affinity key
+	LabelAffinityKey      Label = "cohort affinity key v1"       // MAC that makes an affinity key of a name
 
 	// One-off requests (docs/spec/ohttp.md).
 	LabelOneOffKey  Label = "cohort ohttp key v1"  // HKDF info: seed of a KEM key pair
@@ -131,7 +133,7 @@ var Labels = []Label{
 	LabelSealed, LabelSealedBody, LabelSealedSession, LabelTombstone, LabelTombstoneBound, LabelBusUnit,
 	LabelPin, LabelSessionOpen, LabelSessionResponse, LabelSessionKEM, LabelTranscript, LabelSessionID,
 	LabelSessionSecret, LabelConfirm, LabelSessionSignature, LabelSessionEvidence, LabelChain,
-	LabelRequestKey, LabelResponseKey, LabelCloseKey, LabelReceipt, LabelOneOffKey, LabelOneOffKeys,
+	LabelRequestKey, LabelResponseKey, LabelCloseKey, LabelReceipt, LabelAffinity, LabelAffinityKey, LabelOneOffKey, LabelOneOffKeys,
 	LabelExtension, LabelSoftEvidence, LabelSoftSeal, LabelSoftSecret, LabelOwnSeal,
 	LabelTPMEvidence, LabelTPMLaunch, LabelTPMLaunches, LabelTPMSeal, LabelTPMSealed, LabelTPMKept,
 	LabelAzureEvidence,
