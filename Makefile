@@ -9,7 +9,7 @@ export GOFLAGS = -trimpath
 TOOLS    = openssl:openssl ssh-keygen:openssh-client curl:curl nmap:nmap \
            swtpm:swtpm swtpm_setup:swtpm-tools \
            pg_lsclusters:postgresql \
-           nginx:nginx \
+           nginx:nginx haproxy:haproxy \
            spin:spin \
            ip:iproute2 gcc:build-essential
 # What takes longest goes first, so that it does not run alone at the end. Tests that are

@@ -126,6 +126,7 @@
 //	                             because every unit reads policy
 //	   internal/envelope         what an untrusted carrier may read of the channel's messages
 //	   internal/affinity         units in the order of a client's key, which is blinded
+//	   internal/forwarded        the addresses of clients behind proxies that are trusted to name them
 //	   internal/bhttp            binary HTTP (RFC 9292), the plaintext of requests and responses
 //	   internal/chunk            a message as encrypted chunks, in order and to its end
 //	   attest/internal/pki       how vendors vouch by certificates: chains, revocation

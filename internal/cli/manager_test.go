@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,7 @@ func TestManagerRuns(t *testing.T) {
 	}{
 		{"self-made", "http", nil},
 		{"operator's", "https", []string{"--tls-cert", cert, "--tls-key", key}},
+		{"behind an ingress", "http", []string{"--plain", "--trusted-proxies", "127.0.0.1,10.0.0.0/8", "--metrics", "127.0.0.1:0"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			list, err := dev.Addresses(0, 2)
@@ -82,6 +84,9 @@ func TestManagerRuns(t *testing.T) {
 			if !strings.Contains(out.String(), "gateway "+g.URL+"\n") || !strings.Contains(out.String(), "bus     tls://"+list[1]) {
 				t.Errorf("got %q, want where it is", out.String())
 			}
+			if wants := slices.Contains(tt.args, "--metrics"); strings.Contains(out.String(), "metrics http://127.0.0.1:") != wants {
+				t.Errorf("got %q, want the address of the metrics: %v", out.String(), wants)
+			}
 		})
 	}
 }
@@ -99,6 +104,9 @@ func TestManagerRefuses(t *testing.T) {
 		{"root is nothing", []string{"--authority-root", clitest.Write(t, "empty.pem", "")}, frame.ExitUsage, "no certificate"},
 		{"certificate without key", []string{"--authority-root", cert, "--tls-cert", cert}, frame.ExitUsage, "--tls-key"},
 		{"key of nobody", []string{"--authority-root", cert, "--tls-cert", cert, "--tls-key", cert}, frame.ExitUsage, "[file]"},
+		{"plain with a certificate", []string{"--authority-root", cert, "--plain", "--tls-cert", cert, "--tls-key", key}, frame.ExitUsage, "--plain"},
+		{"proxies everywhere", []string{"--authority-root", cert, "--trusted-proxies", "0.0.0.0/0"}, frame.ExitUsage, "--trusted-proxies"},
+		{"another field", []string{"--authority-root", cert, "--forwarded-field", "x-real-ip"}, frame.ExitUsage, "--forwarded-field"},
 		{"open to strangers in plain text", []string{"--authority-root", cert, "--listen", "0.0.0.0:0", "--bus", "127.0.0.1:0"}, frame.ExitRefused, "[not-allowed]"},
 	}
 	for _, tt := range tests {

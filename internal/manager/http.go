@@ -24,7 +24,7 @@ func (m *Manager) Handler() http.Handler {
 	mux.Handle("/", m.limitPages(func(w http.ResponseWriter, r *http.Request) {
 		api.GatewayProblem(wire.Refuse(wire.NotFound, "request: path", r.URL.Path, "a path of the gateway")).Write(w)
 	}))
-	return clientPace().Handler(mux)
+	return m.config.Proxies.Handler(clientPace().Handler(mux))
 }
 
 // OperatorHandler returns the HTTP handler for the operator: the metrics and the probes. Clients

@@ -37,9 +37,11 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/bus/cluster"
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
+	"github.com/cohort-tee/cohort/internal/forwarded"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/manager/ranges"
 	"github.com/cohort-tee/cohort/internal/manager/trustrelay"
+	"github.com/cohort-tee/cohort/internal/opsserver"
 	"github.com/cohort-tee/cohort/internal/relay"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -54,6 +56,13 @@ type Config struct {
 	// gateway and bus. Without it the gateway serves plain HTTP on loopback only, and the bus
 	// serves a self-signed certificate that is stored in DataDir ([SelfSignedCA]).
 	Certificate func() (*tls.Certificate, error)
+
+	// Plain makes the gateway serve plain HTTP on any address, for an ingress that ends TLS. A
+	// Certificate is then for the bus alone.
+	Plain bool
+
+	// Proxies are trusted to name the addresses of clients, which have the shares.
+	Proxies forwarded.Proxies
 
 	// Authorities are https URLs of the authority's replicas. The manager polls one of them
 	// for the policy history and serves that history to all clients of the gateway, which
@@ -253,20 +262,24 @@ func (m *Manager) isJoined() bool {
 }
 
 // busCertificate returns the certificate of the bus. It refuses to serve the gateway over plain
-// HTTP on an address that is not loopback.
+// HTTP on an address that is not loopback, unless Plain is set.
 func (m *Manager) busCertificate(l net.Listener) (func() (*tls.Certificate, error), error) {
 	if m.config.Certificate != nil {
 		return m.config.Certificate, nil
 	}
-	if address, ok := l.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() {
-		return nil, wire.Refuse(wire.NotAllowed, "gateway without a certificate", address, "a loopback address, or --tls-cert")
+	if address, ok := l.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() && !m.config.Plain {
+		return nil, wire.Refuse(wire.NotAllowed, "gateway without a certificate", address, "a loopback address, --tls-cert, or --plain behind an ingress that ends TLS")
 	}
 	return loadSelfSigned(m.config)
 }
 
 func (m *Manager) serveGateway(ctx context.Context, l net.Listener) error {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true) // used without TLS only
 	server := &http.Server{
-		Handler: m.Handler(), HTTP2: clientPace().HTTP2(),
+		Handler: m.Handler(), HTTP2: clientPace().HTTP2(), Protocols: &protocols,
 		ReadHeaderTimeout: headerWait, IdleTimeout: idleWait, MaxHeaderBytes: 16 << 10,
 		ConnState: m.clients.Track,
 		ErrorLog:  slog.NewLogLogger(m.config.Log.Handler(), slog.LevelDebug), // DEBUG: any client can cause failed handshakes
@@ -282,7 +295,10 @@ func (m *Manager) serveGateway(ctx context.Context, l net.Listener) error {
 }
 
 func (m *Manager) serveListener(server *http.Server, l net.Listener) error {
-	if m.config.Certificate == nil {
+	if m.config.Certificate == nil || m.config.Plain {
+		if !opsserver.IsLocal(l.Addr()) {
+			m.config.Log.Warn("the gateway serves plain HTTP on an address that is neither loopback nor private: the networks on the way read who asks for what task", "address", l.Addr())
+		}
 		return server.Serve(l)
 	}
 	server.TLSConfig = &tls.Config{

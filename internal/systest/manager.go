@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/cohort-tee/cohort/client"
+	proxied "github.com/cohort-tee/cohort/internal/forwarded"
 	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/manager"
 	"github.com/cohort-tee/cohort/policy"
@@ -24,6 +25,9 @@ type gateway struct {
 	certificate tls.Certificate
 	ca          *x509.CertPool
 	roots       []*x509.Certificate
+	plain       bool // the certificate is for the bus alone
+	proxies     proxied.Proxies
+	limits      manager.Limits
 
 	stop func() // of the running manager; nil when it is down
 }
@@ -39,6 +43,7 @@ func (c *Cluster) StartManager() {
 	m, err := manager.New(manager.Config{
 		DataDir: g.dir, Roots: g.roots, BusAddress: g.bus, Log: c.Log, Authorities: []string{c.URL()},
 		Certificate: func() (*tls.Certificate, error) { return &g.certificate, nil },
+		Plain:       g.plain, Proxies: g.proxies, Limits: g.limits,
 	})
 	if err != nil {
 		c.t.Fatalf("making the manager: %v", err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
+	"github.com/cohort-tee/cohort/internal/forwarded"
 	"github.com/cohort-tee/cohort/internal/manager"
 	"github.com/cohort-tee/cohort/internal/opsserver"
 	"github.com/spf13/cobra"
@@ -16,6 +17,9 @@ import (
 // managerFlags are the flags of `cohort manager`.
 type managerFlags struct {
 	listen  string
+	plain   bool
+	proxies []string
+	field   string
 	metrics string
 	bus     string
 	cert    string
@@ -45,6 +49,9 @@ func ManagerCommand(a *frame.App) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:7441", "address of the gateway")
+	flags.BoolVar(&f.plain, "plain", false, "serve plain HTTP (HTTP/1.1 and HTTP/2) on any address, behind an ingress that ends TLS; not with --tls-cert")
+	flags.StringSliceVar(&f.proxies, "trusted-proxies", nil, "addresses or networks (CIDR) of proxies that name the addresses of clients, which then have shares of their own; repeat or separate by commas")
+	flags.StringVar(&f.field, "forwarded-field", forwarded.FieldX, "the field in which those proxies do: "+forwarded.FieldX+" or "+forwarded.FieldStandard+" (RFC 7239); the other one is not read")
 	flags.StringVar(&f.metrics, "metrics", "", "address of plain HTTP /metrics, /livez and /readyz for the operator (default off); users must not reach it")
 	flags.StringVar(&f.bus, "bus", "127.0.0.1:7448", "address where units connect")
 	flags.StringVar(&f.cert, "tls-cert", "", "the operator's certificate chain (PEM); it may be replaced")
@@ -85,10 +92,16 @@ func runManager(ctx context.Context, a *frame.App, f managerFlags) (err error) {
 	if config.Roots, err = frame.ReadCertificates(f.roots); err != nil {
 		return err
 	}
+	config.Plain = f.plain
+	if config.Proxies, err = forwarded.ParseProxies(f.proxies, f.field); err != nil {
+		return frame.Usage("--trusted-proxies, --forwarded-field: %w", err)
+	}
 	ca, scheme := manager.SelfSignedCA(f.data), "http"
 	switch {
 	case (f.cert == "") != (f.key == ""):
 		return frame.Usage("give both --tls-cert and --tls-key, or neither")
+	case f.cert != "" && f.plain:
+		return frame.Usage("--plain serves without TLS: give it, or --tls-cert and --tls-key")
 	case f.cert != "":
 		if _, err := f.certificate(); err != nil { // report it now, not at the first handshake
 			return err
