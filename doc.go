@@ -166,6 +166,8 @@
 //	   internal/relay            sealed sessions between the units of a cluster, and stored
 //	                             copies of them; knows no key
 //	   internal/manager/ranges   session numbers that a manager allocates, each at most once
+//	   internal/manager/selfsigned  the certificate of a manager's bus, if the operator has none
+//	   internal/manager/statuspage  the page of a manager's cluster, for its operator
 //	   internal/manager/trustrelay  requests for trust, passed on by a gateway to the authorities
 //	   internal/history          following the policy history from its genesis
 //	   internal/unitauth         how a client knows units: pins, trust, certificates, receipts

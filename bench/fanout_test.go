@@ -18,6 +18,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
 	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/manager/selfsigned"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 	natsserver "github.com/nats-io/nats-server/v2/server"
@@ -221,7 +222,7 @@ func newBusWorld(b *testing.B) *busWorld {
 	done := make(chan error, 1)
 	go func() { done <- m.Serve(ctx, l) }()
 	b.Cleanup(func() { cancel(); <-done })
-	for !w.roots.AppendCertsFromPEM(readOrNil(manager.SelfSignedCA(config.DataDir))) {
+	for !w.roots.AppendCertsFromPEM(readOrNil(selfsigned.CAFile(config.DataDir))) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return w

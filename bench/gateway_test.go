@@ -20,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/attest"
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/manager/selfsigned"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/unit"
 )
@@ -99,7 +100,7 @@ func (s *server) manager() http.Handler {
 	s.run(func(ctx context.Context) error { return m.Serve(ctx, listener()) })
 	pool := x509.NewCertPool()
 	until(func() bool {
-		b, err := os.ReadFile(manager.SelfSignedCA(dir))
+		b, err := os.ReadFile(selfsigned.CAFile(dir))
 		return err == nil && pool.AppendCertsFromPEM(b)
 	})
 	u := testworld.Must(unit.Start(s.t.Context(), unit.Config{

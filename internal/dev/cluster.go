@@ -17,7 +17,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/authorityclient"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/cli/localtee"
-	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/manager/selfsigned"
 )
 
 const (
@@ -64,15 +64,16 @@ func New(a *frame.App, f Flags, dir string, b Binaries) (*Cluster, error) {
 	if b.Example.Grouped() {
 		units = len(b.Example.Roles)
 	}
-	list, err := Addresses(f.BasePort, 3+2*units) // authority, gateway, units, health pages, bus
+	list, err := Addresses(f.BasePort, 4+2*units) // authority, gateway, units, health pages, bus, the manager's status
 	if err != nil {
 		return nil, err
 	}
-	d.bus = list[len(list)-1]
+	d.bus = list[len(list)-2]
 	d.Doc = Description{
 		Schema: devSchema, Authority: "https://" + list[0], Gateway: "http://" + list[1], KeyMode: f.KeyMode, Agent: b.Cohort, Program: b.Program, Stream: b.Example.Stream,
 		service: service{Task: f.Task, ServerName: f.Task + "." + Domain, Root: filepath.Join(dir, f.Task+"-root.pem")},
 	}
+	d.Doc.Manager.Status = "http://" + list[len(list)-1] + "/"
 	if len(b.Members) > 0 {
 		name := b.Example.Name
 		d.Doc.Group = name
@@ -178,7 +179,8 @@ func (d *Cluster) StartAuthority(ctx context.Context) error {
 func (d *Cluster) startManager(ctx context.Context) error {
 	d.Doc.Manager.Data, d.Doc.Manager.Bus = filepath.Join(d.State, "manager"), d.bus
 	c := d.NewChild("manager", d.plain("manager", "--listen", strings.TrimPrefix(d.Doc.Gateway, "http://"),
-		"--bus", d.bus, "--authority", d.Doc.Authority, "--authority-root", d.authorityRoot(), "--data", d.Doc.Manager.Data))
+		"--bus", d.bus, "--authority", d.Doc.Authority, "--authority-root", d.authorityRoot(), "--data", d.Doc.Manager.Data,
+		"--metrics", strings.Trim(strings.TrimPrefix(d.Doc.Manager.Status, "http:"), "/")))
 	c.started = func(pid int) { d.UpdateDescription(func(c *Description) { c.Manager.PID = pid }) }
 	d.supervise(ctx, c)
 	return c.Await(ctx, func(ctx context.Context) error {
@@ -195,7 +197,7 @@ func (d *Cluster) ClientPins() authorityclient.Pins {
 // unitArgs returns the command line of a unit.
 func (d *Cluster) unitArgs(u Unit, as ...string) []string {
 	return append(append([]string{"unit"}, as...), "--authority", d.Doc.Authority, "--genesis", d.Doc.Genesis,
-		"--manager", "tls://"+d.bus, "--manager-ca", manager.SelfSignedCA(d.Doc.Manager.Data),
+		"--manager", "tls://"+d.bus, "--manager-ca", selfsigned.CAFile(d.Doc.Manager.Data),
 		"--listen", u.Address, "--health", strings.TrimPrefix(u.Health, "http://"))
 }
 

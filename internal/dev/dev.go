@@ -93,7 +93,7 @@ func (d *Cluster) banner() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line(developmentNotice + "\n")
-	line("authority  %s\ngenesis    %s\ngateway    %s\ntask       %s, key mode %s", c.Authority, c.Genesis, c.Gateway, c.Task, c.KeyMode)
+	line("authority  %s\ngenesis    %s\ngateway    %s\nstatus     %s\ntask       %s, key mode %s", c.Authority, c.Genesis, c.Gateway, c.Manager.Status, c.Task, c.KeyMode)
 	if c.Group != "" {
 		return b.String() + d.groupBanner(c)
 	}

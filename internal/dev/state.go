@@ -25,6 +25,8 @@ type Description struct {
 		PID  int    `json:"pid"`
 		Data string `json:"data"` // data directory
 		Bus  string `json:"bus"`  // host:port where units connect
+		// Status is the URL of the page that shows the cluster.
+		Status string `json:"status"`
 	} `json:"manager"`
 	service
 	Tasks   []service `json:"tasks"`

@@ -100,7 +100,7 @@ func (p Proxies) nodes(h http.Header) (nodes []string) {
 			nodes = append(nodes, strings.Split(line, ",")...)
 			continue
 		}
-		for _, element := range split(line, ',') {
+		for _, element := range splitField(line, ',') {
 			nodes = append(nodes, parameterFor(element))
 		}
 	}
@@ -115,7 +115,7 @@ func (p Proxies) trusts(a netip.Addr) bool {
 // parameterFor returns the node of the parameter "for" of an element of Forwarded, without
 // quotation marks, or "" if the element has none or several.
 func parameterFor(element string) (node string) {
-	for _, pair := range split(element, ';') {
+	for _, pair := range splitField(element, ';') {
 		name, value, _ := strings.Cut(strings.TrimSpace(pair), "=")
 		if !strings.EqualFold(name, "for") {
 			continue
@@ -148,8 +148,8 @@ func parseNode(s string) (netip.Addr, bool) {
 	return address.Unmap(), true
 }
 
-// split splits a field at a separator outside of quoted strings (RFC 9110, section 5.6.4).
-func split(s string, separator byte) (parts []string) {
+// splitField splits a field at a separator outside of quoted strings (RFC 9110, section 5.6.4).
+func splitField(s string, separator byte) (parts []string) {
 	begin, quoted := 0, false
 	for i := 0; i < len(s); i++ {
 		switch {

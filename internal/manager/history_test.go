@@ -18,6 +18,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
+	"github.com/cohort-tee/cohort/internal/manager/selfsigned"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -126,7 +127,7 @@ func chronicled(t *testing.T, limits Limits, major int) (*world, *scribe, client
 	w.stop()
 	if major == 2 {
 		var err error
-		if w.config.Certificate, err = loadSelfSigned(w.config); err != nil { // the bus uses it too
+		if w.config.Certificate, err = selfsigned.LoadOrCreate(w.config.DataDir, w.config.BusAddress, time.Now()); err != nil { // the bus uses it too
 			t.Fatal(err)
 		}
 	}

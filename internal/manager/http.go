@@ -7,6 +7,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/limit"
+	"github.com/cohort-tee/cohort/internal/manager/statuspage"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -27,13 +28,14 @@ func (m *Manager) Handler() http.Handler {
 	return m.config.Proxies.Handler(clientPace().Handler(mux))
 }
 
-// OperatorHandler returns the HTTP handler for the operator: the metrics and the probes. Clients
-// must not reach it.
+// OperatorHandler returns the HTTP handler for the operator: the metrics, the probes, and the page
+// of the cluster's status. Clients must not reach it.
 func (m *Manager) OperatorHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET "+api.PathMetrics, api.Buffered(m.metrics.handler()))
 	mux.HandleFunc("GET "+api.PathLive, serveLive)
 	mux.HandleFunc("GET "+api.PathReady, m.whileServing(m.serveReady))
+	mux.Handle("GET /", statuspage.Pages(m.status))
 	return mux
 }
 

@@ -15,9 +15,9 @@
 //
 // [New] makes a [Manager] and [Manager.Serve] runs it. Limits are in limits.go.
 //
-// Files, each using those before it: limits.go, body.go, sessionset.go, certificate.go,
+// Files, each using those before it: limits.go, body.go, sessionset.go,
 // intake.go, backend.go, registry.go, ticket.go, stream.go, gateway.go,
-// metrics.go, history.go, manager.go, http.go.
+// metrics.go, history.go, manager.go, status.go, http.go.
 package manager
 
 import (
@@ -40,6 +40,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/forwarded"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/manager/ranges"
+	"github.com/cohort-tee/cohort/internal/manager/selfsigned"
 	"github.com/cohort-tee/cohort/internal/manager/trustrelay"
 	"github.com/cohort-tee/cohort/internal/opsserver"
 	"github.com/cohort-tee/cohort/internal/relay"
@@ -54,7 +55,7 @@ type Config struct {
 
 	// Certificate returns the operator's certificate. It is called at every handshake of
 	// gateway and bus. Without it the gateway serves plain HTTP on loopback only, and the bus
-	// serves a self-signed certificate that is stored in DataDir ([SelfSignedCA]).
+	// serves a self-signed certificate that is stored in DataDir (package selfsigned).
 	Certificate func() (*tls.Certificate, error)
 
 	// Plain makes the gateway serve plain HTTP on any address, for an ingress that ends TLS. A
@@ -97,6 +98,7 @@ type Manager struct {
 	forwarding sync.WaitGroup // running ForwardSessions of the relay
 	ending     chan struct{}  // closed when Serve ends
 	serving    atomic.Bool
+	started    time.Time
 	recalled   atomic.Bool                  // whether the NATS stream was read since the link came up
 	bus        atomic.Pointer[bus.Server]   // nil before Serve
 	server     atomic.Pointer[natsd.Server] // nil before Serve, and without NATS
@@ -115,6 +117,7 @@ func New(c Config) (*Manager, error) {
 	m := &Manager{
 		config: c, pool: x509.NewCertPool(), copies: relay.NewCopies(c.Limits.Copies), forwards: relay.NewForwardLog(),
 		clients: limit.NewConnections(c.Limits.Clients), polls: limit.NewShares(quotaPolls, c.Limits.Polls), ending: make(chan struct{}),
+		started: c.Clock(),
 	}
 	for _, root := range c.Roots {
 		m.pool.AddCert(root)
@@ -270,7 +273,7 @@ func (m *Manager) busCertificate(l net.Listener) (func() (*tls.Certificate, erro
 	if address, ok := l.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() && !m.config.Plain {
 		return nil, wire.Refuse(wire.NotAllowed, "gateway without a certificate", address, "a loopback address, --tls-cert, or --plain behind an ingress that ends TLS")
 	}
-	return loadSelfSigned(m.config)
+	return selfsigned.LoadOrCreate(m.config.DataDir, m.config.BusAddress, m.config.Clock())
 }
 
 func (m *Manager) serveGateway(ctx context.Context, l net.Listener) error {

@@ -193,6 +193,10 @@ func TestProbesAndMetrics(t *testing.T) {
 		{operator, api.PathReady, `"ready"`},
 		{operator, api.PathMetrics, `cohort_gateway_request_seconds_count{path="/.well-known/cohort/request",reason="misdirected"} 1`},
 		{operator, wire.PathRequest, "404 Not Found"},
+		{operator, "/", `<span class="state good">ready</span>`},
+		{operator, "/status.json", `"task":"` + bustest.Scoring + `"`},
+		{public, "/", "404 Not Found"},
+		{public, "/status.json", "404 Not Found"},
 	} {
 		if got := row.get(row.path); !strings.Contains(got, row.want) {
 			t.Errorf("%s: got %s, want %s", row.path, got, row.want)

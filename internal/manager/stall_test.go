@@ -20,6 +20,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
 	"github.com/cohort-tee/cohort/internal/limit"
+	"github.com/cohort-tee/cohort/internal/manager/selfsigned"
 	"github.com/cohort-tee/cohort/internal/manager/trustrelay"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -34,7 +35,7 @@ func narrow(t *testing.T, major int) *world {
 	w.config.Limits = Limits{Clients: 2 * n, InFlight: n * 3 / 4, PerUnit: n * 5 / 7, Reading: n * 3 / 4 * minCost}
 	if major == 2 {
 		var err error
-		if w.config.Certificate, err = loadSelfSigned(w.config); err != nil { // the bus uses it too
+		if w.config.Certificate, err = selfsigned.LoadOrCreate(w.config.DataDir, w.config.BusAddress, time.Now()); err != nil { // the bus uses it too
 			t.Fatal(err)
 		}
 	}

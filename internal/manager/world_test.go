@@ -23,6 +23,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus/bustest"
 	"github.com/cohort-tee/cohort/internal/bus/natsd"
 	"github.com/cohort-tee/cohort/internal/loopback"
+	"github.com/cohort-tee/cohort/internal/manager/selfsigned"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -120,7 +121,7 @@ func (w *world) restart() {
 // connect connects a unit to the bus.
 func (w *world) connect(u bustest.Unit) *bus.Conn {
 	w.t.Helper()
-	pem, err := os.ReadFile(SelfSignedCA(w.config.DataDir))
+	pem, err := os.ReadFile(selfsigned.CAFile(w.config.DataDir))
 	if err != nil {
 		w.t.Fatal(err)
 	}

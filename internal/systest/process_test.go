@@ -23,6 +23,7 @@ import (
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/manager/selfsigned"
 	"github.com/cohort-tee/cohort/internal/opsserver"
 	"github.com/cohort-tee/cohort/internal/testworld"
 	"github.com/cohort-tee/cohort/internal/wire"
@@ -108,7 +109,7 @@ func beManager(t *testing.T) any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	place := managerPlace{Gateway: wish.Gateway, Bus: wish.Bus, CA: manager.SelfSignedCA(wish.Dir)}
+	place := managerPlace{Gateway: wish.Gateway, Bus: wish.Bus, CA: selfsigned.CAFile(wish.Dir)}
 	m, err := manager.New(manager.Config{
 		DataDir: wish.Dir, Roots: []*x509.Certificate{root}, BusAddress: place.Bus, Log: toStderr(),
 		Limits: manager.Limits{Copies: 1 << 30}, // room for a million sessions

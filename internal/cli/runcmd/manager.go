@@ -10,6 +10,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/forwarded"
 	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/manager/selfsigned"
 	"github.com/cohort-tee/cohort/internal/opsserver"
 	"github.com/spf13/cobra"
 )
@@ -52,7 +53,7 @@ func ManagerCommand(a *frame.App) *cobra.Command {
 	flags.BoolVar(&f.plain, "plain", false, "serve plain HTTP (HTTP/1.1 and HTTP/2) on any address, behind an ingress that ends TLS; not with --tls-cert")
 	flags.StringSliceVar(&f.proxies, "trusted-proxies", nil, "addresses or networks (CIDR) of proxies that name the addresses of clients, which then have shares of their own; repeat or separate by commas")
 	flags.StringVar(&f.field, "forwarded-field", forwarded.FieldX, "the field in which those proxies do: "+forwarded.FieldX+" or "+forwarded.FieldStandard+" (RFC 7239); the other one is not read")
-	flags.StringVar(&f.metrics, "metrics", "", "address of plain HTTP /metrics, /livez and /readyz for the operator (default off); users must not reach it")
+	flags.StringVar(&f.metrics, "metrics", "", "address of plain HTTP /metrics, /livez and /readyz for the operator, and of the page of the cluster's status (default off); users must not reach it")
 	flags.StringVar(&f.bus, "bus", "127.0.0.1:7448", "address where units connect")
 	flags.StringVar(&f.cert, "tls-cert", "", "the operator's certificate chain (PEM); it may be replaced")
 	flags.StringVar(&f.key, "tls-key", "", "its private key (PEM)")
@@ -96,7 +97,7 @@ func runManager(ctx context.Context, a *frame.App, f managerFlags) (err error) {
 	if config.Proxies, err = forwarded.ParseProxies(f.proxies, f.field); err != nil {
 		return frame.Usage("--trusted-proxies, --forwarded-field: %w", err)
 	}
-	ca, scheme := manager.SelfSignedCA(f.data), "http"
+	ca, scheme := selfsigned.CAFile(f.data), "http"
 	switch {
 	case (f.cert == "") != (f.key == ""):
 		return frame.Usage("give both --tls-cert and --tls-key, or neither")

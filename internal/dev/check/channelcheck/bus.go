@@ -28,7 +28,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/bus"
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
-	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/manager/selfsigned"
 	"github.com/cohort-tee/cohort/internal/retry"
 )
 
@@ -123,7 +123,7 @@ func HostileManager(ctx context.Context, c check.Checker) (_ string, err error) 
 		return "", err
 	}
 	defer h.close()
-	own, err := os.ReadFile(manager.SelfSignedCA(c.Cluster.Manager.Data))
+	own, err := os.ReadFile(selfsigned.CAFile(c.Cluster.Manager.Data))
 	if err != nil {
 		return "", err
 	}

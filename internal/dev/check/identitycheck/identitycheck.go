@@ -15,7 +15,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/dev"
 	"github.com/cohort-tee/cohort/internal/dev/check"
-	"github.com/cohort-tee/cohort/internal/manager"
+	"github.com/cohort-tee/cohort/internal/manager/selfsigned"
 	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
@@ -95,7 +95,7 @@ func NoTickets(ctx context.Context, c check.Checker) (string, error) {
 // WrongRootRefused checks that a client that trusts a different root, that of the manager,
 // completes no handshake.
 func WrongRootRefused(ctx context.Context, c check.Checker) (string, error) {
-	other, err := frame.ReadPool(manager.SelfSignedCA(c.Cluster.Manager.Data))
+	other, err := frame.ReadPool(selfsigned.CAFile(c.Cluster.Manager.Data))
 	if err != nil {
 		return "", err
 	}

@@ -1,4 +1,9 @@
-package manager
+// Package selfsigned makes the certificate of a manager's bus when the operator provides none. Units
+// take its file as the manager's CA.
+//
+// It protects availability only: a unit trusts nothing that a manager sends. It trusts the
+// directory with the private key.
+package selfsigned
 
 import (
 	"crypto/ecdsa"
@@ -24,22 +29,21 @@ const (
 	privateFile = "manager-key.pem"
 )
 
-// selfSignedLifetime is the lifetime of a self-signed certificate.
-const selfSignedLifetime = 10 * 365 * 24 * time.Hour
+// lifetime is the lifetime of a certificate.
+const lifetime = 10 * 365 * 24 * time.Hour
 
-// SelfSignedCA returns the path of the self-signed certificate that a manager uses if the
-// operator provides none. Units take this file as --manager-ca.
-func SelfSignedCA(dataDir string) string { return filepath.Join(dataDir, caFile) }
+// CAFile returns the path of the certificate in a manager's data directory.
+func CAFile(dataDir string) string { return filepath.Join(dataDir, caFile) }
 
-// loadSelfSigned reads the self-signed certificate, or creates it.
-func loadSelfSigned(c Config) (func() (*tls.Certificate, error), error) {
-	private := filepath.Join(c.DataDir, privateFile)
-	pair, err := tls.LoadX509KeyPair(SelfSignedCA(c.DataDir), private)
+// LoadOrCreate reads the certificate in a data directory, or creates it, for the host:port of the bus.
+func LoadOrCreate(dataDir, bus string, now time.Time) (func() (*tls.Certificate, error), error) {
+	private := filepath.Join(dataDir, privateFile)
+	pair, err := tls.LoadX509KeyPair(CAFile(dataDir), private)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := createSelfSigned(c, private); err != nil {
+		if err := createPair(dataDir, bus, now); err != nil {
 			return nil, fmt.Errorf("making a certificate: %w", err)
 		}
-		pair, err = tls.LoadX509KeyPair(SelfSignedCA(c.DataDir), private)
+		pair, err = tls.LoadX509KeyPair(CAFile(dataDir), private)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the self-signed certificate: %w", err)
@@ -47,20 +51,20 @@ func loadSelfSigned(c Config) (func() (*tls.Certificate, error), error) {
 	return func() (*tls.Certificate, error) { return &pair, nil }, nil
 }
 
-// createSelfSigned writes a private key and a certificate for loopback and for the bus address.
-func createSelfSigned(c Config, private string) error {
+// createPair writes a private key and a certificate for loopback and for the bus address.
+func createPair(dataDir, bus string, now time.Time) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "cohort manager"},
-		NotBefore: c.Clock().Add(-time.Hour), NotAfter: c.Clock().Add(selfSignedLifetime),
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(lifetime),
 		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames:    []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 	}
-	if host, _, err := net.SplitHostPort(c.BusAddress); err == nil && net.ParseIP(host) == nil && host != "" {
+	if host, _, err := net.SplitHostPort(bus); err == nil && net.ParseIP(host) == nil && host != "" {
 		template.DNSNames = append(template.DNSNames, host)
 	} else if ip := net.ParseIP(host); ip != nil {
 		template.IPAddresses = append(template.IPAddresses, ip)
@@ -74,8 +78,8 @@ func createSelfSigned(c Config, private string) error {
 		return err
 	}
 	// Write the certificate last: if it exists, so does the key.
-	if err := os.WriteFile(private, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dataDir, privateFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600); err != nil {
 		return err
 	}
-	return os.WriteFile(SelfSignedCA(c.DataDir), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+	return os.WriteFile(CAFile(dataDir), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }
