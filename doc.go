@@ -116,6 +116,7 @@
 //	   internal/retry            how long a caller waits before it tries again
 //	   internal/cli/tree         prints facts for people, each below the one it belongs to
 //	   internal/queue            a heap whose items can be removed from wherever they are
+//	   internal/tracecontext     traceparent and tracestate of requests, checked in form
 //	   internal/der              writes ASN.1 elements, of which certificates are made
 //	   internal/loopback         addresses for the servers that tests start; tests only
 //	   internal/testworld/bubble runs tests on a made-up clock; tests only

@@ -8,7 +8,7 @@ import (
 
 // Header fields of the channel that a page may send, and those of responses that it may read.
 const (
-	pageSends = "Content-Type, " + wire.FieldAffinity + ", " + wire.FieldCookie + ", " + wire.FieldCredential + ", " + wire.FieldHead + ", " + wire.FieldTicket + ", " + wire.FieldUnit
+	pageSends = "Content-Type, " + wire.FieldAffinity + ", " + wire.FieldCookie + ", " + wire.FieldCredential + ", " + wire.FieldHead + ", " + wire.FieldTicket + ", " + wire.FieldUnit + ", traceparent, tracestate"
 	pageReads = "Retry-After, " + wire.FieldCookie + ", " + wire.FieldHead + ", " + wire.FieldTime + ", " + wire.FieldUnits
 )
 

@@ -16,6 +16,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/channel"
 	"github.com/cohort-tee/cohort/internal/envelope"
+	"github.com/cohort-tee/cohort/internal/tracecontext"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -55,7 +56,7 @@ type ServerConfig struct {
 	// that time and the host's clock differ too much: then the server serves nothing.
 	Clock func() (time.Time, error)
 	Heads Heads        // exchange of policy heads with clients
-	Log   *slog.Logger // at level debug, reports why a session does not open
+	Log   *slog.Logger // at level debug, reports why a session does not open and which requests are refused
 }
 
 // Server serves the trusted channel for a unit. Requests to other paths go to the app. It is an
@@ -83,7 +84,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.servePost(w, r, wire.TypeRequest, s.serveRequest)
 	case wire.PathOneOff:
 		if err := s.serveOHTTP(w, r); err != nil {
-			s.writeProblem(w, err)
+			s.refuse(w, r, err)
 		}
 	default:
 		s.config.App.ServeHTTP(w, r)
@@ -93,20 +94,21 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // servePost checks the method and content type of a request, calls h, and writes a refusal of h.
 func (s *Server) servePost(w http.ResponseWriter, r *http.Request, kind string, h func(http.ResponseWriter, *http.Request) error) {
 	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != kind {
-		s.writeProblem(w, wire.Refuse(wire.BadRequest, "channel: method and content type", r.Method, kind))
+		s.refuse(w, r, wire.Refuse(wire.BadRequest, "channel: method and content type", r.Method, kind))
 		return
 	}
 	if err := h(w, r); err != nil {
-		s.writeProblem(w, err)
+		s.refuse(w, r, err)
 	}
 }
 
 // typeOneOffKey is the problem type for an unknown key (RFC 9458, section 5.3).
 const typeOneOffKey = "https://iana.org/assignments/http-problem-types#ohttp-key"
 
-// writeProblem counts a refusal and writes it as a problem.
-func (s *Server) writeProblem(w http.ResponseWriter, err error) {
+// refuse counts and logs a refusal, and writes it as a problem.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	s.countRefusal(err)
+	s.config.Log.Debug("request of the channel refused", "path", r.URL.Path, "reason", wire.ReasonOf(err), "unauthenticated_trace", tracecontext.FromHeader(r.Header).TraceID())
 	writeProblem(w, err)
 }
 

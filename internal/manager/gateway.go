@@ -21,6 +21,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/envelope"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/relay"
+	"github.com/cohort-tee/cohort/internal/tracecontext"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -72,6 +73,7 @@ type forwardedRequest struct {
 	filter     unitFilter
 	retryable  bool   // the gateway may send it to a second unit even if the first one may have received it
 	query      string // query of the request to the unit
+	trace      tracecontext.Context
 	// unknownSession is the session of the request, if the gateway does not know whether it
 	// exists.
 	unknownSession wire.SessionID
@@ -198,12 +200,13 @@ func parsePin(open []byte) (identity wire.Digest, task string) {
 func (g *gateway) serveWithQuotas(w http.ResponseWriter, r *http.Request, read func(*forwardedRequest) error) {
 	start := time.Now()
 	x := &forwardedRequest{w: w, r: r, from: limit.AddressOf(r.RemoteAddr), control: http.NewResponseController(w), size: r.ContentLength}
+	x.trace = tracecontext.FromHeader(r.Header)
 	x.body = &requestBody{source: r.Body, deadline: x.control.SetReadDeadline}
 	x.filter.host, x.filter.affinity = requestedHost(r), affinity.ParseKey(r.Header.Get(wire.FieldAffinity))
 	defer x.body.detach()
 	err := g.admit(x, read)
 	if err != nil {
-		g.log.Debug("request not forwarded", "path", r.URL.Path, "error", err)
+		g.log.Debug("request not forwarded", "path", r.URL.Path, "trace", x.trace.TraceID(), "error", err)
 		x.setHint(g.registry)
 		x.closeUnreadConnection()
 		api.GatewayProblem(err).Write(w)
@@ -300,7 +303,7 @@ func (g *gateway) tryUnit(x *forwardedRequest, m *backend) (again bool, err erro
 		}
 		m.recordFailure(g.clock())
 		g.metrics.failures.Inc()
-		g.log.Debug("unit does not respond", "unit", m.id, "error", err)
+		g.log.Debug("unit does not respond", "unit", m.id, "trace", x.trace.TraceID(), "error", err)
 		retry := x.filter.unit == wire.UnitID{} && (x.retryable || neverSent(err)) && x.body.replayable()
 		return retry, wire.Refuse(wire.Unavailable, "gateway: unit", m.id.String()+", which does not respond", "a unit that responds")
 	}
@@ -343,6 +346,7 @@ func (g *gateway) roundTrip(ctx context.Context, x *forwardedRequest, m *backend
 		out.Body = http.NoBody
 	}
 	copyFields(out.Header, x.r.Header)
+	x.trace.Apply(out.Header)
 	out.Header["User-Agent"] = nil
 	delete(out.Header, wire.FieldSender)   // only the gateway sets it
 	delete(out.Header, wire.FieldAffinity) // no unit needs it
