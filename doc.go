@@ -114,6 +114,7 @@
 //	   internal/limit            what a server bounds for each address: connections, requests,
 //	                             places, the pace of reads and writes
 //	   internal/retry            how long a caller waits before it tries again
+//	   internal/fullduplex       lets a proxy respond before it has read a request to the end
 //	   internal/cli/tree         prints facts for people, each below the one it belongs to
 //	   internal/queue            a heap whose items can be removed from wherever they are
 //	   internal/tracecontext     traceparent and tracestate of requests, checked in form
@@ -194,6 +195,7 @@
 //	   client                    the verifying client
 //	   examples/jointrisk/risk   what the three programs of that example agree on
 //	6  internal/agent            runs a program that knows nothing of Cohort as a unit
+//	   internal/localproxy       an HTTP proxy to a cluster, for the programs of one machine
 //	   internal/cli              the commands of all families put together
 //	   internal/cli/localtee     the TEEs of this build: platforms, measuring, launching
 //	   internal/cli/frame        one run of a command: flags, results, errors, its TEE

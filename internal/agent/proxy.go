@@ -3,16 +3,15 @@ package agent
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/cohort-tee/cohort/internal/fullduplex"
 	"github.com/cohort-tee/cohort/unit"
 )
 
@@ -49,56 +48,12 @@ func newProxy(address string, log *slog.Logger) (http.Handler, func()) {
 	}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor == 1 && r.Body != http.NoBody {
-			w, r = fullDuplex(w, r)
+			w, r = fullduplex.Enable(w, r)
 		}
 		proxy.ServeHTTP(w, r)
 	})
 	return handler, transport.CloseIdleConnections
 }
-
-// fullDuplex permits the response to start before the end of the request. For HTTP/1.1 it must
-// be enabled, which fails only for writers that are not the server's own. A response that does
-// start early is the last one on its connection: the server of net/http panics at the next
-// request if this request was not read to its end (go.dev/issue/68560), and the client would not
-// learn the outcome of that next request.
-func fullDuplex(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request) {
-	_ = http.NewResponseController(w).EnableFullDuplex()
-	body := &watchedBody{ReadCloser: r.Body}
-	r = r.WithContext(r.Context()) // the server keeps using the original request
-	r.Body = body
-	return lastOn{w, body}, r
-}
-
-// watchedBody records whether the body was read to its end.
-type watchedBody struct {
-	io.ReadCloser
-	ended atomic.Bool
-}
-
-func (b *watchedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF {
-		b.ended.Store(true)
-	}
-	return n, err
-}
-
-// lastOn is a response that closes its connection if it starts before its request was read to
-// its end.
-type lastOn struct {
-	http.ResponseWriter
-	request *watchedBody
-}
-
-func (l lastOn) WriteHeader(status int) {
-	if status >= http.StatusOK && !l.request.ended.Load() {
-		l.Header().Set("Connection", "close")
-	}
-	l.ResponseWriter.WriteHeader(status)
-}
-
-// Unwrap returns the wrapped writer for [http.ResponseController].
-func (l lastOn) Unwrap() http.ResponseWriter { return l.ResponseWriter }
 
 // rewrite addresses a request to the program. It sets the header field Forwarded (RFC 7239) and
 // the sender's role, and removes fields in which the client describes earlier hops.

@@ -35,7 +35,7 @@ func ProblemOf(err error) Problem {
 	if unsentDetail[r.Reason] {
 		r = &wire.Refusal{Reason: r.Reason}
 	}
-	return newProblem(r, status)
+	return NewProblem(r, status)
 }
 
 // GatewayProblem is [ProblemOf] for a gateway, on the paths of the trusted channel.
@@ -45,7 +45,7 @@ func GatewayProblem(err error) Problem {
 	if status == 0 || r.Reason == wire.Internal {
 		r, status = &wire.Refusal{Reason: wire.Internal}, http.StatusInternalServerError
 	}
-	return newProblem(r, status)
+	return NewProblem(r, status)
 }
 
 // UnitProblem is [ProblemOf] for a unit, on the paths of the trusted channel. It contains the
@@ -60,7 +60,7 @@ func UnitProblem(err error) Problem {
 	if _, quota := limit.QuotaOf(err); !quota {
 		r = &wire.Refusal{Reason: r.Reason}
 	}
-	return newProblem(r, status)
+	return NewProblem(r, status)
 }
 
 func refusalOf(err error) *wire.Refusal {
@@ -69,7 +69,8 @@ func refusalOf(err error) *wire.Refusal {
 	return r
 }
 
-func newProblem(r *wire.Refusal, status int) Problem {
+// NewProblem returns the problem for a refusal, with its texts shortened and filtered.
+func NewProblem(r *wire.Refusal, status int) Problem {
 	return Problem{
 		Type: "urn:cohort:problem:" + string(r.Reason), Title: "refused: " + string(r.Reason), Status: status,
 		Reason: r.Reason, Rule: sanitize(r.Rule), Got: sanitize(r.Got), Want: sanitize(r.Want),

@@ -89,6 +89,20 @@ func ReadState(path string) (client.State, error) {
 	return s, nil
 }
 
+// Remember stores the newest policy seen for the next command with these pins, unless a newer one
+// is stored already.
+func Remember(a *frame.App, p Pins, s client.State) error {
+	path, err := SeenFile(a, p)
+	if err != nil {
+		return err
+	}
+	known, err := ReadState(path)
+	if err != nil || known.Policy().Genuine() && known.Policy().Knows(s.Policy().PolicyHead()) {
+		return err
+	}
+	return writeState(path, s)
+}
+
 func writeState(path string, s client.State) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err

@@ -67,7 +67,7 @@ func commands(a *frame.App) *cobra.Command {
 	flags.StringVar(&a.LogLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&a.LogFormat, "log-format", "text", "text or json")
 	root.AddCommand(
-		clientcmd.Trust(a), clientcmd.Verify(a), clientcmd.Request(a),
+		clientcmd.Trust(a), clientcmd.Verify(a), clientcmd.Request(a), clientcmd.Proxy(a),
 		policycmd.Command(a), groupcmd.Command(a), evidencecmd.Measure(a), evidencecmd.Evidence(a),
 		opscmd.Status(a), opscmd.LogCommand(a), explainCommand(a), versionCommand(a), configCommand(a, root),
 	)

@@ -1,9 +1,9 @@
-// Package clientcmd is what a client runs: `cohort trust`, `cohort verify` and
-// `cohort request`. Each begins with the pins on its command line and with evidence of an
+// Package clientcmd is what a client runs: `cohort trust`, `cohort verify`, `cohort request`
+// and `cohort proxy`. Each begins with the pins on its command line and with evidence of an
 // authority; package client decides what is trusted.
 //
 // Files, each using those before it: receipt.go, session.go, report.go, trust.go,
-// request.go, verify.go.
+// request.go, verify.go, upstream.go, proxy.go.
 package clientcmd
 
 import (

@@ -1,0 +1,63 @@
+package localproxy
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"github.com/cohort-tee/cohort/internal/api"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// outcome is how a request ended, a label of the metrics: the reason of a problem, or one of these.
+type outcome string
+
+// The outcomes besides reasons.
+const (
+	outcomeDone      outcome = "done"
+	outcomeCanceled  outcome = "canceled" // the program ended the request
+	outcomeAborted   outcome = "aborted"  // the response ended early, or has no receipt
+	outcomePreflight outcome = "preflight"
+)
+
+// metrics are the proxy's Prometheus metrics. Label values come from closed lists; none contains a
+// path, a field or content.
+type metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec // by outcome
+}
+
+func newMetrics(p *Proxy) *metrics {
+	m := &metrics{registry: prometheus.NewRegistry(), requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "cohort_proxy_requests_total", Help: "Requests of programs that have ended, by outcome.",
+	}, []string{"outcome"})}
+	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cohort_proxy_in_flight", Help: "Requests in progress."},
+		func() float64 { return float64(len(p.slots)) })
+	m.registry.MustRegister(m.requests, inFlight, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Pages returns the handler of the probes and metrics, for a listener of their own: every path of
+// the proxy's own listener is the service's. ready reports why a request would fail now, or nil.
+func (p *Proxy) Pages(ready func() error) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET "+api.PathMetrics, api.Buffered(promhttp.HandlerFor(p.metrics.registry, promhttp.HandlerOpts{})))
+	mux.HandleFunc("GET "+api.PathLive, func(w http.ResponseWriter, _ *http.Request) { writeStatus(w, "live") })
+	mux.HandleFunc("GET "+api.PathReady, func(w http.ResponseWriter, _ *http.Request) {
+		if err := ready(); err != nil {
+			refused := problemOf(err)
+			refused.Status = http.StatusServiceUnavailable
+			refused.write(w)
+			return
+		}
+		writeStatus(w, "ready")
+	})
+	return mux
+}
+
+func writeStatus(w http.ResponseWriter, status string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(map[string]string{"status": status}) // the prober may be gone
+}
