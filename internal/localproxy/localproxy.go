@@ -108,7 +108,7 @@ func New(c Config) (*Proxy, error) {
 		c.Stall = stallTime
 	}
 	p := &Proxy{config: c, slots: make(chan struct{}, c.Requests)}
-	p.metrics = newMetrics(p)
+	p.metrics = newMetrics(func() int { return len(p.slots) })
 	return p, nil
 }
 
@@ -152,6 +152,10 @@ func (p *Proxy) respond(w http.ResponseWriter, refused *problem) outcome {
 	refused.write(w)
 	return outcome(refused.Reason)
 }
+
+// Pages returns the handler of the probes and metrics, for a listener of their own: every path of
+// the proxy's own listener is the service's. ready reports why a request would fail now, or nil.
+func (p *Proxy) Pages(ready func() error) http.Handler { return p.metrics.pages(ready) }
 
 // Serve serves programs on a listener until ctx is done. Then it closes the listener and waits for
 // the requests in progress, at most for drain; it cuts off those that take longer, and returns nil.

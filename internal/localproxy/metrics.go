@@ -28,21 +28,20 @@ type metrics struct {
 	requests *prometheus.CounterVec // by outcome
 }
 
-func newMetrics(p *Proxy) *metrics {
+func newMetrics(inFlight func() int) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry(), requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "cohort_proxy_requests_total", Help: "Requests of programs that have ended, by outcome.",
 	}, []string{"outcome"})}
-	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cohort_proxy_in_flight", Help: "Requests in progress."},
-		func() float64 { return float64(len(p.slots)) })
-	m.registry.MustRegister(m.requests, inFlight, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	progress := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cohort_proxy_in_flight", Help: "Requests in progress."},
+		func() float64 { return float64(inFlight()) })
+	m.registry.MustRegister(m.requests, progress, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-// Pages returns the handler of the probes and metrics, for a listener of their own: every path of
-// the proxy's own listener is the service's. ready reports why a request would fail now, or nil.
-func (p *Proxy) Pages(ready func() error) http.Handler {
+// pages returns the handler of [Proxy.Pages].
+func (m *metrics) pages(ready func() error) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET "+api.PathMetrics, api.Buffered(promhttp.HandlerFor(p.metrics.registry, promhttp.HandlerOpts{})))
+	mux.Handle("GET "+api.PathMetrics, api.Buffered(promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})))
 	mux.HandleFunc("GET "+api.PathLive, func(w http.ResponseWriter, _ *http.Request) { writeStatus(w, "live") })
 	mux.HandleFunc("GET "+api.PathReady, func(w http.ResponseWriter, _ *http.Request) {
 		if err := ready(); err != nil {
