@@ -193,6 +193,7 @@
 //	   internal/authority/ringkeys  ring keys, and the lease by which one authority makes them
 //	   internal/authority        challenge, issue, trust; the API over both
 //	   client                    the verifying client
+//	   internal/hostilegateway   a gateway with named manipulations; tests only
 //	   examples/jointrisk/risk   what the three programs of that example agree on
 //	6  internal/agent            runs a program that knows nothing of Cohort as a unit
 //	   internal/localproxy       an HTTP proxy to a cluster, for the programs of one machine

@@ -132,6 +132,7 @@ var house = []room{
 	{path: "internal/cli/devcmd", floor: 6, beside: []string{"internal/cli/frame", "internal/dev", "internal/dev/check", "internal/dev/check/channelcheck", "internal/dev/check/groupcheck", "internal/dev/check/identitycheck"}, third: []string{"github.com/spf13/cobra"}},
 	{path: "internal/cli", floor: 6, beside: []string{"internal/cli/authoritycmd", "internal/cli/clientcmd", "internal/cli/devcmd", "internal/cli/evidencecmd", "internal/cli/frame", "internal/cli/groupcmd", "internal/cli/opscmd", "internal/cli/policycmd", "internal/cli/runcmd"}, third: []string{"github.com/spf13/cobra", "github.com/spf13/pflag"}},
 	{path: "internal/cli/clitest", floor: 6, beside: []string{"internal/cli/drafttext", "internal/cli/frame", "internal/cli/localtee", "internal/cli/sshkey"}, third: []string{"golang.org/x/crypto"}, testsOnly: true},
+	{path: "internal/hostilegateway", floor: 5, testsOnly: true},
 	{path: "internal/systest", floor: 6, testsOnly: true},
 	{path: "bench", floor: 6, testsOnly: true},
 	{path: "examples/jointrisk/risk", floor: 5, below: []string{}},
