@@ -96,8 +96,8 @@ type Proxy struct {
 	metrics *metrics
 }
 
-// New makes a proxy. It refuses a faulty configuration with "request".
-func New(c Config) (*Proxy, error) {
+// NewProxy makes a proxy. It refuses a faulty configuration with "request".
+func NewProxy(c Config) (*Proxy, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}

@@ -160,11 +160,11 @@ func TestConfigRefusals(t *testing.T) {
 	} {
 		c := good()
 		c.Log = start(t, Config{Through: http.DefaultTransport}).config.Log
-		if _, err := New(c); err != nil {
+		if _, err := NewProxy(c); err != nil {
 			t.Fatal(err)
 		}
 		change(&c)
-		_, err := New(c)
+		_, err := NewProxy(c)
 		if err == nil {
 			t.Errorf("%s: accepted", name)
 			continue

@@ -63,7 +63,7 @@ func startOn(t *testing.T, c Config, l net.Listener) *started {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	p, err := New(c)
+	p, err := NewProxy(c)
 	testworld.NoError(t, err)
 	s := &started{Proxy: p, address: l.Addr().String(), ended: make(chan error, 1)}
 	var ctx context.Context

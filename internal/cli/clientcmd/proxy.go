@@ -136,7 +136,7 @@ func runProxy(ctx context.Context, a *frame.App, f proxyFlags) error {
 	if f.receipts != "" {
 		config.Keep = func(r client.Record) error { return keepReceipt(f.receipts, r, u.trust(), a.Now()) }
 	}
-	p, err := localproxy.New(config)
+	p, err := localproxy.NewProxy(config)
 	if err != nil {
 		return frame.Usage("%w", err)
 	}
