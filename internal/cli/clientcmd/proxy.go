@@ -68,7 +68,8 @@ func Proxy(a *frame.App) *cobra.Command {
 	}
 	f.pins.Register(cmd)
 	f.pins.RegisterGroup(cmd, "with --role: group to follow through the rosters its parties approve")
-	f.session.gateway.Register(cmd, "URL of the gateway, or of several with commas between")
+	f.pins.RegisterFresh(cmd)
+	f.session.gateway.Register(cmd, "URL of the gateway, or of several with commas between: the session's, and without --authority the way to trust")
 	flags := cmd.Flags()
 	flags.StringVar(&f.session.role, "role", "", "role of the group that the session is with; * is the whole group")
 	flags.BoolVar(&f.session.evidence, "fresh-evidence", false, "the unit that opens a session proves itself by evidence of this moment")
@@ -91,8 +92,8 @@ func (f *proxyFlags) validate() error {
 	switch {
 	case f.direct && f.oneOff:
 		return frame.Usage("give --direct or --oneoff, not both")
-	case f.direct && f.session != sessionFlags{}:
-		return frame.Usage("--gateway, --manager-ca, --role and --fresh-evidence do not go with --direct: give --address")
+	case f.direct && f.session.needed(f.pins):
+		return frame.Usage("--role and --fresh-evidence do not go with --direct, and neither do --gateway and --manager-ca beside --authority: give --address")
 	case !f.direct && len(f.addresses) > 0:
 		return frame.Usage("--address needs --direct")
 	case !f.direct && f.session.gateway.URL == "":

@@ -23,20 +23,21 @@ func TestProxyFlags(t *testing.T) {
 		f    proxyFlags
 		isOK bool
 	}{
-		"a session":               {proxyFlags{session: sessionFlags{gateway: gateway}, requests: 1}, true},
-		"a group's session":       {proxyFlags{pins: group, session: sessionFlags{gateway: gateway, role: "*"}, requests: 1}, true},
-		"one-offs":                {proxyFlags{session: sessionFlags{gateway: gateway}, oneOff: true, requests: 1}, true},
-		"direct":                  {proxyFlags{direct: true, addresses: []string{"a:1"}, requests: 1}, true},
-		"no gateway":              {proxyFlags{requests: 1}, false},
-		"direct and one-off":      {proxyFlags{direct: true, oneOff: true, requests: 1}, false},
-		"direct by a gateway":     {proxyFlags{direct: true, session: sessionFlags{gateway: gateway}, requests: 1}, false},
-		"addresses of a session":  {proxyFlags{session: sessionFlags{gateway: gateway}, addresses: []string{"a:1"}, requests: 1}, false},
-		"receipts of one-offs":    {proxyFlags{session: sessionFlags{gateway: gateway}, oneOff: true, receipts: "d", requests: 1}, false},
-		"receipts of direct":      {proxyFlags{direct: true, receipts: "d", requests: 1}, false},
-		"a group without a role":  {proxyFlags{pins: group, session: sessionFlags{gateway: gateway}, requests: 1}, false},
-		"a role without a group":  {proxyFlags{session: sessionFlags{gateway: gateway, role: "r"}, requests: 1}, false},
-		"no requests":             {proxyFlags{session: sessionFlags{gateway: gateway}}, false},
-		"an end before it begins": {proxyFlags{session: sessionFlags{gateway: gateway}, requests: 1, drain: -1}, false},
+		"a session":                  {proxyFlags{session: sessionFlags{gateway: gateway}, requests: 1}, true},
+		"a group's session":          {proxyFlags{pins: group, session: sessionFlags{gateway: gateway, role: "*"}, requests: 1}, true},
+		"one-offs":                   {proxyFlags{session: sessionFlags{gateway: gateway}, oneOff: true, requests: 1}, true},
+		"direct":                     {proxyFlags{direct: true, addresses: []string{"a:1"}, requests: 1}, true},
+		"no gateway":                 {proxyFlags{requests: 1}, false},
+		"direct and one-off":         {proxyFlags{direct: true, oneOff: true, requests: 1}, false},
+		"direct, trust by a gateway": {proxyFlags{direct: true, session: sessionFlags{gateway: gateway}, requests: 1}, true},
+		"direct by a gateway":        {proxyFlags{pins: authorityclient.Pins{Authorities: []string{"https://a"}}, direct: true, session: sessionFlags{gateway: gateway}, requests: 1}, false},
+		"addresses of a session":     {proxyFlags{session: sessionFlags{gateway: gateway}, addresses: []string{"a:1"}, requests: 1}, false},
+		"receipts of one-offs":       {proxyFlags{session: sessionFlags{gateway: gateway}, oneOff: true, receipts: "d", requests: 1}, false},
+		"receipts of direct":         {proxyFlags{direct: true, receipts: "d", requests: 1}, false},
+		"a group without a role":     {proxyFlags{pins: group, session: sessionFlags{gateway: gateway}, requests: 1}, false},
+		"a role without a group":     {proxyFlags{session: sessionFlags{gateway: gateway, role: "r"}, requests: 1}, false},
+		"no requests":                {proxyFlags{session: sessionFlags{gateway: gateway}}, false},
+		"an end before it begins":    {proxyFlags{session: sessionFlags{gateway: gateway}, requests: 1, drain: -1}, false},
 	} {
 		err := row.f.validate()
 		var fault *frame.Fault

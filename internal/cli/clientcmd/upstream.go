@@ -30,6 +30,7 @@ type upstream struct {
 func (f *proxyFlags) openUpstream(ctx context.Context, a *frame.App) (*upstream, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
+	f.pins.Gateway = f.session.gateway
 	t, err := authorityclient.Trust(ctx, a, f.pins)
 	if err != nil {
 		return nil, err
@@ -39,10 +40,8 @@ func (f *proxyFlags) openUpstream(ctx context.Context, a *frame.App) (*upstream,
 		return f.openDirect(ctx, t)
 	case f.oneOff:
 		config := client.OneOffConfig{Trust: t, Gateway: f.session.gateway.URL}
-		if f.session.gateway.CA != "" {
-			if config.CA, err = frame.ReadPool(f.session.gateway.CA); err != nil {
-				return nil, err
-			}
+		if config.CA, err = f.session.gateway.CertPool(); err != nil {
+			return nil, err
 		}
 		o, err := client.NewOneOff(ctx, config)
 		if err != nil {
