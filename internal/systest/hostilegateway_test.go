@@ -141,10 +141,9 @@ func manipulatedProxy(t *testing.T, bin, path string, args ...string) (hostilega
 	var start struct{ URL string }
 	if json.NewDecoder(out).Decode(&start) != nil {
 		cmd.Wait()
-		if code := regexp.MustCompile(`\[([a-z-]+)\]`).FindStringSubmatch(faults.String()); code != nil {
-			return hostilegateway.Open, wire.Reason(code[1]) // or before
-		}
-		return hostilegateway.Open, ""
+		var fault struct{ Code wire.Reason }
+		testworld.NoError(t, json.Unmarshal([]byte(faults.String()), &fault))
+		return hostilegateway.Open, fault.Code // or before
 	}
 	for range 2 {
 		response, err := http.Post(start.URL+path, "text/plain", strings.NewReader("content"))
