@@ -11,7 +11,10 @@ TOOLS    = openssl:openssl ssh-keygen:openssh-client curl:curl nmap:nmap \
            pg_lsclusters:postgresql \
            nginx:nginx haproxy:haproxy \
            spin:spin \
-           ip:iproute2 gcc:build-essential
+           ip:iproute2 gcc:build-essential \
+           node:nodejs npm:npm
+# Modules of the system's Python, by their Debian package.
+MODULES  = httpx:python3-httpx
 # What takes longest goes first, so that it does not run alone at the end. Tests that are
 # parallel wait for most of their time, so more of them run than there are processors.
 ALL      = ./internal/systest ./cmd/... ./internal/cli/devcmd ./...
@@ -62,6 +65,7 @@ count:
 # Installs what is missing; says so and goes on where it may not install.
 tools:
 	@missing=""; for t in $(TOOLS); do command -v $${t%%:*} >/dev/null || missing="$$missing $${t##*:}"; done; \
+	for m in $(MODULES); do /usr/bin/python3 -c "import $${m%%:*}" 2>/dev/null || missing="$$missing $${m##*:}"; done; \
 	test -z "$$missing" && exit 0; echo "installing$$missing"; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
@@ -70,7 +74,7 @@ tools:
 # keeps the CPU profile of the process that serves.
 ROUNDS ?= 15
 bench:
-	@$(MAKE) --no-print-directory tools TOOLS="etcd:etcd-server nginx:nginx"
+	@$(MAKE) --no-print-directory tools TOOLS="etcd:etcd-server nginx:nginx" MODULES=
 	@{ go test -run '^$$' -bench 'Appraise|Proxy|JointRisk' -benchtime $(ROUNDS)x ./attest/... ./internal/agent ./internal/dev/check/groupcheck; \
 	  go test -run '^$$' -bench . -benchtime $(ROUNDS)x ./bench; \
 	  go test -run '^$$' -bench SessionMemory -benchtime 1x ./internal/channel; } | awk -f bench/ratios.awk

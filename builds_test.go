@@ -55,7 +55,7 @@ var clientCommands = []string{"./internal/cli/clientcmd", "./internal/cli/policy
 // without what serves, and the commands of owners, parties and clients build for js/wasm too.
 func TestClientCommandsElsewhere(t *testing.T) {
 	skipCrossBuilds(t)
-	for _, system := range []string{"darwin/arm64", "windows/amd64"} {
+	for _, system := range desks {
 		t.Run(system, func(t *testing.T) {
 			crossBuild(t, system, "-o", filepath.Join(t.TempDir(), "cohort"), "./cmd/cohort")
 		})
