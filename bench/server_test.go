@@ -177,8 +177,12 @@ func (s *server) control(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(testworld.Must(device.Attest(r.Context(), data)))
 }
 
-// echo responds with the content of the request.
+// echo responds with the content of the request, or at /stream with tokens.
 func echo(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/stream" {
+		writeTokens(w)
+		return
+	}
 	body := make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(r.Body, body); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
