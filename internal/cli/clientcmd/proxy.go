@@ -152,8 +152,10 @@ func runProxy(ctx context.Context, a *frame.App, f proxyFlags) error {
 	if err != nil {
 		return err
 	}
-	// From the first signal on, a second one ends the process at once.
-	defer context.AfterFunc(ctx, func() { signal.Reset(os.Interrupt, syscall.SIGTERM) })()
+	// Before the proxy begins to end, a second signal is set to end the process at once.
+	serving, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	defer context.AfterFunc(ctx, func() { signal.Reset(os.Interrupt, syscall.SIGTERM); end() })()
 	v := u.startView(address.BaseURL(listener), host())
 	if err := a.PrintResult("proxy", v, v.String()); err != nil {
 		return errors.Join(err, listener.Close())
@@ -162,7 +164,7 @@ func runProxy(ctx context.Context, a *frame.App, f proxyFlags) error {
 	background, stop := context.WithCancel(ctx)
 	go func() { defer close(kept); u.maintain(background, a, f.pins) }()
 	defer func() { stop(); <-kept }()
-	return p.Serve(ctx, listener, f.drain)
+	return p.Serve(serving, listener, f.drain)
 }
 
 // entrance returns the address for programs, and the token that they must have. It refuses an
