@@ -61,6 +61,11 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request) outcome {
 		return x.respondWithout(w, out, err)
 	}
 	defer response.Body.Close()
+	if s := response.StatusCode; s < http.StatusOK || s > 999 { // net/http switches protocols, or panics
+		refused := refusal(http.StatusBadGateway, wire.Malformed, "response: status", s, "a final one")
+		refused.Retry = retryUnsafe
+		return p.respond(w, refused)
+	}
 	x.copyHead(w, r, response)
 	if err := x.copyContent(w, response); err != nil {
 		return x.abort(r, err)

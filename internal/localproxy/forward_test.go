@@ -51,7 +51,7 @@ func TestRequestArrivesUnchanged(t *testing.T) {
 
 // TestTokenStaysHere: the token is never forwarded, wherever it stands.
 func TestTokenStaysHere(t *testing.T) {
-	for _, field := range []string{FieldToken + ": " + token, "Authorization: Bearer " + token, FieldToken + ": " + token + "\r\nAuthorization: Bearer " + token} {
+	for _, field := range []string{FieldToken + ": " + token, "Authorization: Bearer " + token, "X-Api-Key: " + token, FieldToken + ": " + token + "\r\nAuthorization: Basic x\r\nAuthorization: bearer " + token, FieldToken + ": " + token + "\r\nAuthorization: Bearer " + token} {
 		var log bytes.Buffer
 		s := start(t, Config{Token: token, Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 			Through: cluster(func(r *http.Request) (*http.Response, error) {
@@ -64,6 +64,13 @@ func TestTokenStaysHere(t *testing.T) {
 		if b, err := io.ReadAll(response.Body); err != nil || bytes.Contains(b, []byte(token)) {
 			t.Errorf("got %s, %v", b, err)
 		}
+		without := start(t, Config{Through: cluster(func(r *http.Request) (*http.Response, error) {
+			if r.Header[FieldToken] != nil {
+				t.Error("a token for no proxy was forwarded")
+			}
+			return nil, wire.Refuse(wire.Unavailable, "test", "no unit", "a unit")
+		})})
+		without.raw(t, "GET / HTTP/1.1\r\nHost: ADDRESS\r\n"+field+"\r\n\r\n")
 		s.end()
 		<-s.ended
 		if strings.Contains(log.String(), token) || !strings.Contains(log.String(), "unavailable") {
@@ -318,11 +325,16 @@ func TestTruncatedResponse(t *testing.T) {
 		{"of known length", 10, client.ErrTruncated, nil, false},
 		{"without a receipt", -1, wire.Refuse(wire.EvidenceMissing, "response: receipt", "no receipt", "that of the unit"), nil, true},
 		{"whose receipt is not kept", -1, io.EOF, errors.New("disk full"), true},
-		{"of known length, whose receipt is not kept", 4, io.EOF, errors.New("disk full"), true},
+		{"of known length, whose receipt is not kept", 64 << 10, io.EOF, errors.New("disk full"), true},
 		{"of length zero, whose receipt is not kept", 0, io.EOF, errors.New("disk full"), true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			content := "four"[:min(4, row.length&7)]
+			content := strings.Repeat("x", int(max(row.length, 4)))
+			if row.end != io.EOF {
+				content = "four"
+			} else if row.length == 0 {
+				content = ""
+			}
 			c := Config{Through: cluster(func(*http.Request) (*http.Response, error) {
 				return &http.Response{StatusCode: 200, Header: http.Header{}, ContentLength: row.length, Body: breaking{strings.NewReader(content), row.end}}, nil
 			})}
@@ -396,3 +408,22 @@ func TestReceipts(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// TestStatuses: a response that is not final, or whose status HTTP does not have, is a problem.
+func TestStatuses(t *testing.T) {
+	for _, status := range []int{0, 99, 100, 101, 199, 200, 599, 999, 1000} {
+		s := start(t, Config{Through: cluster(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: status, Header: http.Header{}, ContentLength: 0, Body: http.NoBody}, nil
+		})})
+		response, err := s.client(t).Get(s.url("/"))
+		testworld.NoError(t, err)
+		want := status
+		if status < 200 || status > 999 {
+			want = http.StatusBadGateway
+		}
+		if response.StatusCode != want {
+			t.Errorf("%d: got status %d, want %d", status, response.StatusCode, want)
+		}
+		response.Body.Close()
+	}
+}

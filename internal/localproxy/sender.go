@@ -17,8 +17,8 @@ import (
 // it. It is never forwarded.
 const FieldToken = "Cohort-Proxy-Token"
 
-// bearer is the scheme of the second place of the token, Authorization.
-const bearer = "Bearer "
+// fieldKey is the field in which some SDKs send an API key, and others in Authorization.
+const fieldKey = "X-Api-Key"
 
 // loopbackName is the name of this machine for itself, which no DNS server resolves.
 const loopbackName = "localhost"
@@ -90,13 +90,14 @@ func (p *Proxy) allowsOrigin(r *http.Request) bool {
 	return len(origin) == 1 && slices.Contains(p.config.Origins, origin[0])
 }
 
-// hasToken reports whether the fields contain the token, in constant time.
+// hasToken reports whether the fields contain the token, in constant time. Programs that can set
+// nothing but an API key send it as that.
 func (p *Proxy) hasToken(h http.Header) bool {
-	if p.config.Token == "" {
+	if p.config.Token == "" || p.isToken(h.Get(FieldToken)) || p.isToken(h.Get(fieldKey)) {
 		return true
 	}
-	key, isBearer := strings.CutPrefix(h.Get("Authorization"), bearer)
-	return p.isToken(h.Get(FieldToken)) || isBearer && p.isToken(key)
+	scheme, key, _ := strings.Cut(h.Get("Authorization"), " ")
+	return strings.EqualFold(scheme, "Bearer") && p.isToken(key)
 }
 
 // isToken reports whether a text is the token. Digests are compared, so that neither the text nor
@@ -106,11 +107,17 @@ func (p *Proxy) isToken(text string) bool {
 	return subtle.ConstantTimeCompare(got[:], want[:]) == 1
 }
 
-// removeToken removes the token from the fields. Authorization stays if it is for the service.
+// removeToken removes the token from all fields. What else they contain, such as an API key of the
+// service, stays.
 func (p *Proxy) removeToken(h http.Header) {
 	h.Del(FieldToken)
-	if key, isBearer := strings.CutPrefix(h.Get("Authorization"), bearer); p.config.Token != "" && isBearer && p.isToken(key) {
-		h.Del("Authorization")
+	if p.config.Token == "" {
+		return
+	}
+	for name, values := range h {
+		if h[name] = slices.DeleteFunc(values, func(v string) bool { return strings.Contains(v, p.config.Token) }); len(h[name]) == 0 {
+			delete(h, name)
+		}
 	}
 }
 
