@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/api"
@@ -135,7 +134,7 @@ func (a *Authority) dispatch(route route, w http.ResponseWriter, r *http.Request
 	}
 	response := route.methods[r.Method]
 	if response == nil {
-		return nil, wire.Refuse(wire.BadRequest, "request: method", r.Method, allowed(route))
+		return nil, wire.Refuse(wire.BadRequest, "request: method", r.Method, slices.Sorted(maps.Keys(route.methods)))
 	}
 	return response(w, r)
 }
@@ -317,9 +316,4 @@ func levelOf(status int) slog.Level {
 		return slog.LevelWarn
 	}
 	return slog.LevelInfo
-}
-
-// allowed lists the methods of a route.
-func allowed(route route) string {
-	return strings.Join(slices.Sorted(maps.Keys(route.methods)), ", ")
 }

@@ -67,7 +67,7 @@ func (m *Manager) whileServing(f http.HandlerFunc) http.HandlerFunc {
 // serveTrust passes a request for trust on to an authority.
 func (m *Manager) serveTrust(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	err := m.trust.Serve(w, r)
+	err := m.trust.ServeTrust(w, r)
 	if err != nil {
 		m.config.Log.Debug("request for trust not served", "error", err)
 		api.GatewayProblem(err).Write(w)

@@ -11,7 +11,7 @@
 // share of requests or memory. One address can neither use up the allowance nor evict what is
 // kept: nothing is removed before its time.
 //
-// [NewRelay] makes a [Relay], [Relay.Serve] serves a request, and [Relay.Close] ends it.
+// [NewRelay] makes a [Relay], [Relay.ServeTrust] serves a request, and [Relay.Close] ends it.
 //
 // Files, each using those before it: query.go, entry.go, trustrelay.go.
 package trustrelay
@@ -109,9 +109,9 @@ func (t *Relay) Close() {
 	t.running.Wait()
 }
 
-// Serve writes the authority's response to a request. If it returns an error it has written
+// ServeTrust writes the authority's response to a request. If it returns an error it has written
 // nothing: the error is a refusal, or that of the request's context.
-func (t *Relay) Serve(w http.ResponseWriter, r *http.Request) error {
+func (t *Relay) ServeTrust(w http.ResponseWriter, r *http.Request) error {
 	query, err := parseQuery(r)
 	if err != nil {
 		return err
@@ -132,7 +132,7 @@ func (t *Relay) Serve(w http.ResponseWriter, r *http.Request) error {
 	if e.err != nil {
 		return e.err
 	}
-	t.write(w, e)
+	t.writeEntry(w, e)
 	return nil
 }
 
@@ -287,9 +287,9 @@ func (t *Relay) fetchFrom(ctx context.Context, a *api.Authority, from netip.Addr
 	return response, charged, nil
 }
 
-// write writes the response of an entry. Age says how long the gateway has kept it (RFC 9111,
+// writeEntry writes the response of an entry. Age says how long the gateway has kept it (RFC 9111,
 // section 5.1), so that no cache behind the gateway keeps it longer than the authority allows.
-func (t *Relay) write(w http.ResponseWriter, e *entry) {
+func (t *Relay) writeEntry(w http.ResponseWriter, e *entry) {
 	h := w.Header()
 	h.Set("Content-Type", e.response.ContentType)
 	h.Set("X-Content-Type-Options", "nosniff")

@@ -107,7 +107,7 @@ func (f *fixture) get(ctx context.Context, address, query string) (*httptest.Res
 	r.RemoteAddr = address + ":1"
 	r.Header = http.Header{"Cookie": {"secret"}, "Authorization": {"secret"}, "Cohort-Ticket": {"secret"}}
 	w := httptest.NewRecorder()
-	err := f.Serve(w, r)
+	err := f.ServeTrust(w, r)
 	return w, err
 }
 
@@ -185,7 +185,7 @@ func TestMalformed(t *testing.T) {
 	}
 	for _, method := range []string{http.MethodPost, http.MethodHead, http.MethodPut, "get"} {
 		r := httptest.NewRequest(method, wire.PathTrust+"?task=a", strings.NewReader("x"))
-		if err := f.Serve(httptest.NewRecorder(), r); wire.ReasonOf(err) != wire.BadRequest {
+		if err := f.ServeTrust(httptest.NewRecorder(), r); wire.ReasonOf(err) != wire.BadRequest {
 			t.Errorf("%s: got %v, want %q", method, err, wire.BadRequest)
 		}
 	}
