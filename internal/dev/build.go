@@ -24,6 +24,7 @@ type Binaries struct {
 
 	Example  Example    // source of the programs; zero for the user's own program
 	Members  [][]string // of a group: paths and arguments of the roles' programs, in the order of the roles
+	Page     string     // program that serves the example's page; empty if it has none
 	Generate string     // program that generates the data of the group
 	Tables   string     // folder of the data
 }

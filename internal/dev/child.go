@@ -196,12 +196,12 @@ func (d *Cluster) Measured(l localtee.Launch, args []string) runner {
 	}
 }
 
-// plain returns a runner of cohort outside the TEE, with a command line.
-func (d *Cluster) plain(args ...string) runner {
+// plain returns a runner of a program outside the TEE, with a command line.
+func (d *Cluster) plain(program string, args ...string) runner {
 	return func(ctx context.Context, log *os.File, started func(int)) error {
 		runtime.LockOSThread() // see plainCommand
 		defer runtime.UnlockOSThread()
-		cmd := plainCommand(ctx, log, d.Bin.Cohort, args...)
+		cmd := plainCommand(ctx, log, program, args...)
 		if err := cmd.Start(); err != nil {
 			return err
 		}

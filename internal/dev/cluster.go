@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -64,7 +65,7 @@ func New(a *frame.App, f Flags, dir string, b Binaries) (*Cluster, error) {
 	if b.Example.Grouped() {
 		units = len(b.Example.Roles)
 	}
-	list, err := Addresses(f.BasePort, 4+2*units) // authority, gateway, units, health pages, bus, the manager's status
+	list, err := Addresses(f.BasePort, 5+2*units) // authority, gateway, units, health pages, page, bus, the manager's status
 	if err != nil {
 		return nil, err
 	}
@@ -74,6 +75,9 @@ func New(a *frame.App, f Flags, dir string, b Binaries) (*Cluster, error) {
 		service: service{Task: f.Task, ServerName: f.Task + "." + Domain, Root: filepath.Join(dir, f.Task+"-root.pem")},
 	}
 	d.Doc.Manager.Status = "http://" + list[len(list)-1] + "/"
+	if b.Page != "" {
+		d.Doc.Page = "http://" + list[2+2*units] + "/"
+	}
 	if len(b.Members) > 0 {
 		name := b.Example.Name
 		d.Doc.Group = name
@@ -114,6 +118,10 @@ func (d *Cluster) Start(ctx context.Context) error {
 		{"starting the authority", d.StartAuthority},
 		{"starting the manager", d.startManager},
 		{fmt.Sprintf("starting %d units of %s", len(d.Doc.Units), cmp.Or(d.Doc.Group, d.Doc.Task)), d.startUnits},
+		{"starting the page", d.startPage},
+	}
+	if d.Doc.Page == "" {
+		steps = steps[:len(steps)-1]
 	}
 	for _, s := range steps {
 		d.App.Notef("%s", s.saying)
@@ -178,7 +186,7 @@ func (d *Cluster) StartAuthority(ctx context.Context) error {
 // the TEE.
 func (d *Cluster) startManager(ctx context.Context) error {
 	d.Doc.Manager.Data, d.Doc.Manager.Bus = filepath.Join(d.State, "manager"), d.bus
-	c := d.NewChild("manager", d.plain("manager", "--listen", strings.TrimPrefix(d.Doc.Gateway, "http://"),
+	c := d.NewChild("manager", d.plain(d.Bin.Cohort, "manager", "--listen", strings.TrimPrefix(d.Doc.Gateway, "http://"),
 		"--bus", d.bus, "--authority", d.Doc.Authority, "--authority-root", d.authorityRoot(), "--data", d.Doc.Manager.Data,
 		"--metrics", strings.Trim(strings.TrimPrefix(d.Doc.Manager.Status, "http:"), "/")))
 	c.started = func(pid int) { d.UpdateDescription(func(c *Description) { c.Manager.PID = pid }) }
@@ -186,6 +194,21 @@ func (d *Cluster) startManager(ctx context.Context) error {
 	return c.Await(ctx, func(ctx context.Context) error {
 		_, err := authorityclient.Gateway{URL: d.Doc.Gateway}.Ready(ctx)
 		return err
+	})
+}
+
+// startPage starts the page of the example. It is as untrusted as any web server: its user trusts
+// the script that it serves.
+func (d *Cluster) startPage(ctx context.Context) error {
+	address := strings.Trim(strings.TrimPrefix(d.Doc.Page, "http://"), "/")
+	c := d.NewChild("page", d.plain(d.Bin.Page, "--listen", address, "--gateway", d.Doc.Gateway, "--genesis", d.Doc.Genesis, "--task", d.Doc.Task))
+	d.supervise(ctx, c)
+	return c.Await(ctx, func(ctx context.Context) error {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
 	})
 }
 

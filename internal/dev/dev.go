@@ -94,6 +94,9 @@ func (d *Cluster) banner() string {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line(developmentNotice + "\n")
 	line("authority  %s\ngenesis    %s\ngateway    %s\nstatus     %s\ntask       %s, key mode %s", c.Authority, c.Genesis, c.Gateway, c.Manager.Status, c.Task, c.KeyMode)
+	if c.Page != "" {
+		line("page       %s  (checks the cluster in your browser)", c.Page)
+	}
 	if c.Group != "" {
 		return b.String() + d.groupBanner(c)
 	}

@@ -29,6 +29,7 @@ type Example struct {
 	Name    string    `toml:"name"`    // name of the task or of the group
 	Program string    `toml:"program"` // program of the task: "." or a folder of Go code, relative to the file
 	Args    []string  `toml:"args"`
+	Page    string    `toml:"page"` // program of a page for browsers, which takes --listen, --gateway, --genesis and --task
 	Stream  *Stream   `toml:"stream"`
 	Data    *Data     `toml:"data"`
 	Roles   []Role    `toml:"role"` // roles of the group; the cluster's units have the same order
@@ -126,6 +127,8 @@ func (e Example) validate() error {
 		return errors.New("want program, or roles")
 	case len(e.Roles) == 0 && (e.Data != nil || e.Request != nil):
 		return errors.New("data and request are for roles")
+	case len(e.Roles) > 0 && e.Page != "":
+		return errors.New("page is for a program, not for roles")
 	case len(e.Roles) > 0 && (e.Data == nil || e.Request == nil):
 		return errors.New("roles want data and request")
 	case len(e.Roles) > 0 && (e.roleIndex(e.Request.Role) < 0 || !strings.HasPrefix(e.Request.Path, "/")):
@@ -212,12 +215,17 @@ func RowsOf(tables string) string { return strings.TrimPrefix(filepath.Base(tabl
 // them into dir. It generates a group's data if it does not exist.
 func (f Flags) FindPrograms(ctx context.Context, b Binaries, self, dir string) (Binaries, error) {
 	b.Example = f.Example
+	var err error
+	if f.Example.Page != "" {
+		if b.Page, err = f.Example.findProgram(ctx, f.Example.Page, self, dir); err != nil {
+			return b, err
+		}
+	}
 	if !f.Example.Grouped() {
 		path, err := f.Example.findProgram(ctx, f.Example.Program, self, dir)
 		b.Program = append([]string{path}, f.Example.Args...)
 		return b, err
 	}
-	var err error
 	b.Tables = f.tables(dir)
 	if b.Generate, err = f.Example.findProgram(ctx, f.Example.Data.Program, self, dir); err != nil {
 		return b, err
@@ -236,6 +244,9 @@ func (f Flags) FindPrograms(ctx context.Context, b Binaries, self, dir string) (
 // findProgram returns the path of a program of the example, which it builds if necessary.
 func (e Example) findProgram(ctx context.Context, program, self, dir string) (string, error) {
 	name := filepath.Join(e.Name, program)
+	if !e.Grouped() && program != e.Program {
+		name = e.Name + "-" + program // the program itself is a file with the name of the folder
+	}
 	beside := filepath.Join(filepath.Dir(self), name)
 	if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 		return beside, nil

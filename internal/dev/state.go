@@ -34,6 +34,8 @@ type Description struct {
 	KeyMode string    `json:"key_mode"`
 	TEE     string    `json:"tee"`   // socket of the soft daemon
 	Agent   string    `json:"agent"` // the measured cohort
+	// Page is the URL of a page for browsers, if the example has one.
+	Page string `json:"page,omitempty"`
 	// Program is the measured program with its arguments, with which it can be launched again.
 	Program []string `json:"program"`
 	// Stream is a request with a streaming response, if the example has one.

@@ -51,6 +51,7 @@ type DevInfo struct {
 	Schema     string    `json:"schema"`
 	Genesis    string    `json:"genesis"`
 	Authority  string    `json:"authority"`
+	Gateway    string    `json:"gateway"`
 	Task       string    `json:"task"`
 	ServerName string    `json:"server_name"`
 	Root       string    `json:"root"`
