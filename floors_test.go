@@ -136,6 +136,7 @@ var house = []room{
 	{path: "internal/systest", floor: 6, testsOnly: true},
 	{path: "bench", floor: 6, testsOnly: true},
 	{path: "examples/jointrisk/risk", floor: 5, below: []string{}},
+	{path: "examples/client/", floor: 6, below: []string{"attest", "attest/platforms", "client"}},
 	{path: "examples/", floor: 6, below: []string{"unit", "client", "examples/jointrisk/risk"}},
 	{path: "cmd/cohort", floor: 7, below: []string{"internal/cli"}},
 }
