@@ -49,7 +49,7 @@ func Command(a *frame.App) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.Dir, "dir", "", "where dev.json and the cluster's state are (default in the state directory)")
-	flags.IntVar(&f.BasePort, "base-port", 7440, "first of 10 ports; 0 takes any free ones")
+	flags.IntVar(&f.BasePort, "base-port", 7440, "first of 11 ports; 0 takes any free ones")
 	flags.BoolVar(&f.Checking, "check", false, "check a fresh cluster from outside, one line for each check")
 	flags.StringVar(&f.Cluster, "cluster", "", "with --check: check the running cluster that this dev.json describes")
 	flags.StringVar(&example, "example", "scoring", "name of an example to run in place of FILE: its description is examples/NAME/dev.toml, or NAME.toml beside this program")
