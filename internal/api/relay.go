@@ -7,7 +7,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"net/url"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
@@ -26,8 +25,8 @@ const relayedPiece = 64 << 10
 // RelayTrust sends a query for trust and returns the response, of any status. It calls grow
 // before it reads each piece of the body, with the size of the piece, and returns the error of
 // grow. It refuses with "unavailable" a content type that no authority sends.
-func (a *Authority) RelayTrust(ctx context.Context, query url.Values, grow func(int) error) (Relayed, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+PathTrust+"?"+query.Encode(), nil)
+func (a *Authority) RelayTrust(ctx context.Context, q TrustQuery, grow func(int) error) (Relayed, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, a.base+PathTrust+"?"+q.encode(), nil)
 	if err != nil {
 		return Relayed{}, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/limit"
+	"github.com/cohort-tee/cohort/internal/wire"
 )
 
 // How long a response is kept.
@@ -16,6 +17,12 @@ const (
 	maxLifetime   = 5 * time.Minute // at most, whatever the authority allows
 	errorLifetime = time.Second     // a refusal or failure
 )
+
+// subject is what a query without a nonce asks for.
+type subject struct {
+	task, group string
+	id          wire.Digest
+}
 
 // entry is one response, or a fetch of it that is in progress. Its bytes are charged to the
 // address that caused the fetch until it has no users: the clients that wait for it or read it,
@@ -64,7 +71,7 @@ func (t *Relay) removeUser(e *entry) {
 }
 
 // removeEntry removes the entry of a query, if there is one. The caller holds mu.
-func (t *Relay) removeEntry(key string) {
+func (t *Relay) removeEntry(key subject) {
 	if e := t.entries[key]; e != nil {
 		delete(t.entries, key)
 		t.kept.Release(e.from, e.kept)

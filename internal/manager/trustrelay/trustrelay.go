@@ -13,7 +13,7 @@
 //
 // [NewRelay] makes a [Relay], [Relay.ServeTrust] serves a request, and [Relay.Close] ends it.
 //
-// Files, each using those before it: query.go, entry.go, trustrelay.go.
+// Files, each using those before it: entry.go, trustrelay.go.
 package trustrelay
 
 import (
@@ -54,6 +54,7 @@ const (
 	maxBytes    = 96 << 20
 	maxKept     = 32 << 20 // of them, responses that are kept for further requests
 	entryBytes  = 1 << 10  // charged for a response beside its body
+	maxQuery    = 4 << 10  // bytes; the longest one that a client sends has less than 2.5 KiB
 )
 
 // Times.
@@ -87,15 +88,15 @@ type Relay struct {
 	end     context.CancelFunc
 
 	mu      sync.Mutex
-	entries map[string]*entry // guarded by mu: by query
-	swept   time.Time         // guarded by mu: when ended entries were last removed
+	entries map[subject]*entry // guarded by mu
+	swept   time.Time          // guarded by mu: when ended entries were last removed
 }
 
 // NewRelay makes a relay to the authorities, which the caller closes. Without any, each request is
 // refused with "unavailable".
 func NewRelay(authorities []*api.Authority, clock func() time.Time) *Relay {
 	t := &Relay{
-		authorities: authorities, clock: clock, entries: map[string]*entry{},
+		authorities: authorities, clock: clock, entries: map[subject]*entry{},
 		requests: limit.NewShares(quotaRequests, maxRequests), fresh: limit.NewShares(quotaFresh, maxFresh),
 		fetches: limit.NewShares(quotaFetches, maxFetches), bytes: limit.NewShares(quotaBytes, maxBytes), kept: limit.NewShares("", maxKept),
 	}
@@ -112,7 +113,7 @@ func (t *Relay) Close() {
 // ServeTrust writes the authority's response to a request. If it returns an error it has written
 // nothing: the error is a refusal, or that of the request's context.
 func (t *Relay) ServeTrust(w http.ResponseWriter, r *http.Request) error {
-	query, err := parseQuery(r)
+	query, err := parseRequest(r)
 	if err != nil {
 		return err
 	}
@@ -136,10 +137,26 @@ func (t *Relay) ServeTrust(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// parseRequest returns the query of a request. It refuses any other form, so that the authority
+// receives nothing else.
+func parseRequest(r *http.Request) (api.TrustQuery, error) {
+	if r.Method != http.MethodGet {
+		return api.TrustQuery{}, wire.Refuse(wire.BadRequest, "request: method", r.Method, http.MethodGet)
+	}
+	if n := len(r.URL.RawQuery); n > maxQuery {
+		return api.TrustQuery{}, wire.Refuse(wire.BadRequest, "trust: size of the query in bytes", n, fmt.Sprint("at most ", maxQuery))
+	}
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return api.TrustQuery{}, wire.Refuse(wire.BadRequest, "trust: query", err, "NAME=VALUE, joined by &")
+	}
+	return api.ParseTrustQuery(values)
+}
+
 // findEntry returns the complete entry of a query. The caller leaves it.
-func (t *Relay) findEntry(ctx context.Context, from netip.Addr, query url.Values) (*entry, error) {
+func (t *Relay) findEntry(ctx context.Context, from netip.Addr, query api.TrustQuery) (*entry, error) {
 	t.sweep()
-	if !query.Has("nonce") {
+	if query.Nonce == nil {
 		return t.findShared(ctx, from, query)
 	}
 	done, err := t.takePlace(t.fresh, from)
@@ -155,7 +172,7 @@ func (t *Relay) findEntry(ctx context.Context, from netip.Addr, query url.Values
 // findShared returns the entry that is kept for a query or, once it is complete, the one that
 // is being fetched. If the fetch exceeded the share of the address that began it, clients of
 // other addresses begin another.
-func (t *Relay) findShared(ctx context.Context, from netip.Addr, query url.Values) (*entry, error) {
+func (t *Relay) findShared(ctx context.Context, from netip.Addr, query api.TrustQuery) (*entry, error) {
 	for {
 		e, err := t.joinEntry(from, query)
 		if err != nil {
@@ -176,8 +193,8 @@ func (t *Relay) findShared(ctx context.Context, from netip.Addr, query url.Value
 
 // joinEntry adds a user to the entry of a query. If there is none, it starts to fetch one for all
 // clients: the fetch does not end with the client that began it.
-func (t *Relay) joinEntry(from netip.Addr, query url.Values) (*entry, error) {
-	key := query.Encode()
+func (t *Relay) joinEntry(from netip.Addr, query api.TrustQuery) (*entry, error) {
+	key := subject{query.Task, query.Group, query.ID}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e := t.entries[key]; e != nil && !e.hasEnded(t.clock()) {
@@ -215,7 +232,7 @@ func (t *Relay) takePlace(s *limit.Shares, from netip.Addr) (done func(), err er
 }
 
 // fillEntry fetches the response of an entry and completes the entry.
-func (t *Relay) fillEntry(ctx context.Context, e *entry, query url.Values) {
+func (t *Relay) fillEntry(ctx context.Context, e *entry, query api.TrustQuery) {
 	ctx, cancel := context.WithTimeout(ctx, relayWait)
 	defer cancel()
 	begin := t.clock()
@@ -224,7 +241,7 @@ func (t *Relay) fillEntry(ctx context.Context, e *entry, query url.Values) {
 	defer t.mu.Unlock()
 	e.response, e.charged, e.err = response, charged, err
 	e.fetched, e.until = begin, begin.Add(lifetimeOf(response, err))
-	if query.Has("nonce") || t.kept.Acquire(e.from, charged) != nil {
+	if query.Nonce != nil || t.kept.Acquire(e.from, charged) != nil {
 		e.until = begin // it serves no further request
 	} else {
 		e.kept = charged
@@ -234,7 +251,7 @@ func (t *Relay) fillEntry(ctx context.Context, e *entry, query url.Values) {
 
 // fetch returns the first response of an authority that is final, or the last one that is not.
 // The caller releases the bytes that it charged.
-func (t *Relay) fetch(ctx context.Context, from netip.Addr, query url.Values) (last api.Relayed, charged int, failed error) {
+func (t *Relay) fetch(ctx context.Context, from netip.Addr, query api.TrustQuery) (last api.Relayed, charged int, failed error) {
 	first := int(t.preferred.Load())
 	for i := range t.authorities {
 		n := (first + i) % len(t.authorities)
@@ -262,7 +279,7 @@ func (t *Relay) fetch(ctx context.Context, from netip.Addr, query url.Values) (l
 }
 
 // fetchFrom fetches the response of one authority, and charges an address for its memory.
-func (t *Relay) fetchFrom(ctx context.Context, a *api.Authority, from netip.Addr, query url.Values) (response api.Relayed, charged int, err error) {
+func (t *Relay) fetchFrom(ctx context.Context, a *api.Authority, from netip.Addr, query api.TrustQuery) (response api.Relayed, charged int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptWait)
 	defer cancel()
 	response, err = a.RelayTrust(ctx, query, func(n int) error {
