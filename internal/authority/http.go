@@ -13,6 +13,7 @@ import (
 
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/limit"
+	"github.com/cohort-tee/cohort/internal/opsserver"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -61,17 +62,9 @@ func (a *Authority) Handler() http.Handler {
 	return clientPace().Handler(a.servePolls(a.limitRequests(mux)))
 }
 
-// OperatorHandler returns the HTTP handler for the operator: the metrics and the probes. Clients
-// must not reach it.
+// OperatorHandler serves the metrics and the probes. Clients must not reach it.
 func (a *Authority) OperatorHandler() http.Handler {
-	mux := http.NewServeMux()
-	for _, r := range a.routes() {
-		if r.path == api.PathReady || r.path == api.PathLive {
-			mux.Handle(r.path, a.serve(r))
-		}
-	}
-	mux.Handle("GET "+api.PathMetrics, api.Buffered(a.metrics.Handler()))
-	return mux
+	return opsserver.NewMux(a.metrics.Handler(), a.Handler())
 }
 
 // limitRequests serves a request when there is a free place for it. Otherwise it refuses the

@@ -8,6 +8,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/api"
 	"github.com/cohort-tee/cohort/internal/limit"
 	"github.com/cohort-tee/cohort/internal/manager/statuspage"
+	"github.com/cohort-tee/cohort/internal/opsserver"
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
@@ -20,7 +21,7 @@ func (m *Manager) Handler() http.Handler {
 	mux.HandleFunc(wire.PathOneOff, api.ForPages(m.whileServing(m.gateway.serveOneOff)))
 	mux.HandleFunc(wire.PathHistory, api.ForPages(m.whileServing(m.serveHistory)))
 	mux.HandleFunc(wire.PathTrust, api.ForPages(m.whileServing(m.serveTrust)))
-	mux.Handle("GET "+api.PathLive, m.limitPages(serveLive))
+	mux.Handle("GET "+api.PathLive, m.limitPages(func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, health{Status: "live"}) }))
 	mux.Handle("GET "+api.PathReady, m.limitPages(m.whileServing(m.serveReady)))
 	mux.Handle("/", m.limitPages(func(w http.ResponseWriter, r *http.Request) {
 		api.GatewayProblem(wire.Refuse(wire.NotFound, "request: path", r.URL.Path, "a path of the gateway")).Write(w)
@@ -31,10 +32,7 @@ func (m *Manager) Handler() http.Handler {
 // OperatorHandler returns the HTTP handler for the operator: the metrics, the probes, and the page
 // of the cluster's status. Clients must not reach it.
 func (m *Manager) OperatorHandler() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET "+api.PathMetrics, api.Buffered(m.metrics.handler()))
-	mux.HandleFunc("GET "+api.PathLive, serveLive)
-	mux.HandleFunc("GET "+api.PathReady, m.whileServing(m.serveReady))
+	mux := opsserver.NewMux(m.metrics.handler(), m.Handler())
 	mux.Handle("GET /", statuspage.Pages(m.status))
 	return mux
 }
@@ -80,9 +78,6 @@ type health struct {
 	Status string `json:"status"`
 	Units  int    `json:"units,omitempty"`
 }
-
-// serveLive reports that the process runs.
-func serveLive(w http.ResponseWriter, _ *http.Request) { writeHealth(w, health{Status: "live"}) }
 
 // serveReady reports that the manager is ready. A manager without units is ready too, since
 // units connect only to a ready manager.

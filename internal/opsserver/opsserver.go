@@ -38,6 +38,15 @@ func operatorPace() limit.Pace {
 	return limit.Pace{Read: 5 * time.Second, Write: 10 * time.Second, Rest: time.Second}
 }
 
+// NewMux returns a handler of the metrics and of the two probes, which the handler for clients has.
+func NewMux(metrics, clients http.Handler) *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.Handle("GET "+api.PathMetrics, api.Buffered(metrics))
+	mux.Handle("GET "+api.PathLive, clients)
+	mux.Handle("GET "+api.PathReady, clients)
+	return mux
+}
+
 // RunBeside runs serve and, until it returns, serves h on l, which it closes. If l cannot be
 // served it cancels serve. Without a listener it only runs serve.
 func RunBeside(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger, serve func(context.Context) error) error {
