@@ -53,12 +53,24 @@ func (k Key) Score(unit wire.UnitID) uint64 {
 	return binary.BigEndian.Uint64(digest[:])
 }
 
-// Sort sorts units by the key, the first one first.
+// Sort sorts units by the key, the first one first. It computes each score once: a client that
+// sends keys must not make a gateway with many units compute for long.
 func Sort[T any](k Key, units []T, id func(T) wire.UnitID) {
-	slices.SortFunc(units, func(a, b T) int {
-		x, y := id(a), id(b)
-		return cmp.Or(cmp.Compare(k.Score(y), k.Score(x)), bytes.Compare(x[:], y[:]))
+	type scored struct {
+		unit  T
+		id    wire.UnitID
+		score uint64
+	}
+	all := make([]scored, len(units))
+	for i, u := range units {
+		all[i] = scored{u, id(u), k.Score(id(u))}
+	}
+	slices.SortFunc(all, func(a, b scored) int {
+		return cmp.Or(cmp.Compare(b.score, a.score), bytes.Compare(a.id[:], b.id[:]))
 	})
+	for i, s := range all {
+		units[i] = s.unit
+	}
 }
 
 // Blinder makes keys of what a user names, such as a conversation or a user id, with a secret of
