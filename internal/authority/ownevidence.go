@@ -63,9 +63,8 @@ func (a *Authority) statedEvidence(ctx context.Context, from netip.Addr, snap *s
 	return made, err
 }
 
-// sharedEvidence returns evidence of a snapshot for all clients that sent no nonce. One making is
-// under way at a time, whatever is asked for; those who wait have a place among the requests being
-// served, and leave when their context ends.
+// sharedEvidence returns evidence of a snapshot for all clients that sent no nonce. One is made at a
+// time. Requests that wait for it have a place among those being served, until their context ends.
 func (a *Authority) sharedEvidence(ctx context.Context, snap *snapshot) (*ownEvidence, error) {
 	if kept, err := a.keptEvidence(snap); kept != nil || err != nil {
 		return kept, err
@@ -74,7 +73,7 @@ func (a *Authority) sharedEvidence(ctx context.Context, snap *snapshot) (*ownEvi
 		if kept, err := a.keptEvidence(snap); kept != nil || err != nil {
 			return kept, err
 		}
-		// It is for all who wait, so it goes on when the first of them leaves.
+		// It is for all requests that wait, so it goes on when the first of them ends.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sharedWait)
 		defer cancel()
 		made, err := a.statedEvidence(ctx, netip.Addr{}, snap, api.TrustQuery{}) // in its own turn, not in that of a client's address
@@ -94,8 +93,7 @@ func (a *Authority) sharedEvidence(ctx context.Context, snap *snapshot) (*ownEvi
 	}
 }
 
-// keptEvidence returns the evidence that was made last, or nil if it is too old or another leaf
-// signs by now.
+// keptEvidence returns the evidence that was made last, or nil if it is too old or of another leaf.
 func (a *Authority) keptEvidence(snap *snapshot) (*ownEvidence, error) {
 	now, err := a.clock.Now()
 	if err != nil {

@@ -20,7 +20,16 @@ func (a *Authority) trust(ctx context.Context, from netip.Addr, q api.TrustQuery
 	if snap.unnamed != nil {
 		return api.TrustResponse{}, wire.Refuse(wire.Unavailable, "authority", snap.unnamed, "an authority that policy names")
 	}
-	found, err := snap.findIdentities(q)
+	var found []identity.Identity
+	var err error
+	switch {
+	case q.Task != "":
+		found, err = snap.identitiesOf(q.Task)
+	case q.Group != "":
+		found, err = snap.identitiesOfGroup(q.Group)
+	default:
+		found, err = snap.identityOf(q.ID)
+	}
 	if err != nil {
 		return api.TrustResponse{}, err
 	}
@@ -39,22 +48,9 @@ func (a *Authority) trust(ctx context.Context, from netip.Addr, q api.TrustQuery
 		Evidence:  made.evidence, Statement: made.statement,
 	}
 	for _, id := range found {
-		response.Identities = append(response.Identities, api.TrustIdentity{
-			Task: id.Task, Release: id.Release, Group: id.Group, ID: id.ID, Root: id.Root, Cross: id.Cross,
-		})
+		response.Identities = append(response.Identities, api.TrustIdentity{Task: id.Task, Release: id.Release, Group: id.Group, ID: id.ID, Root: id.Root, Cross: id.Cross})
 	}
 	return response, nil
-}
-
-// findIdentities returns the identities that a query names.
-func (s *snapshot) findIdentities(q api.TrustQuery) ([]identity.Identity, error) {
-	switch {
-	case q.Task != "":
-		return s.identitiesOf(q.Task)
-	case q.Group != "":
-		return s.identitiesOfGroup(q.Group)
-	}
-	return s.identityOf(q.ID)
 }
 
 // identitiesOf returns the identities of all releases of a task.
