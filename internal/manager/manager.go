@@ -132,7 +132,7 @@ func New(c Config) (*Manager, error) {
 	if m.mirror, err = newHistoryMirror(m.config, m.pool); err != nil {
 		return nil, err
 	}
-	m.trust = trustrelay.NewRelay(m.mirror.authorities, c.Clock)
+	m.trust = trustrelay.NewRelay(m.mirror.authorities, func() wire.Digest { return m.mirror.current.Load().lastHead() }, c.Clock)
 	m.registry = newRegistry(c.Limits, dialer{roots: m.pool, clock: c.Clock})
 	m.gateway = newGateway(m.config, m.registry, m.copies)
 	m.metrics = newMetrics(m)

@@ -1,39 +1,57 @@
 package systest
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/testworld"
+	"github.com/cohort-tee/cohort/internal/wire"
+	"github.com/cohort-tee/cohort/policy/policyfile"
 )
 
-// TestTrustThroughGateway: a client that reaches a manager's gateway alone trusts the authority
-// behind it, with evidence that clients share and with its own. What the gateway keeps serves
-// further clients while the authority is away; evidence for one client's nonce is not kept.
+// TestTrustThroughGateway: a client that knows the gateway alone opens a session, follows a step
+// that cuts a unit off, and trusts anew at once. While the authority is away, the gateway's copy
+// serves further clients, and one that demands fresh evidence learns why it gets none.
 func TestTrustThroughGateway(t *testing.T) {
-	c := New(t, scoring(time.Hour))
+	c := New(t, Task{Name: "scoring", KeyMode: policyfile.PerUnit, Life: time.Hour, Programs: []string{"scoring 1"}})
 	c.StartManager()
+	twin, honest := c.Start("scoring", "scoring 1", hello(twinName)), c.Start("scoring", "scoring 1", hello("honest"))
+	attended(t, twin, honest)
 	pins := c.TrustConfig("scoring")
 	pins.Authorities, pins.Gateways, pins.GatewayCA = nil, []string{"https://" + c.manager.listen}, c.manager.ca
-	fresh := pins
-	fresh.Fresh = true
-	for name, p := range map[string]client.TrustConfig{"shared": pins, "fresh": fresh} {
-		var trust *client.Trust
-		testworld.Within(t, 10*time.Second, "the gateway has the history", func() bool {
-			var err error
-			trust, err = client.FetchTrust(t.Context(), p)
-			return err == nil
-		})
-		if len(trust.Identities()) != 1 {
-			t.Errorf("%s: got %d identities, want 1", name, len(trust.Identities()))
+	open := func() *client.Channel {
+		t.Helper()
+		trust, err := client.FetchTrust(t.Context(), pins)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.OpenChannel(client.OpenConfig{Trust: trust, Gateway: pins.Gateways[0], CA: pins.GatewayCA})
+	}
+	ch := open()
+	if got, err := fetched(t.Context(), ch, scoringURL); err != nil || got != twinName && got != "honest" {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	before := c.Approved().PolicyHead()
+	c.Adopt("[task.scoring]\n", fmt.Sprintf("[task.scoring]\ncut_units = [%q]\n", twin.Unit.ID()))
+	head := c.Approved().PolicyHead()
+	testworld.Within(t, 10*time.Second, "the gateway to have the step", func() bool { return c.gatewayHead(before) == head })
+	testworld.Within(t, 10*time.Second, "the client to have the step", func() bool { return ch.Trust().Policy().PolicyHead() == head })
+	if got := open().Trust().Policy().PolicyHead(); got != head {
+		t.Errorf("a new client: got head %v, want %v", got, head)
+	}
+	for i := range 20 {
+		if got, err := fetched(t.Context(), ch, scoringURL); err != nil || got != "honest" {
+			t.Errorf("request %d: got %q, %v, want a response of the unit that stays", i, got, err)
 		}
 	}
-	c.StopAuthority()
-	if _, err := client.FetchTrust(t.Context(), pins); err != nil {
-		t.Errorf("while the authority is away: %v", err)
+	if _, err := client.FetchTrust(t.Context(), pins); err != nil { // so that the gateway keeps a response under the step
+		t.Error(err)
 	}
-	if _, err := client.FetchTrust(t.Context(), fresh); err == nil {
-		t.Error("fresh evidence while the authority is away")
-	}
+	c.KillAuthority()
+	open()
+	pins.Fresh = true
+	_, err := client.FetchTrust(t.Context(), pins)
+	testworld.Refused(t, err, wire.Unavailable)
 }

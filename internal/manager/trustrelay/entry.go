@@ -20,6 +20,7 @@ const (
 
 // subject is what a query without a nonce asks for.
 type subject struct {
+	head        wire.Digest // of the policy history when the gateway asked
 	task, group string
 	id          wire.Digest
 }

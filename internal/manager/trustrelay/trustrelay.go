@@ -3,8 +3,9 @@
 // the response, and the package believes and checks nothing in it.
 //
 // A request with a nonce has a fresh response of its own. A response to a request without one is
-// the same for all clients: it is kept as long as the authority's Cache-Control allows, and one
-// request to the authority serves all clients that wait for it.
+// the same for all clients: it is kept as long as the authority's Cache-Control allows, but not
+// beyond the next step of the policy, and one request to the authority serves all clients that wait
+// for it.
 //
 // All clients of a gateway share what the authority allows the gateway's address. So a request
 // is refused before it is sent if its query is malformed, or if the client's address exceeds its
@@ -74,6 +75,7 @@ var relayedStatuses = map[int]struct{ askNext bool }{
 // Relay passes requests on to authorities. It is safe for concurrent use.
 type Relay struct {
 	authorities []*api.Authority
+	head        func() wire.Digest
 	clock       func() time.Time
 	preferred   atomic.Int64 // index of the authority that responded last
 
@@ -93,10 +95,11 @@ type Relay struct {
 }
 
 // NewRelay makes a relay to the authorities, which the caller closes. Without any, each request is
-// refused with "unavailable".
-func NewRelay(authorities []*api.Authority, clock func() time.Time) *Relay {
+// refused with "unavailable". head returns the newest policy head that the gateway has: a response
+// from before a step serves no client after it, because clients refuse it.
+func NewRelay(authorities []*api.Authority, head func() wire.Digest, clock func() time.Time) *Relay {
 	t := &Relay{
-		authorities: authorities, clock: clock, entries: map[subject]*entry{},
+		authorities: authorities, head: head, clock: clock, entries: map[subject]*entry{},
 		requests: limit.NewShares(quotaRequests, maxRequests), fresh: limit.NewShares(quotaFresh, maxFresh),
 		fetches: limit.NewShares(quotaFetches, maxFetches), bytes: limit.NewShares(quotaBytes, maxBytes), kept: limit.NewShares("", maxKept),
 	}
@@ -194,7 +197,7 @@ func (t *Relay) findShared(ctx context.Context, from netip.Addr, query api.Trust
 // joinEntry adds a user to the entry of a query. If there is none, it starts to fetch one for all
 // clients: the fetch does not end with the client that began it.
 func (t *Relay) joinEntry(from netip.Addr, query api.TrustQuery) (*entry, error) {
-	key := subject{query.Task, query.Group, query.ID}
+	key := subject{t.head(), query.Task, query.Group, query.ID}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e := t.entries[key]; e != nil && !e.hasEnded(t.clock()) {

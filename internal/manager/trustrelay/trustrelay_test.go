@@ -82,11 +82,14 @@ type fixture struct {
 	*Relay
 	t   *testing.T
 	now atomic.Int64 // seconds
+
+	head atomic.Pointer[wire.Digest]
 }
 
 func newFixture(t *testing.T, to ...*authority) *fixture {
 	f := &fixture{t: t}
 	f.now.Store(1e9)
+	f.head.Store(&wire.Digest{1})
 	var clients []*api.Authority
 	for _, a := range to {
 		pool := x509.NewCertPool()
@@ -95,7 +98,7 @@ func newFixture(t *testing.T, to ...*authority) *fixture {
 		t.Cleanup(client.Close)
 		clients = append(clients, client)
 	}
-	f.Relay = NewRelay(clients, func() time.Time { return time.Unix(f.now.Load(), 0) })
+	f.Relay = NewRelay(clients, func() wire.Digest { return *f.head.Load() }, func() time.Time { return time.Unix(f.now.Load(), 0) })
 	t.Cleanup(f.Close)
 	return f
 }
@@ -164,6 +167,22 @@ func TestPassedOn(t *testing.T) {
 				t.Errorf("the authority received %v, want %q", got, query)
 			}
 		}
+	}
+}
+
+// TestStep: a response that was kept before a step of the policy serves no request after it.
+func TestStep(t *testing.T) {
+	a := newAuthority(t, statement("public, max-age=60"))
+	f := newFixture(t, a)
+	for range 2 {
+		f.want("192.0.2.1", "task=scoring", http.StatusOK)
+	}
+	f.head.Store(&wire.Digest{2})
+	for range 2 {
+		f.want("192.0.2.1", "task=scoring", http.StatusOK)
+	}
+	if got := a.asked(); got != 2 {
+		t.Errorf("the authority received %d requests, want one for each head", got)
 	}
 }
 
