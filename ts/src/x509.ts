@@ -1,0 +1,507 @@
+/**
+ * X.509 certificates and revocation lists (RFC 5280): a strict reader, and signatures by WebCrypto.
+ * It trusts no certificate: which keys, names and extensions are accepted, the caller decides. It
+ * reads ECDSA on P-256 and P-384 and RSA; certificates with other keys or signatures are parsed,
+ * and refused where they must verify something.
+ */
+
+import { type Bytes, compare, concat, equal, fromBase64, hex, own, base64url, text as utf8Text } from "./bytes.js";
+import { DerReader, type Element, Tag, oid, onlyElement, unsigned } from "./der.js";
+import { refuse } from "./refusal.js";
+
+/** The largest certificate or revocation list that is read, in bytes. */
+const maxEncoding = 1 << 20;
+
+/** One extension of a certificate or revocation list. */
+export interface Extension {
+  /** The dotted object identifier. */
+  id: string;
+  critical: boolean;
+  value: Uint8Array;
+}
+
+/** A signature algorithm, or "other". RSA-PSS has a salt as long as the digest. */
+export type SignatureAlgorithm =
+  | `ECDSA-SHA${Digest}`
+  | `RSA-SHA${Digest}`
+  | `RSA-PSS-SHA${Digest}`
+  | "other";
+
+type Digest = "256" | "384" | "512";
+
+/** A public key with its encoding, the DER SubjectPublicKeyInfo. */
+export type PublicKey = { spki: Uint8Array } & (
+  | { kind: "P-256" | "P-384"; /** The uncompressed point. */ point: Uint8Array }
+  | { kind: "RSA"; /** Modulus and exponent, big-endian without leading zeros. */ modulus: Uint8Array; exponent: Uint8Array }
+  | { kind: "other" }
+);
+
+/** Bits of a key usage. */
+export const KeyUsage = { DigitalSignature: 1 << 0, CertSign: 1 << 5, CrlSign: 1 << 6 } as const;
+
+/** A parsed certificate. Nothing in it is verified. */
+export interface Certificate {
+  /** The whole encoding, DER. */
+  raw: Uint8Array;
+  /** The signed part, TBSCertificate. */
+  tbs: Uint8Array;
+  /** The serial number, hexadecimal, as it is encoded: two equal numbers have equal text. */
+  serial: string;
+  /** Names, DER. */
+  issuer: Uint8Array;
+  subject: Uint8Array;
+  /** Common names, empty where there is none. */
+  issuerName: string;
+  subjectName: string;
+  /** First and last second of the validity. */
+  notBefore: Date;
+  notAfter: Date;
+  key: PublicKey;
+  algorithm: SignatureAlgorithm;
+  signature: Uint8Array;
+  extensions: Extension[];
+  /** Basic constraints: whether it is a CA. */
+  isCA: boolean;
+  /** The path length constraint, or undefined. */
+  pathLength: number | undefined;
+  /** Bits of {@link KeyUsage}, 0 without the extension. */
+  keyUsage: number;
+  /** Object identifiers of the extended key usage. */
+  extendedKeyUsage: string[];
+  dnsNames: string[];
+  uris: string[];
+  /** Object identifiers of critical extensions that this reader does not know. */
+  unknownCritical: string[];
+}
+
+/** A parsed revocation list. Nothing in it is verified. */
+export interface RevocationList {
+  raw: Uint8Array;
+  /** The signed part, TBSCertList. */
+  tbs: Uint8Array;
+  issuer: Uint8Array;
+  thisUpdate: Date;
+  nextUpdate: Date | undefined;
+  /** Serial numbers as in {@link Certificate}, with the time of revocation. */
+  revoked: Map<string, Date>;
+  algorithm: SignatureAlgorithm;
+  signature: Uint8Array;
+  extensions: Extension[];
+}
+
+/** Parses one certificate in DER. Every other encoding is refused as malformed. */
+export function parseCertificate(der: Uint8Array): Certificate {
+  const { tbs, algorithm, signature, outer } = signedParts(der);
+  const reader = onlyElement(tbs, Tag.Sequence);
+  const version = smallIn(reader.enter(0xa0));
+  if (version !== 2) throw refuse("malformed", "certificate: version", version + 1, 3);
+  const serial = serialOf(reader.read(Tag.Integer));
+  checkSameAlgorithm(reader.read(Tag.Sequence), outer);
+  const issuer = reader.read(Tag.Sequence).raw;
+  const validity = reader.enter(Tag.Sequence);
+  const notBefore = time(validity.read());
+  const notAfter = time(validity.read());
+  validity.end();
+  const subject = reader.read(Tag.Sequence).raw;
+  const key = parsePublicKey(reader.read(Tag.Sequence).raw);
+  const extensions = reader.done ? [] : parseExtensions(reader.enter(0xa3));
+  reader.end();
+  const certificate: Certificate = {
+    raw: der, tbs, serial, issuer, subject, issuerName: commonName(issuer), subjectName: commonName(subject),
+    notBefore, notAfter, key, algorithm, signature, extensions,
+    isCA: false, pathLength: undefined, keyUsage: 0, extendedKeyUsage: [], dnsNames: [], uris: [], unknownCritical: [],
+  };
+  for (const extension of extensions) readExtension(certificate, extension);
+  return certificate;
+}
+
+/** Parses one revocation list in DER. Every other encoding is refused as malformed. */
+export function parseRevocationList(der: Uint8Array): RevocationList {
+  const { tbs, algorithm, signature, outer } = signedParts(der);
+  const reader = onlyElement(tbs, Tag.Sequence);
+  const version = small(reader.read(Tag.Integer));
+  if (version !== 1) throw refuse("malformed", "revocation list: version", version + 1, 2);
+  checkSameAlgorithm(reader.read(Tag.Sequence), outer);
+  const issuer = reader.read(Tag.Sequence).raw;
+  commonName(issuer);
+  const thisUpdate = time(reader.read());
+  const next = reader.peek();
+  const nextUpdate = next === Tag.UtcTime || next === Tag.GeneralizedTime ? time(reader.read()) : undefined;
+  const revoked = new Map<string, Date>();
+  if (reader.peek() === Tag.Sequence) {
+    for (const list = reader.enter(Tag.Sequence); !list.done; ) {
+      const entry = list.enter(Tag.Sequence);
+      const serial = serialOf(entry.read(Tag.Integer));
+      const at = time(entry.read());
+      // What an extension says of an entry makes no revoked certificate a good one.
+      if (!entry.done) parseExtensionList(entry.enter(Tag.Sequence));
+      entry.end();
+      revoked.set(serial, at);
+    }
+  }
+  const extensions = reader.done ? [] : parseExtensions(reader.enter(0xa0));
+  reader.end();
+  return { raw: der, tbs, issuer, thisUpdate, nextUpdate, revoked, algorithm, signature, extensions };
+}
+
+/**
+ * Reads at most `most` certificates in PEM (RFC 7468). White space is allowed anywhere but in the
+ * lines that begin and end a certificate; all other text is refused as malformed.
+ */
+export function parsePem(of: string, text: string, most: number): Certificate[] {
+  const begin = "-----BEGIN CERTIFICATE-----";
+  const end = "-----END CERTIFICATE-----";
+  const certificates: Certificate[] = [];
+  for (let at = skipSpace(text, 0); at < text.length; ) {
+    const stop = text.startsWith(begin, at) ? text.indexOf(end, at + begin.length) : -1;
+    if (stop < 0) throw refuse("malformed", of, "text outside certificates", "certificates in PEM and nothing else");
+    if (certificates.length === most) throw refuse("malformed", of, "more certificates", most);
+    certificates.push(parseCertificate(fromBase64(text.slice(at + begin.length, stop).replace(/[ \t\r\n]/g, ""))));
+    at = skipSpace(text, stop + end.length);
+  }
+  return certificates;
+}
+
+function skipSpace(text: string, at: number): number {
+  while (at < text.length && " \t\r\n".includes(text[at]!)) at++;
+  return at;
+}
+
+/** Returns the value of an extension, or undefined. */
+export function extension(of: { extensions: Extension[] }, id: string): Uint8Array | undefined {
+  return of.extensions.find((e) => e.id === id)?.value;
+}
+
+/**
+ * Verifies that a certificate names `issuer` as its issuer (else `chain`) and that the issuer's key
+ * signed it (else `signature`). Whether the issuer is a CA, the caller checks.
+ */
+export async function verifySignedBy(certificate: Certificate, issuer: Certificate): Promise<void> {
+  if (!equal(certificate.issuer, issuer.subject)) {
+    throw refuse("chain", "certificate: issuer", certificate.issuerName, issuer.subjectName);
+  }
+  if (!(await isSignedBy(certificate, issuer.key))) {
+    throw refuse("signature", "certificate: signature", `one that does not verify, of ${certificate.subjectName}`, `a signature by ${issuer.subjectName}`);
+  }
+}
+
+/** Reports whether a key signed a certificate or revocation list. */
+export function isSignedBy(of: { tbs: Uint8Array; algorithm: SignatureAlgorithm; signature: Uint8Array }, key: PublicKey): Promise<boolean> {
+  return verifySignature(key, of.algorithm, of.tbs, of.signature);
+}
+
+/**
+ * Reports whether a signature verifies. An algorithm that is not of the key's kind, and signatures
+ * in any encoding but DER (ECDSA, RFC 3279) or full length (RSA), do not.
+ */
+export async function verifySignature(key: PublicKey, algorithm: SignatureAlgorithm, message: Uint8Array, signature: Uint8Array): Promise<boolean> {
+  if (algorithm === "other" || key.kind === "other") return false;
+  const imported = await importVerifier(key, algorithm).catch(() => undefined); // a key that WebCrypto refuses verifies nothing
+  const fixed = key.kind === "RSA" ? own(signature) : fixedSignature(signature, curves[key.kind].size);
+  if (!imported || !fixed) return false;
+  const parameters = { name: imported.algorithm.name, hash: hashOf(algorithm), saltLength: Number(algorithm.slice(-3)) / 8 };
+  return crypto.subtle.verify(parameters, imported, fixed, own(message));
+}
+
+function hashOf(algorithm: SignatureAlgorithm): string {
+  return "SHA-" + algorithm.slice(-3);
+}
+
+/** Imports a key for one algorithm; undefined where the key is of another kind or size. */
+async function importVerifier(key: PublicKey, algorithm: SignatureAlgorithm): Promise<CryptoKey | undefined> {
+  const ecdsa = algorithm.startsWith("ECDSA");
+  if (key.kind === "other" || ecdsa === (key.kind === "RSA")) return undefined;
+  if (key.kind !== "RSA") return crypto.subtle.importKey("raw", own(key.point), { name: "ECDSA", namedCurve: key.kind }, false, ["verify"]);
+  if (key.modulus.length < 256 || key.modulus.length > 1024) return undefined;
+  const parameters = { name: algorithm.startsWith("RSA-PSS") ? "RSA-PSS" : "RSASSA-PKCS1-v1_5", hash: hashOf(algorithm) };
+  // As JWK, because an SPKI of an RSA-PSS key is not imported everywhere.
+  return crypto.subtle.importKey("jwk", { kty: "RSA", n: base64url(key.modulus), e: base64url(key.exponent) }, parameters, false, ["verify"]);
+}
+
+/** Parses a DER SubjectPublicKeyInfo. A point that is not on its curve is refused as malformed. */
+export function parsePublicKey(spki: Uint8Array): PublicKey {
+  const reader = onlyElement(spki, Tag.Sequence);
+  const algorithm = reader.enter(Tag.Sequence);
+  const id = identifier(algorithm);
+  const parameters = algorithm.done ? undefined : algorithm.read();
+  algorithm.end();
+  const bits = wholeBits(reader.read(Tag.BitString));
+  reader.end();
+  if (id === "1.2.840.10045.2.1" && parameters?.tag === Tag.ObjectIdentifier) {
+    const curve = arcs(parameters.content);
+    const kind = curve === "1.2.840.10045.3.1.7" ? "P-256" : curve === "1.3.132.0.34" ? "P-384" : undefined;
+    if (!kind) return { spki, kind: "other" };
+    checkPoint(kind, bits);
+    return { spki, kind, point: bits };
+  }
+  if (id === "1.2.840.113549.1.1.1") {
+    const numbers = onlyElement(bits, Tag.Sequence);
+    const [modulus, exponent] = [positive(numbers.read(Tag.Integer)), positive(numbers.read(Tag.Integer))];
+    numbers.end();
+    return { spki, kind: "RSA", modulus, exponent };
+  }
+  return { spki, kind: "other" };
+}
+
+/** The curves y² = x³ - 3x + b over the prime field of p. */
+const curves = {
+  "P-256": {
+    size: 32,
+    p: 2n ** 256n - 2n ** 224n + 2n ** 192n + 2n ** 96n - 1n,
+    b: 0x5ac635d8aa3a93e7b3ebbd55769886bc651d06b0cc53b0f63bce3c3e27d2604bn,
+  },
+  "P-384": {
+    size: 48,
+    p: 2n ** 384n - 2n ** 128n - 2n ** 96n + 2n ** 32n - 1n,
+    b: 0xb3312fa7e23ee7e4988e056be3f82d19181d9c6efe8141120314088f5013875ac656398d8a2ed19d2a85c8edd3ec2aefn,
+  },
+} as const;
+
+function checkPoint(kind: keyof typeof curves, point: Uint8Array): void {
+  const { size, p, b } = curves[kind];
+  const inField = point.length === 1 + 2 * size && point[0] === 4;
+  const x = inField ? BigInt("0x" + hex(point.subarray(1, 1 + size))) : p;
+  const y = inField ? BigInt("0x" + hex(point.subarray(1 + size))) : p;
+  if (x >= p || y >= p || (y * y - (x * x * x - 3n * x + b)) % p !== 0n) {
+    throw refuse("malformed", "public key", "no uncompressed point of the curve", kind);
+  }
+}
+
+/** Returns r and s of an ECDSA signature in `size` bytes each, or undefined. */
+function fixedSignature(der: Uint8Array, size: number): Bytes | undefined {
+  try {
+    const reader = onlyElement(der, Tag.Sequence);
+    const parts = [positive(reader.read(Tag.Integer)), positive(reader.read(Tag.Integer))];
+    reader.end();
+    if (parts.some((part) => part.length > size)) return undefined;
+    return concat(...parts.flatMap((part) => [new Uint8Array(size - part.length), part]));
+  } catch {
+    return undefined;
+  }
+}
+
+/** Returns the bytes of an integer above zero without leading zeros. */
+function positive(element: Element): Uint8Array {
+  const { content } = element;
+  if (unsigned(content.subarray(0, 2)) === 0n) throw refuse("malformed", "DER: integer", 0, "a number above zero");
+  return content[0] === 0 ? content.subarray(1) : content;
+}
+
+/** Splits what is signed from its signature. */
+function signedParts(der: Uint8Array) {
+  if (der.length > maxEncoding) throw refuse("malformed", "certificate: size in bytes", der.length, maxEncoding);
+  const reader = onlyElement(der, Tag.Sequence);
+  const tbs = reader.read(Tag.Sequence).raw;
+  const outer = reader.read(Tag.Sequence).raw;
+  const signature = wholeBits(reader.read(Tag.BitString));
+  reader.end();
+  return { tbs, outer, signature, algorithm: signatureAlgorithm(outer) };
+}
+
+function checkSameAlgorithm(inner: Element, outer: Uint8Array): void {
+  if (compare(inner.raw, outer) !== 0) {
+    throw refuse("malformed", "certificate: signature algorithm", "two different ones", "the same inside and outside the signed part");
+  }
+}
+
+const digests: Record<string, Digest> = {
+  "2.16.840.1.101.3.4.2.1": "256",
+  "2.16.840.1.101.3.4.2.2": "384",
+  "2.16.840.1.101.3.4.2.3": "512",
+};
+
+const algorithms: Record<string, SignatureAlgorithm> = {
+  "1.2.840.10045.4.3.2": "ECDSA-SHA256",
+  "1.2.840.10045.4.3.3": "ECDSA-SHA384",
+  "1.2.840.10045.4.3.4": "ECDSA-SHA512",
+  "1.2.840.113549.1.1.11": "RSA-SHA256",
+  "1.2.840.113549.1.1.12": "RSA-SHA384",
+  "1.2.840.113549.1.1.13": "RSA-SHA512",
+};
+
+function signatureAlgorithm(der: Uint8Array): SignatureAlgorithm {
+  const reader = onlyElement(der, Tag.Sequence);
+  const id = identifier(reader);
+  if (id === "1.2.840.113549.1.1.10") return pssAlgorithm(reader);
+  const algorithm = algorithms[id] ?? "other";
+  const parameters = reader.done ? undefined : reader.read();
+  if (algorithm !== "other") {
+    reader.end();
+    const wanted = algorithm.startsWith("RSA") ? parameters?.tag === Tag.Null && parameters.content.length === 0 : parameters === undefined;
+    if (!wanted) throw refuse("malformed", `certificate: parameters of ${algorithm}`, "others", "those of its RFC");
+  }
+  return algorithm;
+}
+
+/** Returns the variant of RSA-PSS (RFC 4055, section 3.1): one digest throughout, and a salt of its size. */
+function pssAlgorithm(reader: DerReader): SignatureAlgorithm {
+  const parameters = reader.enter(Tag.Sequence);
+  reader.end();
+  const hash = digestOf(parameters.enter(0xa0));
+  const mask = parameters.enter(0xa1).enter(Tag.Sequence);
+  const generator = identifier(mask);
+  const maskHash = digestOf(mask);
+  const salt = smallIn(parameters.enter(0xa2));
+  // Some vendors encode the trailer, although it is the default.
+  const trailer = parameters.done ? 1 : smallIn(parameters.enter(0xa3));
+  parameters.end();
+  const usual = hash !== undefined && maskHash === hash && generator === "1.2.840.113549.1.1.8" && salt === Number(hash) / 8 && trailer === 1;
+  return usual ? `RSA-PSS-SHA${hash}` : "other";
+}
+
+function digestOf(reader: DerReader): Digest | undefined {
+  const algorithm = reader.enter(Tag.Sequence);
+  reader.end();
+  const id = identifier(algorithm);
+  if (!algorithm.done) algorithm.read(Tag.Null);
+  algorithm.end();
+  return Object.hasOwn(digests, id) ? digests[id] : undefined;
+}
+
+function wholeBits(element: Element): Uint8Array {
+  if (element.content[0] !== 0) throw refuse("malformed", "DER: bit string", "unused bits", "whole bytes");
+  return element.content.subarray(1);
+}
+
+function serialOf(element: Element): string {
+  if (element.content.length > 32) throw refuse("malformed", "certificate: size of a serial number", element.content.length, "at most 32 bytes");
+  unsigned(element.content); // refuses other forms
+  return hex(element.content);
+}
+
+/** Returns a number below 2^31. */
+function small(element: Element): number {
+  if (element.content.length > 4) throw refuse("malformed", "DER: integer", `${element.content.length} bytes`, "a small number");
+  return Number(unsigned(element.content));
+}
+
+/** Reads the number that is all that is left. */
+function smallIn(reader: DerReader): number {
+  const value = small(reader.read(Tag.Integer));
+  reader.end();
+  return value;
+}
+
+/** Reads an object identifier of a usual size: the time to decode one grows with its square. */
+function identifier(reader: DerReader): string {
+  const { content } = reader.read(Tag.ObjectIdentifier);
+  return arcs(content);
+}
+
+function arcs(content: Uint8Array): string {
+  if (content.length > 64) throw refuse("malformed", "DER: size of an object identifier", content.length, "at most 64 bytes");
+  return oid(content);
+}
+
+function parseExtensions(wrapper: DerReader): Extension[] {
+  const list = wrapper.enter(Tag.Sequence);
+  wrapper.end();
+  return parseExtensionList(list);
+}
+
+function parseExtensionList(list: DerReader): Extension[] {
+  const extensions = new Map<string, Extension>();
+  while (!list.done) {
+    const reader = list.enter(Tag.Sequence);
+    const id = identifier(reader);
+    const critical = boolean(reader.optional(Tag.Boolean));
+    const value = reader.read(Tag.OctetString).content;
+    reader.end();
+    if (extensions.has(id)) throw refuse("malformed", "certificate: extensions", `${id} twice`, "each once");
+    extensions.set(id, { id, critical, value });
+  }
+  return [...extensions.values()];
+}
+
+function boolean(element: Element | undefined): boolean {
+  if (!element) return false;
+  const [value] = element.content;
+  if (element.content.length !== 1 || (value !== 0 && value !== 0xff)) throw refuse("malformed", "DER: boolean", hex(element.content), "00 or ff");
+  return value === 0xff;
+}
+
+/** Reads an extension that certificates commonly have into the certificate. */
+function readExtension(certificate: Certificate, { id, critical, value }: Extension): void {
+  switch (id) {
+    case "2.5.29.15":
+      certificate.keyUsage = keyUsage(onlyBits(value));
+      return;
+    case "2.5.29.19": {
+      const reader = onlyElement(value, Tag.Sequence);
+      certificate.isCA = boolean(reader.optional(Tag.Boolean));
+      const length = reader.optional(Tag.Integer);
+      if (length) certificate.pathLength = small(length);
+      reader.end();
+      return;
+    }
+    case "2.5.29.37":
+      for (const reader = onlyElement(value, Tag.Sequence); !reader.done; ) {
+        certificate.extendedKeyUsage.push(identifier(reader));
+      }
+      return;
+    case "2.5.29.17":
+      for (const reader = onlyElement(value, Tag.Sequence); !reader.done; ) {
+        const name = reader.read();
+        if (name.tag === 0x82) certificate.dnsNames.push(ascii(name.content));
+        if (name.tag === 0x86) certificate.uris.push(ascii(name.content));
+      }
+      if (!critical || certificate.dnsNames.length + certificate.uris.length > 0) return;
+      break;
+  }
+  if (critical) certificate.unknownCritical.push(id);
+}
+
+function onlyBits(value: Uint8Array): Uint8Array {
+  const reader = new DerReader(value);
+  const { content } = reader.read(Tag.BitString);
+  reader.end();
+  return content;
+}
+
+/** Returns the bits of a key usage, the first as 1. */
+function keyUsage(content: Uint8Array): number {
+  const unused = content[0];
+  const bytes = content.subarray(1);
+  if (unused === undefined || unused > 7 || bytes.length > 2 || (bytes.length === 0 && unused > 0) || (bytes.length > 0 && bytes.at(-1)! & ((1 << unused) - 1))) {
+    throw refuse("malformed", "certificate: key usage", hex(content), "named bits");
+  }
+  let bits = 0;
+  bytes.forEach((b, i) => {
+    for (let bit = 0; bit < 8; bit++) if (b & (0x80 >> bit)) bits |= 1 << (8 * i + bit);
+  });
+  return bits;
+}
+
+function ascii(bytes: Uint8Array): string {
+  if (bytes.some((b) => b >= 128)) throw refuse("malformed", "certificate: name", "bytes above 127", "ASCII");
+  return utf8Text(bytes);
+}
+
+/** Checks the form of a name and returns its last common name in a usual string type. */
+function commonName(der: Uint8Array): string {
+  let common = "";
+  for (const name = onlyElement(der, Tag.Sequence); !name.done; ) {
+    for (const set = name.enter(Tag.Set); !set.done; ) {
+      const attribute = set.enter(Tag.Sequence);
+      const id = identifier(attribute);
+      const value = attribute.read();
+      attribute.end();
+      if (id !== "2.5.4.3") continue;
+      if (value.tag === Tag.Utf8String) common = utf8Text(value.content);
+      if (value.tag === Tag.PrintableString || value.tag === Tag.Ia5String) common = ascii(value.content);
+    }
+  }
+  return common;
+}
+
+/** Reads a time as RFC 5280 section 4.1.2.5 writes it: to the second, in UTC. */
+function time({ tag, content }: Element): Date {
+  const digits = ascii(content);
+  const form = tag === Tag.UtcTime ? /^\d{12}Z$/ : tag === Tag.GeneralizedTime ? /^\d{14}Z$/ : undefined;
+  if (!form?.test(digits)) throw refuse("malformed", "certificate: time", digits.slice(0, 40), "UTCTime or GeneralizedTime to the second");
+  const long = tag === Tag.GeneralizedTime ? digits : (digits < "50" ? "20" : "19") + digits;
+  const iso = long.replace(/^(....)(..)(..)(..)(..)(..)Z$/, "$1-$2-$3T$4:$5:$6.000Z");
+  const at = new Date(iso);
+  if (Number.isNaN(at.getTime()) || at.toISOString() !== iso) throw refuse("malformed", "certificate: time", digits, "a time of the calendar");
+  return at;
+}
