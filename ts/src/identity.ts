@@ -1,0 +1,561 @@
+/**
+ * Identities and their certificates (docs/spec/identity.md, sections 1 and 4 to 6). {@link check} is
+ * the only function that makes a Peer: it verifies a chain up to the authority root that policy
+ * names, or to the group root that the parties of a group approve. It trusts an approved policy and
+ * nothing else. The first check that fails is thrown as a refusal.
+ */
+
+import { compare, digestText, equal, fromU64, hex, parseDigest, sha256, text, utf8 } from "./bytes.js";
+import { DerReader, Tag } from "./der.js";
+import { type Measurement, encodeMeasurement, parseMeasurement } from "./evidence/measurement.js";
+import { hash, unframe } from "./frame.js";
+import { type Digest, type Facts, type GroupState, type KeyMode, type Policy, approvedUntil, consents, cutOff, zeroDigest } from "./policy/policy.js";
+import { type Reason, refuse } from "./refusal.js";
+import { type Certificate, KeyUsage, type PublicKey, extension, verifySignedBy } from "./x509.js";
+
+/** The purpose of a leaf certificate. */
+export type LeafKind = "authority" | "shared" | "unit" | "group";
+
+/** The purpose of a certificate. */
+type Kind = LeafKind | "authority-root" | "identity-root" | "cross" | "group-root" | "group-bus";
+
+/** What a leaf is verified for: TLS, or signatures of statements such as reports and sessions. */
+export type Use = "tls" | "signing";
+
+/** The program of a unit in a group, and the digest of the SSH key of its party. */
+export interface GroupMember {
+  task: string;
+  release: string;
+  party: Digest;
+}
+
+/** The fields of the private extension. Fields that a kind does not contain are empty, digests `zeroDigest`. */
+interface Fields {
+  kind: Kind;
+  /** The identity: of a release or of a group. */
+  id: Digest;
+  /** The task, or the name of the group. */
+  task: string;
+  keyMode: KeyMode | "";
+  /** See {@link Peer.head}; in CA certificates the genesis. */
+  head: Digest;
+  development: boolean;
+  debug: boolean;
+  /** Unit id, 32 digits. */
+  unit: string;
+  platform: string;
+  chip: string;
+  measurements: Measurement[];
+  role: string;
+  /** End of the parties' approval, in milliseconds since 1970; undefined outside groups. */
+  ends: number | undefined;
+  member: GroupMember | undefined;
+}
+
+/** A verified certificate chain. Only {@link check} makes one. */
+export interface Peer {
+  kind: LeafKind;
+  /** The identity of a release or group; zeroDigest for kind authority outside groups. */
+  id: Digest;
+  /** The name of the task, `""` for kinds authority and group. */
+  task: string;
+  /** For kind group: the names of the group and role, else `""`. */
+  group: string;
+  role: string;
+  keyMode: KeyMode | "";
+  /**
+   * The head of the policy history under which the leaf was issued. Of a leaf that several units
+   * share, the head after the last step that cut one of them off, or zeroDigest.
+   */
+  head: Digest;
+  /** Issued under a development policy: nothing is protected from the host. */
+  development: boolean;
+  /** Issued under a policy that accepts TEEs whose memory the host can read. */
+  debug: boolean;
+  /** The unit id, 32 digits; `""` in a shared leaf. */
+  unit: string;
+  /** Platform and chip of the unit's evidence; `""` in a shared leaf. */
+  platform: string;
+  chip: string;
+  /** All measurements of the identity; none for kinds authority and group. */
+  measurements: readonly Measurement[];
+  /** For kind group: the unit's program; undefined in a shared leaf. */
+  member: GroupMember | undefined;
+  /** For kind group: the end of the parties' approval, milliseconds since 1970. */
+  approvedUntil: number | undefined;
+  /** The leaf's key. */
+  key: PublicKey;
+  /** First and last millisecond at which the leaf is valid, since 1970. */
+  notBefore: number;
+  notAfter: number;
+  /** What cutOff checks of the leaf under each newer policy; undefined for kind authority. */
+  facts: Facts | undefined;
+}
+
+/** The peer that a caller accepts. A member that is required and missing refuses every peer. */
+export interface Expect {
+  /** Trust domain, genesis and authority root come from it. */
+  policy: Policy;
+  /** The leaf's kind is one of these. */
+  kinds: readonly LeafKind[];
+  use: Use;
+  /** Milliseconds since 1970. */
+  at: number;
+  /** The identity is one of these. For kinds shared and unit, ids or measurements are required. */
+  ids?: readonly Digest[];
+  /** All measurements of the identity are among these. */
+  measurements?: readonly Measurement[];
+  /** Required for kind group, with roles. With kind authority: the leaf that signs reports for the group. */
+  group?: string;
+  roles?: readonly string[];
+  /** Parties that the caller pins for a role, by the digests of their SSH keys. */
+  parties?: ReadonlyMap<string, readonly Digest[]>;
+  /** Digests of the SSH keys of the party that the caller trusts in a group. */
+  approvers?: readonly Digest[];
+}
+
+/** The object identifier of the private extension. */
+const extensionId = "1.2.840.113556.1.8000.2554.51898.5250.7156.19007.48674.10918900.16058849";
+
+/** The largest private extension, in bytes. */
+const maxExtension = 32 << 10;
+
+/** TLS server and client authentication. */
+const tlsUsage = ["1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2"];
+
+/** The path length constraint of each kind of CA. The other kinds are leaves. */
+const pathLengths: ReadonlyMap<string, number> = new Map([["authority-root", 1], ["identity-root", 0], ["cross", 0], ["group-root", 0], ["group-bus", 0]]);
+
+/** Returns the identity id of code as a task: a digest over the pinned policy and all of its measurements, each once, in any order. */
+export function releaseId(policy: Policy, task: string, measurements: readonly Measurement[]): Promise<Digest> {
+  const encoded = measurements.map(encodeMeasurement).sort(compare).filter((m, i, all) => i === 0 || !equal(m, all[i - 1]!));
+  return hash("cohort identity v1", utf8(policy.trustDomain), parseDigest(policy.authority.root), parseDigest(policy.genesis), utf8(task), ...encoded).then(digestText);
+}
+
+/** Returns the identity ids of all releases of a task, by the names of the releases. An unknown task is refused as `not-found`. */
+export function liveIds(policy: Policy, task: string): Digest[] {
+  const found = policy.tasks.get(task);
+  if (!found) throw refuse("not-found", "identity: task", task, "a task of the policy");
+  return [...found.releases.values()].sort((a, b) => (a.name < b.name ? -1 : 1)).map((release) => release.id);
+}
+
+/** Returns the id of the unit with a signing key, 32 digits. */
+export async function unitId(key: PublicKey): Promise<string> {
+  return hex((await sha256(key.spki)).subarray(0, 16));
+}
+
+/**
+ * Verifies the chain that a peer presents: leaf and cross-certificate; for kind authority the leaf,
+ * with or without the root; in a group leaf and group root, with or without its group-bus
+ * certificate. The checks and their order are those of docs/spec/identity.md, section 6.
+ */
+export async function check(chain: readonly Certificate[], authorityRoot: Certificate, expect: Expect): Promise<Peer> {
+  validate(expect);
+  await verifyAuthorityRoot(authorityRoot, expect);
+  const certificate = chain[0];
+  if (!certificate) throw refuse("chain", "chain: certificates", 0, "at least a leaf");
+  const leaf = await verifyLeaf(certificate, expect);
+  let measurements: readonly Measurement[] = [];
+  let groupRoot = zeroDigest;
+  let above: Fields | undefined;
+  if (leaf.kind === "group" || (leaf.kind === "authority" && (expect.group ?? "") !== "")) {
+    above = await verifyGroupChain(chain, authorityRoot, leaf, expect);
+    groupRoot = await keyDigest(chain[1]!);
+  } else if (leaf.kind === "authority") {
+    await verifyAuthorityChain(chain, authorityRoot);
+  } else {
+    above = await verifyUnitChain(chain, authorityRoot, leaf, expect);
+    measurements = above.measurements;
+  }
+  const peer = peerOf(leaf, certificate, measurements, groupRoot);
+  if (peer.facts && above) {
+    cutOff(expect.policy, peer.facts, expect.at);
+    verifyPins(above, expect);
+  }
+  return peer;
+}
+
+/**
+ * Verifies the root of a release's identity: self-signed, with the key and identity of its
+ * cross-certificate, which must be one that {@link check} accepts in a chain.
+ */
+export async function checkRoot(root: Certificate, cross: Certificate, authorityRoot: Certificate, expect: Expect): Promise<void> {
+  validate(expect);
+  await verifyAuthorityRoot(authorityRoot, expect);
+  const under = await verifyCross(cross, authorityRoot, expect);
+  verifyPins(under, expect);
+  const own = await verifySelfSigned(root, "identity-root", expect);
+  if (own.id !== under.id || !equal(root.key.spki, cross.key.spki)) {
+    throw refuse("identity", "identity root: identity and key", own.id, under.id);
+  }
+}
+
+/**
+ * Verifies the root of a group as {@link check} does in a chain: self-signed, of a roster in force,
+ * and the root that its parties approve. Of `expect` it uses policy, group, at, ids and approvers.
+ */
+export async function checkGroupRoot(root: Certificate, expect: Omit<Expect, "kinds" | "use">): Promise<void> {
+  if ((expect.group ?? "") === "") throw refuse("group", "expect: group", "not set", "a value");
+  const own = await verifySelfSigned(root, "group-root", expect);
+  findApprovedGroup(own, await keyDigest(root), expect);
+  verifyPins(own, expect);
+}
+
+/**
+ * Refuses, as `party`, a roster in which no party has one of the keys, and a group root that a party
+ * with one of the keys does not approve. Without keys it refuses nothing.
+ */
+export function checkApprovers(state: GroupState, root: Digest, keys: readonly Digest[], at: number): void {
+  const trusted = state.roster.parties.filter((party) => keys.includes(party.key));
+  for (const party of trusted) consents(state, root, party.key, at);
+  if (keys.length > 0 && trusted.length === 0) {
+    throw refuse("party", `group ${state.roster.group}: party that is trusted`, keys, "the key of a party of the roster");
+  }
+}
+
+/** What the checks of single certificates need. */
+type Under = Omit<Expect, "kinds" | "use">;
+
+function validate(expect: Expect): void {
+  const missing = (reason: Reason, member: string) => refuse(reason, `expect: ${member}`, "not set", "a value");
+  const { kinds, use } = expect;
+  if (!expect.policy) throw missing("policy", "policy");
+  if (kinds.length === 0) throw missing("kind", "kinds");
+  if (use !== "tls" && use !== "signing") throw missing("kind", "use");
+  if (!Number.isFinite(expect.at)) throw missing("clock", "time");
+  if (kinds.some((k) => k === "shared" || k === "unit") && !expect.ids?.length && !expect.measurements?.length) throw missing("identity", "identities");
+  if (kinds.includes("group") && (expect.group ?? "") === "") throw missing("group", "group");
+  if (kinds.includes("group") && !expect.roles?.length) throw missing("role", "roles");
+}
+
+async function verifyAuthorityRoot(root: Certificate, expect: Under): Promise<void> {
+  const got = await keyDigest(root);
+  const want = expect.policy.authority.root;
+  if (got !== want) throw refuse("authority-root", "authority root", got, want);
+  await verifySelfSigned(root, "authority-root", expect);
+}
+
+/** Verifies everything in a leaf but its signature. */
+async function verifyLeaf(certificate: Certificate, expect: Expect): Promise<Fields & { kind: LeafKind }> {
+  const { kind, ...fields } = verifyProfile(certificate, expect);
+  if (!isLeaf(kind) || !expect.kinds.includes(kind)) throw refuse("kind", "leaf: kind", kind, expect.kinds);
+  if (certificate.isCA || !certificate.extensions.some((e) => e.id === "2.5.29.19") || certificate.keyUsage !== KeyUsage.DigitalSignature) {
+    throw refuse("chain", "leaf: CA, and key usage", `${certificate.isCA}, ${certificate.keyUsage}`, "false, digital signature");
+  }
+  const leaf = { kind, ...fields };
+  await verifyUse(certificate, leaf, expect);
+  const group = expect.group ?? "";
+  let path = `/task/${leaf.task}`;
+  if (kind === "authority") {
+    if (leaf.task !== group) throw refuse("group", "leaf: group of an authority", leaf.task, group);
+    path = "/authority";
+  } else if (kind === "group") {
+    verifyMember(certificate, leaf, expect);
+    path = `/group/${leaf.task}/role/${leaf.role}`;
+  }
+  const want = `spiffe://${expect.policy.trustDomain}${path}`;
+  if (certificate.uris.length !== 1 || certificate.uris[0] !== want) throw refuse("name", "leaf: URI", certificate.uris, want);
+  return leaf;
+}
+
+function isLeaf(kind: Kind): kind is LeafKind {
+  return !pathLengths.has(kind);
+}
+
+/**
+ * Verifies that a leaf is for the expected use: TLS needs the extended key usage of TLS, which a
+ * unit's signing certificate does not have, nor the leaf that signs reports for a group.
+ */
+async function verifyUse(certificate: Certificate, leaf: Fields, { use }: Expect): Promise<void> {
+  const ofUnit = leaf.kind === "unit" || leaf.kind === "group";
+  const reporter = leaf.kind === "authority" && leaf.task !== "";
+  const want = (ofUnit && use === "signing") || reporter ? [] : tlsUsage;
+  const got = certificate.extendedKeyUsage;
+  if (got.length !== want.length || got.some((id, i) => id !== want[i])) throw refuse("kind", "leaf: extended key usage", got, want);
+  if (leaf.kind === "shared" && use === "signing") throw refuse("kind", "leaf: use of kind shared", "signing statements", "TLS");
+  if (reporter && use === "tls") throw refuse("kind", "leaf: use of a group's kind authority", "serving TLS", "signing reports");
+  if (use === "tls" && leaf.kind === "unit" && leaf.keyMode !== "unit") throw refuse("kind", "leaf: key mode of a unit's TLS leaf", leaf.keyMode, "unit");
+  if (ofUnit && use === "signing") {
+    const id = await unitId(certificate.key);
+    if (leaf.unit !== id) throw refuse("identity", "leaf: unit id", leaf.unit, id);
+  }
+}
+
+/** Verifies the group fields of a leaf. */
+function verifyMember(certificate: Certificate, leaf: Fields, expect: Expect): void {
+  const domain = certificate.uris.length === 1 ? /^[^:/]*:\/\/([^/]*)/.exec(certificate.uris[0]!)?.[1] ?? "" : undefined;
+  const want = expect.policy.trustDomain;
+  if (domain !== undefined && domain !== want) throw refuse("trust-domain", "leaf: trust domain", domain, want);
+  if (leaf.task !== expect.group) throw refuse("group", "leaf: group", leaf.task, expect.group);
+  if (!expect.roles?.includes(leaf.role)) throw refuse("role", "leaf: role", leaf.role, expect.roles);
+  if (leaf.ends === undefined || expect.at > leaf.ends) {
+    throw refuse("expired", "leaf: approval of the parties", timeText(expect.at), `before ${timeText(leaf.ends ?? 0)}`);
+  }
+}
+
+async function verifyAuthorityChain(chain: readonly Certificate[], root: Certificate): Promise<void> {
+  if (chain.length > 2 || (chain.length === 2 && !equal(chain[1]!.raw, root.raw))) {
+    throw refuse("chain", "chain: certificates of an authority", chain.length, "leaf alone, or leaf and authority root");
+  }
+  await verifySignedBy(chain[0]!, root);
+}
+
+/** Verifies the rest of a unit's chain, and returns the extension of the cross-certificate. */
+async function verifyUnitChain(chain: readonly Certificate[], authorityRoot: Certificate, leaf: Fields, expect: Expect): Promise<Fields> {
+  if (chain.length !== 2) throw refuse("chain", "chain: certificates of a unit", chain.length, "leaf and cross-certificate");
+  const cross = await verifyCross(chain[1]!, authorityRoot, expect);
+  await verifySignedBy(chain[0]!, chain[1]!);
+  if (leaf.id !== cross.id || leaf.task !== cross.task) throw refuse("identity", "leaf: identity", leaf.id, cross.id);
+  return cross;
+}
+
+/** Verifies that the authority root signed a cross-certificate, and that its id is the digest of its measurements. */
+async function verifyCross(certificate: Certificate, authorityRoot: Certificate, expect: Expect): Promise<Fields> {
+  const cross = verifyCA(certificate, "cross", expect);
+  await verifySignedBy(certificate, authorityRoot);
+  const id = await releaseId(expect.policy, cross.task, cross.measurements);
+  if (id !== cross.id) throw refuse("identity", "cross-certificate: identity of its measurements", cross.id, id);
+  return cross;
+}
+
+/** Verifies the rest of a chain in a group, and returns the extension of the group root. */
+async function verifyGroupChain(chain: readonly Certificate[], authorityRoot: Certificate, leaf: Fields, expect: Expect): Promise<Fields> {
+  const [certificate, root, bus] = chain;
+  if (!certificate || !root || chain.length > 3) {
+    throw refuse("chain", "chain: certificates in a group", chain.length, "leaf and group root, optionally a group-bus certificate");
+  }
+  const own = await verifySelfSigned(root, "group-root", expect);
+  await verifySignedBy(certificate, root);
+  if (leaf.id !== own.id || leaf.task !== own.task) throw refuse("identity", "leaf: identity", leaf.id, own.id);
+  if (bus) {
+    const fields = verifyCA(bus, "group-bus", expect);
+    if (fields.id !== own.id || !equal(bus.key.spki, root.key.spki)) throw refuse("identity", "group-bus certificate: identity and key", fields.id, own.id);
+    await verifySignedBy(bus, authorityRoot);
+  }
+  const state = findApprovedGroup(own, await keyDigest(root), expect);
+  if (leaf.kind === "group") verifyParty(state, leaf, expect);
+  return own;
+}
+
+/** Returns the group's state for the roster of a root, in force or continued by that, whose parties approve the root. */
+function findApprovedGroup(root: Fields, digest: Digest, expect: Under): GroupState {
+  const name = expect.group ?? "";
+  const newest = expect.policy.groupStates.get(name);
+  if (!newest) throw refuse("not-found", "group", name, "a group of the policy");
+  const state = newest.id === root.id ? newest : newest.predecessor;
+  if (!state || state.id !== root.id) throw refuse("roster", `group ${name}: identity`, root.id, newest.id);
+  approvedUntil(state, digest, expect.at);
+  checkApprovers(state, digest, expect.approvers ?? [], expect.at);
+  return state;
+}
+
+/** Refuses, as `party`, a leaf whose party is not one that the caller pinned for its role. */
+function verifyParty({ roster }: GroupState, leaf: Fields, expect: Expect): void {
+  const pins = expect.parties?.get(leaf.role);
+  if (!pins) return;
+  const members = roster.roles.filter((r) => r.name === leaf.role).flatMap((r) => r.members.map((m) => m.party));
+  for (const { name, key } of roster.parties) {
+    // A leaf that all units of the role share names no party.
+    const concerned = members.includes(name) && (!leaf.member || leaf.member.party === key);
+    if (concerned && !pins.includes(key)) throw refuse("party", `leaf: key of the party of role ${leaf.role}`, key, pins);
+  }
+}
+
+/** Refuses an identity outside the caller's pins. */
+function verifyPins(identity: Fields, { ids, measurements }: Under): void {
+  if (ids?.length && !ids.includes(identity.id)) throw refuse("identity", "identity", identity.id, ids);
+  if (!measurements?.length) return;
+  const pins = measurements.map((m) => hex(encodeMeasurement(m)));
+  const got = identity.measurements.map((m) => hex(encodeMeasurement(m)));
+  if (got.length === 0 || got.some((m) => !pins.includes(m))) {
+    throw refuse("identity", "identity: measurements", got.length, "those that are pinned");
+  }
+}
+
+async function verifySelfSigned(certificate: Certificate, kind: Kind, expect: Under): Promise<Fields> {
+  const fields = verifyCA(certificate, kind, expect);
+  await verifySignedBy(certificate, certificate);
+  return fields;
+}
+
+/** Verifies everything in a CA certificate but its signature. */
+function verifyCA(certificate: Certificate, kind: Kind, expect: Under): Fields {
+  const fields = verifyProfile(certificate, expect);
+  if (fields.kind !== kind) throw refuse("kind", "ca: kind", fields.kind, kind);
+  if (!certificate.isCA || certificate.pathLength !== pathLengths.get(kind) || certificate.keyUsage !== KeyUsage.CertSign) {
+    throw refuse("chain", "ca: CA, path length and key usage", `${certificate.isCA}, ${certificate.pathLength}, ${certificate.keyUsage}`, `true, ${pathLengths.get(kind)}, certificate signing`);
+  }
+  if (fields.head !== expect.policy.genesis) throw refuse("genesis", "ca: genesis", fields.head, expect.policy.genesis);
+  return fields;
+}
+
+/** Verifies what all certificates of a chain share. */
+function verifyProfile(certificate: Certificate, { policy, at }: Under): Fields {
+  if (certificate.algorithm !== "ECDSA-SHA256") throw refuse("chain", "certificate: signature algorithm", certificate.algorithm, "ECDSA-SHA256");
+  if (certificate.key.kind !== "P-256") throw refuse("chain", "certificate: key", certificate.key.kind, "P-256");
+  if (certificate.unknownCritical.length > 0) throw refuse("chain", "certificate: critical extension", certificate.unknownCritical, "no unknown ones");
+  if (at < certificate.notBefore.getTime() || at > certificate.notAfter.getTime()) {
+    throw refuse("expired", "certificate: time", timeText(at), `${certificate.notBefore.toISOString()} to ${certificate.notAfter.toISOString()}`);
+  }
+  const value = certificate.extensions.some((e) => e.id === extensionId && !e.critical) ? extension(certificate, extensionId) : undefined;
+  if (!value) throw refuse("extension", "extension", `none in ${certificate.subjectName}`, extensionId);
+  const fields = parseFields(value);
+  if (fields.development !== policy.development) throw refuse("platform", "certificate: development mark", fields.development, policy.development);
+  if (fields.debug && ![...policy.rules.values()].some((rules) => rules.debug)) {
+    throw refuse("debug", "certificate: debug mark", "set: its policy accepted TEEs that their host can read", "not set");
+  }
+  return fields;
+}
+
+/** Which fields a kind contains; all others are absent. */
+interface Shape {
+  /** Identity and task, or with "optional" both or neither. */
+  identity?: true | "optional";
+  keyModes?: readonly KeyMode[];
+  /** Unit and platform, and perhaps a chip. */
+  unit?: true;
+  measurements?: true;
+  /** Role and end, and perhaps unit, platform and member. */
+  role?: true;
+  /** Several units share the leaf, unless it names one. */
+  shared?: true;
+}
+
+const shapes: ReadonlyMap<string, Shape> = new Map<Kind, Shape>([
+  ["authority-root", {}],
+  ["authority", { identity: "optional" }],
+  ["identity-root", { identity: true, measurements: true }],
+  ["cross", { identity: true, measurements: true }],
+  ["shared", { identity: true, keyModes: ["shared"], shared: true }],
+  ["unit", { identity: true, keyModes: ["shared", "unit"], unit: true }],
+  ["group-root", { identity: true }],
+  ["group-bus", { identity: true }],
+  ["group", { identity: true, keyModes: ["shared", "unit"], role: true, shared: true }],
+]);
+
+const marks: ReadonlyMap<string, { development: boolean; debug: boolean }> = new Map([
+  ["", { development: false, debug: false }],
+  ["development", { development: true, debug: false }],
+  ["debug", { development: false, debug: true }],
+  ["development debug", { development: true, debug: true }],
+]);
+
+/** Parses the value of the private extension. Everything but the one encoding of fields that the kind allows is refused as `extension`. */
+function parseFields(value: Uint8Array): Fields {
+  try {
+    if (value.length > maxExtension) throw refuse("extension", "extension: size in bytes", value.length, maxExtension);
+    const fields = decodeFields(value);
+    checkShape(fields);
+    return fields;
+  } catch (e) {
+    throw refuse("extension", "extension", e instanceof Error ? e.message : e, "the encoding of docs/spec/identity.md", e);
+  }
+}
+
+/** The part of an encoding that has a wrong size or value. */
+function broken(name: string, got: unknown) {
+  return refuse("extension", `extension: ${name}`, got, "a value that the kind allows");
+}
+
+function decodeFields(value: Uint8Array): Fields {
+  const parts = unframe("cohort certificate v1", octets(value));
+  const [kind, id, task, keyMode, head, mark, unit, platform, chip] = parts;
+  if (chip === undefined || parts.length < 9) throw broken("number of fields", parts.length);
+  const set = marks.get(text(mark!));
+  if (!set) throw broken("marks", text(mark!));
+  if (chip.length > 256) throw broken("size of the chip", chip.length);
+  const fields: Fields = {
+    kind: text(kind!) as Kind, id: optional("identity", id!, 32, digestText, zeroDigest), task: text(task!), keyMode: text(keyMode!) as KeyMode,
+    head: digestOf("head", head!), ...set, unit: optional("unit", unit!, 16, hex, ""), platform: text(platform!), chip: text(chip),
+    measurements: [], role: "", ends: undefined, member: undefined,
+  };
+  const rest = parts.slice(9);
+  if (fields.kind !== "group") return { ...fields, measurements: rest.map(parseMeasurement) };
+  const [role, ends, program, release, party] = rest;
+  if (!role || !ends || (rest.length !== 2 && rest.length !== 5)) throw broken("number of fields", parts.length);
+  const seconds = fromU64(ends);
+  if (seconds >= 1n << 63n) throw broken("end", seconds);
+  fields.role = text(role);
+  fields.ends = Number(seconds < 8_640_000_000_000n ? seconds : 8_640_000_000_000n) * 1000; // the last time of Date
+  if (party) fields.member = { task: text(program!), release: text(release!), party: digestOf("party", party) };
+  return fields;
+}
+
+/** Returns the content of an OCTET STRING that is all of the bytes. */
+function octets(value: Uint8Array): Uint8Array {
+  const reader = new DerReader(value);
+  const { content } = reader.read(Tag.OctetString);
+  reader.end();
+  return content;
+}
+
+function digestOf(name: string, bytes: Uint8Array): Digest {
+  if (bytes.length !== 32) throw broken(`size of ${name}`, bytes.length);
+  return digestText(bytes);
+}
+
+/** Returns the text of a value that is empty or has a size and is not zero. */
+function optional(name: string, bytes: Uint8Array, size: number, encode: (bytes: Uint8Array) => string, none: string): string {
+  if (bytes.length === 0) return none;
+  if (bytes.length !== size || bytes.every((b) => b === 0)) throw broken(name, hex(bytes.subarray(0, 64)));
+  return encode(bytes);
+}
+
+/** Refuses fields that do not match the kind. */
+function checkShape(f: Fields): void {
+  const shape = shapes.get(f.kind);
+  if (!shape) throw broken("kind", f.kind);
+  const unit = f.unit !== "";
+  const wantsUnit = shape.unit === true || (shape.role === true && unit);
+  const wantsIdentity = shape.identity === true || (shape.identity === "optional" && f.id !== zeroDigest);
+  const wantsMember = shape.role === true && unit;
+  const named = (name: string, wanted: boolean) => (wanted ? validName(name) : name === "");
+  const encoded = f.measurements.map(encodeMeasurement);
+  const rules: [string, unknown, boolean][] = [
+    ["identity", f.id, (f.id !== zeroDigest) === wantsIdentity],
+    ["task", f.task, named(f.task, wantsIdentity)],
+    ["key mode", f.keyMode, shape.keyModes ? shape.keyModes.some((m) => m === f.keyMode) : f.keyMode === ""],
+    ["head", f.head, f.head !== zeroDigest || (shape.shared === true && !unit)],
+    ["unit", f.unit, unit === wantsUnit && (unit || !shape.shared || f.keyMode === "shared")],
+    ["platform", f.platform, (f.platform !== "") === wantsUnit],
+    ["chip", f.chip, f.chip === "" || wantsUnit],
+    ["measurements", encoded.length, (encoded.length > 0) === (shape.measurements === true) && encoded.every((m, i) => i === 0 || compare(encoded[i - 1]!, m) < 0)],
+    ["role", f.role, named(f.role, shape.role === true)],
+    ["member", f.member?.task, wantsMember ? !!f.member && validName(f.member.task) && validReleaseName(f.member.release) && f.member.party !== zeroDigest : !f.member],
+  ];
+  for (const [name, got, ok] of rules) {
+    if (!ok) throw broken(name, `${String(got)} in kind ${f.kind}`);
+  }
+}
+
+/** Reports whether a text is a name as in policy: 1 to 63 of a-z, 0-9 and "-". */
+export function validName(name: string): boolean {
+  return /^[a-z0-9-]{1,63}$/.test(name);
+}
+
+function validReleaseName(name: string): boolean {
+  return /^[a-z0-9.-]{1,63}$/.test(name);
+}
+
+function peerOf(leaf: Fields & { kind: LeafKind }, certificate: Certificate, measurements: readonly Measurement[], groupRoot: Digest): Peer {
+  const grouped = leaf.kind === "group";
+  const { id, unit, platform, chip, head, member, role } = leaf;
+  const facts: Facts = {
+    task: grouped ? member?.task ?? "" : leaf.task, release: member?.release ?? "", identity: id, group: grouped ? leaf.task : "", role,
+    party: member?.party ?? zeroDigest, root: grouped ? groupRoot : zeroDigest, unit, platform, chip, head, shared: unit === "",
+  };
+  return {
+    kind: leaf.kind, id, task: grouped || leaf.kind === "authority" ? "" : leaf.task, group: facts.group, role, keyMode: leaf.keyMode, head,
+    development: leaf.development, debug: leaf.debug, unit, platform, chip, measurements: grouped || leaf.kind === "authority" ? [] : measurements, member,
+    approvedUntil: leaf.ends, key: certificate.key, notBefore: certificate.notBefore.getTime(), notAfter: certificate.notAfter.getTime(),
+    facts: leaf.kind === "authority" ? undefined : facts,
+  };
+}
+
+async function keyDigest(certificate: Certificate): Promise<Digest> {
+  return digestText(await sha256(certificate.key.spki));
+}
+
+function timeText(at: number): string {
+  return Number.isFinite(at) && Math.abs(at) <= 8.64e15 ? new Date(at).toISOString() : String(at);
+}
