@@ -192,8 +192,10 @@ async function fetchFrom(source: Source, config: Config, seen: History, signal?:
   } catch (e) {
     const again = nonce.length === 0 && ["behind", "expired", "wrong-chip"].includes(reasonOf(e) ?? "");
     if (!again) throw e;
+    return attempt(source, config, seen, config.randomBytes(nonceSize), ends).catch((second: unknown) => {
+      throw reasonOf(second) === "unavailable" ? e : second;
+    });
   }
-  return attempt(source, config, seen, config.randomBytes(nonceSize), ends);
 }
 
 /** Makes one fetch: the steps of docs/spec/trust.md, section 2, or through a relay those of section 7.2. */
