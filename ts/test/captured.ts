@@ -252,7 +252,7 @@ export function judgeAll(subject: Subject): void {
       await judge.negatives();
     });
     test(`${subject.vectors}/${loaded.name}: alterations`, async (t) => {
-      t.diagnostic(`${await judge.mutate(full ? Infinity : 80)} alterations`);
+      t.diagnostic(`${await judge.mutate(full ? Infinity : 60)} alterations`);
     });
   }
 }

@@ -277,7 +277,7 @@ interface Json {
   number(name: string, most: number): number;
   /** Bytes in hexadecimal digits, of either case; none where there are none. */
   octets(name: string): Bytes;
-  /** A time in UTC, in milliseconds since 1970. */
+  /** A time in UTC, in milliseconds since 1970; before all others where there is none. */
   date(name: string): number;
   object(name: string): Json;
   list(name: string): Json[];
@@ -318,6 +318,7 @@ function members(of: string, value: unknown): Json {
     },
     octets: (name) => (get(name) === undefined ? new Uint8Array(0) : fromHex(string(name).toLowerCase())),
     date(name) {
+      if (get(name) === undefined) return -Infinity;
       const word = string(name);
       const time = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$/.test(word) ? Date.parse(word) : NaN;
       if (Number.isNaN(time) || !new Date(time).toISOString().startsWith(word.slice(0, 19))) throw bad(word, `a time in ${name}`);
