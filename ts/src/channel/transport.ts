@@ -174,6 +174,8 @@ export class Transport {
   private closed = false;
   /** Number of sessions opened so far. */
   opens = 0;
+  /** The session that was opened last. */
+  newest: Session | undefined;
 
   constructor(private readonly options: TransportOptions) {
     checkPin(options.pin);
@@ -242,6 +244,7 @@ export class Transport {
         renew: facts.alone ? now + renewPause : now + lifetime * 0.75,
         last: facts.expires - Math.min(lifetime / 10, 5_000),
       };
+      this.newest = session;
       this.opens++;
       return {};
     } catch (error) {
