@@ -459,7 +459,7 @@ export class Trust {
 
   /** The pinned identities whose roots are fetched: all releases of a task, one release, or the rosters of a group. */
   get identities(): readonly PinnedIdentity[] {
-    return this.current.identities.filter((identity) => identity.root);
+    return this.current.pinFault ? [] : this.current.identities.filter((identity) => identity.root);
   }
 
   /** When trust was fetched, milliseconds since 1970. */
