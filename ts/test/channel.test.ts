@@ -160,7 +160,7 @@ interface Refused {
 /** A unit that has the secret, identity and ring key of the vectors, which reads messages of clients. */
 async function vectorUnit(): Promise<FakeUnit> {
   const open = values("open");
-  const cluster = new FakeCluster(1);
+  const cluster = await FakeCluster.make(1);
   Object.defineProperties(cluster, { ring: { value: new Ring(open("follow_ring_key")) }, identity: { value: digestText(open("identity")) } });
   const unit = cluster.units[0]!;
   Object.defineProperty(unit, "id", { value: hex(open("unit_id")) });
@@ -213,7 +213,7 @@ async function handshake(cluster: FakeCluster, options: { freshEvidence?: boolea
 }
 
 test("a session is opened, with fresh evidence", async () => {
-  const cluster = new FakeCluster(1);
+  const cluster = await FakeCluster.make(1);
   for (const freshEvidence of [false, true]) {
     const { h, response } = await handshake(cluster, { freshEvidence });
     const session = await finishHandshake(h, response, cluster.trust(), cluster.now);
@@ -223,7 +223,7 @@ test("a session is opened, with fresh evidence", async () => {
 });
 
 test("a changed response to an open request is refused", async () => {
-  const cluster = new FakeCluster(1);
+  const cluster = await FakeCluster.make(1);
   const { h, response } = await handshake(cluster, { freshEvidence: true });
   const other = await handshake(cluster);
   const f = unframe("cohort session response v1", response, 12);
@@ -265,12 +265,13 @@ test("a changed response to an open request is refused", async () => {
 });
 
 test("a receipt verifies, and a changed record does not", async () => {
-  const cluster = new FakeCluster(2);
+  const cluster = await FakeCluster.make(2);
   const unit = cluster.units[0]!;
   const header = { session: "07".repeat(24), number: 3n, target: "", notAfter: 0, flags: 1 };
   const record = { request: utf8("question"), response: utf8("response"), receipt: unit.receipt(header, utf8("question"), utf8("response"), noon) };
   const trust = cluster.trust();
   const got = await verifyReceipt(parseRecord(encodeRecord(record)), trust, cluster.pin, noon);
+  assert.equal(got.later, undefined);
   assert.deepEqual([got.session, got.number, got.unit.unit, got.at], [header.session, 3, unit.id, noon]);
   const f = unframe("cohort receipt v1", record.receipt, 9);
   const edited = (at: number, field: Uint8Array) => frame("cohort receipt v1", ...f.map((v, i) => (i === at ? field : v)));
@@ -297,10 +298,9 @@ test("a receipt verifies, and a changed record does not", async () => {
   }
 });
 
-test("no bytes break the parsers of messages", async () => {
-  const open = values("open");
-  await fuzz("open response", [open("response")], parseOpenResponse);
-  const request = values("request");
-  const streamed = values("stream");
-  await fuzz("response", [request("response"), streamed("response")], (input) => readResponse(input.length % 2 ? request : streamed, input), { runs: 2000 });
-});
+const open = values("open");
+fuzz("open response", [open("response")], parseOpenResponse);
+
+const request = values("request");
+const streamed = values("stream");
+fuzz("response", [request("response"), streamed("response")], (input) => readResponse(input[16] === request("response")[16] ? request : streamed, input), { runs: 2000 });

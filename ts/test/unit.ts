@@ -6,16 +6,17 @@
 
 import { createSign, createHash, createHmac, generateKeyPairSync, type KeyObject } from "node:crypto";
 import { Content, encodeResponse, type Fields, parseRequest, type RequestHead, varint } from "../src/bhttp.js";
-import { base64url, concat, digestText, equal, fromBase64url, fromHex, fromU64, hex, parseDigest, u64, utf8 } from "../src/bytes.js";
+import { base64url, concat, equal, fromBase64url, fromHex, fromU64, hex, parseDigest, u64, utf8 } from "../src/bytes.js";
 import { aesKey, ByteReader, ChunkPlaintext, ChunkReader, ChunkWriter, maxPlaintext, pad } from "../src/channel/chunk.js";
 import { evidenceReportData, type Handshake, makeTranscript, type OpenResponse, sessionId, sessionSecret, transcriptDigest } from "../src/channel/handshake.js";
 import { encapsulate, kemKeySize, suite } from "../src/channel/kem.js";
 import { type Pin, type Unit, type UnitTrust } from "../src/channel/unit.js";
 import { frame, hkdf, hkdfExpand, unframe } from "../src/frame.js";
-import type { History } from "../src/history.js";
+import { History, parseSteps } from "../src/history.js";
 import { type Policy, zeroDigest } from "../src/policy/policy.js";
 import { Refusal, refuse } from "../src/refusal.js";
 import { parsePublicKey } from "../src/x509.js";
+import { vector } from "./vectors.js";
 
 /** Parses an open request as a unit does. */
 export function parseOpenRequest(body: Uint8Array) {
@@ -272,10 +273,10 @@ const statuses: Record<string, number> = {
 export class FakeCluster {
   readonly units: FakeUnit[];
   readonly ring = new Ring(sum(utf8("ring")));
-  readonly identity = digestText(sum(utf8("identity")));
-  readonly genesis = digestText(sum(utf8("genesis")));
-  readonly root = digestText(sum(utf8("root")));
-  head = digestText(sum(utf8("head")));
+  identity: string;
+  readonly genesis: string;
+  readonly root: string;
+  head: string;
   /** Seconds that a session is valid. */
   lifetime = 3600;
   alone = false;
@@ -290,8 +291,26 @@ export class FakeCluster {
   readonly log: { path: string; unit: string; target?: string; ticket?: boolean }[] = [];
   private turn = 0;
 
-  constructor(count: number) {
+  private constructor(
+    count: number,
+    readonly history: History,
+  ) {
+    const { policy } = history;
+    this.identity = [...policy.tasks.get("scoring")!.releases.values()].at(-1)!.id;
+    this.genesis = policy.genesis;
+    this.root = policy.authority.root;
+    this.head = policy.head;
     this.units = Array.from({ length: count }, () => new FakeUnit(this));
+  }
+
+  /** Makes a cluster of so many units, under the policy of a vector. */
+  static async make(count: number): Promise<FakeCluster> {
+    const { input } = vector<{ input: { genesis: string; pages: { entries: unknown }[] } }>("client/testdata/vectors/trust.json");
+    return new FakeCluster(count, await History.begin(input.genesis).extend(parseSteps(input.pages[0]!.entries)));
+  }
+
+  get policy(): Policy {
+    return this.history.policy;
   }
 
   get pin(): Pin {
@@ -300,13 +319,9 @@ export class FakeCluster {
 
   /** Trust that accepts the chains of these units. */
   trust(): UnitTrust {
-    const policy = {
-      genesis: this.genesis, head: this.head, heads: [this.head], steps: 1, authority: { root: this.root }, groupStates: new Map(),
-      tasks: new Map([["scoring", { name: "scoring", names: ["scoring.clinic.example"], releases: new Map(), cutUnits: [] }]]), groups: new Map(), machines: "any",
-    } as unknown as Policy;
     return {
-      policy,
-      history: { at: async (head: string) => (head === this.head ? policy : undefined), steps: [] } as unknown as History,
+      policy: this.policy,
+      history: this.history,
       checkChain: async (bytes) => {
         const [id] = unframe("cohort chain v1", bytes, 2);
         const unit = this.units.find((u) => u.id === hex(id!));
