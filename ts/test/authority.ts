@@ -16,12 +16,15 @@ import type { Digest, Policy } from "../src/policy/policy.js";
 import type { Source } from "../src/source.js";
 import type { Certificate } from "../src/x509.js";
 import { editField, editFields, forgeCertificate, namedKey, proveHead, signFields, type SigningKey } from "./forge.js";
-import { certificateOf, historyOf, identityVector, keys, nextText, signStep } from "./world.js";
+import { certificateOf, groupVector, historyOf, identityVector, keys, nextText, signStep } from "./world.js";
 
 const device = namedKey("soft device");
 const order = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551n;
 
-/** An authority of the policy of identity.json, with another vendor key. */
+/** The key of the root of a roster. */
+const groupKey = (roster: Digest) => namedKey("group root of " + roster);
+
+/** An authority of the policy of identity.json or group.json, with another vendor key. */
 export class Authority {
   /** Names of the requests that it served, in order. */
   readonly requests: string[] = [];
@@ -42,8 +45,17 @@ export class Authority {
   ) {}
 
   /** Founds a trust domain, after edits of its policy. */
-  static async found(now: () => number, ...edits: [string, string][]): Promise<Authority> {
-    let text = identityVector.policy.replace("sha256:" + "1".repeat(64), digestText(await sha256(device.spki)));
+  static found(now: () => number, ...edits: [string, string][]): Promise<Authority> {
+    return Authority.begin(now, identityVector.policy, edits);
+  }
+
+  /** Founds the trust domain of group.json, whose parties have approved nothing yet. */
+  static foundGroups(now: () => number, ...edits: [string, string][]): Promise<Authority> {
+    return Authority.begin(now, groupVector.steps[0]!, edits);
+  }
+
+  private static async begin(now: () => number, base: string, edits: [string, string][]): Promise<Authority> {
+    let text = base.replaceAll("sha256:" + "1".repeat(64), digestText(await sha256(device.spki)));
     for (const [from, to] of edits) text = text.replace(from, to);
     const authority = new Authority(await historyOf(text), await keys.root(), await keys.authority(), now);
     authority.text = text;
@@ -60,9 +72,24 @@ export class Authority {
   }
 
   /** Adopts the next policy: the newest, after edits. Polls that wait get it. */
-  async step(...edits: [string, string][]): Promise<void> {
+  step(...edits: [string, string][]): Promise<void> {
     this.text = nextText(this.policy, this.text, ...edits);
-    const step = signStep(this.text);
+    return this.append(signStep(this.text));
+  }
+
+  /** Adopts the statement of a party about a group. */
+  async state(verb: "approve" | "withdraw", party: string, group: string, number: number, notAfter = "2026-12-20T00:00:00Z"): Promise<void> {
+    const { id, roster } = this.policy.groupStates.get(group)!;
+    const root = digestText(await sha256(groupKey(id).spki));
+    const lines = [
+      `schema = "cohort/${verb}/v1"`, `trust_domain = "${this.policy.trustDomain}"`, `genesis = "${this.genesis}"`, `group = "${id}"`,
+      `group_root = "${root}"`, `party = "${party}"`, `key = "${roster.parties.find((p) => p.name === party)!.key}"`, `number = ${number}`,
+      `not_after = ${notAfter}`,
+    ];
+    await this.append(signStep(lines.join("\n") + "\n"));
+  }
+
+  private async append(step: Step): Promise<void> {
     this.history = await this.history.extend([step]);
     this.steps.push(step);
     for (const wake of this.waiting) wake();
@@ -131,6 +158,16 @@ export class Authority {
         const cross = forgeCertificate(certificateOf(like[0]!), this.rootKey, { spki: key.spki, extensions: fields("cross") });
         const own = forgeCertificate(certificateOf(like[1]!), key, { spki: key.spki, extensions: fields("identity-root") });
         identities.push({ task: task.name, release: release.name, identity: release.id, root: base64(own.raw), cross: base64(cross.raw) });
+      }
+    }
+    for (let state of policy.groupStates.values()) {
+      for (let next: typeof state | undefined = state; next; next = next.predecessor) {
+        state = next;
+        const key = groupKey(state.id);
+        const like = certificateOf("group root", groupVector);
+        const fields = editFields((l) => [l[0]!, parseDigest(state.id), utf8(state.group.name), l[3]!, parseDigest(this.genesis), ...l.slice(5)]);
+        const own = forgeCertificate(like, key, { spki: key.spki, extensions: fields });
+        identities.push({ group: state.group.name, identity: state.id, root: base64(own.raw) });
       }
     }
     const response = { authority: base64(this.root.raw), identities, history: { from: 0, entries: [], head: policy.head }, evidence: JSON.parse(evidence) as unknown, statement: base64(statement) };

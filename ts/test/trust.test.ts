@@ -184,6 +184,44 @@ test("pins", async () => {
   for (const [pin, reason] of rows) await assert.rejects(fetchTrust({ ...base, ...pin }), { reason }, JSON.stringify(pin));
 });
 
+test("a group: the rosters that its parties approve", async () => {
+  const authority = await Authority.foundGroups(() => noon);
+  const pin = (more: Partial<TrustOptions> = {}) => fetchTrust({ genesis: authority.genesis, group: "trial", sources: [authority.source()], clock: () => noon, ...more });
+  await assert.rejects(pin(), { reason: "quorum" });
+  await authority.state("approve", "north", "trial", 1);
+  await assert.rejects(pin(), { reason: "quorum" });
+  await authority.state("approve", "south", "trial", 1);
+  const { id, roster } = authority.policy.groupStates.get("trial")!;
+  const north = roster.parties.find((party) => party.name === "north")!.key;
+  const trust = await pin({ role: "scorer", partyKeys: [north] });
+  assert.deepEqual(trust.identities.map((i) => [i.id, i.group, i.task, i.cross]), [[id, "trial", "", undefined]]);
+  const { kinds, group, roles, approvers, ids } = trust.expect(noon);
+  assert.deepEqual([kinds, group, roles, approvers, ids], [["group"], "trial", ["scorer"], [north], undefined]);
+  assert.deepEqual((await pin()).expect(noon).roles, ["holder", "scorer"]);
+  assert.deepEqual((await pin({ id })).expect(noon).ids, [id]);
+  await assert.rejects(pin({ id: "sha256:" + "1".repeat(64) }), { reason: "roster" });
+  await assert.rejects(pin({ partyKeys: ["sha256:" + "1".repeat(64)] }), { reason: "party" });
+  await assert.rejects(pin({ clock: () => noon + 60 * 24 * 3_600_000 }), { reason: "expired" });
+  const edits: [string, (list: Record<string, unknown>[]) => Record<string, unknown>[]][] = [
+    ["identity", (list) => list.filter((i) => i["group"] !== "trial")],
+    ["identity", (list) => list.map((i) => ({ ...i, root: list.find((other) => other["group"] === "audit")!["root"] }))],
+    ["kind", (list) => list.map((i) => ({ ...i, root: list[0]!["root"] }))],
+  ];
+  for (const [reason, edit] of edits) {
+    authority.edit = (path, response) => (path === "trust" ? { ...response, identities: edit(response["identities"] as Record<string, unknown>[]) } : response);
+    await assert.rejects(pin(), (e) => {
+      assert.ok(reasonOf(e) === reason || (reason === "identity" && reasonOf(e) === "roster"), String(e));
+      return true;
+    });
+  }
+  authority.edit = (_, response) => response;
+  await authority.state("withdraw", "south", "trial", 2);
+  await assert.rejects(pin(), { reason: "quorum" });
+  const later = await pin({ partyKeys: [north] }).catch((e: unknown) => reasonOf(e));
+  assert.equal(later, "quorum");
+  assert.equal(trust.policy.steps, 3); // it has not followed
+});
+
 test("the newest history is stored, and an older one is refused afterwards", async () => {
   const authority = await Authority.found(() => noon);
   const old = await Authority.found(() => noon);
@@ -459,4 +497,15 @@ const statement = await (async () => {
   const file = vector<TrustVector>("client/testdata/vectors/trust-statement.json");
   return fromBase64(file.input.trust["statement"] as string);
 })().catch(() => undefined);
+const fuzzed = await Authority.found(() => noon);
+const seeds = [await fuzzed.trustResponse(new Uint8Array(0))].map((response) => new TextEncoder().encode(JSON.stringify(response)));
+fuzz("trust response", seeds, (bytes) => {
+  let response: unknown;
+  try {
+    response = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch {
+    throw new Refusal("malformed", "JSON", "other text", "JSON");
+  }
+  return fetchTrust(options(fuzzed, { sources: [{ ...fuzzed.source(), trust: () => Promise.resolve(response) }], fresh: true, random: () => new Uint8Array(0) }));
+}, { runs: 1500 });
 if (statement) fuzz("trust statement", [statement], parseTrustStatement, { runs: 50_000 });
