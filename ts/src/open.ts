@@ -3,17 +3,18 @@
  * fetch.
  */
 
-import { base64, concat, digestText, parseDigest } from "./bytes.js";
+import { base64, digestText, fromBase64, parseDigest } from "./bytes.js";
+import { appraiseUnit } from "./channel/appraise.js";
 import type { Session as ChannelSession } from "./channel/session.js";
 import { type CallResponse, type Clock, type Closed, Transport, type TrustSource } from "./channel/transport.js";
-import { checkUnitChain, type Pin, type Receipt, type Record, type Unit, type UnitTrust, verifyReceipt } from "./channel/unit.js";
-import { type Appraiser, appraise, parseEvidence, type Result } from "./evidence/evidence.js";
+import { checkUnitChain, type Pin, type Receipt, type Record, type UnitTrust, verifyReceipt } from "./channel/unit.js";
+import type { Appraiser, Result } from "./evidence/evidence.js";
 import { type Fetch, makeCall, makeResponse, checkTarget } from "./fetch.js";
 import { makeGateways } from "./gateways.js";
 import { decodeHeadField } from "./head.js";
 import { type Fact, sessionFacts, trustFacts } from "./info.js";
 import { OneOffTransport } from "./oneoff.js";
-import { admit, admitMember, type Digest, hosts, serves } from "./policy/policy.js";
+import { type Digest, hosts, serves } from "./policy/policy.js";
 import { refuse } from "./refusal.js";
 import { fetchTrust, Trust, type TrustOptions, type TrustStorage } from "./trust.js";
 
@@ -147,7 +148,7 @@ class Cluster {
       policy: trust.policy,
       history: trust.history,
       checkChain: (chain, pin, policy, at) => checkUnitChain({ root: trust.authorityRoot, approvers: trust.pin.partyKeys }, chain, pin, policy, at),
-      appraise: (evidence, reportData, unit, at) => this.appraise(evidence, reportData, unit, at),
+      appraise: (evidence, reportData, unit, at) => appraiseUnit(trust.policy, evidence, reportData, unit, at, this.options.appraisers),
     });
     return {
       current,
@@ -165,21 +166,6 @@ class Cluster {
         }
       },
     };
-  }
-
-  /** Appraises fresh evidence of a unit. It must prove code that policy admits as the identity in the unit's certificate. */
-  private async appraise(bytes: Uint8Array, reportData: Uint8Array, unit: Unit, at: number): Promise<Result> {
-    const { policy } = this.trust;
-    const { appraisers } = this.options;
-    const result = await appraise({ evidence: parseEvidence(bytes), reportData, rules: policy.rules, at, ...(appraisers && { appraisers }) });
-    const { facts } = unit;
-    if (facts.group) {
-      admitMember(policy, facts.group, facts.role, result, facts.party, at);
-      return result;
-    }
-    const { release } = admit(policy, facts.task, result);
-    if (release.id !== facts.identity) throw refuse("identity", "fresh evidence: identity", release.id, facts.identity);
-    return result;
   }
 
   /** Begins to follow the policy history. */
@@ -456,8 +442,8 @@ export function storageIn(store: { getItem(key: string): string | null; setItem(
   return {
     load: async () => {
       const text = store.getItem(key);
-      return text === null ? undefined : new TextEncoder().encode(text);
+      return text === null ? undefined : fromBase64(text);
     },
-    store: async (state) => store.setItem(key, new TextDecoder().decode(concat(state))),
+    store: async (state) => store.setItem(key, base64(state)),
   };
 }
