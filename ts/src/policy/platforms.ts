@@ -6,7 +6,7 @@
 
 import { type BitField, type Bits, type Demand, type List, type Rules, type SnpFloor, type SnpTcb, bitNames, accepts, snpGuestPolicy, snpPlatformInfo, tdAttributes, xfam } from "../evidence/rules.js";
 import { isDigest, wantDigest } from "./digest.js";
-import { type Form, Table, digits, hour, prefixed, second, textForm, type TomlValue } from "./toml.js";
+import { type Form, Table, digits, fault, hour, prefixed, second, textForm, type TomlValue } from "./toml.js";
 
 /** How a reference value writes a register: digests of code may not be zero, `any` and keys that may be missing aside. */
 export type RegisterForm = "digest" | "needed" | "arguments" | "code384" | "extended384" | "bytes" | "number16" | "pcr";
@@ -361,7 +361,7 @@ function readBits(table: Table, field: BitField): Bits {
 /** Reads a list of numbers of bits, each once. */
 function readBitNumbers(table: Table, name: string): number[] {
   const numbers = table.list(name).map((v, i) => {
-    if (typeof v !== "number" || v < 0 || v > 63) throw table.fault(`${name}[${i}]`, "value", String(v), "the number of a bit, 0 to 63");
+    if (typeof v !== "number" || v < 0 || v > 63) throw fault(`${table.keyPath(name)}[${i}]`, "value", String(v), "the number of a bit, 0 to 63");
     return v;
   });
   table.refuseRepeated(name, numbers);

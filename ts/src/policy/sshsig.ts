@@ -4,7 +4,7 @@
  * a key is read.
  */
 
-import { type Bytes, base64, concat, digestText, fromBase64, hex, own, sha256, sha512, utf8 } from "../bytes.js";
+import { type Bytes, base64, concat, digestText, equal, fromBase64, hex, own, sha256, sha512, utf8 } from "../bytes.js";
 import { framedField } from "../frame.js";
 import { refuse } from "../refusal.js";
 import type { Digest } from "./digest.js";
@@ -99,11 +99,12 @@ export function parseKeyLine(line: string): SshKey {
 
 /** Parses the wire form of a public key that an owner may have. */
 function parseKey(blob: Uint8Array): SshKey {
-  const fields = readStrings(blob);
   const malformed = refuse("malformed", "SSH key", `${hex(blob.subarray(0, 16))}, of ${blob.length} bytes`, "a public key");
-  if (fields === undefined || fields.length === 0) throw malformed;
-  const type = ascii(fields[0]!);
-  if (otherType.test(type)) throw refuse("signature", "SSH key: type", type, Object.keys(types).join(", "));
+  // Certificates contain more than strings, so the type is read first.
+  const type = blob.length < 4 ? "" : ascii(blob.subarray(4, 4 + blob[3]!));
+  if (otherType.test(type) && equal(blob.subarray(0, 3), new Uint8Array(3))) throw refuse("signature", "SSH key: type", type, Object.keys(types).join(", "));
+  const fields = readStrings(blob);
+  if (fields === undefined || fields.length === 0 || ascii(fields[0]!) !== type) throw malformed;
   const curveName = Object.hasOwn(types, type) ? types[type]! : "";
   const hardware = type.startsWith("sk-");
   const edwards = curveName === "ed25519";

@@ -52,9 +52,11 @@ export function decodeToml(raw: Uint8Array): TomlTable {
 export function decodeTomlText(source: string): TomlTable {
   const seen = hidden.exec(source);
   if (seen !== null) {
+    if (seen[0] === "\ufeff" && seen.index === 0) throw fault("", "encoding", "a byte order mark", "none");
+    if (source.includes("\r")) throw fault("", "line ends", "CR", "LF alone");
     const before = source.slice(0, seen.index).split("\n");
-    const rule = seen[0] === "\r" ? "line ends" : seen[0] === "\ufeff" && seen.index === 0 ? "encoding" : "character";
-    throw fault(`line ${before.length}, column ${[...before[before.length - 1]!].length + 1}`, rule, `U+${hexOf(seen[0])}`, "characters that are seen: no controls, marks of direction or format, or private use");
+    const got = `U+${seen[0].codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}`;
+    throw fault(`line ${before.length}, column ${[...before[before.length - 1]!].length + 1}`, "character", got, "characters that are seen: no controls, marks of direction or format, or private use");
   }
   const { normal, times } = normalTimes(source);
   let parsed: unknown;
@@ -68,10 +70,6 @@ export function decodeTomlText(source: string): TomlTable {
   // Each time is one that was put into its one form, and no other text that a runtime reads as a time.
   if (found !== times || !isTable(values)) throw fault("", "times", found, times);
   return values;
-}
-
-function hexOf(character: string): string {
-  return character.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0");
 }
 
 /** A time with date, or the beginning of a string or comment. */
