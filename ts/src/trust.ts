@@ -622,7 +622,8 @@ export class Trust {
       await sleep(Math.random() * this.current.proved.spread, stop);
       while (this.incomplete && !stop.aborted) {
         await sleep(minRefresh, stop);
-        await this.refresh().catch(() => sleep(missingRetry, stop));
+        // A fetch that takes long does not keep its callers from ending.
+        await Promise.race([stopped, this.refresh().catch(() => sleep(missingRetry, stop))]);
       }
     }
   }

@@ -30,6 +30,8 @@ export class Authority {
   readonly requests: string[] = [];
   /** The spread that it states in proved heads, in milliseconds. */
   spread = 0;
+  /** Sends evidence of a TPM, which nothing appraises. */
+  tpm = false;
   /** Changes a response before it is sent. */
   edit: (path: "history" | "trust", response: Record<string, unknown>) => unknown = (_, response) => response;
   private readonly steps: Step[] = [];
@@ -143,7 +145,7 @@ export class Authority {
     const [root, head] = [parseDigest(policy.authority.root), parseDigest(policy.head)];
     const time = Math.floor(this.now() / 1000);
     const data = nonce.length > 0 ? await reportData("cohort trust v1", nonce, root, head) : await reportData("cohort timed trust v1", root, head, u64(time));
-    const evidence = encodeEvidence({ platform: "soft", raw: this.softEvidence(data), endorsed: new Map(), devices: [] });
+    const evidence = encodeEvidence({ platform: this.tpm ? "tpm" : "soft", raw: this.softEvidence(data), endorsed: new Map(), devices: [] });
     const statement = signFields(
       "cohort trust statement v1", this.leafKey, this.leaf.raw, parseDigest(this.genesis), root, head, u64(policy.steps), u64(time), nonce, await sha256(utf8(evidence)), new Uint8Array(0),
     );

@@ -339,6 +339,30 @@ test("chains in a group", async () => {
     ["a bus certificate of another issuer", "signature", [...shared, forgeCertificate(of("group-bus"), stranger)], base],
   ];
   for (const [name, reason, chain, expect] of rows) await refused(check(chain, authority, expect), reason, name);
+  await refused(checkGroupRoot(of("group root"), { policy: grouped.policy, at: noon }), "group");
+  await refused(checkGroupRoot(of("group root"), { ...base, group: "nosuch" }), "not-found");
+  await refused(checkGroupRoot(of("group root"), { ...base, ids: ["sha256:" + "1".repeat(64)] }), "identity");
+  const fields: [string, (fields: Uint8Array[]) => Uint8Array[]][] = [
+    ["a field of a member", (l) => [...l, utf8("keys")]],
+    ["no end", (l) => l.slice(0, 10)],
+    ["an end of 7 bytes", (l) => [...l.slice(0, 10), l[10]!.subarray(1)]],
+    ["an end beyond 2^63", (l) => [...l.slice(0, 10), u64(1n << 63n)]],
+    ["no role", (l) => [...l.slice(0, 9), new Uint8Array(0), l[10]!]],
+    ["a member of no unit", (l) => [...l, utf8("keys"), utf8("1.4"), new Uint8Array(32).fill(1)]],
+    ["key mode unit in a shared leaf", (l) => [...l.slice(0, 3), utf8("unit"), ...l.slice(4)]],
+  ];
+  for (const [name, edit] of fields) await refused(check([forgeCertificate(shared[0]!, groupKey, { extensions: editFields(edit) }), shared[1]!], authority, base), "extension", name);
+  const members: [string, (fields: Uint8Array[]) => Uint8Array[]][] = [
+    ["a unit of no member", (l) => l.slice(0, 11)],
+    ["a zero party", (l) => [...l.slice(0, 13), new Uint8Array(32)]],
+    ["a short party", (l) => [...l.slice(0, 13), new Uint8Array(31)]],
+    ["a release that is no name", (l) => [...l.slice(0, 12), utf8("A"), l[13]!]],
+  ];
+  for (const [name, edit] of members) {
+    await refused(check([forgeCertificate(of("unit of scorer"), groupKey, { extensions: editFields(edit) }), shared[1]!], authority, signing), "extension", name);
+  }
+  const late = forgeCertificate(shared[0]!, groupKey, { extensions: editField(10, u64((1n << 63n) - 1n)) });
+  assert.equal((await check([late, shared[1]!], authority, base)).approvedUntil, 8.64e15);
 });
 
 test("extensions of every kind refuse fields that the kind does not contain", async () => {
@@ -373,6 +397,9 @@ test("extensions of every kind refuse fields that the kind does not contain", as
     ["a broken measurement", (l) => [...l.slice(0, -1), l.at(-1)!.subarray(1)]],
   ];
   for (const [name, edit] of cross) await refused(forge("shared", (f) => (f.cross = { extensions: editFields(edit) })), "extension", name);
+  const measurement = (i: number) => encodeMeasurement({ platform: "soft", registers: [{ name: "program", value: u64(i) }] });
+  const many = editFields((l) => [...l.slice(0, 9), ...Array.from({ length: 450 }, (_, i) => measurement(i))]);
+  await refused(forge("shared", (f) => (f.cross = { extensions: many })), "extension");
   const huge = editExtension("1.2.840.113556.1.8000.2554.51898.5250.7156.19007.48674.10918900.16058849", new Uint8Array((32 << 10) + 1));
   await refused(forge("shared", (f) => (f.leaf = { extensions: huge })), "extension");
 });

@@ -3,9 +3,10 @@ import { createServer, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { test } from "node:test";
 import { base64, digestText, fromBase64, fromHex, sha256 } from "../src/bytes.js";
+import { frame, unframe } from "../src/frame.js";
 import { Refusal, reasonOf } from "../src/refusal.js";
 import { type Source, fetchJson, gatewaySource } from "../src/source.js";
-import { parseTrustStatement } from "../src/statement.js";
+import { checkTrustStatement, parseTrustStatement } from "../src/statement.js";
 import { type Trust, type TrustOptions, fetchTrust } from "../src/trust.js";
 import { parseCertificate } from "../src/x509.js";
 import { Authority } from "./authority.js";
@@ -141,6 +142,41 @@ test("a copy that is older than the newest step, or too old, is requested again 
   // A relay that never sends fresh trust is refused for the second response.
   const stubborn: Source = { ...relay, trust: () => Promise.resolve(cached) };
   await assert.rejects(fetchTrust(options(authority, { sources: [stubborn], clock: () => noon })), { reason: "behind" });
+});
+
+test("evidence of a TPM in a response for many clients is requested again with a nonce", async () => {
+  const authority = await Authority.found(() => noon);
+  authority.tpm = true;
+  await assert.rejects(fetchTrust(options(authority)), { reason: "platform" });
+  assert.deepEqual(authority.requests, ["history 0", "trust", "history 0", "trust with a nonce"]);
+});
+
+test("a proof of another head than the history leads to", async () => {
+  const authority = await Authority.found(() => noon);
+  const [page, response] = [await authority.historyResponse("0", 0), await authority.trustResponse(new Uint8Array(0))] as [Record<string, unknown>, unknown];
+  await authority.step(newRelease);
+  const relay: Source = { ...authority.source(), history: () => Promise.resolve({ ...page, proved_head: base64(authority.provedHead()) }), trust: () => Promise.resolve(response) };
+  await assert.rejects(fetchTrust(options(authority, { sources: [relay] })), { reason: "behind", rule: "policy history: proved head" });
+});
+
+test("a TLS connection without certificates is no authority", async () => {
+  const authority = await Authority.found(() => noon);
+  await assert.rejects(fetchTrust(options(authority, { sources: [{ ...authority.source(), chain: () => [] }] })), { reason: "authority-root" });
+});
+
+test("a trust statement for another nonce, or without a digest", async () => {
+  const authority = await Authority.found(() => noon);
+  const { policy } = authority;
+  const response = (await authority.trustResponse(new Uint8Array(0))) as { statement: string; evidence: unknown };
+  const bytes = fromBase64(response.statement);
+  const expect = { policy, authorityRoot: authority.root, nonce: new Uint8Array(0), evidence: new TextEncoder().encode(JSON.stringify(response.evidence)), at: noon };
+  await checkTrustStatement(bytes, expect);
+  await assert.rejects(checkTrustStatement(bytes, { ...expect, nonce: new Uint8Array(32) }), { reason: "nonce" });
+  const fields = unframe("cohort trust statement v1", bytes, 10);
+  for (const i of [0, 1, 2, 6]) {
+    const zero = frame("cohort trust statement v1", ...fields.map((f, n) => (n === i ? new Uint8Array(32) : f)));
+    assert.throws(() => parseTrustStatement(zero), { reason: "malformed" });
+  }
 });
 
 test("sources are tried in order, and all faults are reported", async () => {
