@@ -139,6 +139,17 @@ test("certificates in another form are malformed", () => {
     ["a compressed point", put(6, der(0x30, der(0x30, derId("1.2.840.10045.2.1"), derId("1.2.840.10045.3.1.7")), der(0x03, Uint8Array.of(0, 2), root.key.spki.subarray(27, 59))))],
   ];
   for (const [name, edit] of rows) assert.throws(() => parseCertificate(make(edit)), { name: "Refusal", reason: "malformed" }, name);
+  const parameters: [string, Uint8Array][] = [
+    ["ECDSA with parameters", der(0x30, derId("1.2.840.10045.4.3.2"), none)],
+    ["RSA without", der(0x30, derId("1.2.840.113549.1.1.12"))],
+    ["RSA with others", der(0x30, derId("1.2.840.113549.1.1.12"), der(0x02, Uint8Array.of(1)))],
+    ["more than parameters", der(0x30, derId("1.2.840.113549.1.1.12"), none, none)],
+  ];
+  for (const [name, algorithm] of parameters) assert.throws(() => parseCertificate(signAs(algorithm, () => new Uint8Array(8))), { reason: "malformed" }, name);
+  const odd = signAs(ecdsa, () => new Uint8Array(8));
+  odd[odd.length - 9] = 1;
+  assert.throws(() => parseCertificate(odd), { reason: "malformed" }, "unused bits in a signature");
+  assert.throws(() => parseCertificate(make(extensions(extension("1.2.3", new Uint8Array(1 << 20))))), { reason: "malformed" }, "too many bytes");
   const whole = make((parts) => parts);
   assert.throws(() => parseCertificate(concat(whole, Uint8Array.of(0))), { reason: "malformed" });
   for (let cut = 0; cut < whole.length; cut++) assert.throws(() => parseCertificate(whole.subarray(0, cut)), { reason: "malformed" });
@@ -162,8 +173,12 @@ const issuer = namedKey("issuer");
 
 /** Makes a revocation list. */
 function revocationList(...rest: Uint8Array[]): Uint8Array {
+  return listOfVersion(1, ...rest);
+}
+
+function listOfVersion(version: number, ...rest: Uint8Array[]): Uint8Array {
   const algorithm = der(0x30, derId("1.2.840.10045.4.3.2"));
-  const tbs = der(0x30, der(0x02, Uint8Array.of(1)), algorithm, der(0x30), der(0x17, utf8("261101000000Z")), ...rest);
+  const tbs = der(0x30, der(0x02, Uint8Array.of(version)), algorithm, der(0x30), der(0x17, utf8("261101000000Z")), ...rest);
   return der(0x30, tbs, algorithm, der(0x03, Uint8Array.of(0), new Uint8Array(sign("sha256", tbs, issuer.key))));
 }
 
@@ -181,6 +196,7 @@ test("revocation lists", async () => {
   assert.deepEqual([empty.revoked.size, empty.nextUpdate], [0, undefined]);
   assert.throws(() => parseRevocationList(revocationList(next, next)), { reason: "malformed" });
   assert.throws(() => parseRevocationList(revocationList(next, der(0x30, entry(0x85)))), { reason: "malformed" });
+  assert.throws(() => parseRevocationList(listOfVersion(2)), { reason: "malformed" });
   assert.throws(() => parseRevocationList(root.raw), { reason: "malformed" });
 });
 
