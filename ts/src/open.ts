@@ -13,7 +13,6 @@ import { type Fetch, makeCall, makeResponse, checkTarget } from "./fetch.js";
 import { makeGateways } from "./gateways.js";
 import { decodeHeadField } from "./head.js";
 import { type Fact, sessionFacts, trustFacts } from "./info.js";
-import { OneOffTransport } from "./oneoff.js";
 import { type Digest, hosts, serves } from "./policy/policy.js";
 import { refuse } from "./refusal.js";
 import { fetchTrust, Trust, type TrustOptions, type TrustStorage } from "./trust.js";
@@ -384,7 +383,7 @@ export interface OneOff {
 
 /** Fetches a key configuration that a unit signed, verifies it, and returns one-off requests under it. */
 export async function oneoff(options: OneOffOptions): Promise<OneOff> {
-  const cluster = await Cluster.make(options);
+  const [cluster, { OneOffTransport }] = await Promise.all([Cluster.make(options), import("./oneoff.js")]);
   const { gateways, pin, source, clock, trust } = cluster;
   const transport = new OneOffTransport({ gateways, pin, trust: source, clock, whole: options.whole });
   await transport.currentKeys(options.signal);
