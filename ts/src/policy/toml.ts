@@ -5,16 +5,12 @@
  * with reason `policy`.
  */
 
-import { parse, TomlDate } from "smol-toml";
 import { hex, text } from "../bytes.js";
 import { type Refusal, refuse } from "../refusal.js";
+import { parseToml, type TomlTable, type TomlValue } from "./parser.js";
 import { type Digest, isDigest, wantDigest, zeroDigest } from "./digest.js";
 
-/** A value of TOML. Numbers are whole; a Date is a time in whole seconds of UTC. */
-export type TomlValue = string | number | boolean | Date | TomlValue[] | TomlTable;
-
-/** A table of TOML. */
-export type TomlTable = ReadonlyMap<string, TomlValue>;
+export type { TomlTable, TomlValue };
 
 /** The most bytes of a policy file. */
 const maxPolicy = 256 << 10;
@@ -58,99 +54,7 @@ export function decodeTomlText(source: string): TomlTable {
     const got = `U+${seen[0].codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}`;
     throw fault(`line ${before.length}, column ${[...before[before.length - 1]!].length + 1}`, "character", got, "characters that are seen: no controls, marks of direction or format, or private use");
   }
-  const { normal, times } = normalTimes(source);
-  let parsed: unknown;
-  try {
-    parsed = parse(normal, { integersAsBigInt: true, maxDepth: 100 });
-  } catch (e) {
-    throw refuse("policy", "TOML", e instanceof Error ? e.message.split("\n")[0] : "another text", "TOML", e);
-  }
-  let found = 0;
-  const values = valueOf(parsed, "", () => found++);
-  // Each time is one that was put into its one form, and no other text that a runtime reads as a time.
-  if (found !== times || !isTable(values)) throw fault("", "times", found, times);
-  return values;
-}
-
-/** A time with date, or the beginning of a string or comment. */
-const token = /[#"']|\d{4}-\d\d-\d\d[Tt ]\d\d:[\d:.]*(?:[Zz]|[+-][\d:]*)?/g;
-
-/** A time in whole seconds of UTC, in each form that TOML has for it. */
-const utc = /^(\d{4}-\d\d-\d\d)[Tt ]([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d)(?:\.0+)?)?(?:[Zz]|[+-]00:00)$/;
-
-/**
- * Returns the source with each time in the one form that every runtime reads in the same way:
- * runtimes differ in lower case, fractions and days that a month does not have. Policy files have
- * no other times than whole seconds of UTC from 2020 to 8999.
- */
-function normalTimes(source: string): { normal: string; times: number } {
-  let out = "";
-  let from = 0;
-  let times = 0;
-  for (let at: RegExpExecArray | null; (token.lastIndex = from), (at = token.exec(source)) !== null; ) {
-    const found = at[0];
-    if (found.length > 1) {
-      out += source.slice(from, at.index) + normalTime(found);
-      times++;
-      from = at.index + found.length;
-      continue;
-    }
-    const end = found === "#" ? endOf(source, "\n", at.index) : endOfString(source, at.index);
-    out += source.slice(from, end);
-    from = end;
-  }
-  return { normal: out + source.slice(from), times };
-}
-
-function normalTime(found: string): string {
-  const parts = utc.exec(found);
-  const normal = parts === null ? "" : `${parts[1]}T${parts[2]}:${parts[3]}:${parts[4] ?? "00"}Z`;
-  const at = new Date(normal);
-  // A day that the month does not have is read as one of the next month, or not at all.
-  if (Number.isNaN(at.getTime()) || `${at.toISOString().slice(0, 19)}Z` !== normal || normal < "2020" || normal >= "9000") {
-    throw fault("", "value", found, "a time such as 2026-11-22T09:00:00Z");
-  }
-  return normal;
-}
-
-/** Returns the place behind the string that begins at a quote. */
-function endOfString(source: string, begin: number): number {
-  const quote = source[begin]!;
-  const triple = source.startsWith(quote.repeat(3), begin);
-  for (let i = begin + (triple ? 3 : 1); i < source.length; i++) {
-    const c = source[i]!;
-    if (c === "\\" && quote === '"') {
-      i++;
-    } else if (c === "\n" && !triple) {
-      break;
-    } else if (c === quote) {
-      let count = 1;
-      while (triple && count < 5 && source[i + count] === quote) count++;
-      if (!triple || count >= 3) return i + count;
-      i += count - 1;
-    }
-  }
-  throw fault("", "TOML", "a string without its end", "TOML");
-}
-
-function endOf(source: string, mark: string, from: number): number {
-  const end = source.indexOf(mark, from);
-  return end < 0 ? source.length : end;
-}
-
-/** Converts a value of the parser, and reports each time. Tables become maps, so that no key is special. */
-function valueOf(value: unknown, path: string, onTime: () => void): TomlValue {
-  if (typeof value === "string" || typeof value === "boolean") return value;
-  if (typeof value === "bigint" && Number.isSafeInteger(Number(value))) return Number(value);
-  if (value instanceof TomlDate && value.isDateTime() && !value.isLocal()) {
-    onTime();
-    return new Date(value.getTime());
-  }
-  if (Array.isArray(value)) return value.map((v, i) => valueOf(v, `${path}[${i}]`, onTime));
-  if (typeof value === "object" && value !== null && !(value instanceof Date)) {
-    return new Map(Object.entries(value).map(([key, v]) => [key, valueOf(v, joinPath(path, key), onTime)]));
-  }
-  throw fault(path, "value", value, "a value that policy files have: no fraction, local time, or number over 2^53");
+  return parseToml(source);
 }
 
 /** Appends a key to a path, in quotes where TOML needs them. */
