@@ -37,7 +37,10 @@ export interface TrustPin {
   partyKeys?: readonly Digest[];
 }
 
-/** Keeps the newest history between starts, so that an older one is refused. Both functions may be called at any time, store never twice at once. */
+/**
+ * Keeps the newest history between starts, so that an older one is refused. A history has up to some
+ * MiB. Store is never called twice at once. Where one of the functions fails, fetchTrust fails (`store`).
+ */
 export interface TrustStorage {
   load(): Promise<Uint8Array | undefined>;
   store(history: Uint8Array): Promise<void>;
@@ -144,7 +147,9 @@ export async function fetchTrust(options: TrustOptions): Promise<Trust> {
     ...options, all, now: options.clock ?? Date.now,
     randomBytes: options.random ?? ((size) => crypto.getRandomValues(new Uint8Array(size))),
   };
-  const stored = await options.storage?.load();
+  const stored = await options.storage?.load().catch((e: unknown) => {
+    throw refuse("store", "trust: loading the newest history", e, "the bytes that were stored, or undefined", e);
+  });
   const seen = stored ? await History.fromBytes(options.genesis, stored) : History.begin(options.genesis);
   const first = await fetchSnapshot(config, seen, options.signal);
   const trust = new Trust(config, first);
@@ -532,9 +537,10 @@ export class Trust {
   async save(): Promise<void> {
     const { storage } = this.config;
     if (!storage) return;
-    const saved = this.saving.catch(() => undefined).then(() => storage.store(this.current.history.toBytes()));
-    this.saving = saved;
-    await saved;
+    this.saving = this.saving.catch(() => undefined).then(() => storage.store(this.current.history.toBytes()));
+    await this.saving.catch((e: unknown) => {
+      throw refuse("store", "trust: storing the newest history", e, "that it is stored, so that no older one is accepted later", e);
+    });
   }
 
   /**

@@ -283,6 +283,9 @@ test("the newest history is stored, and an older one is refused afterwards", asy
   await assert.rejects(fetchTrust(options(old, { storage })), { reason: "behind" });
   const foreign = await Authority.found(() => noon, ["2026.10", "2026.09"]);
   await assert.rejects(fetchTrust(options(foreign, { storage })), (e) => reasonOf(e) !== undefined);
+  for (const failing of [{ ...storage, load: () => Promise.reject(new Error("broken")) }, { load: () => Promise.resolve(undefined), store: () => Promise.reject(new Error("full")) }]) {
+    await assert.rejects(fetchTrust(options(authority, { storage: failing })), { reason: "store" });
+  }
   stored = stored!.subarray(1);
   await assert.rejects(fetchTrust(options(authority, { storage })), (e) => reasonOf(e) !== undefined);
 });
@@ -378,6 +381,27 @@ test("a follower continues at another source, and waits longer where none respon
   await authority.step(newRelease);
   await until(trust, () => trust.policy.sequence === 2);
   assert.equal(broken, 1);
+  end.abort();
+  await following;
+});
+
+test("where every source is full, a follower asks without waiting", async () => {
+  const authority = await Authority.found(() => Date.now());
+  const relay = authority.source();
+  const waits: number[] = [];
+  const full: Source = {
+    ...relay,
+    poll(head, wait, signal) {
+      waits.push(wait);
+      return wait > 0 ? Promise.reject(new Refusal("rate", "r", "g", "w")) : relay.poll(head, wait, signal);
+    },
+  };
+  const trust = await fetchTrust(options(authority, { sources: [full, full], clock: Date.now }));
+  await authority.step(newRelease);
+  const end = new AbortController();
+  const following = trust.follow(end.signal);
+  await until(trust, () => trust.policy.sequence === 2);
+  assert.deepEqual(waits, [30_000, 0]);
   end.abort();
   await following;
 });
