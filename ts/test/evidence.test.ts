@@ -93,7 +93,7 @@ test("the checks of the verifier, in order", async () => {
     ["debug", { appraisers: debugging, endorsements: new Map([["checked", new Uint8Array(1)]]) }, "debug"],
     ["debug that policy allows", { appraisers: debugging, rules: new Map([["soft", { debug: true }]]) }, ""],
     ["a role checked that is none", { endorsements: new Map([["checked", new Uint8Array(1)]]) }, "malformed"],
-    ["a device alone", { evidence: evidence("nvidia-gpu") }, "platform"],
+    ["a device alone", { evidence: evidence("nvidia-gpu"), rules: new Map([["nvidia-gpu", {}]]), appraisers: stating({ measurement: { ...program, platform: "nvidia-gpu" } }, "nvidia-gpu") }, "platform"],
     ["a TEE beside a TEE", { evidence: evidence("soft", evidence("soft")) }, "platform"],
     ["a device that policy does not name", { evidence: evidence("soft", evidence("nvidia-gpu")) }, "platform"],
     ["a device of a device", { evidence: evidence("soft", evidence("nvidia-gpu", evidence("nvidia-gpu"))) }, "malformed"],
@@ -163,6 +163,12 @@ test("measurements match reference values", () => {
   ];
   for (const [reference, got] of others) refuses(() => match(reference, got), "measurement");
   assert.throws(() => match(m("a", "b"), m("a", "c")), (e) => e instanceof Refusal && e.got === "63" && e.want === "62" && e.rule === "measurement: r1");
+});
+
+test("kinds of registers", () => {
+  const of = (kind: string, value: string) => frame("cohort measurement v1", utf8("soft"), frame("cohort register v1", utf8("r"), utf8(kind), utf8(value)));
+  assert.deepEqual(parseMeasurement(of("any", "")).registers[0]!.any, true);
+  for (const [kind, value] of [["any", "v"], ["all", ""], ["", ""], ["ANY", ""]] as const) refuses(() => parseMeasurement(of(kind, value)), "malformed");
 });
 
 interface SoftVectors {
