@@ -12,7 +12,7 @@ TOOLS    = openssl:openssl ssh-keygen:openssh-client curl:curl nmap:nmap \
            nginx:nginx haproxy:haproxy \
            spin:spin \
            ip:iproute2 gcc:build-essential \
-           node:nodejs npm:npm
+           node:nodejs npm:npm chromium:chromium firefox-esr:firefox-esr
 # Modules of the system's Python, by their Debian package.
 MODULES  = httpx:python3-httpx
 # What takes longest goes first, so that it does not run alone at the end. Tests that are
@@ -68,6 +68,7 @@ tools:
 	for m in $(MODULES); do /usr/bin/python3 -c "import $${m%%:*}" 2>/dev/null || missing="$$missing $${m##*:}"; done; \
 	test -z "$$missing" && exit 0; echo "installing$$missing"; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+	@test ts/node_modules/.package-lock.json -nt ts/package-lock.json || (cd ts && npm ci --ignore-scripts --silent)
 
 # What things cost beside their limits, in rounds whose medians are printed; the
 # goals are in docs/performance.md. nginx and etcd are rivals in it. BENCH_PROFILE=F
