@@ -8,7 +8,7 @@ import { parseReport } from "../src/evidence/snp.js";
 import { parseQeIdentity, parseTcbInfo } from "../src/evidence/tcb.js";
 import { extension, parsePem } from "../src/x509.js";
 import { Refusal } from "../src/refusal.js";
-import { judgeAll, load, missing } from "./captured.js";
+import { testCaptured, load, missing } from "./captured.js";
 import { fuzz } from "./fuzz.js";
 
 /** SHA-256 of the SubjectPublicKeyInfo of the vendors' roots, as policies name them. */
@@ -20,7 +20,7 @@ const amdRoots = [
 ];
 
 for (const platform of ["tdx", "sgx"] satisfies Platform[]) {
-  judgeAll({
+  testCaptured({
     vectors: platform,
     platform,
     rules: (p) => ({
@@ -32,7 +32,7 @@ for (const platform of ["tdx", "sgx"] satisfies Platform[]) {
   });
 }
 
-judgeAll({
+testCaptured({
   vectors: "sev-snp",
   platform: "snp",
   rules: (p) => ({

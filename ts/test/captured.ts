@@ -102,7 +102,7 @@ function rootOf(certificate: Uint8Array): string {
 }
 
 /** Checks an appraiser with one vector. */
-export class Judge {
+export class CapturedCase {
   constructor(readonly subject: Subject, readonly loaded: Loaded) {}
 
   private policy(differs: object | null | undefined): VectorPolicy {
@@ -239,20 +239,20 @@ function flatten(claims: Claims): Record<string, unknown> {
 }
 
 /** Registers tests of every vector of a subject. */
-export function judgeAll(subject: Subject): void {
+export function testCaptured(subject: Subject): void {
   const full = process.env["COHORT_FULL"] === "1";
   const all = load(subject.vectors);
   if (missing) return void test(`captured evidence: ${subject.vectors}`, { skip: missing }, () => {});
   before(() => assert.ok(all.length > 0));
   for (const loaded of all) {
-    const judge = new Judge(subject, loaded);
+    const captured = new CapturedCase(subject, loaded);
     test(`${subject.vectors}/${loaded.name}`, async () => {
-      await judge.verdicts();
-      await judge.window();
-      await judge.negatives();
+      await captured.verdicts();
+      await captured.window();
+      await captured.negatives();
     });
     test(`${subject.vectors}/${loaded.name}: alterations`, async (t) => {
-      t.diagnostic(`${await judge.mutate(full ? Infinity : 60)} alterations`);
+      t.diagnostic(`${await captured.mutate(full ? Infinity : 60)} alterations`);
     });
   }
 }

@@ -11,18 +11,23 @@ import { parseSoft, soft } from "../src/evidence/soft.js";
 import { frame, hash } from "../src/frame.js";
 import { Refusal } from "../src/refusal.js";
 import { fuzz, generator } from "./fuzz.js";
-import { replayParse } from "./recorded.js";
 import { vector } from "./vectors.js";
 
 const refusal = (reason: string) => (e: unknown) => e instanceof Refusal && (assert.equal(e.reason, reason, String(e)), true);
 const refuses = (f: () => unknown, reason: string) => assert.throws(f, refusal(reason));
 
+/** Inputs of Go's tests of package attest, with the reason of each refusal. */
 interface ParseCase { kind: "evidence" | "measurement"; input: string; reason: string }
 const parseCases = vector<ParseCase[]>("ts/test/vectors/evidence.json");
-const inputs = (kind: string) => parseCases.filter((c) => c.kind === kind).map((c) => (kind === "evidence" ? Uint8Array.from(c.input, (d) => d.charCodeAt(0)) : fromBase64(c.input)));
+const bytesOf = (c: ParseCase): Uint8Array => (c.kind === "evidence" ? Uint8Array.from(c.input, (d) => d.charCodeAt(0)) : fromBase64(c.input));
+const inputs = (kind: string) => parseCases.filter((c) => c.kind === kind).map(bytesOf);
 
 test("wrappers and measurements are read as the Go code reads them", () => {
-  for (const c of parseCases) replayParse(c.kind, c.kind === "evidence" ? Uint8Array.from(c.input, (d) => d.charCodeAt(0)) : fromBase64(c.input), c.reason);
+  for (const c of parseCases) {
+    const parse = () => (c.kind === "evidence" ? parseEvidence : parseMeasurement)(bytesOf(c));
+    if (c.reason === "") parse();
+    else assert.throws(parse, refusal(c.reason), c.input.slice(0, 200));
+  }
   assert.ok(parseCases.length > 80);
 });
 
@@ -127,20 +132,20 @@ test("platforms without an appraiser are refused by name", async () => {
 test("how long ago documents were fetched", async () => {
   const list = utf8("list"), statement = utf8("statement");
   const both = new Map([["crl", list], ["tcb_info", statement], ["vcek", utf8("certificate")]]);
-  const had = async (role: string, document: Uint8Array, before: number) => [utf8(role), await sha256(document), u64((noon - before) / 1000), u64((noon + day) / 1000)];
+  const row = async (role: string, document: Uint8Array, before: number) => [utf8(role), await sha256(document), u64((noon - before) / 1000), u64((noon + day) / 1000)];
   const rows: [string, number, Map<string, Uint8Array>, Promise<Uint8Array[]>[], string][] = [
     ["no rule", 0, both, [], ""],
-    ["just within", day, both, [had("crl", list, day), had("tcb_info", statement, 0)], ""],
-    ["a second longer ago", day, both, [had("crl", list, day + 1000), had("tcb_info", statement, 0)], "expired"],
-    ["the statement longer ago", day, both, [had("crl", list, 0), had("tcb_info", statement, 2 * day)], "expired"],
+    ["just within", day, both, [row("crl", list, day), row("tcb_info", statement, 0)], ""],
+    ["a second longer ago", day, both, [row("crl", list, day + 1000), row("tcb_info", statement, 0)], "expired"],
+    ["the statement longer ago", day, both, [row("crl", list, 0), row("tcb_info", statement, 2 * day)], "expired"],
     ["no times", day, both, [], "expired"],
-    ["one without a time", day, both, [had("crl", list, 0)], "expired"],
-    ["of another document", day, both, [had("crl", utf8("newer"), 0), had("tcb_info", statement, 0)], "expired"],
-    ["in another role", day, both, [had("pck_crl", list, 0), had("tcb_info", statement, 0)], "expired"],
-    ["a list of a GPU's model longer ago", day, new Map([["model_crl", list]]), [had("model_crl", list, 2 * day)], "expired"],
-    ["as far ahead as clocks differ", day, both, [had("crl", list, -300_000), had("tcb_info", statement, 0)], ""],
-    ["in the future", day, both, [had("crl", list, -301_000), had("tcb_info", statement, 0)], "clock"],
-    ["in the future, without a rule", 0, both, [had("crl", list, 0), had("tcb_info", statement, -day)], "clock"],
+    ["one without a time", day, both, [row("crl", list, 0)], "expired"],
+    ["of another document", day, both, [row("crl", utf8("newer"), 0), row("tcb_info", statement, 0)], "expired"],
+    ["in another role", day, both, [row("pck_crl", list, 0), row("tcb_info", statement, 0)], "expired"],
+    ["a list of a GPU's model longer ago", day, new Map([["model_crl", list]]), [row("model_crl", list, 2 * day)], "expired"],
+    ["as far ahead as clocks differ", day, both, [row("crl", list, -300_000), row("tcb_info", statement, 0)], ""],
+    ["in the future", day, both, [row("crl", list, -301_000), row("tcb_info", statement, 0)], "clock"],
+    ["in the future, without a rule", 0, both, [row("crl", list, 0), row("tcb_info", statement, -day)], "clock"],
     ["certificates alone", day, new Map([["vcek", list]]), [], ""],
   ];
   for (const [name, checkedWithin, endorsed, stated, want] of rows) {

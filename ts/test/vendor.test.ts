@@ -250,7 +250,7 @@ rows("TDX: levels", tdx, ofIntel, [
   ["a module of version 0", (s) => (s.body[1] = 0), ""],
   ["a module of version 0 of another signer", (s) => ((s.body[1] = 0), (s.body[64] = 1)), "tcb-status"],
   ["its components count where it has none", (s) => ((s.body[1] = 0), (level(s).tcb.tdxtcbcomponents![0] = { svn: 4 })), "tcb-status"],
-  ["Revoked, whatever policy says", (s) => ((level(s).tcbStatus = "Revoked"), (s.rules.dcap!.statuses = ["Revoked"])), "tcb-status"],
+  ["Revoked, whatever the statuses", (s) => ((level(s).tcbStatus = "Revoked"), (s.rules.dcap!.statuses = ["Revoked"])), "tcb-status"],
   ["no date, and a floor on it", (s) => (delete level(s).tcbDate, (s.rules.dcap!.minTcbDate = 0)), "tcb-status"],
   ["an advisory of the best level", (s) => (level(s).advisoryIDs = ["INTEL-SA-00009"]), "tcb-status"],
   ["an advisory that policy names", (s) => ((level(s).advisoryIDs = ["INTEL-SA-00009"]), (s.rules.dcap!.advisories = ["INTEL-SA-00009"])), ""],
