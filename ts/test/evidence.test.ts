@@ -1,5 +1,6 @@
 /** Wrappers, measurements, `checked`, the order of appraisal, and the soft platform. */
 import assert from "node:assert/strict";
+import { createPublicKey, generateKeyPairSync, sign } from "node:crypto";
 import { test } from "node:test";
 import { concat, digestText, equal, fromBase64, fromHex, hex, sha256, u64, utf8 } from "../src/bytes.js";
 import {
@@ -8,7 +9,7 @@ import {
 } from "../src/evidence/evidence.js";
 import { checkBits, setBits, snpGuestPolicy, snpPlatformInfo, tdAttributes, xfam } from "../src/evidence/rules.js";
 import { parseSoft, soft } from "../src/evidence/soft.js";
-import { frame, hash } from "../src/frame.js";
+import { frame, framedField, hash } from "../src/frame.js";
 import { Refusal } from "../src/refusal.js";
 import { fuzz, generator } from "./fuzz.js";
 import { vector } from "./vectors.js";
@@ -207,6 +208,23 @@ test("soft: every bit is covered, and every cut is malformed", async () => {
   const { chip } = await soft.appraise(good, new Map(), rules, 0);
   await assert.rejects(soft.appraise(good, new Map(), { ...rules, cutChips: [chip] }, 0), refusal("platform"));
   await assert.rejects(soft.appraise(good, new Map(), {}, 0), refusal("unknown-root"));
+});
+
+test("soft: the key has one encoding", async () => {
+  const { publicKey, privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+  const usual = new Uint8Array(publicKey.export({ type: "spki", format: "der" }));
+  const compressed = concat(fromHex("3039301306072a8648ce3d020106082a8648ce3d030107032200"), Uint8Array.of(2 + (usual.at(-1)! & 1)), usual.subarray(27, 59));
+  assert.deepEqual(createPublicKey({ key: Buffer.from(compressed), type: "spki", format: "der" }).export({ format: "jwk" }), publicKey.export({ format: "jwk" }), "the same key");
+  for (const [spki, want] of [[usual, ""], [compressed, "malformed"]] as const) {
+    const digest = new Uint8Array(32).fill(1), none = new Uint8Array(0);
+    const statement = frame("cohort soft evidence v1", spki, none, digest, digest, Uint8Array.of(0), data);
+    let signature: Buffer;
+    do signature = sign("sha256", statement, { key: privateKey, dsaEncoding: "ieee-p1363" });
+    while (signature[32]! >= 0x7f); // the smaller of the two numbers
+    const got = soft.appraise(concat(statement, framedField(signature)), new Map(), { roots: [digestText(await sha256(spki))] }, 0);
+    if (want === "") await got;
+    else await assert.rejects(got, refusal(want));
+  }
 });
 
 test("bits that the host sets", () => {
