@@ -89,6 +89,7 @@ test("the checks of the verifier, in order", async () => {
   const debugging = stating({ debug: true });
   const rows: [string, Partial<Question>, string][] = [
     ["report data of zeros", { reportData: new Uint8Array(64), rules: new Map() }, "nonce"],
+    ["no time", { at: new Date("noon") }, "clock"],
     ["report data of 63 bytes", { reportData: data.subarray(1) }, "nonce"],
     ["a platform that policy does not name", { rules: new Map([["snp", {}]]) }, "platform"],
     ["a platform without an appraiser", { appraisers: stating({}, "snp") }, "platform"],

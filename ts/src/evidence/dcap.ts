@@ -7,12 +7,12 @@
  * refused before policy: rules are compared with signed fields only.
  */
 
-import { type Bytes, concat, digestText, equal, fromHex, hex, own, sha256, utf8 } from "../bytes.js";
+import { type Bytes, concat, digestText, equal, fromHex, hex, sha256, utf8 } from "../bytes.js";
 import { DerReader, oid, onlyElement, Tag, unsigned } from "../der.js";
 import { Refusal, refuse } from "../refusal.js";
-import { type Certificate, extension, type PublicKey } from "../x509.js";
+import { type Certificate, extension } from "../x509.js";
 import type { Appraiser, Claims, Endorsements } from "./evidence.js";
-import { certificates, checkRevocation, checkValidity, keyOn, newestIssue, type Validity, validities, type Vendor, verifyChain } from "./pki.js";
+import { certificates, checkRevocation, checkValidity, pointOn, newestIssue, type Validity, validities, type Vendor, verifyChain, verifyEcdsa } from "./pki.js";
 import { accepts, checkBits, type DcapRules, type List, type Rules, setBits, tdAttributes, xfam } from "./rules.js";
 import { assess, checkEnclave, parseQeIdentity, parseTcbInfo, type Pck, type QeIdentity, type TcbInfo, type Verdict } from "./tcb.js";
 
@@ -120,7 +120,8 @@ function isZero(bytes: Uint8Array): boolean {
 /** What verified certificates and collateral vouch for. Their time is not checked yet. */
 interface Vouched {
   root: string;
-  key: PublicKey;
+  /** The PCK, a point of P-256. */
+  key: Uint8Array;
   pck: Pck;
   tcb: TcbInfo;
   qe: QeIdentity;
@@ -167,13 +168,13 @@ function parseChain(of: string, pem: Uint8Array): Certificate[] {
 }
 
 /** Checks that certificates are those of the names, leaf first, and sign one another up to a root. Each name is a choice. Returns the leaf's key. */
-async function verifyNamedChain(of: string, certs: readonly Certificate[], choices: readonly (readonly string[])[]): Promise<PublicKey> {
+async function verifyNamedChain(of: string, certs: readonly Certificate[], choices: readonly (readonly string[])[]): Promise<Uint8Array> {
   if (certs.length !== choices.length) throw refuse("chain", `dcap: certificates in ${of}`, certs.length, choices.length);
   certs.forEach((cert, i) => {
     if (!choices[i]!.includes(cert.subjectName)) throw refuse("chain", `dcap: name of a certificate in ${of}`, cert.subjectName, choices[i]![0]);
   });
   if (certs[0]!.isCA) throw refuse("chain", `dcap: ${certs[0]!.subjectName}`, "a CA", "a certificate that is no CA");
-  const keys = certs.map((cert) => keyOn(intel, cert, "P-256"));
+  const keys = certs.map((cert) => pointOn(intel, cert, "P-256"));
   await verifyChain(intel, certs);
   return keys[0]!;
 }
@@ -188,7 +189,7 @@ async function verifyStatement(endorsed: Endorsements, root: string, role: strin
   const got = digestText(await sha256(certs[1]!.key.spki));
   if (got !== root) throw refuse("unknown-root", `dcap: root of ${chainRole}`, got, root);
   const { signed, signature } = splitSigned(document, role, `{"${member}":`);
-  if (!(await verifyP256(key, signed, signature))) {
+  if (!(await verifyEcdsa("P-256", key, signed, signature))) {
     throw refuse("signature", `dcap: signature of ${role}`, "a signature that does not verify", `one by ${names.signing}`);
   }
   return { signed, certs };
@@ -261,23 +262,16 @@ function only(der: Uint8Array | undefined, tag: number): Uint8Array {
 }
 
 /** Checks that the PCK vouches for the QE, the QE for the attestation key, and that for the quote. */
-async function verifyQuote(quote: Quote, pck: PublicKey): Promise<void> {
-  if (!(await verifyP256(pck, quote.qe, quote.qeSignature))) {
+async function verifyQuote(quote: Quote, pck: Uint8Array): Promise<void> {
+  if (!(await verifyEcdsa("P-256", pck, quote.qe, quote.qeSignature))) {
     throw refuse("signature", "dcap: signature of the QE report", "a signature that does not verify", "one by the PCK");
   }
   const want = concat(await sha256(concat(quote.key, quote.qeAuth)), new Uint8Array(32));
   const got = quote.qe.subarray(320, 384);
   if (!equal(got, want)) throw refuse("digest", "dcap: report data of the QE", hex(got), `${hex(want)}, the digest of the attestation key`);
-  if (!(await verifyP256({ point: concat(Uint8Array.of(4), quote.key) }, quote.signed, quote.signature))) {
+  if (!(await verifyEcdsa("P-256", concat(Uint8Array.of(4), quote.key), quote.signed, quote.signature))) {
     throw refuse("signature", "dcap: signature of the quote", "a signature that does not verify", "one by the attestation key");
   }
-}
-
-/** Verifies an ECDSA P-256 signature, R and S of 32 bytes each. A key that is no point of the curve verifies nothing. */
-async function verifyP256(key: PublicKey | { point: Uint8Array }, message: Uint8Array, signature: Uint8Array): Promise<boolean> {
-  if (!("point" in key)) return false;
-  const imported = await crypto.subtle.importKey("raw", own(key.point), { name: "ECDSA", namedCurve: "P-256" }, false, ["verify"]).catch(() => undefined);
-  return imported !== undefined && crypto.subtle.verify({ name: "ECDSA", hash: "SHA-256" }, imported, own(signature), own(message));
 }
 
 /** Compares a genuine quote's platform with the rules. Debug is compared for all platforms alike, outside. */

@@ -338,6 +338,8 @@ interface Appraised {
 /** Appraises the TEE, with the endorsements of the question, and then each device. Two of one chip are refused. */
 async function appraiseEach(question: Omit<Question, "reportData">, one: (part: Evidence) => Promise<Claims>): Promise<Appraised[]> {
   const { evidence, endorsements, rules } = question;
+  const at = Number(question.at);
+  if (!Number.isFinite(at)) throw refuse("clock", "appraisal: time", question.at, "a time to appraise for");
   checkDeviceParts(evidence);
   const all: Appraised[] = [];
   for (const part of [{ ...evidence, endorsed: new Map([...evidence.endorsed, ...(endorsements ?? [])]) }, ...evidence.devices]) {
@@ -345,7 +347,7 @@ async function appraiseEach(question: Omit<Question, "reportData">, one: (part: 
     const ruled = rules.get(part.platform) ?? {};
     if (claims.debug && !ruled.debug) throw refuse("debug", "appraisal: debug", "a TEE its host can read", "debug off");
     const fetched = parseFetched(part.endorsed);
-    await checkFetched(part.endorsed, fetched, ruled, Number(question.at));
+    await checkFetched(part.endorsed, fetched, ruled, at);
     if (all.some((other) => other.platform === part.platform && other.claims.chip === claims.chip)) {
       throw refuse("wrong-chip", "appraisal: device", `${claims.chip} twice`, "each once");
     }

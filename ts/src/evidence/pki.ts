@@ -3,9 +3,9 @@
  * no certificate: which roots and names count, the appraiser of the platform checks.
  */
 
-import { equal } from "../bytes.js";
+import { equal, own } from "../bytes.js";
 import { refuse } from "../refusal.js";
-import { type Certificate, type PublicKey, type SignatureAlgorithm, isSignedBy, KeyUsage, parsePem, parseRevocationList } from "../x509.js";
+import { type Certificate, type SignatureAlgorithm, isSignedBy, KeyUsage, parsePem, parseRevocationList } from "../x509.js";
 
 /** How one vendor signs certificates and revocation lists. The name begins its refusals. */
 export interface Vendor {
@@ -46,10 +46,23 @@ function mayUse(cert: Certificate, usage: number): boolean {
   return cert.keyUsage === 0 || (cert.keyUsage & usage) !== 0;
 }
 
-/** Returns the key of a certificate, which must be on a curve. Another is refused as `chain`. */
-export function keyOn(vendor: Vendor, cert: Certificate, curve: "P-256" | "P-384"): PublicKey {
+/** A curve of a signing key, which states the digest too: SHA-256 or SHA-384. */
+export type Curve = "P-256" | "P-384";
+
+/** Returns the key of a certificate, the uncompressed point. A key that is not on the curve is refused as `chain`. */
+export function pointOn(vendor: Vendor, cert: Certificate, curve: Curve): Uint8Array {
   if (cert.key.kind !== curve) throw refuse("chain", `${vendor.name}: key of ${cert.subjectName}`, cert.key.kind, `ECDSA ${curve}`);
-  return cert.key;
+  return cert.key.point;
+}
+
+/** Verifies an ECDSA signature, R and S of the curve's size, big-endian. A key that is no point of the curve verifies nothing. */
+export async function verifyEcdsa(curve: Curve, point: Uint8Array, message: Uint8Array, signature: Uint8Array): Promise<boolean> {
+  try {
+    const key = await crypto.subtle.importKey("raw", own(point), { name: "ECDSA", namedCurve: curve }, false, ["verify"]);
+    return await crypto.subtle.verify({ name: "ECDSA", hash: curve === "P-256" ? "SHA-256" : "SHA-384" }, key, own(signature), own(message));
+  } catch {
+    return false;
+  }
 }
 
 /**

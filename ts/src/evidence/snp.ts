@@ -6,12 +6,12 @@
  * is refused before policy: rules are compared with signed fields only.
  */
 
-import { concat, digestText, equal, hex, own, sha256, text } from "../bytes.js";
+import { concat, digestText, equal, hex, sha256, text } from "../bytes.js";
 import { DerReader, Tag, unsigned } from "../der.js";
 import { refuse } from "../refusal.js";
-import { type Certificate, extension, parseCertificate, type PublicKey } from "../x509.js";
+import { type Certificate, extension, parseCertificate } from "../x509.js";
 import type { Appraiser, Claims, Endorsements } from "./evidence.js";
-import { certificates, checkRevocation, checkValidity, keyOn, newestIssue, type Validity, validities, type Vendor, verifyChain } from "./pki.js";
+import { certificates, checkRevocation, checkValidity, pointOn, newestIssue, type Validity, validities, type Vendor, verifyChain, verifyEcdsa } from "./pki.js";
 import { accepts, checkBits, type Rules, setBits, snpGuestPolicy, snpPlatformInfo, type SnpRules, type SnpTcb } from "./rules.js";
 
 /** The appraiser of platform `snp`. */
@@ -114,7 +114,8 @@ const isHidden = (report: Report) => chipId(report).every((b) => b === 0);
 /** What verified endorsements vouch for. Their time is not checked yet. */
 interface Chain {
   root: string;
-  key: PublicKey;
+  /** The signing key, a point of P-384. */
+  key: Uint8Array;
   product: string;
   tcb: SnpTcb;
   /** The chip's id: 64 bytes, 8 on Turin; undefined under a VLEK, which names none. */
@@ -139,7 +140,7 @@ async function verifyEndorsements(report: Report, endorsed: Endorsements): Promi
   const certs = [leaf, ask, ark];
   await verifyChain(amd, certs);
   const product = checkNames(signer, leaf, ask, ark);
-  const key = keyOn(amd, leaf, "P-384");
+  const key = pointOn(amd, leaf, "P-384");
   const holder = readExtensions(leaf, signer, product);
   const times = validities(certs);
   if (crl !== undefined) times.push(await checkRevocation(amd, crl, ark, certs));
@@ -208,10 +209,10 @@ async function verifyReport(report: Report, chain: Chain): Promise<void> {
   // The report has each number with its least significant byte first, and zeros above 48 bytes.
   const numbers = [signedSize, signedSize + numberSize].map((from) => report.at(from, from + numberSize));
   const signature = concat(...numbers.map((n) => n.slice(0, 48).reverse()));
-  const key = chain.key.kind === "P-384" ? await crypto.subtle.importKey("raw", own(chain.key.point), { name: "ECDSA", namedCurve: "P-384" }, false, ["verify"]) : undefined;
-  const verifies = key && numbers.every((n) => n.subarray(48).every((b) => b === 0)) &&
-    (await crypto.subtle.verify({ name: "ECDSA", hash: "SHA-384" }, key, signature, own(report.at(0, signedSize))));
-  if (!verifies) throw refuse("signature", "snp: signature of the report", "a signature that does not verify", `one by the ${report.signer}`);
+  const inSize = numbers.every((n) => n.subarray(48).every((b) => b === 0));
+  if (!inSize || !(await verifyEcdsa("P-384", chain.key, report.at(0, signedSize), signature))) {
+    throw refuse("signature", "snp: signature of the report", "a signature that does not verify", `one by the ${report.signer}`);
+  }
 }
 
 function tcbText(tcb: SnpTcb): string {
