@@ -3,13 +3,29 @@
 import type { Gateways } from "./channel/transport.js";
 import { refuse } from "./refusal.js";
 
-/** What a request to a gateway never carries: cookies and credentials, a referrer, redirects, copies of a cache. */
-const outer: RequestInit = { credentials: "omit", referrerPolicy: "no-referrer", redirect: "error", cache: "no-store" };
+/**
+ * What a request to a gateway never carries: cookies and credentials, a referrer, copies of a cache. A
+ * redirect is a response like any other. (With "error", Node repeats a request after 421 without its
+ * content, and reports a fault in place of the status.)
+ */
+const outer: RequestInit = { credentials: "omit", referrerPolicy: "no-referrer", redirect: "manual", cache: "no-store" };
 
 /** Reports whether requests can be sent while they are made. Browsers send bodies that are whole. */
 function streamsRequests(): boolean {
   return !("window" in globalThis) && !("WorkerGlobalScope" in globalThis);
 }
+
+/**
+ * Reports whether a connection ended before a response, as one does that the gateway closed while it was
+ * idle. Only runtimes that state the cause let this be known; browsers repeat such requests themselves.
+ */
+function isReset(e: unknown): boolean {
+  const cause = e instanceof Error ? (e.cause as { code?: unknown } | undefined) : undefined;
+  return ["UND_ERR_SOCKET", "ECONNRESET", "EPIPE"].includes(String(cause?.code));
+}
+
+/** Idle connections that were closed and that one request may meet. */
+const maxResets = 3;
 
 /** Parses the URLs of gateways. */
 export function parseGateways(urls: readonly string[]): string[] {
@@ -29,6 +45,16 @@ export function parseGateways(urls: readonly string[]): string[] {
  */
 export function makeGateways(urls: readonly string[], fetch: typeof globalThis.fetch): Gateways {
   const all = parseGateways(urls);
+  const send = async (url: string, init: RequestInit) => {
+    for (let resets = 0; ; resets++) {
+      try {
+        return await fetch(url, { ...outer, ...init });
+      } catch (e) {
+        // No unit executes the same sealed bytes twice: they may be sent again.
+        if (!isReset(e) || init.body instanceof ReadableStream || init.signal?.aborted || resets === maxResets) throw e;
+      }
+    }
+  };
   let current = Math.floor(Math.random() * all.length);
   return {
     streams: streamsRequests(),
@@ -38,7 +64,7 @@ export function makeGateways(urls: readonly string[], fetch: typeof globalThis.f
         if (current === used) current = (used + 1) % all.length;
       };
       try {
-        const response = await fetch(all[used] + path, { ...outer, ...init });
+        const response = await send(all[used] + path, init);
         if (response.status === 502 || response.status === 503) next();
         return response;
       } catch (e) {
