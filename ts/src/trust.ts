@@ -8,7 +8,7 @@
  */
 
 import { fromBase64, hex, parseDigest, utf8 } from "./bytes.js";
-import { type Appraiser, type Evidence, type Result, appraise, encodeEvidence, evidenceOf } from "./evidence/evidence.js";
+import { type Appraiser, type Evidence, type Result, appraise, evidenceOf } from "./evidence/evidence.js";
 import { type Measurement, encodeMeasurement } from "./evidence/measurement.js";
 import { type ProvedHead, checkProvedHead, maxHead, unverifiedSteps } from "./head.js";
 import { History, parseSteps } from "./history.js";
@@ -91,6 +91,7 @@ interface Snapshot {
   proved: ProvedHead;
   authorityRoot: Certificate;
   evidence: Result;
+  evidenceAt: number;
   identities: readonly PinnedIdentity[];
   fetchedAt: number;
   /** Why the newest policy has no pinned identity. */
@@ -205,7 +206,10 @@ async function fetchFrom(source: Source, config: Config, seen: History, signal?:
 
 /** Makes one fetch: the steps of docs/spec/trust.md, section 2, or through a relay those of section 7.2. */
 async function attempt(source: Source, config: Config, seen: History, nonce: Uint8Array, signal: AbortSignal): Promise<Snapshot> {
-  const { history, proof } = await extendFully(seen, (from) => source.history(from.length, signal));
+  const { history, proof } = await extendFully(seen, (from) =>
+    // A relay is asked by the head: one that does not have it is behind.
+    from.length === 0 || source.chain ? source.history(from.length, signal) : source.poll(from.head, 0, signal),
+  );
   const { policy } = history;
   const chain = source.chain?.();
   const authority = chain?.at(-1);
@@ -220,18 +224,18 @@ async function attempt(source: Source, config: Config, seen: History, nonce: Uin
   const authorityRoot = parseCertificate(response.authority);
   proved ??= await checkProof(history, proof, authorityRoot, at);
   let expected = trustReportData(nonce, policy);
+  let evidenceAt = at;
   if (!chain) {
-    const evidence = utf8(encodeEvidence(response.evidence));
     if (!response.statement) throw refuse("malformed", "trust: statement", "none", "that of the authority, because the response came through a relay");
+    const evidence = utf8(JSON.stringify(response.evidence ?? null));
     const { time } = await checkTrustStatement(response.statement, { policy, authorityRoot, nonce, evidence, at });
-    if (nonce.length === 0) expected = timedReportData(time, policy);
+    if (nonce.length === 0) [expected, evidenceAt] = [timedReportData(time, policy), time];
   }
   if (response.head !== policy.head) throw refuse("behind", "trust: policy head", response.head, policy.head);
-  if (nonce.length === 0 && response.entries > 0) throw refuse("malformed", "trust: steps beside a statement for many clients", response.entries, 0);
-  const evidence = await appraiseAuthority(config, response.evidence, await expected, nonce, policy, at);
+  const evidence = await appraiseAuthority(config, evidenceOf(response.evidence), await expected, nonce, policy, at);
   const identities: PinnedIdentity[] = [];
   for (const identity of wanted) identities.push(await findIdentity(config, response.identities, identity, authorityRoot, policy, at));
-  return { history, proved, authorityRoot, evidence, identities, fetchedAt: at, pinFault: undefined };
+  return { history, proved, authorityRoot, evidence, evidenceAt, identities, fetchedAt: at, pinFault: undefined };
 }
 
 /** Step 1: extends a history by pages until it is complete. Returns the unverified proof of its head. */
@@ -350,9 +354,8 @@ async function findIdentity(config: Config, unverified: readonly ResponseIdentit
 interface TrustResponse {
   authority: Uint8Array;
   head: Digest;
-  /** The number of steps beside the head. */
-  entries: number;
-  evidence: Evidence;
+  /** Parsed JSON. The authority signs the one encoding of evidence, which is that of its parts in their order, without spaces. */
+  evidence: unknown;
   identities: readonly ResponseIdentity[];
   statement: Uint8Array | undefined;
 }
@@ -367,12 +370,10 @@ interface ResponseIdentity {
 const maxCertificate = 64 << 10;
 
 function parseTrustResponse(value: unknown): TrustResponse {
-  const history = member(value, "history");
   return {
     authority: bytesIn(value, "authority", maxCertificate) ?? new Uint8Array(0),
-    head: digestIn(history, "head"),
-    entries: arrayIn(history, "entries").length,
-    evidence: evidenceOf(member(value, "evidence")),
+    head: digestIn(member(value, "history"), "head"),
+    evidence: member(value, "evidence"),
     identities: arrayIn(value, "identities").map((identity) => ({
       id: digestIn(identity, "identity"),
       root: bytesIn(identity, "root", maxCertificate) ?? new Uint8Array(0),
@@ -460,6 +461,11 @@ export class Trust {
   /** The appraisal of the authority's own evidence. */
   get evidence(): Result {
     return this.current.evidence;
+  }
+
+  /** When the authority's evidence was made: the time of its statement, or of the fetch where it was made for this client. Milliseconds since 1970. */
+  get evidenceAt(): number {
+    return this.current.evidenceAt;
   }
 
   /** The pinned identities whose roots are fetched: all releases of a task, one release, or the rosters of a group. */

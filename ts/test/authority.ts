@@ -13,6 +13,7 @@ import { encodeMeasurement } from "../src/evidence/measurement.js";
 import { frame, framedField, reportData } from "../src/frame.js";
 import type { History, Step } from "../src/history.js";
 import type { Digest, Policy } from "../src/policy/policy.js";
+import { refuse } from "../src/refusal.js";
 import type { Source } from "../src/source.js";
 import type { Certificate } from "../src/x509.js";
 import { editField, editFields, forgeCertificate, namedKey, proveHead, signFields, type SigningKey } from "./forge.js";
@@ -123,6 +124,7 @@ export class Authority {
     this.requests.push(`history ${from.length === 64 ? `after ${this.policy.heads.indexOf("sha256:" + from) + 1} steps, ${wait} ms` : from}`);
     if (from.length !== 64) return this.edit("history", this.page(Number(from)));
     const at = this.policy.heads.indexOf("sha256:" + from) + 1;
+    if (at === 0) throw refuse("behind", "history: head", from, "a head of this history");
     if (at === this.steps.length && wait > 0) {
       await new Promise<void>((resolve) => {
         const wake = () => {
@@ -208,7 +210,11 @@ export class Authority {
       response.setHeader("content-type", "application/json");
       response.end(JSON.stringify(body));
     };
-    const server = createServer((request, response) => void respond(request, response));
+    const refused = (response: ServerResponse) => (e: unknown) => {
+      response.writeHead(409, { "content-type": "application/problem+json" });
+      response.end(JSON.stringify(e));
+    };
+    const server = createServer((request, response) => void respond(request, response).catch(refused(response)));
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     return {
       server,

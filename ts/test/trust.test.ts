@@ -55,14 +55,14 @@ function changed(input: Input, { set }: Change): Input {
 function trustOf(input: Input): Promise<Trust> {
   const pages = [...input.pages];
   const { chain } = input;
+  const page = async () => {
+    if (pages.length === 0) throw new Refusal("unavailable", "vector", "no further page", "a page");
+    return pages.shift();
+  };
   const source: Source = {
     name: "vector",
-    async history() {
-      const page = pages.shift();
-      if (page === undefined) throw new Refusal("unavailable", "vector", "no further page", "a page");
-      return page;
-    },
-    poll: () => Promise.reject(new Error("not used")),
+    history: page,
+    poll: page,
     trust: () => Promise.resolve(input.trust),
     ...(chain && { chain: () => chain.map((der) => parseCertificate(fromBase64(der))) }),
   };
@@ -120,6 +120,9 @@ test("trust through a gateway: one statement for many clients", async () => {
     assert.deepEqual([expect.kinds, expect.use, expect.ids?.length], [["unit"], "signing", 2]);
     await fetchTrust({ genesis: authority.genesis, task: "scoring", gateways: [gateway.url], fresh: true, clock: () => noon });
     assert.deepEqual(authority.requests.slice(2), ["history 0", "trust with a nonce"]);
+    const behind = await Authority.found(() => noon, ["2026.10", "2026.09"]);
+    const storage = { load: () => Promise.resolve(behind.history.toBytes()), store: () => Promise.resolve() };
+    await assert.rejects(fetchTrust({ genesis: behind.genesis, task: "scoring", gateways: [gateway.url], storage, clock: () => noon }), { reason: "behind" });
   } finally {
     gateway.close();
   }
@@ -128,6 +131,9 @@ test("trust through a gateway: one statement for many clients", async () => {
 test("a copy that is older than the newest step, or too old, is requested again with a nonce", async () => {
   const authority = await Authority.found(() => noon);
   const cached = await authority.trustResponse(new Uint8Array(0));
+  const later = noon + 60_000;
+  const trust = await fetchTrust(options(authority, { sources: [{ ...authority.source(), trust: () => Promise.resolve(cached) }], clock: () => later }));
+  assert.deepEqual([trust.fetchedAt, trust.evidenceAt], [later, noon]);
   await authority.step(newRelease);
   authority.requests.length = 0;
   const relay = authority.source();
@@ -275,12 +281,16 @@ test("the newest history is stored, and an older one is refused afterwards", asy
   assert.equal(stores, 1);
   authority.requests.length = 0;
   await fetchTrust(options(authority, { storage }));
-  assert.deepEqual([authority.requests, stores], [["history 2", "trust"], 1]);
+  assert.deepEqual([authority.requests, stores], [["history after 2 steps, 0 ms", "trust"], 1]);
   await assert.rejects(fetchTrust(options(old, { storage })), { reason: "behind" });
   // A server with another second step has another history.
   await old.step([scoring, "# another\n" + scoring]);
   await old.step([scoring, "# another\n" + scoring]);
   await assert.rejects(fetchTrust(options(old, { storage })), { reason: "behind" });
+  const forked: Source = { ...old.source(), poll: () => old.historyResponse("2", 0) };
+  await assert.rejects(fetchTrust(options(old, { storage, sources: [forked] })), { reason: "behind", rule: "policy history: step after the newest seen" });
+  const direct: Source = { ...old.source(), chain: () => [old.leaf, old.root] };
+  await assert.rejects(fetchTrust(options(old, { storage, sources: [direct] })), { reason: "behind", rule: "policy history: step after the newest seen" });
   const foreign = await Authority.found(() => noon, ["2026.10", "2026.09"]);
   await assert.rejects(fetchTrust(options(foreign, { storage })), (e) => reasonOf(e) !== undefined);
   for (const failing of [{ ...storage, load: () => Promise.reject(new Error("broken")) }, { load: () => Promise.resolve(undefined), store: () => Promise.reject(new Error("full")) }]) {
@@ -320,9 +330,8 @@ test("pages in another form, or without progress", async () => {
     ["malformed", (r) => ({ ...r, authority: undefined })],
     ["malformed", (r) => ({ ...r, identities: 7 })],
     ["malformed", (r) => ({ ...r, identities: [null] })],
-    ["malformed", (r) => ({ ...r, evidence: undefined })],
+    ["digest", (r) => ({ ...r, evidence: undefined })],
     ["malformed", (r) => ({ ...r, history: undefined })],
-    ["malformed", (r) => ({ ...r, history: { ...(r["history"] as object), entries: [1] } })],
     ["malformed", (r) => ({ ...r, statement: "*" })],
     ["malformed", (r) => ({ ...r, statement: undefined })],
     ["too-large", (r) => ({ ...r, statement: "A".repeat(1 << 20) })],
@@ -433,7 +442,7 @@ test("refresh: one fetch at a time, and at most one in a second", async () => {
   assert.equal(authority.requests.length, 2); // too early
   now += 1000;
   await Promise.all([trust.refresh(), trust.refresh(), trust.refresh()]);
-  assert.deepEqual(authority.requests.slice(2), ["history 1", "trust"]);
+  assert.deepEqual(authority.requests.slice(2), ["history after 1 steps, 0 ms", "trust"]);
   assert.equal(trust.fetchedAt, now);
   now += 1000;
   const before = trust.policy.head;
