@@ -5,7 +5,7 @@
  */
 
 import { type BitField, type Bits, type Demand, type List, type Rules, type SnpFloor, type SnpTcb, bitNames, accepts, snpGuestPolicy, snpPlatformInfo, tdAttributes, xfam } from "../evidence/rules.js";
-import { isDigest, wantDigest } from "./digest.js";
+import { isDigest } from "./digest.js";
 import { type Form, Table, digits, fault, hour, prefixed, second, textForm, type TomlValue } from "./toml.js";
 
 /** How a reference value writes a register: digests of code may not be zero, `any` and keys that may be missing aside. */
@@ -39,8 +39,6 @@ export interface Key {
   kind: Kind;
   direction: Direction;
   required?: boolean;
-  /** What a value is, for refusals. */
-  want?: string;
   is?: (value: string) => boolean;
   form?: Form;
   least?: bigint;
@@ -77,12 +75,12 @@ const register = (name: string, form: RegisterForm, size = 0, shut = false): Reg
 const pcrs = (...numbers: number[]): Register[] => numbers.map((n) => register(`pcr${n}`, "pcr"));
 const program = [register("agent", "digest"), register("program", "needed"), register("args", "arguments")];
 
-const oneOf = (...words: string[]) => ({ want: words.join(", "), is: (s: string) => words.includes(s) });
+const oneOf = (...words: string[]) => ({ is: (s: string) => words.includes(s) });
 const flag = (name: string): Key => ({ name, kind: "flag", direction: "flag" });
 const floor = (name: string, most: number): Key => ({ name, kind: "number", direction: "floor", least: 0n, most: BigInt(most) });
 const bits = (field: BitField): Key => ({ name: field.key, kind: "bits", direction: "bits", optional: true, field });
-const cutChips = (want: string, form: Form): Key => ({ name: "cut_chips", kind: "bytes", direction: "cuts", recorded: true, want, form });
-const chips = (want: string, form: Form): Key => ({ name: "chips", kind: "list", direction: "grants", required: true, recorded: true, want, form });
+const cutChips = (form: Form): Key => ({ name: "cut_chips", kind: "bytes", direction: "cuts", recorded: true, form });
+const chips = (form: Form): Key => ({ name: "chips", kind: "list", direction: "grants", required: true, recorded: true, form });
 
 const revocation = (implied?: string): Key[] => [
   { name: "crl", kind: "word", direction: "loosest", loosest: "if-present", ...oneOf("required", "if-present"), ...(implied === undefined ? {} : { implied }) },
@@ -91,7 +89,6 @@ const revocation = (implied?: string): Key[] => [
 
 const sha256Form = prefixed("sha256:", 32);
 const sha384Form = prefixed("sha384:", 48);
-export const wantSha384 = '"sha384:" and 96 lower-case hexadecimal digits';
 
 /** Reads a SHA-384 digest, and one that is not zero. */
 export const extended384: Form = sha384Form;
@@ -105,7 +102,6 @@ function nonZero(value: string | undefined): string | undefined {
 
 /** Reads a chip of SNP. The 8 bytes of a Turin are before zeros in reports. Zeros are no id: a host writes them to hide one. */
 const snpChip: Form = (s) => nonZero(digits(64)(s) ?? digits(8)(s)?.padEnd(128, "0"));
-const wantSnpChip = "128 lower-case hexadecimal digits, or the 16 of a Turin, not all zero";
 
 /** Reads two numbers of a byte each, in their one spelling. */
 function version(s: string): [number, number] | undefined {
@@ -126,14 +122,14 @@ const snpKeys: readonly Key[] = [
     name: "generation", kind: "named", direction: "grants", required: true, names: ["Milan", "Genoa", "Turin"],
     named: (name) => [snpFloor(name, "committed", true), snpFloor(name, "reported", false), snpFloor(name, "launch", false)],
   },
-  chips(wantSnpChip, snpChip),
-  cutChips(wantSnpChip, snpChip),
-  { name: "id_keys", kind: "list", direction: "grants", required: true, want: wantSha384, form: sha384Form },
+  chips(snpChip),
+  cutChips(snpChip),
+  { name: "id_keys", kind: "list", direction: "grants", required: true, form: sha384Form },
   flag("smt"), flag("migration"), flag("provisional_firmware"),
   { name: "vmpl", kind: "number", direction: "ceiling", least: 0n, most: 3n },
   { ...flag("hidden_chips"), recorded: true },
   bits(snpPlatformInfo),
-  { ...bits(snpGuestPolicy), keys: [{ name: "abi", kind: "word", direction: "version", want: 'a version such as "1.55"', is: (s) => version(s) !== undefined }] },
+  { ...bits(snpGuestPolicy), keys: [{ name: "abi", kind: "word", direction: "version", is: (s) => version(s) !== undefined }] },
   {
     name: "mitigations", kind: "table", direction: "fixed", optional: true,
     keys: [{ name: "launch", kind: "bit-numbers", direction: "cuts" }, { name: "current", kind: "bit-numbers", direction: "cuts" }],
@@ -141,35 +137,33 @@ const snpKeys: readonly Key[] = [
 ];
 
 const ppid = digits(16);
-const wantPpid = "32 lower-case hexadecimal digits";
 const statuses = ["SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded", "OutOfDate", "OutOfDateConfigurationNeeded"];
 const relaunchStatuses = ["TDRelaunchAdvised", "TDRelaunchAdvisedConfigurationNeeded"];
 
 const dcapKeys = (accepted: string[]): Key[] => [
   ...revocation(),
   { name: "statuses", kind: "words", direction: "grants", ...oneOf(...accepted) },
-  { name: "advisories", kind: "words", direction: "grants", want: 'an id such as "INTEL-SA-00615"', is: (s) => /^INTEL-[A-Z]{2}-[0-9]{5}$/.test(s) },
+  { name: "advisories", kind: "words", direction: "grants", is: (s) => /^INTEL-[A-Z]{2}-[0-9]{5}$/.test(s) },
   floor("min_evaluation", 0xffffffff),
   { name: "min_tcb_date", kind: "time", direction: "time" },
-  chips(wantPpid, ppid),
-  cutChips(wantPpid, ppid),
-  { name: "cut_models", kind: "bytes", direction: "cuts", want: "12 lower-case hexadecimal digits, an FMSPC", form: digits(6) },
+  chips(ppid),
+  cutChips(ppid),
+  { name: "cut_models", kind: "bytes", direction: "cuts", form: digits(6) },
 ];
 
 const mr = digits(48);
-const wantMr = "96 lower-case hexadecimal digits";
 const zeroMr = "0".repeat(96);
 
 const soft8 = digits(8);
 const nvidiaKeys: readonly Key[] = [
   ...revocation(),
-  { name: "models", kind: "words", direction: "grants", required: true, want: "a model such as GH100", is: (s) => /^G[A-Z][0-9]{2}[0-9X]$/.test(s) },
-  chips(wantDigest, sha256Form),
-  cutChips(wantDigest, sha256Form),
-  { name: "drivers", kind: "list", direction: "grants", required: true, want: "a version such as 550.90.07", form: textForm(/^[0-9]+(?:\.[0-9]+)+$/) },
-  { name: "vbios", kind: "list", direction: "grants", required: true, want: "a version such as 96.00.9F.00.01", form: textForm(/^[0-9A-F]{2}(?:\.[0-9A-F]{2}){4}$/) },
+  { name: "models", kind: "words", direction: "grants", required: true, is: (s) => /^G[A-Z][0-9]{2}[0-9X]$/.test(s) },
+  chips(sha256Form),
+  cutChips(sha256Form),
+  { name: "drivers", kind: "list", direction: "grants", required: true, form: textForm(/^[0-9]+(?:\.[0-9]+)+$/) },
+  { name: "vbios", kind: "list", direction: "grants", required: true, form: textForm(/^[0-9A-F]{2}(?:\.[0-9A-F]{2}){4}$/) },
   { name: "modes", kind: "words", direction: "grants", required: true, ...oneOf("SPT", "MPT", "PPCIE", "unstated") },
-  { name: "measurements", kind: "word", direction: "fixed", required: true, want: '"any"', is: (s) => s === "any" },
+  { name: "measurements", kind: "word", direction: "fixed", required: true, is: (s) => s === "any" },
   { name: "mode", kind: "word", direction: "loosest", loosest: "development", ...oneOf("production", "development") },
 ];
 
@@ -197,7 +191,7 @@ export const platforms: ReadonlyMap<string, Platform> = /* @__PURE__ */ new Map(
       ppid, ppid,
     ),
     platform("snp", snpRegisters(false), snpKeys, snpChip, snpChip),
-    platform("soft", program, [cutChips("16 lower-case hexadecimal digits", soft8)], soft8, soft8),
+    platform("soft", program, [cutChips(soft8)], soft8, soft8),
     platform(
       "tdx",
       [register("mrtd", "code384"), register("mrconfigid", "bytes", 48), ...[0, 1, 2, 3].map((n) => register(`rtmr${n}`, "extended384"))],
@@ -206,25 +200,20 @@ export const platforms: ReadonlyMap<string, Platform> = /* @__PURE__ */ new Map(
         flag("migration"),
         bits(tdAttributes),
         bits(xfam),
-        { name: "servicetd", kind: "list", direction: "grants", want: `${wantMr}, or "unsaid"`, form: (s) => (s === "unsaid" ? "" : mr(s)), implied: [zeroMr, "unsaid"] },
+        { name: "servicetd", kind: "list", direction: "grants", form: (s) => (s === "unsaid" ? "" : mr(s)), implied: [zeroMr, "unsaid"] },
         {
           name: "owner", kind: "joined", direction: "grants", implied: [new Map([["mrowner", zeroMr], ["mrownerconfig", zeroMr]])],
-          keys: ["mrowner", "mrownerconfig"].map((name) => ({ name, kind: "bytes", direction: "fixed", want: wantMr, form: mr })),
+          keys: ["mrowner", "mrownerconfig"].map((name) => ({ name, kind: "bytes", direction: "fixed", form: mr })),
         },
       ],
       ppid, ppid,
     ),
     platform(
       "tpm", [...pcrs(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14), ...program],
-      [cutChips(wantDigest, sha256Form)], digits(32), digits(32),
+      [cutChips(sha256Form)], digits(32), digits(32),
     ),
   ].map((p) => [p.name, p]),
 );
-
-/** Returns the names of the platforms that `is` accepts. */
-export function platformNames(is: (p: Platform) => boolean): string {
-  return [...platforms.values()].filter(is).map((p) => p.name).join(", ");
-}
 
 /** Values of a table, by key. */
 type Values = ReadonlyMap<string, unknown>;
@@ -232,16 +221,15 @@ type Values = ReadonlyMap<string, unknown>;
 /** Reads the tables of platforms: the key `platform` of a policy, or of a group's authority. */
 export function readPlatforms(parent: Table): Map<string, Rules> {
   const all = new Map<string, Rules>();
-  const names = platformNames(() => true);
-  for (const [name, table] of parent.namedTables("platform", names, (s) => platforms.has(s))) {
+  for (const [name, table] of parent.namedTables("platform", (s) => platforms.has(s))) {
     const own = platforms.get(name)!;
     table.require("roots");
     const debug = table.flag("debug");
-    const roots = table.set("roots", wantDigest, isDigest);
-    if (roots.length === 0) throw table.fault("roots", "number of roots", 0, "at least 1");
+    const roots = table.set("roots", isDigest);
+    if (roots.length === 0) throw table.fault("roots", "number of roots", 0);
     const values = readKeys(table, own.keys);
     if (own.keys === snpKeys && values.get("hidden_chips") === true && values.get("chips") !== "any") {
-      throw table.fault("hidden_chips", "chips", "a list of chips", 'chips = "any": a chip whose id is hidden is on no list');
+      throw table.fault("hidden_chips", "chips", "a list of chips");
     }
     table.end();
     all.set(name, rulesOf(own, values, roots, debug));
@@ -261,7 +249,7 @@ function readKeys(table: Table, keys: readonly Key[]): Map<string, unknown> {
 }
 
 function readKey(table: Table, key: Key): unknown {
-  const { name, want = "", form = () => undefined, is = () => false } = key;
+  const { name, form = () => undefined, is = () => false } = key;
   const has = table.has(name);
   switch (key.kind) {
     case "flag":
@@ -273,13 +261,13 @@ function readKey(table: Table, key: Key): unknown {
     case "time":
       return table.time(name);
     case "word":
-      return orMissing(has, table.text(name, want, is));
+      return orMissing(has, table.text(name, is));
     case "words":
-      return orMissing(has, table.set(name, want, is));
+      return orMissing(has, table.set(name, is));
     case "list":
-      return orMissing(has, anyOr(table, name, () => readForms(table, name, want, form)));
+      return orMissing(has, anyOr(table, name, () => readForms(table, name, form)));
     case "bytes":
-      return orMissing(has, readForms(table, name, want, form));
+      return orMissing(has, readForms(table, name, form));
     case "joined":
       return orMissing(has, anyOr(table, name, () => readJoined(table, key)));
     case "bit-numbers":
@@ -294,13 +282,13 @@ function readKey(table: Table, key: Key): unknown {
 /** Reads a key that is a table. */
 function readInner(table: Table, key: Key): Values | undefined {
   if (key.kind === "named") {
-    const inner = table.namedTables(key.name, key.names!.join(", "), (s) => key.names!.includes(s));
+    const inner = table.namedTables(key.name, (s) => key.names!.includes(s));
     const all = new Map(inner.map(([name, t]) => {
       const values = readKeys(t, key.named!(name));
       t.end();
       return [name, values];
     }));
-    if (table.has(key.name) && all.size === 0) throw table.fault(key.name, `number of ${key.name}s`, 0, "at least 1");
+    if (table.has(key.name) && all.size === 0) throw table.fault(key.name, `number of ${key.name}s`, 0);
     return all;
   }
   const inner = table.table(key.name);
@@ -319,18 +307,18 @@ function orMissing<T>(has: boolean, value: T): T | undefined {
 /** Reads "any", or a list. */
 function anyOr(table: Table, name: string, read: () => string[]): List {
   if (typeof table.values.get(name) !== "string") return read();
-  return table.text(name, '"any", or a list', (s) => s === "any") as "any";
+  return table.text(name, (s) => s === "any") as "any";
 }
 
 /** Reads a list of byte strings, each once, as hexadecimal digits. */
-function readForms(table: Table, name: string, want: string, form: Form): string[] {
-  return table.set(name, want, (s) => form(s) !== undefined).map((s) => form(s)!);
+function readForms(table: Table, name: string, form: Form): string[] {
+  return table.set(name, (s) => form(s) !== undefined).map((s) => form(s)!);
 }
 
 /** Reads a list of tables whose values are joined, each once. */
 function readJoined(table: Table, key: Key): string[] {
   const list = table.tables(key.name).map((inner) => {
-    const value = key.keys!.map((part) => readBytes(inner, part.name, part.want!, part.form!)).join("");
+    const value = key.keys!.map((part) => readBytes(inner, part.name, part.form!)).join("");
     inner.end();
     return value;
   });
@@ -339,9 +327,9 @@ function readJoined(table: Table, key: Key): string[] {
 }
 
 /** Reads a byte string that is required, as hexadecimal digits. */
-export function readBytes(table: Table, name: string, want: string, form: Form): string {
+export function readBytes(table: Table, name: string, form: Form): string {
   table.require(name);
-  return form(table.text(name, want, (s) => form(s) !== undefined))!;
+  return form(table.text(name, (s) => form(s) !== undefined))!;
 }
 
 /** Reads demands on bits. It leaves other keys of the table unread. */
@@ -352,7 +340,7 @@ function readBits(table: Table, field: BitField): Bits {
     const value = table.values.get(name);
     if (value === undefined) continue;
     const demand = value === true ? "set" : value === false ? "clear" : value === "any" ? "any" : undefined;
-    if (demand === undefined) throw table.fault(name, "value", String(value), 'true, false or "any"');
+    if (demand === undefined) throw table.fault(name, "value", String(value));
     demands.set(name, demand);
   }
   return demands;
@@ -361,7 +349,7 @@ function readBits(table: Table, field: BitField): Bits {
 /** Reads a list of numbers of bits, each once. */
 function readBitNumbers(table: Table, name: string): number[] {
   const numbers = table.list(name).map((v, i) => {
-    if (typeof v !== "number" || v < 0 || v > 63) throw fault(`${table.keyPath(name)}[${i}]`, "value", String(v), "the number of a bit, 0 to 63");
+    if (typeof v !== "number" || v < 0 || v > 63) throw fault(`${table.keyPath(name)}[${i}]`, "value", String(v));
     return v;
   });
   table.refuseRepeated(name, numbers);

@@ -8,16 +8,16 @@
 import { hex, text } from "../bytes.js";
 import { type Refusal, refuse } from "../refusal.js";
 import { parseToml, type TomlTable, type TomlValue } from "./parser.js";
-import { type Digest, isDigest, wantDigest, zeroDigest } from "./digest.js";
+import { type Digest, isDigest, zeroDigest } from "./digest.js";
 
 export type { TomlTable, TomlValue };
 
 /** The most bytes of a policy file. */
 const maxPolicy = 256 << 10;
 
-/** Makes the refusal of a broken rule at a path. */
-export function fault(path: string, rule: string, got: unknown, want: unknown): Refusal {
-  return refuse("policy", path === "" ? rule : `${path}: ${rule}`, got, want);
+/** Makes the refusal of a broken rule at a path. What each key accepts is in the reference, and owners see it before they sign. */
+export function fault(path: string, rule: string, got: unknown): Refusal {
+  return refuse("policy", path === "" ? rule : `${path}: ${rule}`, got, "what docs/reference/policy.md specifies");
 }
 
 /**
@@ -34,7 +34,7 @@ const hidden = new RegExp(
 
 /** Decodes a file of at most 262,144 bytes. */
 export function decodeToml(raw: Uint8Array): TomlTable {
-  if (raw.length > maxPolicy) throw fault("", "size in bytes", raw.length, `at most ${maxPolicy}`);
+  if (raw.length > maxPolicy) throw fault("", "size in bytes", raw.length);
   let source: string;
   try {
     source = text(raw);
@@ -48,11 +48,11 @@ export function decodeToml(raw: Uint8Array): TomlTable {
 export function decodeTomlText(source: string): TomlTable {
   const seen = hidden.exec(source);
   if (seen !== null) {
-    if (seen[0] === "\ufeff" && seen.index === 0) throw fault("", "encoding", "a byte order mark", "none");
-    if (source.includes("\r")) throw fault("", "line ends", "CR", "LF alone");
+    if (seen[0] === "\ufeff" && seen.index === 0) throw fault("", "encoding", "a byte order mark");
+    if (source.includes("\r")) throw fault("", "line ends", "CR");
     const before = source.slice(0, seen.index).split("\n");
     const got = `U+${seen[0].codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}`;
-    throw fault(`line ${before.length}, column ${[...before[before.length - 1]!].length + 1}`, "character", got, "characters that are seen: no controls, marks of direction or format, or private use");
+    throw fault(`line ${before.length}, column ${[...before[before.length - 1]!].length + 1}`, "character", got);
   }
   return parseToml(source);
 }
@@ -176,8 +176,8 @@ export class Table {
   }
 
   /** Makes the refusal of a key. */
-  fault(key: string, rule: string, got: unknown, want: unknown): Refusal {
-    return fault(this.keyPath(key), rule, got, want);
+  fault(key: string, rule: string, got: unknown): Refusal {
+    return fault(this.keyPath(key), rule, got);
   }
 
   /** Reports whether the table has a key. */
@@ -188,7 +188,7 @@ export class Table {
   /** Refuses a table without one of the keys. */
   require(...keys: string[]): void {
     for (const key of keys) {
-      if (!this.has(key)) throw this.fault(key, "required key", "a table without it", "a value");
+      if (!this.has(key)) throw this.fault(key, "required key", "a table without it");
     }
   }
 
@@ -198,44 +198,43 @@ export class Table {
   }
 
   /** Refuses a key that must not occur with another. */
-  forbid(key: string, other: string): void {
+  forbid(key: string): void {
     this.known.add(key);
     const value = this.values.get(key);
-    if (value !== undefined) throw this.fault(key, "key", describe(value), `no value beside ${other}`);
+    if (value !== undefined) throw this.fault(key, "key", describe(value));
   }
 
   /** Reads a value that `is` accepts. */
-  value<T extends TomlValue>(key: string, want: string, is: (value: TomlValue) => value is T): T | undefined {
+  value<T extends TomlValue>(key: string, is: (value: TomlValue) => value is T): T | undefined {
     this.known.add(key);
     const value = this.values.get(key);
-    if (value !== undefined && !is(value)) throw this.fault(key, "value", describe(value), want);
+    if (value !== undefined && !is(value)) throw this.fault(key, "value", describe(value));
     return value;
   }
 
   /** Reads a string that `ok` accepts; `""` where it is absent. */
-  text(key: string, want: string, ok: (value: string) => boolean): string {
-    return this.value(key, want, (v): v is string => typeof v === "string" && ok(v)) ?? "";
+  text(key: string, ok: (value: string) => boolean): string {
+    return this.value(key, (v): v is string => typeof v === "string" && ok(v)) ?? "";
   }
 
   /** Reads a whole number in a range; 0 where it is absent. */
   number(key: string, least: number, most: number): number {
-    return this.value(key, `a whole number from ${least} to ${most}`, (v): v is number => typeof v === "number" && least <= v && v <= most) ?? 0;
+    return this.value(key, (v): v is number => typeof v === "number" && least <= v && v <= most) ?? 0;
   }
 
   /** Reads true or false; false where it is absent. */
   flag(key: string): boolean {
-    return this.value(key, "true or false", (v): v is boolean => typeof v === "boolean") ?? false;
+    return this.value(key, (v): v is boolean => typeof v === "boolean") ?? false;
   }
 
   /** Reads a time, in milliseconds since 1970. */
   time(key: string): number | undefined {
-    return this.value(key, "a time such as 2026-11-22T09:00:00Z", (v): v is Date => v instanceof Date)?.getTime();
+    return this.value(key, (v): v is Date => v instanceof Date)?.getTime();
   }
 
   /** Reads a duration in a range of nanoseconds, in milliseconds. */
   duration(key: string, least: bigint, most: bigint): number | undefined {
-    const want = `a duration from ${least} ns to ${most} ns`;
-    const value = this.text(key, want, (s) => {
+    const value = this.text(key, (s) => {
       const d = parseDuration(s);
       return d !== undefined && least <= d && d <= most;
     });
@@ -244,25 +243,25 @@ export class Table {
 
   /** Reads a digest; zeroDigest where it is absent. */
   digest(key: string): Digest {
-    return this.text(key, wantDigest, isDigest) || zeroDigest;
+    return this.text(key, isDigest) || zeroDigest;
   }
 
   /** Reads a list. */
   list(key: string): readonly TomlValue[] {
-    return this.value(key, "a list", (v): v is TomlValue[] => Array.isArray(v)) ?? [];
+    return this.value(key, (v): v is TomlValue[] => Array.isArray(v)) ?? [];
   }
 
   /** Reads a list of strings that `ok` accepts. */
-  texts(key: string, want: string, ok: (value: string) => boolean): string[] {
+  texts(key: string, ok: (value: string) => boolean): string[] {
     return this.list(key).map((v, i) => {
-      if (typeof v !== "string" || !ok(v)) throw fault(`${this.keyPath(key)}[${i}]`, "value", describe(v), want);
+      if (typeof v !== "string" || !ok(v)) throw fault(`${this.keyPath(key)}[${i}]`, "value", describe(v));
       return v;
     });
   }
 
   /** Reads a list of strings in which none occurs twice. */
-  set(key: string, want: string, ok: (value: string) => boolean): string[] {
-    const list = this.texts(key, want, ok);
+  set(key: string, ok: (value: string) => boolean): string[] {
+    const list = this.texts(key, ok);
     this.refuseRepeated(key, list);
     return list;
   }
@@ -271,41 +270,41 @@ export class Table {
   refuseRepeated(key: string, list: readonly unknown[]): void {
     const seen = new Set<unknown>();
     for (const v of list) {
-      if (seen.has(v)) throw this.fault(key, "element twice", v, "each once");
+      if (seen.has(v)) throw this.fault(key, "element twice", v);
       seen.add(v);
     }
   }
 
   /** Reads a table inside this one. */
   table(key: string): Table | undefined {
-    const values = this.value(key, "a table", isTable);
+    const values = this.value(key, isTable);
     return values && new Table(this.keyPath(key), values);
   }
 
   /** Reads a list of tables. */
   tables(key: string): Table[] {
-    return (this.value(key, "a list of tables", (v): v is TomlValue[] => Array.isArray(v)) ?? []).map((v, i) => {
+    return (this.value(key, (v): v is TomlValue[] => Array.isArray(v)) ?? []).map((v, i) => {
       const path = `${this.keyPath(key)}[${i}]`;
-      if (!isTable(v)) throw fault(path, "value", describe(v), "a table");
+      if (!isTable(v)) throw fault(path, "value", describe(v));
       return new Table(path, v);
     });
   }
 
   /** Reads a table of tables whose keys `ok` accepts, in the order of the keys. */
-  namedTables(key: string, want: string, ok: (name: string) => boolean): [name: string, table: Table][] {
+  namedTables(key: string, ok: (name: string) => boolean): [name: string, table: Table][] {
     const all = this.table(key);
     if (all === undefined) return [];
     // All names first, as the tables are read in the order of the caller.
     return sortedKeys(all.values).map((name) => {
-      if (!ok(name)) throw all.fault(name, "name", name, want);
+      if (!ok(name)) throw all.fault(name, "name", name);
       return [name, all.table(name)!];
     });
   }
 
-  /** Refuses keys that were not read. */
+  /** Refuses keys that were not read: what a reader does not know may restrict something. */
   end(): void {
     for (const key of sortedKeys(this.values)) {
-      if (!this.known.has(key)) throw this.fault(key, "unknown key", key, `one of ${sortedTexts([...this.known]).join(", ")}`);
+      if (!this.known.has(key)) throw this.fault(key, "unknown key", key);
     }
   }
 }
