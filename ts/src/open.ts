@@ -103,6 +103,9 @@ const followDelay = 250;
 const refreshAfter = 60_000;
 const minRefresh = 1_000;
 
+/** Time in which units are asked to close a session, in milliseconds. */
+const closeTime = 5_000;
+
 function digestOf(value: string): Digest {
   return digestText(parseDigest(value.startsWith("sha256:") ? value : "sha256:" + value));
 }
@@ -136,8 +139,10 @@ class Cluster {
     const given = options.trust;
     const genesis = digestOf(options.genesis);
     if (!(given instanceof Trust)) return new Cluster(options, await fetchTrust(trustOptions(options, genesis)));
-    const same = given.pin.genesis === genesis && given.pin.task === options.task && given.pin.group === options.group;
-    if (!same) throw refuse("request", "channel: trust", "of another pin", "of the genesis, task and group given here");
+    const { pin } = given;
+    const id = options.id === undefined ? undefined : digestOf(options.id);
+    const same = pin.genesis === genesis && pin.task === options.task && pin.group === options.group && pin.id === id;
+    if (!same) throw refuse("request", "channel: trust", "of another pin", "of the genesis, task, id and group given here");
     return new Cluster(options, given);
   }
 
@@ -339,10 +344,11 @@ export class Session {
 
   /**
    * Closes the session at all known units and gives up its secret. Returns the units that confirmed, and
-   * the time until which others may have the session. Responses that have begun continue.
+   * the time until which others may have the session. Responses that have begun continue. It takes at
+   * most 5 seconds, or until the signal.
    */
   async close(options?: { signal?: AbortSignal }): Promise<Closed> {
-    const closed = await this.transport.close(options?.signal);
+    const closed = await this.transport.close(options?.signal ?? AbortSignal.timeout(closeTime));
     await this.cluster.end();
     return closed;
   }
