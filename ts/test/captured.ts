@@ -10,7 +10,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { isAbsolute, join } from "node:path";
 import { before, test } from "node:test";
 import { equal, fromHex, hex } from "../src/bytes.js";
-import { type Appraiser, type Claims, inspect, type Platform } from "../src/evidence/evidence.js";
+import { type Claims, inspect, type Platform } from "../src/evidence/evidence.js";
 import type { Rules } from "../src/evidence/rules.js";
 import { reasonOf, refuse, Refusal } from "../src/refusal.js";
 import { repository } from "./vectors.js";
@@ -62,6 +62,41 @@ export interface Subject {
   unsigned?(evidence: Uint8Array, offset: number): boolean;
 }
 
+/** SHA-256 of the SubjectPublicKeyInfo of the vendors' roots, as policies name them. */
+export const intelRoot = "sha256:a0af031289f5d5d4132f9186068a7fc13628633ba235777472e29b6b6c67a49e";
+export const amdRoots = [
+  "sha256:9f056bee44377e29308cb5ffa895bdfb62d18881fa6bed8d6f075b0204089cb9", // Milan
+  "sha256:429a69c9422aa258ee4d8db5fcda9c6470ef15f8cd5a9cebd6cbc7d90b863831", // Genoa
+  "sha256:4f125410563a2ab9a50356f9243f6fe0b6f73de98603f53f90339c70e9d7ad08", // Turin
+];
+
+const shared = (p: VectorPolicy): Rules => ({ debug: p.debug, crl: p.crlIfPresent ? "if-present" : "required", chips: "any" });
+const dcap = (platform: "tdx" | "sgx"): Subject => ({
+  vectors: platform,
+  platform,
+  rules: (p) => ({ ...shared(p), roots: [intelRoot], dcap: { statuses: p.tcb_status, advisories: p.advisories, serviceTd: "any" } }),
+  // Any number of zeros may follow the quote.
+  unsigned: (evidence, offset) => evidence.subarray(offset).every((b) => b === 0),
+});
+
+/** The appraisers, with the rules of the vectors' default policy, which states nothing of chips, floors and settings. */
+export const subjects: readonly Subject[] = [
+  dcap("tdx"),
+  dcap("sgx"),
+  {
+    vectors: "sev-snp",
+    platform: "snp",
+    rules: (p) => ({
+      ...shared(p),
+      roots: amdRoots,
+      snp: {
+        generations: new Map([["Milan", {}], ["Genoa", {}], ["Turin", {}]]), idKeys: "any", smt: true, provisional: p.provisional_firmware, vmpl: p.vmpl, hiddenChips: true,
+        platformInfo: new Map([["ALIAS_CHECK_COMPLETE", "any"]]),
+      },
+    }),
+  },
+];
+
 type Files = Map<string, Uint8Array>;
 
 /** One vector with its files by role. */
@@ -103,7 +138,8 @@ function rootOf(certificate: Uint8Array): string {
 
 /** Checks an appraiser with one vector. */
 export class CapturedCase {
-  constructor(readonly subject: Subject, readonly loaded: Loaded) {}
+  /** `by` appraises, here or in a browser. */
+  constructor(readonly subject: Subject, readonly loaded: Loaded, private readonly by: typeof inspect = inspect) {}
 
   private policy(differs: object | null | undefined): VectorPolicy {
     return { ...defaultPolicy, crlIfPresent: this.loaded.vector.expected.crl === "absent-allowed", ...(differs ?? {}) };
@@ -130,7 +166,7 @@ export class CapturedCase {
   }
 
   /** Appraises with files replaced. Captured evidence was bound to other uses, so it is inspected, and then compared with the vector's nonce. */
-  async appraise(policy: VectorPolicy, replace: Files, at: number, appraisers?: ReadonlyMap<string, Appraiser>): Promise<Claims> {
+  async appraise(policy: VectorPolicy, replace: Files, at: number): Promise<Claims> {
     const files = new Map([...this.loaded.content, ...replace]);
     const raw = files.get("evidence")!;
     files.delete("evidence");
@@ -138,7 +174,7 @@ export class CapturedCase {
     const rules = this.subject.rules(policy);
     const other = replace.get("root");
     if (other) rules.roots = rules.roots!.map((root) => (root === rootOf(this.loaded.content.get("root")!) ? rootOf(other) : root));
-    const [claims] = await inspect({ evidence: { platform, raw, endorsed: files, devices: [] }, rules: new Map([[platform, rules]]), at, ...(appraisers ? { appraisers } : {}) });
+    const [claims] = await this.by({ evidence: { platform, raw, endorsed: files, devices: [] }, rules: new Map([[platform, rules]]), at });
     const text = this.loaded.vector.claims["nonce"];
     const nonce = files.get("nonce") ?? (typeof text === "string" ? fromHex(text) : undefined);
     if (nonce && !(equal(claims!.reportData.subarray(0, nonce.length), nonce) && claims!.reportData.subarray(nonce.length).every((b) => b === 0))) {
