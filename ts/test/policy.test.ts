@@ -5,9 +5,12 @@ import { test } from "node:test";
 import { encodeMeasurement } from "../src/evidence/measurement.js";
 import { History, type Step } from "../src/history.js";
 import { parseDocument } from "../src/policy/document.js";
-import { parseRoster, encodeRoster, parseStatement, rosterId } from "../src/policy/roster.js";
+import { encodeRoster, parseRoster, parseStatement, type Roster, rosterId } from "../src/policy/roster.js";
 import { type Namespace, verifySshSignature } from "../src/policy/sshsig.js";
 import { Refusal } from "../src/refusal.js";
+import { concat, utf8 } from "../src/bytes.js";
+import { framedField } from "../src/frame.js";
+import { zeroDigest } from "../src/policy/digest.js";
 import { repository, vector } from "./vectors.js";
 
 const bytes = (path: string) => new Uint8Array(readFileSync(repository + path));
@@ -112,3 +115,28 @@ test("group vectors", async () => {
   assert.ok(count >= 20);
 });
 
+
+test("rosters that no policy could have are refused", async () => {
+  const good = await parseRoster(new Uint8Array(Buffer.from(textOf("policy/testdata/vectors/group/roster.hex").trim(), "hex")));
+  const [holder, scorer] = good.roles as [Roster["roles"][0], Roster["roles"][0]];
+  const [north, south] = good.parties as [Roster["parties"][0], Roster["parties"][0]];
+  const changes: Partial<Roster>[] = [
+    { trustDomain: "Clinic.example" }, { trustDomain: "" }, { group: "Trial" }, { group: "" }, { root: zeroDigest }, { genesis: zeroDigest }, { keyMode: "other" as "unit" },
+    { quorum: 0 }, { quorum: 3 }, { quorum: 2 ** 45 }, { until: 2 ** 38 * 1000 }, { authority: "" }, { authority: "1" }, { authority: good.authority.replace("soft", "hard") },
+    { parties: [south, north] }, { parties: [] }, { parties: [north, { ...south, key: north.key }] }, { parties: [north, { ...south, key: zeroDigest }] }, { parties: [north, { ...south, name: "South" }] },
+    { parties: [{ ...north, name: "s0uth" }, south] }, { parties: [{ ...north, name: "so-uth" }, south] }, { parties: [north, north] },
+    { roles: [] }, { roles: [scorer, holder] }, { roles: [holder, { ...scorer, name: "h0lder" }] }, { roles: [{ ...holder, members: [] }, scorer] }, { roles: [holder, { ...scorer, calls: ["other"] }] },
+    { roles: [holder, { ...scorer, calls: ["scorer", "holder"] }] }, { roles: [holder, { ...scorer, calls: ["holder", "holder"] }] }, { roles: [holder, { ...scorer, calls: ["", "holder"] }] },
+    ...[{ party: "west" }, { task: "Keys" }, { release: "" }, { identity: zeroDigest }, { task: "a b" }].map((m) => ({ roles: [{ ...holder, members: [{ ...holder.members[0]!, ...m }] }, scorer] })),
+    { roles: [{ ...holder, members: [holder.members[0]!, holder.members[0]!] }, scorer] }, { roles: [{ ...holder, members: [{ ...holder.members[0]!, party: "south" }, holder.members[0]!] }, scorer] },
+  ];
+  for (const change of changes) assert.equal(await verdict(() => parseRoster(encodeRoster({ ...good, ...change }))), "malformed", JSON.stringify(change));
+  const bytes = encodeRoster(good);
+  for (const bad of [bytes.subarray(0, 300), bytes.subarray(0, 16), concat(bytes, Uint8Array.of(0)), concat(bytes, framedField(utf8("x"))), concat(bytes, framedField(bytes)), bytes.map((b, i) => (i === 3 ? b ^ 1 : b))]) {
+    assert.equal(await verdict(() => parseRoster(bad)), "malformed");
+  }
+  const party = encodeRoster({ ...good, roles: [] }).subarray(encodeRoster({ ...good, parties: [], roles: [] }).length);
+  assert.equal(await verdict(() => parseRoster(concat(encodeRoster({ ...good, parties: [] }), party))), "malformed", "parties after roles");
+  assert.equal(await verdict(() => parseRoster(new Uint8Array((256 << 10) + 1))), "too-large");
+  assert.equal(await verdict(() => parseRoster(encodeRoster({ ...good, until: good.until + 1000 }))), "accepted");
+});

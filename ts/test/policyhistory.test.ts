@@ -220,6 +220,7 @@ test("one roster succeeds another", async () => {
   await refused("policy", () => adopt(h, change, ["quorum = 2\nuntil", `continues = "${digestOf("9")}"\nquorum = 2\nuntil`]));
   const continued = await adopt(h, change, ["quorum = 2\nuntil", `continues = "${old}"\nquorum = 2\nuntil`]);
   assert.notEqual(trial(continued).id, old);
+  await refused("policy", () => adopt(h, ['key_mode = "shared"\nquorum = 2\nuntil', `key_mode = "unit"\ncontinues = "${old}"\nquorum = 2\nuntil`]));
   assert.equal(inForce(trial(continued), start).id, old);
   assert.equal(groupById(continued.policy, old)!.id, old);
   // The cut of role scorer is the step, for its members changed; the identity is still there.

@@ -321,7 +321,7 @@ export async function addStatement(place: StatementPlace, statement: Uint8Array,
   const party = [...p.roster.parties, ...(p.former?.roster.parties ?? [])].find((x) => x.key === s.key);
   if (party?.name !== s.party) throw refuse("not-owner", "statement: party and key", `${s.party} ${s.key}`, "those of a party of the group");
   const signed = { statement, signature };
-  const h = verifies ? await verifyStatement(p.roster, p.id, signed, steps) : { ...s, signed, other: undefined, step: steps };
+  const h = verifies ? await verifyStatement(p.roster, s, signed, steps) : { ...s, signed, other: undefined, step: steps };
   const last = p.newest.get(s.key);
   checkFollows(h, last);
   const ends = approves(last) && (h.number === last.number || h.withdraws);

@@ -104,10 +104,10 @@ function digest(field: Uint8Array): Digest {
   return value;
 }
 
-/** Reads a number of eight bytes below 2^44, which is more seconds than any time of a policy. */
+/** Reads a number of eight bytes below 2^38, which is more seconds than any time of a policy. */
 function small(field: Uint8Array): number {
   const value = field.length === 8 ? Number(`0x${hex(field)}`) : Infinity;
-  if (value >= 2 ** 44) throw badRoster("number", hex(field), "8 bytes, below 2^44");
+  if (value >= 2 ** 38) throw badRoster("number", hex(field), "8 bytes, below 2^38");
   return value;
 }
 
@@ -228,14 +228,10 @@ export interface VerifiedStatement extends Statement {
 }
 
 /**
- * Verifies a statement about a group: it is about this roster, whose identity is `id`, is signed with
- * the key that it names, and ends no later than the group. It does not check that the key is a party's.
+ * Verifies a statement about the roster's group: it is signed with the key that it names, and ends no
+ * later than the group. It does not check that the key is a party's.
  */
-export async function verifyStatement(r: Roster, id: Digest, signed: SignedStatement, step: number): Promise<VerifiedStatement> {
-  const s = parseStatement(signed.statement);
-  if (s.trustDomain !== r.trustDomain) throw refuse("trust-domain", "statement: trust domain", s.trustDomain, r.trustDomain);
-  if (s.genesis !== r.genesis) throw refuse("genesis", "statement: genesis", s.genesis, r.genesis);
-  if (s.group !== id) throw refuse("roster", "statement: group identity", s.group, id);
+export async function verifyStatement(r: Roster, s: Statement, signed: SignedStatement, step: number): Promise<VerifiedStatement> {
   if (s.notAfter > r.until) throw refuse("expired", "statement: not_after", new Date(s.notAfter).toISOString(), `not after the group's end ${new Date(r.until).toISOString()}`);
   const namespace: Namespace = s.withdraws ? "cohort-withdraw" : "cohort-approve";
   const key = await keyDigest(await verifySshSignature(signed.signature, namespace, signed.statement));
