@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Content, encodeRequest, encodeResponse, type Fields, parseRequest, parseResponse, type Plaintext, responseLength, varint } from "../src/bhttp.js";
+import { encodeRequest, encodeResponse, type Fields, parseRequest, parseResponse, responseLength, varint } from "../src/bhttp.js";
 import { concat, fromHex, hex } from "../src/bytes.js";
 import { reasonOf } from "../src/refusal.js";
+import { readMessage } from "./exchange.js";
 import { fuzz } from "./fuzz.js";
 import { vector } from "./vectors.js";
 
@@ -20,27 +21,6 @@ interface Messages {
 
 const messages = vector<Messages>("internal/bhttp/testdata/vectors/messages.json");
 
-/** A message in pieces. */
-function pieces(...parts: Uint8Array[]): Plaintext {
-  return {
-    get done() {
-      return parts.length === 0;
-    },
-    next: async () => parts.shift(),
-  };
-}
-
-/** Reads a whole message: the head lies in the first piece. */
-async function read(kind: "request" | "response", first: Uint8Array, ...rest: Uint8Array[]) {
-  const parsed = kind === "request" ? parseRequest(first, true)! : parseResponse(first, true)!;
-  const head = parsed.head;
-  const length = "status" in head ? responseLength(head, "GET") : head.length;
-  const content = new Content(pieces(...rest), head.length, parsed.rest, length);
-  const all: Uint8Array[] = [];
-  for (let piece = await content.read(); piece; piece = await content.read()) all.push(piece);
-  return { head, content: concat(...all), trailer: content.trailer };
-}
-
 function grouped(fields: Fields): Record<string, string[]> {
   const out: Record<string, string[]> = {};
   for (const [name, value] of fields) (out[name] ??= []).push(value);
@@ -49,7 +29,7 @@ function grouped(fields: Fields): Record<string, string[]> {
 
 for (const c of messages.accepted) {
   test("accepted: " + c.name, async () => {
-    const got = await read(c.kind, fromHex(c.message));
+    const got = await readMessage(c.kind, fromHex(c.message));
     const { fields, length, ...control } = got.head;
     const shown = Object.fromEntries(Object.entries(control).filter(([, v]) => v !== ""));
     assert.deepEqual({ ...shown, fields: grouped(fields), length: length ?? -1 }, c.head);
@@ -60,7 +40,7 @@ for (const c of messages.accepted) {
 
 for (const c of messages.refused) {
   test("refused: " + c.name, async () => {
-    await assert.rejects(read(c.kind, fromHex(c.message)), (e) => reasonOf(e) === c.reason);
+    await assert.rejects(readMessage(c.kind, fromHex(c.message)), (e) => reasonOf(e) === c.reason);
   });
 }
 
@@ -68,9 +48,9 @@ test("a message is read alike wherever it is cut", async () => {
   for (const text of ["0340c800016801690001610162", "0140c800026869" + "040161016200", "0340c8000000"]) {
     const message = fromHex(text);
     const { rest } = parseResponse(message, true)!;
-    const want = await read("response", message);
+    const want = await readMessage("response", message);
     for (let at = message.length - rest.length; at <= message.length; at++) {
-      const got = await read("response", message.subarray(0, at), message.subarray(at));
+      const got = await readMessage("response", message.subarray(0, at), message.subarray(at));
       assert.deepEqual([hex(got.content), got.trailer], [hex(want.content), want.trailer]);
     }
   }
@@ -83,8 +63,8 @@ test("the head may go on in another piece only where more is to come", () => {
 });
 
 test("trailers are bounded", async () => {
-  await assert.rejects(read("response", fromHex("0140c80000"), varint((16 << 10) + 1)), (e) => reasonOf(e) === "too-large");
-  await assert.rejects(read("response", fromHex("0340c80000"), varint(2 ** 40)), (e) => reasonOf(e) === "too-large");
+  await assert.rejects(readMessage("response", fromHex("0140c80000"), varint((16 << 10) + 1)), (e) => reasonOf(e) === "too-large");
+  await assert.rejects(readMessage("response", fromHex("0340c80000"), varint(2 ** 40)), (e) => reasonOf(e) === "too-large");
 });
 
 test("the length of a response is that of its framing, or of its field", () => {
@@ -113,11 +93,11 @@ test("integers have one encoding", () => {
 // What is read is written as the same.
 fuzz("bhttp", messages.accepted.map((c) => fromHex(c.message)), async (input) => {
     const kind = (input[0] ?? 0) % 2 === 0 ? "request" : "response";
-    const got = await read(kind, input);
+    const got = await readMessage(kind, input);
     const fields = got.head.fields.filter(([name]) => name !== "host");
     const head = "status" in got.head ? encodeResponse({ ...got.head, fields }) : encodeRequest({ ...got.head, fields });
     const body = got.head.length !== undefined ? got.content : concat(...(got.content.length > 0 ? [varint(got.content.length), got.content] : []), Uint8Array.of(0));
-    const again = await read(kind, concat(head, body));
+    const again = await readMessage(kind, concat(head, body));
     assert.deepEqual([again.head, hex(again.content)], [{ ...got.head, fields }, hex(got.content)]);
 });
 

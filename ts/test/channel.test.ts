@@ -1,16 +1,16 @@
 import assert from "node:assert/strict";
 import { createPrivateKey, createPublicKey } from "node:crypto";
 import { test } from "node:test";
-import { base64url, concat, digestText, fromHex, fromU64, hex, parseDigest, sha256, utf8 } from "../src/bytes.js";
+import { base64url, concat, digestText, fromHex, hex, parseDigest, sha256, utf8 } from "../src/bytes.js";
 import { ByteReader, ChunkReader, aesKey, pad } from "../src/channel/chunk.js";
-import { evidenceReportData, finishHandshake, makeTranscript, parseOpenResponse, sessionId, sessionSecret, startHandshake, transcriptDigest } from "../src/channel/handshake.js";
-import { decapsulate, makeKemKeys } from "../src/channel/kem.js";
-import { ClientRequest, Session, type SessionFacts } from "../src/channel/session.js";
+import { finishHandshake, parseOpenResponse, startHandshake } from "../src/channel/handshake.js";
+import { makeKemKeys } from "../src/channel/kem.js";
 import { encodeRecord, parseRecord, verifyFields, verifyReceipt } from "../src/channel/unit.js";
 import { frame, hkdfExpand, unframe } from "../src/frame.js";
 import { reasonOf } from "../src/refusal.js";
 import { parsePublicKey } from "../src/x509.js";
 import { Content, parseRequest } from "../src/bhttp.js";
+import { keysOf, readResponse, requestOf } from "./exchange.js";
 import { fuzz } from "./fuzz.js";
 import { FakeCluster, FakeUnit, parseSealed, Ring, signFields, stream, sum } from "./unit.js";
 import { vector } from "./vectors.js";
@@ -49,18 +49,10 @@ for (const [file, options] of [["open", {}], ["open-evidence", { freshEvidence: 
     });
     assert.equal(hex(h.request), hex(v("open_request")));
     assert.equal(hex(h.pin), hex(v("pin")));
-    const r = parseOpenResponse(v("response"));
-    const t = await makeTranscript(h, r, r.unit, digestText(v("identity")), digestText(v("authority_root")));
-    const id = await sessionId(t, fromU64(r.session.slice(0, 8)));
-    assert.equal(hex(id), hex(v("session_id")));
+    const { r, id, transcript: digest, kemSecret, secret, reportData } = await keysOf(h, v("response"), digestText(v("identity")), digestText(v("authority_root")));
+    const derived = { session_id: id, transcript: digest, kem_secret: kemSecret, session_secret: secret, evidence_report_data: reportData };
+    for (const [name, got] of Object.entries(derived)) assert.equal(hex(got), hex(v(name)), name);
     assert.equal(hex(r.session), hex(id));
-    const digest = await transcriptDigest(t, id);
-    assert.equal(hex(digest), hex(v("transcript")));
-    const shared = await decapsulate(keys, r.enc);
-    assert.equal(hex(shared), hex(v("kem_secret")));
-    const secret = await sessionSecret(shared, digest);
-    assert.equal(hex(secret), hex(v("session_secret")));
-    assert.equal(hex(await evidenceReportData(secret, digest)), hex(v("evidence_report_data")));
     const key = publicKey(v("unit_key"));
     assert.equal(hex((await sha256(key.spki)).subarray(0, 16)), hex(v("unit_id")));
     await verifyFields(key, r.signature, "cohort session signature v1", digest, await sha256(r.evidence), await sha256(r.ticket), r.time);
@@ -73,21 +65,8 @@ for (const [file, options] of [["open", {}], ["open-evidence", { freshEvidence: 
   });
 }
 
-/** A session with the secret of a vector, and the request whose header the vector has. */
-async function requestOf(v: (name: string) => Uint8Array) {
-  const session = await Session.make(v("session_secret"), { id: v("header").subarray(1, 25) } as SessionFacts);
-  return ClientRequest.ofHeader(session, v("header"));
-}
-
-/** Reads a response as a client does. */
-async function readResponse(v: (name: string) => Uint8Array, message: Uint8Array) {
-  const request = await requestOf(v);
-  const response = await request.open(new ByteReader(stream([message])), "POST");
-  if (response.kind !== "response") return { request, response };
-  const all: Uint8Array[] = [];
-  for (let piece = await response.content.read(); piece; piece = await response.content.read()) all.push(piece);
-  return { request, response, content: concat(...all) };
-}
+const requestFor = (v: (name: string) => Uint8Array) => requestOf(v("session_secret"), v("header"));
+const readFor = (v: (name: string) => Uint8Array, message: Uint8Array) => readResponse(v("session_secret"), v("header"), message);
 
 /** Returns the plaintext of all chunks of a message. */
 async function plaintexts(message: Uint8Array, key: Uint8Array): Promise<Uint8Array[]> {
@@ -103,7 +82,7 @@ test("vectors request and stream", async () => {
     const up = await hkdfExpand(v("session_secret"), "cohort request key v1", v("header"));
     assert.equal(hex(v("request").subarray(0, 58)), hex(v("header")));
     assert.equal(hex(concat(...(await plaintexts(v("request").subarray(58), up)))), hex(v("request_content")));
-    const { request, response, content } = await readResponse(v, v("response"));
+    const { request, response, content } = await readFor(v, v("response"));
     assert.ok(response.kind === "response");
     assert.equal(response.time, noon);
     assert.equal(response.head.status, 200);
@@ -121,14 +100,14 @@ test("vectors request and stream", async () => {
 
 test("a request is sealed as in the vector", async () => {
   const v = values("request");
-  const request = await requestOf(v);
+  const request = await requestFor(v);
   const head = { method: "POST", scheme: "https", authority: "scoring.clinic.example", path: "/score", fields: [["accept", "text/plain"]] as [string, string][], length: 11 };
   assert.equal(hex(await request.whole(head, utf8("what is it?"))), hex(v("request")));
 });
 
 test("a request of unknown length is sealed chunk by chunk", async () => {
   const v = values("stream");
-  const request = await requestOf(v);
+  const request = await requestFor(v);
   const head = { method: "POST", scheme: "https", authority: "scoring.clinic.example", path: "/score", fields: [["accept", "text/plain"]] as [string, string][], length: undefined };
   const all: Uint8Array[] = [];
   for await (const piece of request.stream(head, stream([utf8("a"), utf8("b")]))) all.push(piece);
@@ -142,9 +121,9 @@ test("a request of unknown length is sealed chunk by chunk", async () => {
 test("vector close", async () => {
   const v = values("close");
   assert.equal(hex(await hkdfExpand(v("session_secret"), "cohort close key v1")), hex(v("close_key")));
-  const request = await requestOf(v);
+  const request = await requestFor(v);
   assert.equal(hex(await request.whole()), hex(v("request")));
-  assert.deepEqual((await readResponse(v, v("closed"))).response, { kind: "closed", unit: hex(v("closed").subarray(0, 16)), time: noon });
+  assert.deepEqual((await readFor(v, v("closed"))).response, { kind: "closed", unit: hex(v("closed").subarray(0, 16)), time: noon });
   const answer = v("not_executed");
   const key = await hkdfExpand(v("session_secret"), "cohort response key v1", v("header"), answer.subarray(0, 16), answer.subarray(16, 32));
   assert.equal(hex(concat(...(await plaintexts(answer.subarray(32), key)))), hex(pad(v("not_executed_content"))));
@@ -174,7 +153,7 @@ async function deliver(c: Refused["cases"][number]): Promise<void> {
   for (const e of [...(c.edits ?? [])].reverse()) {
     message = concat(message.subarray(0, e.at), fromHex(e.insert ?? ""), message.subarray(e.at + (e.remove ?? 0)));
   }
-  if (["response", "closed"].includes(c.message)) return void (await readResponse(v, message));
+  if (["response", "closed"].includes(c.message)) return void (await readFor(v, message));
   const unit = await vectorUnit();
   if (c.message === "request" || c.message === "tombstone") await unit.join(values("open")("sealed_session"));
   for (let time = 0; time < (c.times ?? 1); time++) {
@@ -303,4 +282,4 @@ fuzz("open response", [open("response")], parseOpenResponse);
 
 const request = values("request");
 const streamed = values("stream");
-fuzz("response", [request("response"), streamed("response")], (input) => readResponse(input[16] === request("response")[16] ? request : streamed, input), { runs: 2000 });
+fuzz("response", [request("response"), streamed("response")], (input) => readFor(input[16] === request("response")[16] ? request : streamed, input), { runs: 2000 });

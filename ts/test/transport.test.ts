@@ -2,25 +2,13 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { fromBase64url, hex } from "../src/bytes.js";
 import { Budget, decide, hintOf, Times } from "../src/channel/hints.js";
-import { type CallRequest, type Clock, type Gateways, NotExecuted, OutcomeUnknown, Transport, type TransportOptions, Unreachable } from "../src/channel/transport.js";
+import { type CallRequest, type Gateways, NotExecuted, OutcomeUnknown, Transport, type TransportOptions, Unreachable } from "../src/channel/transport.js";
 import type { UnitTrust } from "../src/channel/unit.js";
 import { makeCall, makeResponse, servedBy } from "../src/fetch.js";
 import { reasonOf, refuse } from "../src/refusal.js";
+import { meetHint, standing } from "./exchange.js";
 import { FakeCluster, problem, stream } from "./unit.js";
 import { vector } from "./vectors.js";
-
-/** A clock that stands still but for pauses. */
-function standing(cluster: FakeCluster): Clock & { slept: number } {
-  return {
-    slept: 0,
-    now: () => cluster.now,
-    async sleep(milliseconds, signal) {
-      if (signal?.aborted) return;
-      this.slept += milliseconds;
-      cluster.now += milliseconds;
-    },
-  };
-}
 
 interface Setup {
   cluster: FakeCluster;
@@ -63,31 +51,8 @@ interface RetryCase {
 
 for (const want of vector<RetryCase[]>("internal/channelhttp/testdata/vectors/retries.json")) {
   test(`each attempt: ${want.hint}, ${want.request}`, async () => {
-    const { cluster, transport, clock, fetch } = await setup(5);
-    await transport.session();
-    const got = { attempts: 0, bound: 0, tickets: 0 };
-    const units = new Set<string>();
-    cluster.tamper = async (path, request) => {
-      if (!path.endsWith("/request")) return undefined;
-      const target = hex((await request.body()).subarray(33, 49));
-      got.attempts++;
-      if (/[^0]/.test(target)) {
-        got.bound++;
-        units.add(target);
-      }
-      if (request.headers.has("cohort-ticket")) got.tickets++;
-      if (want.hint === "a broken connection") throw new TypeError("fetch failed", { cause: { code: "ECONNRESET" } });
-      return new Response(null, { status: parseInt(want.hint, 10) });
-    };
-    const headers = { "idempotency-key": want.request.includes("Idempotency-Key") ? "1" : "" };
-    const init = want.request === "GET" ? {} : { method: "PUT", body: "content", headers };
-    clock.slept = 0;
-    const error: unknown = await fetch("/", init).then(() => undefined, (e: unknown) => e);
-    const sessions = transport.opens;
-    assert.deepEqual(
-      { ...want, ...got, units: sessions === 1 ? units.size : 0, sessions, seconds: clock.slept / 1000, outcome: reasonOf(error) },
-      want,
-    );
+    const { error, ...got } = await meetHint(want.hint, want.request);
+    assert.deepEqual({ ...want, ...got }, want);
     assert.equal(error instanceof OutcomeUnknown, want.outcome === "outcome-unknown");
     assert.equal(error instanceof Unreachable, want.outcome === "unavailable");
   });
