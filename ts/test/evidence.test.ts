@@ -52,6 +52,9 @@ test("sizes of evidence", () => {
   };
   assert.equal(parseEvidence(encodeEvidence(composite(16))).devices.length, 16);
   refuses(() => parseEvidence(encodeEvidence(composite(17))), "malformed");
+  const many = encodeEvidence(composite(7600));
+  assert.ok(many.length < 512 * 1024 && many.length > 500 * 1024);
+  assert.throws(() => parseEvidence(many), (e) => e instanceof Refusal && e.reason === "malformed" && e.got === "17", "devices are counted before all are read");
 });
 
 test("when documents were fetched", () => {

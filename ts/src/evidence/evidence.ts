@@ -193,7 +193,8 @@ function parseCollection(content: string): Evidence {
   };
   const tee = part("");
   const devices: Evidence[] = [];
-  while (members.has(`${devices.length}.evidence`)) devices.push(part(`${devices.length}.`));
+  // One more than there may be is refused below. A sender could name thousands, and each takes a walk over all members.
+  while (devices.length <= maxDevices && members.has(`${devices.length}.evidence`)) devices.push(part(`${devices.length}.`));
   const evidence = { ...tee, devices };
   checkDeviceParts(evidence);
   canonical &&= tee.endorsed.size > 0 || devices.length > 0;
