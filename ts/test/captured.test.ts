@@ -132,8 +132,7 @@ rows("sev-snp", "milan-v2-debug", "snp", () => ({ roots: amdRoots, debug: true, 
 if (!missing) {
   const seeds = (vectors: string, role: string) => load(vectors).flatMap((l) => l.content.get(role) ?? []);
   const quotes = [...seeds("tdx", "evidence"), ...seeds("sgx", "evidence")].filter((q) => q.length < 8192);
-  fuzz("TDX quote", quotes, (input) => parseQuote(input, "tdx"));
-  fuzz("SGX quote", quotes, (input) => parseQuote(input, "sgx"));
+  fuzz("quote", quotes, (input) => parseQuote(input, input[4] === 0 ? "sgx" : "tdx"));
   fuzz("SNP report", seeds("sev-snp", "evidence"), parseReport);
   const pck = quotes.flatMap((q) => {
     const chain = parseQuote(q, q[4] === 0x81 ? "tdx" : "sgx").chain;
