@@ -6,8 +6,9 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
+import { dirname } from "node:path";
 import { test } from "node:test";
 import { fetchTrust, oneoff, type OneOff, open, OutcomeUnknown, parseRecord, encodeRecord, reasonOf, servedBy, type Session, storageIn, Trust, verifyRecord } from "../src/index.js";
 import { authorityOverTls } from "./node.js";
@@ -176,6 +177,42 @@ test("another genesis and another task are refused", options, async () => {
   await assert.rejects(fetchTrust({ genesis: "sha256:" + genesis, task: "other", sources: [authorityOverTls(authority)] }), (e) => reasonOf(e) === "not-found");
   await assert.rejects(open({ gateway, genesis: other, task, trust: await trusted() }), (e) => reasonOf(e) === "request");
 });
+
+/** Signs and adopts the policy that follows the newest one, after an edit. */
+function adopt(edit: (policy: string) => string): void {
+  const { genesis, authority } = dev();
+  const directory = mkdtempSync(tmpdir() + "/policy-");
+  const run = (...args: string[]) => execFileSync(process.env["COHORT_BIN"]!, ["policy", ...args], { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+  const at = ["--authority", authority, "--genesis", genesis, "--state", directory + "/seen.json"];
+  const cluster = dirname(file!) + "/" + readdirSync(dirname(file!)).find((name) => name.startsWith("cluster-"))!;
+  writeFileSync(directory + "/now.toml", run("show", ...at));
+  run("next", directory + "/now.toml", "--out", directory + "/next.toml");
+  const next = edit(readFileSync(directory + "/next.toml", "utf8"));
+  writeFileSync(directory + "/next.toml", next);
+  run("propose", directory + "/next.toml", ...at, "--ssh-key", cluster + "/owners/owner-1");
+  run("approve", createHash("sha256").update(next).digest("hex"), ...at, "--ssh-key", cluster + "/owners/owner-2");
+}
+
+test("a unit that the owners cut off is refused within seconds, in a response that has begun too", options, () =>
+  withSession(async (session) => {
+    const cut = session.info.unit;
+    const question = { method: "POST", headers: { ...json, "idempotency-key": "1" }, body: JSON.stringify({ prompt: "The keeper", max_tokens: 2000, delay_ms: 50 }) };
+    const stream = await session.fetch("/chat", question);
+    const reading = stream.text().then(() => undefined, (e: unknown) => e);
+    adopt((policy) => policy.replace(`[task.${dev().task}]\n`, `[task.${dev().task}]\ncut_units = [${JSON.stringify(cut)}]\n`));
+    const begin = Date.now();
+    assert.equal(reasonOf(await reading), "cut-off");
+    assert.ok(Date.now() - begin < 10_000);
+    for (let i = 0; i < 20; i++) {
+      const response = await session.fetch("/");
+      assert.equal(response.status, 200);
+      assert.notEqual(servedBy(response), cut);
+      await response.text();
+    }
+    assert.notEqual(session.info.unit, cut);
+    assert.equal(session.trust.policy.sequence, 2);
+    console.log(`# cut off after ${Date.now() - begin} ms; the session is ${session.info.alone ? "alone" : "shared"} now`);
+  }));
 
 /** Waits until a condition is true, or a caller fails. */
 async function until(condition: () => boolean, callers: Promise<void>[]): Promise<void> {
