@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fromBase64, utf8 } from "../src/bytes.js";
+import { frame } from "../src/frame.js";
 import type { Result } from "../src/evidence/evidence.js";
 import { History, parseSteps, type Step } from "../src/history.js";
 import { addStatement, nextGroups, noRecords } from "../src/policy/group.js";
@@ -118,6 +119,28 @@ test("a policy follows the one before it", async () => {
   await refused("sequence", () => next.extend([next.steps[1]!]));
 });
 
+test("a root of hardware is never one of development", async () => {
+  const sgx = `schema = "cohort/policy/v1"
+trust_domain = "clinic.example"
+sequence = 1
+previous = ""
+created = 2026-11-22T09:00:00Z
+owners = { quorum = 1, approve_within = "1h", delay = "0s", keys = [ { name = "ana", ssh = "${keyLine("ana")}" } ] }
+[platform.sgx]
+roots = ["${digestOf("1")}"]
+chips = "any"
+[authority]
+root = "${digestOf("3")}"
+machines = "any"
+reference = [ { platform = "sgx", mrenclave = "${digestOf("2")}", any = ["mrsigner", "configid"], isvprodid = 1 } ]
+`;
+  const h = await found(sgx, "ana");
+  await adopt(h);
+  const soft: [string, string][] = [["created", "development = true\ncreated"], ["[platform.sgx]", "[platform.soft]"], ['chips = "any"\n', ""], [`"sgx", mrenclave = "${digestOf("2")}", any = ["mrsigner", "configid"], isvprodid = 1`, `"soft", program = "${digestOf("2")}"`]];
+  await found(edited(sgx, soft), "ana");
+  await refused("policy", () => adopt(h, ...soft));
+});
+
 test("a history is stored and read again", async () => {
   const h = await heard(await adopt(await heard(await found(), "north", "south"), ['calls = ["keys"]', "calls = []"]), ["north", { withdraws: true }]);
   const again = await History.fromBytes(h.genesis, h.toBytes());
@@ -126,14 +149,17 @@ test("a history is stored and read again", async () => {
   await refused("genesis", () => History.fromBytes(digestOf("1"), h.toBytes()));
   const bytes = h.toBytes();
   await refused("malformed", () => History.fromBytes(h.genesis, bytes.subarray(0, -1)));
+  await refused("malformed", () => History.fromBytes(h.genesis, frame("cohort stored history v1", frame("cohort stored step v1"))));
+  const later = edited(grouped, [["sequence = 1\n", "sequence = 2\n"], ['previous = ""', `previous = "${digestOf("1")}"`]]);
+  await refused("sequence", () => found(later));
   for (let i = 0; i < 5; i++) {
     const then = await h.at(h.policy.heads[i]!);
     assert.deepEqual([then!.head, then!.steps, then!.heads.length], [h.policy.heads[i], i + 1, i + 1]);
   }
   assert.equal(await h.at(digestOf("1")), undefined);
-  const later: Policy[] = [];
-  for await (const p of h.since(h.policy.heads[1]!)) later.push(p);
-  assert.deepEqual(later.map((p) => p.head), h.policy.heads.slice(2));
+  const policies: Policy[] = [];
+  for await (const p of h.since(h.policy.heads[1]!)) policies.push(p);
+  assert.deepEqual(policies.map((p) => p.head), h.policy.heads.slice(2));
 });
 
 test("steps of a page", async () => {

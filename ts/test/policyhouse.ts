@@ -126,7 +126,7 @@ export function nextPolicy(history: History, edits: readonly (readonly [string, 
 
 /** Appends the next policy, after edits. */
 export async function adopt(history: History, ...edits: (readonly [string, string])[]): Promise<History> {
-  return history.extend([policyStep(nextPolicy(history, edits))]);
+  return history.extend([policyStep(nextPolicy(history, edits), ...["ana", "ben"].slice(0, history.policy.owners.quorum))]);
 }
 
 /** What a statement says. */
