@@ -85,10 +85,13 @@ func statements(v *vectors) {
 func identities(v *vectors) {
 	var file struct {
 		Policy string
-		IDs    object `json:"identity_ids"`
+		IDs    map[string]string `json:"identity_ids"`
 	}
 	v.json("identity/testdata/vectors/identity.json", &file)
-	v.accepts("identity-ids", "identity.json", object{"policy": text64(file.Policy)}, object{"ids": file.IDs})
+	for _, name := range slices.Sorted(maps.Keys(file.IDs)) {
+		task, release, _ := strings.Cut(name, " ")
+		v.accepts("identity-id", name, object{"policy": text64(file.Policy), "task": task, "release": release}, object{"id": file.IDs[name]})
+	}
 }
 
 func heads(v *vectors) {
@@ -259,6 +262,9 @@ func refusedMessages(v *vectors) {
 		message := f.In[c.Message]
 		for _, e := range slices.Backward(c.Edits) {
 			message = message[:2*e.At] + e.Insert + message[2*(e.At+e.Remove):]
+		}
+		if message == f.In["not_executed"] {
+			continue // not the response of a unit that closed, but one that a client opens
 		}
 		maps.Copy(f.In, c.With)
 		input := f.values(map[string]string{"session_secret": "session_secret", "header": "header"})

@@ -65,10 +65,9 @@ const operations: Record<string, (input: Input) => Promise<unknown>> = {
     await parseRoster(bytes(roster as string));
     return {};
   },
-  async "identity-ids"({ policy }) {
+  async "identity-id"({ policy, task, release }) {
     const { document } = await genesisPolicy(policy as string);
-    const ids = [...document.tasks.values()].flatMap((t) => [...t.releases.values()].map((r) => [`${t.name} ${r.name}`, r.id.slice("sha256:".length)]));
-    return { ids: Object.fromEntries(ids) as unknown };
+    return { id: document.tasks.get(task as string)?.releases.get(release as string)?.id.slice("sha256:".length) };
   },
   async head({ policy, authority_root, at, field }) {
     const { document, genesis } = await genesisPolicy(policy as string);
@@ -161,10 +160,10 @@ function trimmed(padded: Uint8Array): Uint8Array {
 for await (const line of createInterface({ input: process.stdin })) {
   const { id, op, input } = JSON.parse(line) as { id: number; op: string; input: unknown };
   const operation = operations[op];
-  let answer: object;
-  if (!operation) answer = { id, unsupported: true };
+  let response: object;
+  if (!operation) response = { id, unsupported: true };
   else {
-    answer = await operation(input).then(
+    response = await operation(input).then(
       (output) => ({ id, output }),
       (e: unknown) => {
         const reason = reasonOf(e);
@@ -173,5 +172,5 @@ for await (const line of createInterface({ input: process.stdin })) {
       },
     );
   }
-  process.stdout.write(JSON.stringify(answer) + "\n");
+  process.stdout.write(JSON.stringify(response) + "\n");
 }
