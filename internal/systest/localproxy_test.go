@@ -11,8 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
@@ -21,10 +23,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/cohort-tee/cohort/client"
+	"github.com/cohort-tee/cohort/internal/localproxy"
 	"github.com/cohort-tee/cohort/internal/loopback"
 	"github.com/cohort-tee/cohort/internal/testworld"
 )
@@ -205,7 +210,7 @@ func proxyLanguages(t *testing.T, bin string) {
 	p := startLocalProxy(t, bin, c.proxyArgs("--token-file", token)...)
 	key := []string{"OPENAI_API_KEY=0123456789abcdef0123456789abcdef"}
 	files := testworld.Must(filepath.Abs("../../interop/openai"))
-	want := ""
+	want, installed := "", ""
 	t.Run("Python", func(t *testing.T) {
 		const python = "/usr/bin/python3" // of the system, whose packages include httpx
 		if out, err := exec.Command(python, "-c", "import httpx").CombinedOutput(); err != nil {
@@ -216,11 +221,11 @@ func proxyLanguages(t *testing.T, bin string) {
 			t.Errorf("got %q streamed and %q whole", streamed, whole)
 		}
 	})
+	dir := t.TempDir()
 	t.Run("JavaScript", func(t *testing.T) {
 		if _, err := exec.LookPath("npm"); err != nil {
 			t.Skip("NO NPM: OpenAI's JavaScript SDK was not installed")
 		}
-		dir := t.TempDir()
 		for _, name := range []string{"package.json", "package-lock.json", "stream.mjs"} {
 			testworld.NoError(t, os.WriteFile(filepath.Join(dir, name), testworld.Must(os.ReadFile(filepath.Join(files, name))), 0o600))
 		}
@@ -229,10 +234,18 @@ func proxyLanguages(t *testing.T, bin string) {
 		if out, err := install.CombinedOutput(); err != nil {
 			t.Fatalf("npm ci: %v\n%s", err, out)
 		}
+		installed = dir
 		streamed, whole := p.sdk(key, "node", filepath.Join(dir, "stream.mjs"))
 		if streamed != whole || whole == "" || want != "" && whole != want {
 			t.Errorf("got %q streamed and %q whole, want %q", streamed, whole, want)
 		}
+	})
+	t.Run("JavaScript, no response", func(t *testing.T) {
+		if installed == "" {
+			t.Skip("SKIPPED: OpenAI's JavaScript SDK was not installed")
+		}
+		wantRepeated(t, installed, client.ErrOutcomeUnknown, 1)
+		wantRepeated(t, installed, client.ErrUnreachable, 3)
 	})
 	t.Run("without the key", func(t *testing.T) {
 		if status, body, err := p.get("/hello"); err != nil || status != http.StatusUnauthorized {
@@ -240,6 +253,30 @@ func proxyLanguages(t *testing.T, bin string) {
 		}
 	})
 }
+
+// wantRepeated fails the test unless OpenAI's SDK in a directory sends its request so many times to a proxy
+// whose every request ends in an error: SDKs repeat requests by themselves, and must not repeat one whose outcome
+// is unknown.
+func wantRepeated(t *testing.T, dir string, end error, want int64) {
+	t.Helper()
+	var sent atomic.Int64
+	p := testworld.Must(localproxy.NewProxy(localproxy.Config{
+		Host: func() string { return ServerName("scoring") }, Log: slog.New(slog.DiscardHandler),
+		Through: failing(func() error { sent.Add(1); return end }),
+	}))
+	server := httptest.NewServer(p)
+	defer server.Close()
+	cmd := exec.CommandContext(t.Context(), "node", filepath.Join(dir, "stream.mjs"))
+	cmd.Env = append(os.Environ(), "OPENAI_BASE_URL="+server.URL+"/v1", "OPENAI_API_KEY=none")
+	if out, err := cmd.CombinedOutput(); err == nil || sent.Load() != want {
+		t.Errorf("%v: the SDK sent %d requests, want %d: %v\n%s", end, sent.Load(), want, err, out)
+	}
+}
+
+// failing is a way to a cluster on which each request ends in an error.
+type failing func() error
+
+func (f failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, f() }
 
 // proxyCurl: a large upload, a long stream and a download go through the proxy at constant memory.
 func proxyCurl(t *testing.T, bin string) {
