@@ -2,6 +2,9 @@
 // manipulation for each base URL, for the tests of clients in any language: each must refuse every
 // manipulation, with the reason in the table ([Table]).
 //
+// The table is printed in docs/reference/manipulations.md, which says how a client in another
+// language runs over it.
+//
 // It stands between a client and a genuine gateway and authority. It has no key, so it can do what
 // every gateway, proxy and network between can do. It is for tests only: no package of the product
 // imports it.

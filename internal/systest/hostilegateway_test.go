@@ -250,3 +250,15 @@ func TestManipulationsElsewhere(t *testing.T) {
 		}
 	}
 }
+
+// TestManipulationsPage: docs/reference/manipulations.md lists the table.
+func TestManipulationsPage(t *testing.T) {
+	var rows strings.Builder
+	for _, m := range hostilegateway.Table {
+		fmt.Fprintf(&rows, "| `%s` | %s | %s | `%s` |\n", m.Name, m.Does, m.Stage, m.Reason)
+	}
+	page := testworld.Must(os.ReadFile("../../docs/reference/manipulations.md"))
+	if !strings.Contains(string(page), rows.String()) {
+		t.Errorf("docs/reference/manipulations.md does not have the rows\n%s", &rows)
+	}
+}
