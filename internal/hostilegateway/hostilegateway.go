@@ -89,8 +89,11 @@ func New(cluster, other Origin) *Gateway {
 // Close closes the connections to the cluster.
 func (g *Gateway) Close() { g.through.CloseIdleConnections() }
 
-// ServeHTTP serves the table as JSON at /, and the cluster under the name of each manipulation.
-func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP serves the table as JSON at /, and the cluster under the name of each manipulation, also
+// to pages in browsers.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { api.ForPages(g.manipulate)(w, r) }
+
+func (g *Gateway) manipulate(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/" {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(Table)
