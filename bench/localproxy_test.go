@@ -43,7 +43,7 @@ func BenchmarkLocalProxy(b *testing.B) {
 	l := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
 	ctx, stop := context.WithCancel(b.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- proxy.Serve(ctx, l, time.Second) }()
+	go func() { ended <- proxy.ServePrograms(ctx, l, time.Second) }()
 	b.Cleanup(func() { stop(); <-ended })
 	target := testworld.Must(url.Parse(named))
 	reverse := httptest.NewServer(&httputil.ReverseProxy{Transport: session, FlushInterval: -1, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }})

@@ -149,7 +149,7 @@ func (p *Proxy) serveProgram(w http.ResponseWriter, r *http.Request) outcome {
 // respond sends a problem and logs it, without the request's path, fields and content.
 func (p *Proxy) respond(w http.ResponseWriter, refused *problem) outcome {
 	p.config.Log.Warn("request failed", "status", refused.Status, "reason", refused.Reason, "rule", refused.Rule, "got", refused.Got, "want", refused.Want, "retry", refused.Retry)
-	refused.write(w)
+	refused.writeTo(w)
 	return outcome(refused.Reason)
 }
 
@@ -157,9 +157,9 @@ func (p *Proxy) respond(w http.ResponseWriter, refused *problem) outcome {
 // the proxy's own listener is the service's. ready reports why a request would fail now, or nil.
 func (p *Proxy) Pages(ready func() error) http.Handler { return p.metrics.pages(ready) }
 
-// Serve serves programs on a listener until ctx is done. Then it closes the listener and waits for
+// ServePrograms serves programs on a listener until ctx is done. Then it closes the listener and waits for
 // the requests in progress, at most for drain; it cuts off those that take longer, and returns nil.
-func (p *Proxy) Serve(ctx context.Context, l net.Listener, drain time.Duration) error {
+func (p *Proxy) ServePrograms(ctx context.Context, l net.Listener, drain time.Duration) error {
 	server := &http.Server{
 		Handler: limit.Pace{Read: p.config.Stall, Write: p.config.Stall, Rest: restTime}.Handler(p), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader,
 		ConnState:                    limit.NewConnections(connsPerSlot * cap(p.slots)).Track,

@@ -47,7 +47,7 @@ func (m *metrics) pages(ready func() error) http.Handler {
 		if err := ready(); err != nil {
 			refused := problemOf(err)
 			refused.Status = http.StatusServiceUnavailable
-			refused.write(w)
+			refused.writeTo(w)
 			return
 		}
 		writeStatus(w, "ready")

@@ -77,8 +77,8 @@ func causeOf(err error, r *wire.Refusal) wire.Reason {
 	return ""
 }
 
-// write sends the problem as the whole response.
-func (p *problem) write(w http.ResponseWriter) {
+// writeTo sends the problem as the whole response.
+func (p *problem) writeTo(w http.ResponseWriter) {
 	h := w.Header()
 	h.Set("Content-Type", api.TypeProblem)
 	h.Set("Cache-Control", "no-store")

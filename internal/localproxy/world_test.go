@@ -68,7 +68,7 @@ func startOn(t *testing.T, c Config, l net.Listener) *started {
 	s := &started{Proxy: p, address: l.Addr().String(), ended: make(chan error, 1)}
 	var ctx context.Context
 	ctx, s.end = context.WithCancel(context.WithoutCancel(t.Context()))
-	go func() { s.ended <- p.Serve(ctx, l, 10*time.Second); close(s.ended) }()
+	go func() { s.ended <- p.ServePrograms(ctx, l, 10*time.Second); close(s.ended) }()
 	t.Cleanup(func() {
 		s.end()
 		for err := range s.ended {

@@ -20,7 +20,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -48,7 +47,7 @@ func (c *Cluster) proxyArgs(more ...string) []string {
 	c.t.Helper()
 	ca := filepath.Join(c.t.TempDir(), "manager.pem")
 	testworld.NoError(c.t, os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.manager.certificate.Certificate[0]}), 0o600))
-	return append([]string{"--gateway", "https://" + c.manager.listen, "--manager-ca", ca, "--authority", c.URL(), "--genesis", c.Genesis.Hex(), "--task", "scoring"}, more...)
+	return append([]string{"--gateway", "https://" + c.manager.listen, "--manager-ca", ca, "--genesis", c.Genesis.Hex(), "--task", "scoring"}, more...)
 }
 
 // startLocalProxy runs `cohort proxy` until the test ends, and returns once programs can use it.
@@ -352,8 +351,6 @@ func proxyRefusals(t *testing.T, bin string) {
 	taken := testworld.Must(net.Listen("tcp", "127.0.0.1:0"))
 	defer taken.Close()
 	dead := loopback.FreeAddress(t)
-	away := c.proxyArgs()
-	away[slices.Index(away, c.URL())] = "https://" + dead
 	for _, row := range []struct {
 		name string
 		args []string
@@ -364,8 +361,9 @@ func proxyRefusals(t *testing.T, bin string) {
 		{"another cluster's authority", c.proxyArgs("--genesis", other.Genesis.Hex()), 1, "genesis"},
 		{"another task", c.proxyArgs("--task", "other"), 1, "not-found"},
 		{"another name", c.proxyArgs("--name", "evil.example"), 1, "name"},
-		{"an authority that is away", away, 3, "unreachable"},
-		{"a gateway that is away", c.proxyArgs("--gateway", "https://"+dead), 3, "unavailable"},
+		{"an authority that is away", c.proxyArgs("--authority", "https://"+dead), 3, "unreachable"},
+		{"a gateway that is away", c.proxyArgs("--gateway", "https://"+dead), 3, "unreachable"},
+		{"a gateway that is away, beside an authority", c.proxyArgs("--gateway", "https://"+dead, "--authority", c.URL()), 3, "unavailable"},
 		{"no token off loopback", c.proxyArgs("--listen", "0.0.0.0:0"), 2, "usage"},
 		{"an address that is taken", c.proxyArgs("--listen", taken.Addr().String()), 1, "port-taken"},
 		{"direct, to no unit", []string{"--direct", "--address", dead, "--authority", c.URL(), "--genesis", c.Genesis.Hex(), "--task", "scoring"}, 3, "unavailable"},

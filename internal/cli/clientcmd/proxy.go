@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 	"github.com/cohort-tee/cohort/internal/authorityclient"
 	"github.com/cohort-tee/cohort/internal/cli/frame"
 	"github.com/cohort-tee/cohort/internal/localproxy"
+	"github.com/cohort-tee/cohort/internal/opsserver"
 	"github.com/cohort-tee/cohort/internal/wire"
 	"github.com/spf13/cobra"
 )
@@ -141,21 +141,17 @@ func runProxy(ctx context.Context, a *frame.App, f proxyFlags) error {
 	if err != nil {
 		return frame.Usage("%w", err)
 	}
+	var metrics net.Listener
 	if f.metrics != "" {
-		stop, err := servePages(f.metrics, p.Pages(u.ready))
-		if err != nil {
-			return err
+		if metrics, err = net.Listen("tcp", f.metrics); err != nil {
+			return fmt.Errorf("listening for --metrics: %w", err)
 		}
-		defer stop()
+		defer metrics.Close()
 	}
 	listener, err := address.Listen(ctx)
 	if err != nil {
 		return err
 	}
-	// Before the proxy begins to end, a second signal is set to end the process at once.
-	serving, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
-	defer context.AfterFunc(ctx, func() { signal.Reset(os.Interrupt, syscall.SIGTERM); end() })()
 	v := u.startView(address.BaseURL(listener), host())
 	if err := a.PrintResult("proxy", v, v.String()); err != nil {
 		return errors.Join(err, listener.Close())
@@ -164,7 +160,13 @@ func runProxy(ctx context.Context, a *frame.App, f proxyFlags) error {
 	background, stop := context.WithCancel(ctx)
 	go func() { defer close(kept); u.maintain(background, a, f.pins) }()
 	defer func() { stop(); <-kept }()
-	return p.Serve(serving, listener, f.drain)
+	return opsserver.RunBeside(ctx, metrics, p.Pages(u.ready), a.Log, func(ctx context.Context) error {
+		// Before the proxy begins to end, a second signal is set to end the process at once.
+		serving, end := context.WithCancel(context.WithoutCancel(ctx))
+		defer end()
+		defer context.AfterFunc(ctx, func() { signal.Reset(os.Interrupt, syscall.SIGTERM); end() })()
+		return p.ServePrograms(serving, listener, f.drain)
+	})
 }
 
 // entrance returns the address for programs, and the token that they must have. It refuses an
@@ -224,16 +226,4 @@ func keepReceipt(dir string, r client.Record, t *client.Trust, at time.Time) err
 		return wire.Refuse(wire.StoreFailed, "proxy: receipt", err, "a file in --receipts")
 	}
 	return nil
-}
-
-// servePages serves the probes and metrics at an address of their own until stop is called.
-func servePages(address string, pages http.Handler) (stop func(), err error) {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listening for --metrics: %w", err)
-	}
-	server := &http.Server{Handler: pages, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
-	ended := make(chan struct{})
-	go func() { defer close(ended); _ = server.Serve(l) }() // ends by stop
-	return func() { _ = server.Close(); <-ended }, nil
 }
