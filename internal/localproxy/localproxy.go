@@ -31,8 +31,9 @@ import (
 // takes up to 200 KiB of memory.
 const DefaultRequests = 256
 
-// Times and limits of connections. The proxy has more connections than requests, because programs
-// keep idle ones.
+// Times and limits of connections. A program may accept no byte of its response, or send none of
+// its request while the proxy waits for it, for stallTime. The proxy has more connections than
+// requests, because programs keep idle ones.
 const (
 	headerTime   = 10 * time.Second
 	idleTime     = 2 * time.Minute
@@ -60,9 +61,6 @@ type Config struct {
 	Token string
 	// Requests limits the requests in progress; 0 means DefaultRequests.
 	Requests int
-	// Stall limits how long a program may accept no byte of its response, or send none of its
-	// request while the proxy waits for it. 0 means 2 minutes.
-	Stall time.Duration
 	// Keep, if set, keeps the receipt of each response before the response ends. Its error aborts
 	// the response.
 	Keep func(client.Record) error
@@ -103,9 +101,6 @@ func NewProxy(c Config) (*Proxy, error) {
 	}
 	if c.Requests == 0 {
 		c.Requests = DefaultRequests
-	}
-	if c.Stall == 0 {
-		c.Stall = stallTime
 	}
 	p := &Proxy{config: c, slots: make(chan struct{}, c.Requests)}
 	p.metrics = newMetrics(func() int { return len(p.slots) })
@@ -161,7 +156,7 @@ func (p *Proxy) Pages(ready func() error) http.Handler { return p.metrics.pages(
 // the requests in progress, at most for drain; it cuts off those that take longer, and returns nil.
 func (p *Proxy) ServePrograms(ctx context.Context, l net.Listener, drain time.Duration) error {
 	server := &http.Server{
-		Handler: limit.Pace{Read: p.config.Stall, Write: p.config.Stall, Rest: restTime}.Handler(p), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader,
+		Handler: limit.Pace{Read: stallTime, Write: stallTime, Rest: restTime}.Handler(p), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader,
 		ConnState:                    limit.NewConnections(connsPerSlot * cap(p.slots)).Track,
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(p.config.Log.Handler(), slog.LevelDebug),

@@ -65,6 +65,27 @@ func TestMostRequests(t *testing.T) {
 	}
 }
 
+// TestMostConnections: above the limit of connections, the one that waits the longest is closed.
+func TestMostConnections(t *testing.T) {
+	s := start(t, Config{Requests: 1, Through: served(t, func(http.ResponseWriter, *http.Request) {})})
+	var open []net.Conn
+	for range connsPerSlot + 1 {
+		c := testworld.Must(net.Dial("tcp", s.address))
+		defer c.Close()
+		fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", s.address)
+		in := bufio.NewReader(c)
+		response := testworld.Must(http.ReadResponse(in, nil))
+		if _, err := io.Copy(io.Discard, response.Body); err != nil || response.StatusCode != http.StatusOK {
+			t.Fatalf("got status %d, %v", response.StatusCode, err)
+		}
+		open = append(open, c)
+	}
+	open[0].SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := open[0].Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the connection that waits the longest: got %v, want it closed", err)
+	}
+}
+
 // pipes is a listener on a made-up network.
 type pipes struct {
 	dialed chan net.Conn
