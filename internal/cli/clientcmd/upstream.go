@@ -22,6 +22,7 @@ type upstream struct {
 	close   func(context.Context)
 	session func(context.Context) (client.Session, error) // nil without sessions
 
+	serves service               // what the pins select
 	opened client.Session        // the first session
 	fault  atomic.Pointer[error] // why no session is open, as maintain found
 }
@@ -35,10 +36,20 @@ func (f *proxyFlags) openUpstream(ctx context.Context, a *frame.App) (*upstream,
 	if err != nil {
 		return nil, err
 	}
+	u, err := f.connect(ctx, t)
+	if err == nil {
+		u.serves = serviceOf(t)
+	}
+	return u, err
+}
+
+// connect opens the way to the cluster under trust that was just fetched.
+func (f *proxyFlags) connect(ctx context.Context, t *client.Trust) (*upstream, error) {
 	switch {
 	case f.direct:
 		return f.openDirect(ctx, t)
 	case f.oneOff:
+		var err error
 		config := client.OneOffConfig{Trust: t, Gateway: f.session.gateway.URL}
 		if config.CA, err = f.session.gateway.CertPool(); err != nil {
 			return nil, err
@@ -112,12 +123,11 @@ func (s service) firstHost(t *client.Trust) string {
 // hostOf returns a function of the host of requests inside: name, or the first host under the
 // newest trust. It refuses a name that the policy does not give the service.
 func (u *upstream) hostOf(name string) (func() string, error) {
-	t := u.trust()
-	s := serviceOf(t)
+	s := u.serves
 	if name == "" {
 		return func() string { return s.firstHost(u.trust()) }, nil
 	}
-	if doc := t.Policy().Document(); !doc.Serves(s.task, s.group, name) {
+	if doc := u.trust().Policy().Document(); !doc.Serves(s.task, s.group, name) {
 		return nil, wire.Refuse(wire.WrongName, "--name", name, doc.Hosts(s.task, s.group))
 	}
 	return func() string { return name }, nil
