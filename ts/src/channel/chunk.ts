@@ -54,13 +54,64 @@ export class ChunkWriter {
   }
 }
 
+/**
+ * Bytes that are read ahead of their use. A fetch of Node that waits for its reader after each of many
+ * small pieces copies all that has arrived each time: 64 MiB take 20 s, and 0.5 s when read ahead.
+ */
+const readAhead = 1 << 20;
+
 /** Reads exact numbers of bytes from a stream. An end too soon, and a fault of the stream, are "truncated". */
 export class ByteReader {
   private buffer: Uint8Array = new Uint8Array(0);
   private readonly reader: ReadableStreamDefaultReader<Uint8Array> | undefined;
+  /** What was read ahead, and its size. */
+  private readonly ahead: Uint8Array[] = [];
+  private size = 0;
+  /** Reading ahead that is under way. */
+  private reading: Promise<void> | undefined;
+  private ended: { fault?: unknown } | undefined;
+  private arrived = () => {};
 
   constructor(stream: ReadableStream<Uint8Array> | null) {
     this.reader = stream?.getReader();
+    if (!this.reader) this.ended = {};
+  }
+
+  /** Reads ahead until there is enough, or the stream ends. */
+  private async readOn(): Promise<void> {
+    try {
+      while (this.size < readAhead) {
+        const next = await this.reader!.read();
+        if (next.done) {
+          this.ended = {};
+          break;
+        }
+        this.ahead.push(next.value);
+        this.size += next.value.length;
+        this.arrived();
+      }
+    } catch (fault) {
+      this.ended = { fault };
+    }
+    this.reading = undefined;
+    this.arrived();
+  }
+
+  /** Returns the next piece of the stream; undefined at its end. */
+  private async next(): Promise<Uint8Array | undefined> {
+    for (;;) {
+      if (!this.ended && this.size < readAhead) this.reading ??= this.readOn();
+      const piece = this.ahead.shift();
+      if (piece) {
+        this.size -= piece.length;
+        return piece;
+      }
+      if (this.ended) {
+        if ("fault" in this.ended) throw refuse("truncated", "stream", this.ended.fault, "a final chunk", this.ended.fault);
+        return undefined;
+      }
+      await new Promise<void>((resolve) => (this.arrived = resolve));
+    }
   }
 
   /** Reads exactly so many bytes. */
@@ -78,14 +129,9 @@ export class ByteReader {
   /** Reads at least one and at most so many bytes; undefined at the end. */
   async some(size: number): Promise<Uint8Array | undefined> {
     while (this.buffer.length === 0) {
-      let next: ReadableStreamReadResult<Uint8Array> | undefined;
-      try {
-        next = await this.reader?.read();
-      } catch (e) {
-        throw refuse("truncated", "stream", e, "a final chunk", e);
-      }
-      if (next === undefined || next.done) return undefined;
-      this.buffer = next.value;
+      const next = await this.next();
+      if (next === undefined) return undefined;
+      this.buffer = next;
     }
     const piece = this.buffer.subarray(0, size);
     this.buffer = this.buffer.subarray(piece.length);
