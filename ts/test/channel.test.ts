@@ -277,6 +277,25 @@ test("a receipt verifies, and a changed record does not", async () => {
   }
 });
 
+test("a stream is read ahead up to a bound, and its fault comes after what arrived", async () => {
+  let pulled = 0;
+  const endless = new ReadableStream<Uint8Array>({ pull: (c) => void c.enqueue(new Uint8Array(64 << 10).fill(++pulled)) }, { highWaterMark: 0 });
+  const reader = new ByteReader(endless);
+  assert.equal((await reader.exactly(1))[0], 1);
+  for (let i = 0; i < 100; i++) await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(pulled, 17); // 1 MiB, and the piece in use
+  assert.equal((await reader.exactly(40 * (64 << 10))).at(-1), 41);
+  await reader.cancel();
+  const failing = new ByteReader(stream((async function* () {
+    yield Uint8Array.of(1, 2);
+    yield Uint8Array.of(3);
+    throw new Error("reset");
+  })()));
+  assert.deepEqual([...(await failing.exactly(3))], [1, 2, 3]);
+  for (let i = 0; i < 2; i++) await assert.rejects(failing.exactly(1), (e) => reasonOf(e) === "truncated" && (e as Error).cause instanceof Error);
+  assert.equal(await new ByteReader(null).some(1), undefined);
+});
+
 const open = values("open");
 fuzz("open response", [open("response")], parseOpenResponse);
 
