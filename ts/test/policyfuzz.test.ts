@@ -1,8 +1,9 @@
+import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { History, parseSteps } from "../src/history.js";
 import { text } from "../src/bytes.js";
 import { parseDocument } from "../src/policy/document.js";
-import { encodeRoster, parseRoster, parseStatement } from "../src/policy/roster.js";
+import { encodeRoster, parseRoster, parseStatement, type Roster } from "../src/policy/roster.js";
 import { parseKeyLine, verifySshSignature } from "../src/policy/sshsig.js";
 import { decodeToml, literal, parseDuration } from "../src/policy/toml.js";
 import { fuzz } from "./fuzz.js";
@@ -40,7 +41,9 @@ fuzz("durations", ["1h30m", "0.5s", "-1.5ms", "100µs", "0"].map(bytes), (input)
 fuzz("lines of keys", ["ana", "ben"].map((name) => bytes(keyLine(name))), (input) => parseKeyLine(new TextDecoder().decode(input)));
 fuzz("signatures", [signed("ana", "cohort-policy", bytes("m")), ...signatures].map(bytes), (input) => verifySshSignature(new TextDecoder().decode(input), "cohort-policy", bytes("m")));
 fuzz("statements", [statement(history, "north"), statement(history, "south", { withdraws: true })].map(bytes), (input) => parseStatement(input));
-fuzz("rosters", [encodeRoster(history.policy.groupStates.get("trial")!.roster), Uint8Array.from(Buffer.from(text(read("testdata/vectors/group/roster.hex")).trim(), "hex"))], (input) => parseRoster(input));
+fuzz("rosters", [encodeRoster(history.policy.groupStates.get("trial")!.roster), Uint8Array.from(Buffer.from(text(read("testdata/vectors/group/roster.hex")).trim(), "hex"))], (input) => parseRoster(input), {
+  accepted: (result, input) => assert.deepEqual(encodeRoster(result as Roster), input),
+});
 fuzz("entries of pages", [bytes(JSON.stringify([{ policy: "YQ==", signatures: ["x", "y"] }, { policy: "", signatures: [], adopted: "z" }]))], (input) => {
   let parsed: unknown;
   try {

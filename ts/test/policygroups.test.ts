@@ -5,6 +5,7 @@ import type { History } from "../src/history.js";
 import { chainsOf } from "../src/policy/group.js";
 import { approvalStatus, groupRoots, inForce, type Policy } from "../src/policy/policy.js";
 import { adopt, digestOf, edited, found, groupRoot, heard, keyLine, start } from "./policyhouse.js";
+import { Refusal } from "../src/refusal.js";
 import { repository } from "./vectors.js";
 
 /** What follows from a history, as the Go code computes it. */
@@ -86,4 +87,13 @@ test("groups have the identities, approvals and cuts that the Go code computes",
     assert.equal(h.length, expected[i]!.length);
     assert.deepEqual(stateOf(h.policy), expected[i]!.at(-1));
   }
+});
+
+test("no authority of a group in a policy of hardware is a development platform", async () => {
+  const soft = edited(hardware(), [
+    [`{ platform = "sgx", mrenclave = "@signer", any = ["mrsigner"], isvprodid = 7, configid = "${"0".repeat(128)}" }`, '{ platform = "soft", program = "@signer" }'],
+    ["[group.trial.authority.platform.sgx]", "[group.trial.authority.platform.soft]"],
+    ['chips = "any"\nmin_tcb_date = 2026-01-01t00:00:00.000z\n', ""],
+  ]);
+  await assert.rejects(found(soft, "ana"), (e) => e instanceof Refusal && e.rule === "group.trial.authority.platform.soft: development");
 });

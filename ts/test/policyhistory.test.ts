@@ -113,6 +113,7 @@ test("a policy follows the one before it", async () => {
   // Signatures are verified before the file is parsed, and the owners are those of the policy before.
   const faulty = nextPolicy(h, [["development = true", "unknown = 1"]]);
   await refused("not-owner", () => h.extend([policyStep(faulty, "ana", "north")]));
+  await refused("too-large", () => h.extend([policyStep(`${nextPolicy(h)}#${"x".repeat(256 << 10)}`)]));
   const quorum = await adopt(h, ["[owners]\nquorum = 2", "[owners]\nquorum = 1"]);
   await refused("quorum", () => h.extend([policyStep(nextPolicy(h, [["[owners]\nquorum = 2", "[owners]\nquorum = 1"]]), "ana")]));
   await quorum.extend([policyStep(nextPolicy(quorum), "ana")]);
@@ -222,6 +223,7 @@ test("statements are refused", async () => {
     ["genesis", row([[h.genesis, other]])],
     ["roster", row([[trial(h).id, other]])],
     ["not-owner", row([['party = "north"', 'party = "ana"']], "ana")],
+    ["not-owner", row([['party = "north"', 'party = "south"']])],
     ["not-owner", row([], "ana")],
     ["not-owner", row([], "south")],
     ["expired", row([["2026-12-20T00:00:00Z", "2026-12-20T00:00:01Z"]])],

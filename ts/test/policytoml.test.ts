@@ -133,6 +133,7 @@ test("policies are refused", async () => {
     [grouped, '{ name = "east", ssh', '{ name = "west", ssh', "group.trial.party: order"],
     [grouped, "[group.trial.role]\nholder", "[group.trial.role]\nsc0rer = { members = [] }\nholder", "group.trial.role.sc0rer.members: number of members"],
     [grouped, "holder = { members", `sc0rer = { members = [ { party = "north", task = "keys", release = "1.4" } ] }\nholder = { members`, "group.trial.role: names alike"],
+    [grouped, grouped.slice(grouped.indexOf("[group.trial.role]")), "role = {}\n", "group.trial.role: number of roles"],
     [grouped, "[authority]\n", '[ authority ]\n', "authority.root: line of the root"],
     [edited(grouped, [["[authority]\n", "[ authority ]\n"]]), "dynamic = true\n", `dynamic = true\nenv = { X = """\n[authority]\nroot = "${digestOf("9")}"\n""" }\n`, "authority.root: line of the root"],
     [edited(grouped, [["[authority]\n", "[ authority ]\n"]]), "dynamic = true\n", 'dynamic = true\nenv = { X = """\n[authority]\nroot = "x"\n""" }\n', "authority.root: line of the root"],
