@@ -19,15 +19,15 @@ import { minify } from "terser";
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
 /** Bundles an entry of compiled modules and returns its minified chunks. */
-async function chunks(entry, inline) {
+export async function chunks(entry, inline, plugins = []) {
   const onwarn = (warning) => {
     const theirs = warning.code === "CIRCULAR_DEPENDENCY" && warning.ids.every((id) => id.includes("node_modules"));
     if (!theirs) throw new Error(warning.message);
   };
   // Calls at import of a dependency that make what is not used here.
   const treeshake = { preset: "smallest", manualPureFunctions: ["QSF", "ecdhKem", "createKitchenSink"] };
-  const bundle = await rollup({ input: entry, plugins: [nodeResolve({ browser: true })], treeshake, onwarn });
-  const { output } = await bundle.generate({ format: "es", inlineDynamicImports: inline });
+  const bundle = await rollup({ input: entry, plugins: [...plugins, nodeResolve({ browser: true, modulePaths: [join(root, "node_modules")] })], treeshake, onwarn });
+  const { output } = await bundle.generate({ format: "es", inlineDynamicImports: inline, chunkFileNames: "[name].js" });
   await bundle.close();
   return Promise.all(
     output.map(async (chunk) => {
