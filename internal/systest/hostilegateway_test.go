@@ -224,6 +224,13 @@ func TestManipulationsElsewhere(t *testing.T) {
 	if len(command) == 0 {
 		t.Skip("SKIPPED: " + clientVariable + " names no client")
 	}
+	refusesManipulations(t, command...)
+}
+
+// refusesManipulations requires of the client of a command that it refuses each manipulation with the reason
+// of the table.
+func refusesManipulations(t *testing.T, command ...string) {
+	t.Helper()
 	var executed sync.Map
 	c, hostile := behindHostileGateway(t, &executed)
 	cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
