@@ -1,11 +1,13 @@
 package pki
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"math/big"
 	"testing"
@@ -67,6 +69,37 @@ func TestListOfCriticalExtension(t *testing.T) {
 	}
 	if !NewestIssue(append(Validities(issuer), list.Validity)...).Equal(noon) {
 		t.Error("the list was not issued at its ThisUpdate")
+	}
+}
+
+// TestListEnds: bytes after a list, and inside it after its signature, are refused.
+func TestListEnds(t *testing.T) {
+	issuer, key := authority(t)
+	list, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: noon, NextUpdate: noon.Add(time.Hour)}, issuer, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var parts []asn1.RawValue
+	if _, err := asn1.Unmarshal(list, &parts); err != nil {
+		t.Fatal(err)
+	}
+	longer, err := asn1.Marshal(append(parts, asn1.NullRawValue))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []struct {
+		name string
+		list []byte
+		want error
+	}{
+		{"as signed", list, nil},
+		{"a zero after it", append(bytes.Clone(list), 0), wire.Malformed},
+		{"a second one after it", append(bytes.Clone(list), list...), wire.Malformed},
+		{"NULL after the signature", longer, wire.Malformed},
+	} {
+		if _, err := vendor.ParseRevocationList(row.list, issuer, nil); !errors.Is(err, row.want) {
+			t.Errorf("%s: got %v, want %v", row.name, err, row.want)
+		}
 	}
 }
 

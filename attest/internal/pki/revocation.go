@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"slices"
 	"time"
 
@@ -18,14 +19,19 @@ type RevocationList struct {
 }
 
 // ParseRevocationList reads a revocation list in DER and verifies that the issuer made and signed
-// it. A critical extension must be known: it may state that the list is not of all
-// certificates; a nil function knows none. It refuses with reason "malformed" or
-// "signature".
+// it. Bytes that the signature does not cover are refused. A critical extension must be known: it
+// may state that the list is not of all certificates; a nil function knows none. It refuses with
+// reason "malformed" or "signature".
 func (v Vendor) ParseRevocationList(der []byte, issuer *x509.Certificate, known func(pkix.Extension) bool) (RevocationList, error) {
 	of := "the revocation list of " + issuer.Subject.CommonName
 	list, err := x509.ParseRevocationList(der)
 	if err != nil {
 		return RevocationList{}, wire.Refuse(wire.Malformed, v.Name+": "+of, err, "DER")
+	}
+	// Package x509 ignores what follows the list, and what follows the signature inside.
+	var parts []asn1.RawValue
+	if rest, err := asn1.Unmarshal(der, &parts); err != nil || len(rest) > 0 || len(parts) != 3 {
+		return RevocationList{}, wire.Refuse(wire.Malformed, v.Name+": end of "+of, "more bytes", "the signature, and nothing after it")
 	}
 	// CheckSignatureFrom compares no names: one key may sign under several.
 	if !bytes.Equal(list.RawIssuer, issuer.RawSubject) {
