@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -102,6 +103,30 @@ func TestCompositeOfWhat(t *testing.T) {
 	var again attest.Evidence
 	if err != nil || again.UnmarshalJSON(text) != nil || !reflect.DeepEqual(again, sixteen) {
 		t.Errorf("sixteen devices: got %v, %v", again, err)
+	}
+}
+
+// TestCompositeOfThousands: reading ends with the first device too many, however many follow. Each
+// device costs a pass over all members, and allocations.
+func TestCompositeOfThousands(t *testing.T) {
+	allocations := func(skipped int) float64 {
+		var text strings.Builder
+		text.WriteString("{")
+		for i := range 7600 {
+			if i > attest.MaxDevices {
+				i += skipped
+			}
+			fmt.Fprintf(&text, `"%d.evidence":[%s,"Aw"],`, i, gpuType)
+		}
+		text.WriteString(`"__cmwc_t":"urn:cohort:composite-evidence","evidence":[` + mediaType + `,"AA"]}`)
+		return testing.AllocsPerRun(1, func() {
+			if err := new(attest.Evidence).UnmarshalJSON([]byte(text.String())); !errors.Is(err, wire.Malformed) {
+				t.Errorf("got %v, want %v", err, wire.Malformed)
+			}
+		})
+	}
+	if seventeen, all := allocations(1), allocations(0); all > seventeen+100 {
+		t.Errorf("got %v allocations for 7,600 devices, want the %v for 17 of them", all, seventeen)
 	}
 }
 

@@ -334,7 +334,8 @@ func readCollection(b []byte) (Evidence, error) {
 	if err != nil {
 		return Evidence{}, err
 	}
-	for i := 0; members[devicePrefix(i)+memberEvidence] != nil; i++ {
+	// Each part costs a pass over all members, so reading ends with the first device too many.
+	for i := 0; i <= MaxDevices && members[devicePrefix(i)+memberEvidence] != nil; i++ {
 		d, err := readPart(members, devicePrefix(i))
 		if err != nil {
 			return Evidence{}, err
