@@ -6,9 +6,10 @@ import (
 	"github.com/cohort-tee/cohort/internal/wire"
 )
 
-// Header fields of the channel that a page may send, and those of responses that it may read.
+// Header fields of the channel that a page may send, and those of responses that it may read. A
+// one-off request has Incremental.
 const (
-	pageSends = "Content-Type, " + wire.FieldAffinity + ", " + wire.FieldCookie + ", " + wire.FieldCredential + ", " + wire.FieldHead + ", " + wire.FieldTicket + ", " + wire.FieldUnit + ", traceparent, tracestate"
+	pageSends = "Content-Type, Incremental, " + wire.FieldAffinity + ", " + wire.FieldCookie + ", " + wire.FieldCredential + ", " + wire.FieldHead + ", " + wire.FieldTicket + ", " + wire.FieldUnit + ", traceparent, tracestate"
 	pageReads = "Retry-After, " + wire.FieldCookie + ", " + wire.FieldHead + ", " + wire.FieldTime + ", " + wire.FieldUnits
 )
 

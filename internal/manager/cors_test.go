@@ -34,7 +34,7 @@ func TestPagesOfOtherOrigins(t *testing.T) {
 		if h.Get("Status") != "204 No Content" || h.Get("Access-Control-Allow-Origin") != "*" || !strings.Contains(h.Get("Access-Control-Allow-Methods"), "POST") {
 			t.Errorf("%s: got %v, want a preflight that is allowed", path, h)
 		}
-		for _, field := range []string{"Content-Type", wire.FieldCookie, wire.FieldTicket, wire.FieldCredential, wire.FieldUnit, wire.FieldHead, wire.FieldAffinity, "traceparent", "tracestate"} {
+		for _, field := range []string{"Content-Type", "Incremental", wire.FieldCookie, wire.FieldTicket, wire.FieldCredential, wire.FieldUnit, wire.FieldHead, wire.FieldAffinity, "traceparent", "tracestate"} {
 			if !strings.Contains(h.Get("Access-Control-Allow-Headers"), field) {
 				t.Errorf("%s: a page may not send %s", path, field)
 			}
