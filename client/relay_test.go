@@ -198,6 +198,7 @@ func (s *statementChanges) refused() (list []trustRefused) {
 	statement("of another number of steps", wire.Behind, func(c *trustresponse.Claim) { c.Steps = 4 })
 	add("a response under the policy before", wire.Behind, "/trust", s.older)
 	add("the head before beside the statement", wire.Behind, "/trust/history/head", s.older.History.Head)
+	add("a step in the trust response", wire.Malformed, "/trust/history/entries", s.in.Pages[0].Entries[:1])
 	add("a response for the nonce of another client", wire.BadNonce, "/trust", s.fresh, "/at", timeOf(s.fresh.Statement))
 	add("a response without a nonce for a client that sent one", wire.BadNonce, "/nonce", hex.EncodeToString(s.nonce))
 	add("a response for another nonce", wire.BadNonce, "/nonce", hex.EncodeToString(make([]byte, 32)), "/trust", s.fresh, "/at", timeOf(s.fresh.Statement))

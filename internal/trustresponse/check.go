@@ -85,6 +85,9 @@ func (c Check) VerifyRelayed(unverified api.TrustResponse) (Verified, error) {
 // verifyBound makes the checks that do not depend on who sent the response.
 func (c Check) verifyBound(unverified api.TrustResponse, root *x509.Certificate, bound attest.ReportData) (Verified, error) {
 	v := Verified{Root: root}
+	if n := len(unverified.History.Entries); n > 0 {
+		return Verified{}, wire.Refuse(wire.Malformed, "trust: steps in the response", n, "none: the history is fetched by itself")
+	}
 	// The authority's policy may have changed since the history was fetched.
 	if got, want := unverified.History.Head, c.Policy.PolicyHead(); got != want {
 		return Verified{}, wire.Refuse(wire.Behind, "trust: policy head", got, want)

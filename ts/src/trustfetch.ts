@@ -178,6 +178,7 @@ async function attempt(source: Source, config: Config, seen: History, nonce: Uin
     const { time } = await checkTrustStatement(response.statement, { policy, authorityRoot, nonce, evidence, at });
     if (nonce.length === 0) [expected, evidenceAt] = [timedReportData(time, policy), time];
   }
+  if (response.steps > 0) throw refuse("malformed", "trust: steps in the response", response.steps, "none: the history is fetched by itself");
   if (response.head !== policy.head) throw refuse("behind", "trust: policy head", response.head, policy.head);
   const evidence = await appraiseAuthority(config, evidenceOf(response.evidence), await expected, nonce, policy, at);
   const identities: PinnedIdentity[] = [];
@@ -301,6 +302,8 @@ async function findIdentity(config: Config, unverified: readonly ResponseIdentit
 interface TrustResponse {
   authority: Uint8Array;
   head: Digest;
+  /** The number of steps in the response. */
+  steps: number;
   /** Parsed JSON. The authority signs the one encoding of evidence, which is that of its parts in their order, without spaces. */
   evidence: unknown;
   identities: readonly ResponseIdentity[];
@@ -317,9 +320,11 @@ interface ResponseIdentity {
 const maxCertificate = 64 << 10;
 
 function parseTrustResponse(value: unknown): TrustResponse {
+  const history = member(value, "history");
   return {
     authority: bytesIn(value, "authority", maxCertificate) ?? new Uint8Array(0),
-    head: digestIn(member(value, "history"), "head"),
+    head: digestIn(history, "head"),
+    steps: arrayIn(history, "entries").length,
     evidence: member(value, "evidence"),
     identities: arrayIn(value, "identities").map((identity) => ({
       id: digestIn(identity, "identity"),
