@@ -31,7 +31,7 @@ var custodyKeys = []string{"reference", "machines", "platform"}
 
 func readCustody(t policytoml.Table, measured measuredNames) Custody {
 	t.Require(custodyKeys...)
-	c := Custody{References: measured.references(t), Rules: readRules(t), line: literal(measured.resolved(t.Values))}
+	c := Custody{References: measured.references(t), Rules: readRules(t), line: rosterLine(measured.resolved(t.Values))}
 	c.Machines = readMachines(t, c.References)
 	nameLaunches(c.Rules, c.References)
 	t.RejectUnknown()
@@ -161,7 +161,7 @@ func CopyAuthority(raw []byte) ([]byte, error) {
 // domainCustody returns the trust domain's authority in the form of a group's key.
 func domainCustody(values map[string]any, measured measuredNames) string {
 	authority := under(values, "authority")
-	return literal(measured.resolved(map[string]any{
+	return rosterLine(measured.resolved(map[string]any{
 		"reference": authority["reference"], "machines": authority["machines"], "platform": platformsOf(authority, under(values, "platform")),
 	}))
 }

@@ -55,7 +55,7 @@ func TestHardwareCustody(t *testing.T) {
 	}
 	var none policytoml.Faults
 	measured := readMeasured(policytoml.NewTable("", tree, &none))
-	c, err := ParseCustody(literal(measured.resolved(map[string]any{"machines": "any", "platform": tree["platform"], "reference": references})))
+	c, err := ParseCustody(rosterLine(measured.resolved(map[string]any{"machines": "any", "platform": tree["platform"], "reference": references})))
 	if err != nil {
 		t.Fatal(err)
 	}

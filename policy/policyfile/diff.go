@@ -237,21 +237,32 @@ func durationOf(text string) time.Duration {
 	return d
 }
 
-// literal returns a value as TOML, with sorted keys; nil is the empty string.
-func literal(v any) string {
+// literal returns a value as TOML with sorted keys, for people: letters of every script are written
+// as they are. nil is the empty string.
+func literal(v any) string { return encode(v, strconv.Quote) }
+
+// rosterLine is literal for a group's identity. All but printable ASCII is escaped: which other
+// characters package strconv counts as printable changes with the version of Go.
+func rosterLine(v any) string { return encode(v, strconv.QuoteToASCII) }
+
+func encode(v any, quote func(string) string) string {
 	switch v := v.(type) {
 	case nil:
 		return ""
 	case string:
-		return strconv.Quote(v)
+		return quote(v)
 	case time.Time:
 		return v.UTC().Format(time.RFC3339)
 	case []any:
-		return "[" + strings.Join(literals(v), ", ") + "]"
+		out := make([]string, len(v))
+		for i, element := range v {
+			out[i] = encode(element, quote)
+		}
+		return "[" + strings.Join(out, ", ") + "]"
 	case map[string]any:
 		var fields []string
 		for _, key := range slices.Sorted(maps.Keys(v)) {
-			fields = append(fields, policytoml.JoinPath("", key)+" = "+literal(v[key]))
+			fields = append(fields, policytoml.JoinPath("", key)+" = "+encode(v[key], quote))
 		}
 		return "{ " + strings.Join(fields, ", ") + " }"
 	}
@@ -261,13 +272,8 @@ func literal(v any) string {
 // elements returns the literals of a list; an absent list has none.
 func elements(v any) (out []string, ok bool) {
 	list, ok := v.([]any)
-	return literals(list), ok || v == nil
-}
-
-func literals(list []any) []string {
-	out := make([]string, len(list))
-	for i, v := range list {
-		out[i] = literal(v)
+	for _, element := range list {
+		out = append(out, literal(element))
 	}
-	return out
+	return out, ok || v == nil
 }

@@ -12,7 +12,7 @@ type Floors struct {
 }
 
 // String returns the floors as one line of TOML, as in a roster.
-func (f Floors) String() string { return literal(f.tables) }
+func (f Floors) String() string { return rosterLine(f.tables) }
 
 // Loosened reports whether next demands less than f.
 func (f Floors) Loosened(next Floors) bool {

@@ -48,3 +48,29 @@ func TestGroupRefusals(t *testing.T) {
 		})
 	}
 }
+
+// TestRosterIsASCII: what a roster contains of a policy has one encoding in printable ASCII, which
+// depends on no version of Unicode: the second text has a letter, an emoji and a code point that is
+// not assigned yet.
+func TestRosterIsASCII(t *testing.T) {
+	h := policytest.NewGroupHouse()
+	text := string(h.Text(t, policytest.Grouped(
+		`env = { LANG = "C" }`, `env = { LANG = "C", TEXT = 'a"\b' , NEWER = "\t\u00e9\U0001f600\u0378\u202e\u007f" }`,
+		`reference = [ { platform = "soft", program = "@agent-1" } ] }`, `reference = [ { platform = "soft", program = "@agent-1", args = ["é", "\u0378"] } ] }`)...))
+	d := mustParse(t, []byte(text))
+	group := d.Groups["trial"]
+	wantFloors := `{ platform = { soft = { debug = true, roots = ["` + policytest.Digest("1").String() + `"] } }, task = { ` +
+		`keys = { release = { "1.4" = {  } } }, scoring = { release = { "2026.10" = {  }, "2026.11" = { dynamic = true, ` +
+		`env = { LANG = "C", NEWER = "\t\u00e9\U0001f600\u0378\u202e\x7f", TEXT = "a\"\\b" }, oneoff = true } } } } }`
+	if got := d.FloorsOf(group).String(); got != wantFloors {
+		t.Errorf("got floors\n%s, want\n%s", got, wantFloors)
+	}
+	if got, want := group.Authority.String(), `args = ["\u00e9", "\u0378"], `; !strings.Contains(got, want) {
+		t.Errorf("got %s, want %s in it", got, want)
+	}
+	for _, line := range []string{wantFloors, group.Authority.String()} {
+		if at := strings.IndexFunc(line, func(r rune) bool { return r < ' ' || r > '~' }); at >= 0 {
+			t.Errorf("got %q at %d, want printable ASCII", line[at:], at)
+		}
+	}
+}

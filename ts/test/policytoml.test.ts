@@ -15,7 +15,7 @@ const accepted: [source: string, value: string][] = [
   ["x = true # c", "true"], ["'x' = 1", "1"], ['"x" = 1', "1"], ['"\\u0078" = 1', "1"],
   ['x = "a\\tb\\u0041\\U00000042\\x43\\e"', '"a\\tbABC\\x1b"'], ["x = 'a\\b'", '"a\\\\b"'],
   ['x = """\na\\\n   b"""', '"ab"'], ['x = """a"""""', '"a\\"\\""'], ["x = '''\n'a''''", "\"'a'\""],
-  ['x = "\\u202e\\u007f\\u0000é😀"', '"\\u202e\\x7f\\x00é😀"'],
+  ['x = "\\u202e\\u007f\\u0000é😀"', '"\\u202e\\x7f\\x00\\u00e9\\U0001f600"'],
   ["x = [1, [\"a\"], # c\n]", '[1, ["a"]]'], ["x = { a = 1, b.c = 2 }", "{ a = 1, b = { c = 2 } }"], ["x = {\n a = 1, # c\n}", "{ a = 1 }"],
   ["x.b = 1\nx.a = 2", "{ a = 2, b = 1 }"], ["[x]\na = 1\n[x.b]\nc = 2", "{ a = 1, b = { c = 2 } }"], ["[x.b]\nc = 2\n[x]\na = 1", "{ a = 1, b = { c = 2 } }"],
   ["[[x]]\na = 1\n[[x]]\n[x.b]\n", "[{ a = 1 }, { b = {  } }]"], ["x = {}", "{  }"], ["x = []", "[]"],
@@ -66,7 +66,7 @@ test("hostile texts of the greatest size are read at once", { timeout: 60_000 },
 });
 
 test("quotes and orders are those of Go", () => {
-  assert.equal(quote('a"b\\c\x07\b\f\n\r\t\v\x01\x7f\u00a0\u00ad\u2028\u{1f600}\u{e0001}'), '"a\\"b\\\\c\\a\\b\\f\\n\\r\\t\\v\\x01\\x7f\\u00a0\\u00ad\\u2028😀\\U000e0001"');
+  assert.equal(quote('a"b\\c\x07\b\f\n\r\t\v\x01\x7f\u00a0\u00ad\u2028\u{1f600}\u{e0001}'), '"a\\"b\\\\c\\a\\b\\f\\n\\r\\t\\v\\x01\\x7f\\u00a0\\u00ad\\u2028\\U0001f600\\U000e0001"');
   assert.deepEqual(sortedTexts(["b", "", "a\u{1f600}", "a\uffff", "a", "B"]), ["", "B", "a", "a\uffff", "a\u{1f600}", "b"]);
 });
 

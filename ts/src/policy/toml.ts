@@ -65,9 +65,12 @@ export function joinPath(path: string, key: string): string {
 
 const escapes: Readonly<Record<string, string>> = { "\x07": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", '"': '\\"', "\\": "\\\\" };
 
-/** Returns a string in quotes, with escapes for quotes, backslashes and characters that are not printed (Go's strconv.Quote). */
+/**
+ * Returns a string in quotes. Quotes, backslashes and all but printable ASCII are escaped (Go's strconv.QuoteToASCII), so that the
+ * identity of a group depends on no version of Unicode.
+ */
 export function quote(value: string): string {
-  return '"' + value.replace(/["\\]|[^\p{L}\p{M}\p{N}\p{P}\p{S} ]/gu, escaped) + '"';
+  return '"' + value.replace(/["\\]|[^ -~]/gu, escaped) + '"';
 }
 
 function escaped(c: string): string {
