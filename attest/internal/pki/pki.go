@@ -5,8 +5,8 @@
 // It trusts no certificate: which root keys count, and which names a chain must have,
 // the caller checks. It refuses certificates and lists that are signed by another
 // algorithm than the vendor's, that another issuer signed, that have a critical
-// extension which nothing reads, that are out of their validity, and certificates that
-// are revoked. Every platform has one [Vendor], whose name begins its refusals.
+// extension which nothing reads, that are out of their validity, certificates that are
+// revoked, and issuers with RSA keys below 2,048 bits. Every platform has one [Vendor], whose name begins its refusals.
 //
 // Files, each using those before it: cache.go, pki.go, revocation.go, validity.go.
 package pki
@@ -15,12 +15,16 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"time"
 
 	"github.com/cohort-tee/cohort/internal/wire"
 )
+
+// minRSA is the least size of an issuer's RSA key, in bits (NIST SP 800-131A).
+const minRSA = 2048
 
 // Vendor is how one vendor signs.
 type Vendor struct {
@@ -70,11 +74,22 @@ func (v Vendor) verifyLink(child, parent *x509.Certificate) error {
 	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
 		return wire.Refuse(wire.BadChain, v.Name+": issuer of "+name, child.Issuer, parent.Subject)
 	}
+	if err := v.checkStrength(parent); err != nil {
+		return err
+	}
 	if len(child.UnhandledCriticalExtensions) > 0 {
 		return wire.Refuse(wire.BadChain, v.Name+": critical extension of "+name, child.UnhandledCriticalExtensions[0], "none that is unknown")
 	}
 	if err := child.CheckSignatureFrom(parent); err != nil {
 		return wire.Refuse(wire.BadChain, v.Name+": signature of "+name, err, "one by "+parent.Subject.CommonName)
+	}
+	return nil
+}
+
+// checkStrength refuses an issuer with a short RSA key, which package x509 accepts from 1,024 bits on.
+func (v Vendor) checkStrength(issuer *x509.Certificate) error {
+	if key, ok := issuer.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() < minRSA {
+		return wire.Refuse(wire.BadChain, v.Name+": bits of the RSA key of "+issuer.Subject.CommonName, key.N.BitLen(), minRSA)
 	}
 	return nil
 }
@@ -121,6 +136,11 @@ func (v Vendor) FindPath(leaf *x509.Certificate, roots, between []*x509.Certific
 	}
 	if err != nil {
 		return nil, wire.Refuse(wire.BadChain, v.Name+": path of certificates", err, "one to a root that policy names")
+	}
+	for _, issuer := range paths[0][1:] {
+		if err := v.checkStrength(issuer); err != nil {
+			return nil, err
+		}
 	}
 	return paths[0], nil
 }

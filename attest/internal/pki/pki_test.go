@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -99,6 +100,40 @@ func TestListEnds(t *testing.T) {
 	} {
 		if _, err := vendor.ParseRevocationList(row.list, issuer, nil); !errors.Is(err, row.want) {
 			t.Errorf("%s: got %v, want %v", row.name, err, row.want)
+		}
+	}
+}
+
+// TestShortKeys: an issuer with an RSA key below 2,048 bits is refused, in a chain and in a path.
+func TestShortKeys(t *testing.T) {
+	maker := Vendor{Name: "test", Algorithm: x509.SHA256WithRSA}
+	for bits, want := range map[int]error{1024: wire.BadChain, 2040: wire.BadChain, 2048: nil} {
+		key, err := rsa.GenerateKey(rand.Reader, bits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		issue := func(template *x509.Certificate, parent *x509.Certificate) *x509.Certificate {
+			der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cert, err := x509.ParseCertificate(der)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return cert
+		}
+		template := x509.Certificate{
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, NotBefore: noon, NotAfter: noon.AddDate(1, 0, 0), SubjectKeyId: []byte{1},
+			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign, SignatureAlgorithm: maker.Algorithm,
+		}
+		root := issue(&template, &template)
+		leaf := issue(&x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "leaf"}, NotBefore: noon, NotAfter: noon.AddDate(1, 0, 0)}, root)
+		if err := maker.VerifyChain(leaf, root); !errors.Is(err, want) {
+			t.Errorf("a chain with a key of %d bits: got %v, want %v", bits, err, want)
+		}
+		if _, err := maker.FindPath(leaf, []*x509.Certificate{root}, nil, noon); !errors.Is(err, want) {
+			t.Errorf("a path with a key of %d bits: got %v, want %v", bits, err, want)
 		}
 	}
 }
