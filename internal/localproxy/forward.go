@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cohort-tee/cohort/client"
 	"github.com/cohort-tee/cohort/internal/fullduplex"
@@ -193,7 +194,6 @@ func (x *exchange) abort(r *http.Request, err error) outcome {
 	if isSend || r.Context().Err() != nil || errors.Is(err, context.Canceled) {
 		return outcomeCanceled
 	}
-	p := problemOf(err)
-	x.p.config.Log.Warn("response aborted", "reason", p.Reason, "rule", p.Rule, "got", p.Got, "want", p.Want)
+	x.p.problems.logProblem("response aborted", problemOf(err), time.Now())
 	return outcomeAborted
 }

@@ -10,7 +10,7 @@
 // that is not complete ends with a broken connection, never as a complete one.
 //
 // Files, each using those before it: problem.go, listen_unix.go, listen_other.go, listen.go,
-// metrics.go, sender.go, forward.go, localproxy.go.
+// metrics.go, problemlog.go, sender.go, forward.go, localproxy.go.
 package localproxy
 
 import (
@@ -89,9 +89,10 @@ func (c *Config) validate() error {
 
 // Proxy is the handler of the proxy. It is safe for concurrent use.
 type Proxy struct {
-	config  Config
-	slots   chan struct{} // a value for each request in progress
-	metrics *metrics
+	config   Config
+	slots    chan struct{} // a value for each request in progress
+	metrics  *metrics
+	problems *problemLog
 }
 
 // NewProxy makes a proxy. It refuses a faulty configuration with "request".
@@ -102,7 +103,7 @@ func NewProxy(c Config) (*Proxy, error) {
 	if c.Requests == 0 {
 		c.Requests = DefaultRequests
 	}
-	p := &Proxy{config: c, slots: make(chan struct{}, c.Requests)}
+	p := &Proxy{config: c, slots: make(chan struct{}, c.Requests), problems: newProblemLog(c.Log)}
 	p.metrics = newMetrics(func() int { return len(p.slots) })
 	return p, nil
 }
@@ -141,9 +142,9 @@ func (p *Proxy) serveProgram(w http.ResponseWriter, r *http.Request) outcome {
 	return p.forward(w, r)
 }
 
-// respond sends a problem and logs it, without the request's path, fields and content.
+// respond sends a problem and logs it.
 func (p *Proxy) respond(w http.ResponseWriter, refused *problem) outcome {
-	p.config.Log.Warn("request failed", "status", refused.Status, "reason", refused.Reason, "rule", refused.Rule, "got", refused.Got, "want", refused.Want, "retry", refused.Retry)
+	p.problems.logProblem("request failed", refused, time.Now(), "status", refused.Status, "retry", refused.Retry)
 	refused.writeTo(w)
 	return outcome(refused.Reason)
 }
