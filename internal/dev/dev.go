@@ -106,9 +106,9 @@ func (d *Cluster) banner() string {
 	first := c.Units[0]
 	line("\ntry:\n  curl --cacert %s --connect-to ::%s https://%s/", c.Root, first.Address, c.ServerName)
 	line("  kill -9 %d    # it comes back on the same address", first.PID)
-	pins := fmt.Sprintf("--authority %s --genesis %s --task %s", c.Authority, c.Genesis, c.Task)
+	pins := fmt.Sprintf("--gateway %s --genesis %s --task %s", c.Gateway, c.Genesis, c.Task) // trust comes through the gateway
 	line("  %s verify %s %s", d.Bin.Cohort, first.Address, pins)
-	line("  %s request https://%s/ --session --receipt --gateway %s %s", d.Bin.Cohort, c.ServerName, c.Gateway, pins)
+	line("  %s request https://%s/ --session --receipt %s", d.Bin.Cohort, c.ServerName, pins)
 	line("\nCtrl-C stops everything. State: %s", d.Dir)
 	return b.String()
 }

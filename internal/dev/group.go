@@ -254,8 +254,8 @@ func (d *Cluster) groupBanner(c Description) string {
 	if d.hasSeparateParty() {
 		line("\nthe units wait for the parties whose keys are not here; each says:\n  %s group approve %s --digest IDENTITY --ssh-key KEY %s", d.Bin.Cohort, d.Doc.Group, pins)
 	}
-	line("\ntry:\n  %s request https://%s%s --session --group %s --role %s --party-key %s --gateway %s %s",
-		d.Bin.Cohort, c.ServerName, e.Request.Path, d.Doc.Group, e.Request.Role, d.PartyKey(e.Roles[0].Party), c.Gateway, pins)
+	line("\ntry:\n  %s request https://%s%s --session --group %s --role %s --party-key %s --gateway %s --genesis %s",
+		d.Bin.Cohort, c.ServerName, e.Request.Path, d.Doc.Group, e.Request.Role, d.PartyKey(e.Roles[0].Party), c.Gateway, c.Genesis)
 	line("  %s    # %s", strings.Join(d.Bin.requestCommand(), " "), e.Request.Note)
 	second := e.Roles[min(1, len(e.Roles)-1)].Party
 	for _, verb := range []string{"status ", "verify ", "withdraw "} {
