@@ -16,6 +16,14 @@ func TestWaysToTrust(t *testing.T) {
 	if got := run(t, nil, append([]string{"trust"}, pins...)...); got.exit != frame.ExitUsage || !strings.Contains(got.talk, "--authority") || !strings.Contains(got.talk, "--gateway") {
 		t.Errorf("without any: got %+v, want exit %d", got, frame.ExitUsage)
 	}
+	// An empty variable is no authority.
+	empty := map[string]string{"COHORT_AUTHORITY": ""}
+	if got := run(t, empty, append([]string{"trust"}, pins...)...); got.exit != frame.ExitUsage || !strings.Contains(got.talk, "give --authority, or --gateway") {
+		t.Errorf("with an empty variable: got %+v, want exit %d", got, frame.ExitUsage)
+	}
+	if got := run(t, empty, append([]string{"verify", "127.0.0.1:1", "--gateway", "https://127.0.0.1:1"}, pins...)...); got.exit != frame.ExitUnreachable {
+		t.Errorf("with an empty variable and a gateway: got %+v, want exit %d", got, frame.ExitUnreachable)
+	}
 	for _, way := range [][]string{
 		{"request", "https://scoring.test/", "--session", "--gateway", "https://127.0.0.1:1"},
 		{"request", "https://127.0.0.1:1/", "--session"},

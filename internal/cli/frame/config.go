@@ -3,6 +3,7 @@ package frame
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -37,12 +38,14 @@ func (a *App) fillFlags(cmd *cobra.Command) error {
 	})
 }
 
+// fillFromEnv sets open flags from their variables. An empty variable of a list has no value: it
+// must not count as one authority, for example, without an address.
 func (a *App) fillFromEnv(cmd *cobra.Command) error {
 	return setOpenFlags(cmd, func(f *pflag.Flag) ([]string, string, bool) {
 		text, ok := a.Env(variable(f.Name))
 		values := []string{text}
 		if _, many := f.Value.(pflag.SliceValue); many {
-			values = strings.Split(text, ",")
+			values = slices.DeleteFunc(strings.Split(text, ","), func(v string) bool { return v == "" })
 		}
 		return values, variable(f.Name), ok
 	})
