@@ -428,3 +428,24 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestTOML11: a policy may have what TOML 1.1 adds to 1.0, and nothing beyond it.
+func TestTOML11(t *testing.T) {
+	h := policytest.NewGroupHouse()
+	for _, row := range []struct {
+		name, old, new string
+		ok             bool
+	}{
+		{"hexadecimal escape", `["--model", "m.json"]`, `["\x2d-model", "m.json"]`, true},
+		{"escape of ESC", `env = { LANG = "C" }`, `env = { LANG = "\e" }`, true},
+		{"line breaks, a comment and a trailing comma in a table", `env = { LANG = "C" }`, "env = {\n LANG = \"C\", # a comment\n}", true},
+		{"a time without seconds", "created      = 2026-11-22T09:00:00Z   # UTC", "created = 2026-11-22T09:00Z", true},
+		{"an unknown escape", `env = { LANG = "C" }`, `env = { LANG = "\q" }`, false},
+		{"a letter in a bare key", `env = { LANG = "C" }`, `env = { LÄNG = "C" }`, false},
+		{"a time without minutes", "created      = 2026-11-22T09:00:00Z   # UTC", "created = 2026-11-22T09Z", false},
+	} {
+		if _, err := Parse(h.Text(t, row.old, row.new)); (err == nil) != row.ok {
+			t.Errorf("%s: got %v, want it accepted: %v", row.name, err, row.ok)
+		}
+	}
+}

@@ -28,7 +28,7 @@ func Decode(raw []byte) (map[string]any, error) {
 	}
 	var values map[string]any
 	if err := toml.Unmarshal(raw, &values); err != nil {
-		return nil, Faults{{Path: position(err), Rule: "TOML", Got: err.Error(), Want: "TOML 1.0"}}
+		return nil, Faults{{Path: position(err), Rule: "TOML", Got: err.Error(), Want: "TOML 1.1"}}
 	}
 	return values, nil
 }
