@@ -121,7 +121,7 @@ func (d document) chain(roots []attest.Digest, at time.Time) ([]*x509.Certificat
 func (d document) certificates() ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate
 	for i, der := range append([][]byte{d.Certificate}, d.CABundle...) {
-		c, err := x509.ParseCertificate(der)
+		c, err := pki.ParseCertificate(der)
 		if err != nil {
 			return nil, wire.Refuse(wire.Malformed, fmt.Sprintf("nitro: certificate %d", i), err, "DER")
 		}

@@ -87,7 +87,7 @@ func (b bundle) parse() (certificates, error) {
 	if len(above) != 2 {
 		return certificates{}, wire.Refuse(wire.Malformed, "snp: certificates in ask_ark", len(above), "ASK and ARK")
 	}
-	leaf, err := x509.ParseCertificate(b.leaf)
+	leaf, err := pki.ParseCertificate(b.leaf)
 	if err != nil {
 		return certificates{}, wire.Refuse(wire.Malformed, "snp: certificate "+b.kind.String(), err, "DER")
 	}

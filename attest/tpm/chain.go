@@ -81,7 +81,7 @@ func deviceOf(chain []*x509.Certificate) *device {
 
 // parseEK reads the certificate of an endorsement key.
 func parseEK(der []byte) (*x509.Certificate, error) {
-	leaf, err := x509.ParseCertificate(der)
+	leaf, err := pki.ParseCertificate(der)
 	if err != nil {
 		return nil, wire.Refuse(wire.Malformed, "tpm: certificate of the endorsement key", err, "DER")
 	}

@@ -17,6 +17,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"time"
 
@@ -45,13 +46,30 @@ func (v Vendor) Certificates(of string, text []byte, most int) ([]*x509.Certific
 	}
 	var certs []*x509.Certificate
 	for _, der := range ders {
-		cert, err := x509.ParseCertificate(der)
+		cert, err := ParseCertificate(der)
 		if err != nil {
 			return nil, wire.Refuse(wire.Malformed, v.Name+": certificate in "+of, err, "DER")
 		}
 		certs = append(certs, cert)
 	}
 	return certs, nil
+}
+
+// ParseCertificate is that of package x509, which ignores what follows the signature inside a
+// certificate. Here it is an error.
+func ParseCertificate(der []byte) (*x509.Certificate, error) {
+	if !endsWithSignature(der) {
+		return nil, errors.New("a structure without content, algorithm and signature, or with more")
+	}
+	return x509.ParseCertificate(der)
+}
+
+// endsWithSignature reports whether a certificate or revocation list in DER has the three parts that
+// it must have (RFC 5280), and no byte that its signature does not cover.
+func endsWithSignature(der []byte) bool {
+	var parts []asn1.RawValue
+	rest, err := asn1.Unmarshal(der, &parts)
+	return err == nil && len(rest) == 0 && len(parts) == 3
 }
 
 // VerifyChain verifies that each certificate is signed by the next and the last one by

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/pem"
 	"errors"
 	"math/big"
 	"testing"
@@ -73,33 +74,45 @@ func TestListOfCriticalExtension(t *testing.T) {
 	}
 }
 
-// TestListEnds: bytes after a list, and inside it after its signature, are refused.
-func TestListEnds(t *testing.T) {
+// TestUnsignedBytes: bytes after a list or certificate, and inside it after its signature, are
+// refused: no signature covers them.
+func TestUnsignedBytes(t *testing.T) {
 	issuer, key := authority(t)
 	list, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: noon, NextUpdate: noon.Add(time.Hour)}, issuer, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var parts []asn1.RawValue
-	if _, err := asn1.Unmarshal(list, &parts); err != nil {
-		t.Fatal(err)
+	readList := func(der []byte) error { _, err := vendor.ParseRevocationList(der, issuer, nil); return err }
+	readCertificate := func(der []byte) error {
+		_, err := vendor.Certificates("chain", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 1)
+		return err
 	}
-	longer, err := asn1.Marshal(append(parts, asn1.NullRawValue))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, row := range []struct {
+	for _, of := range []struct {
 		name string
-		list []byte
-		want error
-	}{
-		{"as signed", list, nil},
-		{"a zero after it", append(bytes.Clone(list), 0), wire.Malformed},
-		{"a second one after it", append(bytes.Clone(list), list...), wire.Malformed},
-		{"NULL after the signature", longer, wire.Malformed},
-	} {
-		if _, err := vendor.ParseRevocationList(row.list, issuer, nil); !errors.Is(err, row.want) {
-			t.Errorf("%s: got %v, want %v", row.name, err, row.want)
+		der  []byte
+		read func([]byte) error
+	}{{"list", list, readList}, {"certificate", issuer.Raw, readCertificate}} {
+		var parts []asn1.RawValue
+		if _, err := asn1.Unmarshal(of.der, &parts); err != nil {
+			t.Fatal(err)
+		}
+		longer, err := asn1.Marshal(append(parts, asn1.NullRawValue))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range []struct {
+			name string
+			der  []byte
+			want error
+		}{
+			{"as signed", of.der, nil},
+			{"a zero after it", append(bytes.Clone(of.der), 0), wire.Malformed},
+			{"a second one after it", append(bytes.Clone(of.der), of.der...), wire.Malformed},
+			{"NULL after the signature", longer, wire.Malformed},
+		} {
+			if err := of.read(row.der); !errors.Is(err, row.want) {
+				t.Errorf("%s, %s: got %v, want %v", of.name, row.name, err, row.want)
+			}
 		}
 	}
 }

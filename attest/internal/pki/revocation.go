@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/asn1"
 	"slices"
 	"time"
 
@@ -29,8 +28,7 @@ func (v Vendor) ParseRevocationList(der []byte, issuer *x509.Certificate, known 
 		return RevocationList{}, wire.Refuse(wire.Malformed, v.Name+": "+of, err, "DER")
 	}
 	// Package x509 ignores what follows the list, and what follows the signature inside.
-	var parts []asn1.RawValue
-	if rest, err := asn1.Unmarshal(der, &parts); err != nil || len(rest) > 0 || len(parts) != 3 {
+	if !endsWithSignature(der) {
 		return RevocationList{}, wire.Refuse(wire.Malformed, v.Name+": end of "+of, "more bytes", "the signature, and nothing after it")
 	}
 	// CheckSignatureFrom compares no names: one key may sign under several.
