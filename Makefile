@@ -15,6 +15,9 @@ TOOLS    = openssl:openssl ssh-keygen:openssh-client curl:curl nmap:nmap \
            node:nodejs npm:npm chromium:chromium firefox-esr:firefox-esr
 # Modules of the system's Python, by their Debian package.
 MODULES  = httpx:python3-httpx
+# What only the long forms start: a root of Debian 13 with wine, arm64, and WebKitGTK.
+TOOLS_FULL = debootstrap:debootstrap unshare:util-linux qemu-aarch64-static:qemu-user-static \
+           WebKitWebDriver:webkit2gtk-driver xvfb-run:xvfb xauth:xauth
 # What takes longest goes first, so that it does not run alone at the end. Tests that are
 # parallel wait for most of their time, so more of them run than there are processors.
 ALL      = ./internal/systest ./cmd/... ./internal/cli/devcmd ./...
@@ -22,7 +25,7 @@ ALL      = ./internal/systest ./cmd/... ./internal/cli/devcmd ./...
 RACE     = ./internal/systest ./internal/... ./attest ./attest/soft ./attest/dcap ./attest/snp ./attest/tpm ./identity ./policy/... ./unit ./client
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
-.PHONY: build test test-full oracles race lint count tools bench fuzz clean
+.PHONY: build test test-full oracles race lint count tools tools-full bench fuzz fuzz-ts clean
 
 # What is released erases keys from memory: docs/explanation/memory.md.
 build:
@@ -38,11 +41,12 @@ test:
 # part runs a part of a target and prints how long it took.
 part = begin=$$(date +%s); $(2); status=$$?; echo "part $(1): $$(($$(date +%s) - begin)) s"; exit $$status
 
-test-full: tools lint
+test-full: tools-full lint
 	COHORT_FULL=1 go test -timeout 3h -count=1 -p 1 ./...
 	$(MAKE) oracles
 	cd interop/evidence && COHORT_FULL=1 COHORT_VECTORS="$${COHORT_VECTORS:-$(CURDIR)/../shared/vectors}" go test -timeout 60m -count=1 ./...
 	cd interop/ohttp && go test -timeout 10m -count=1 ./...
+	$(MAKE) fuzz-ts
 	$(MAKE) race
 
 # What tests need other people's code for is a module of its own.
@@ -70,6 +74,9 @@ tools:
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 	@test ts/node_modules/.package-lock.json -nt ts/package-lock.json || (cd ts && npm ci --ignore-scripts --silent)
 
+tools-full: tools
+	@$(MAKE) --no-print-directory tools TOOLS="$(TOOLS_FULL)" MODULES=
+
 # What things cost beside their limits, in rounds whose medians are printed; the
 # goals are in docs/performance.md. nginx and etcd are rivals in it. BENCH_PROFILE=F
 # keeps the CPU profile of the process that serves.
@@ -86,6 +93,14 @@ fuzz:
 	@go list ./... | while read -r p; do \
 	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
 	    go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
+
+# The parsers of the TypeScript client: 10,000,000 inputs each, or as many as take
+# FUZZ_SECONDS. It prints each parser's seed and count; COHORT_FUZZ_SEED=N repeats a run.
+FUZZ_SECONDS ?= 300
+fuzz-ts: tools
+	cd ts && npm run --silent build && npm run --silent build-tests && COHORT_FUZZ_SECONDS=$(FUZZ_SECONDS) \
+	  node --test --test-concurrency=2 --test-name-pattern='^fuzz:' --test-reporter=tap $$(grep -l 'fuzz(' build/test/*.test.js) | \
+	  awk '/^# Subtest: fuzz|^# .*inputs|not ok|COHORT_FUZZ_SEED=.*input |^# (pass|fail) /; /^# fail 0$$/ { passed = 1 } END { exit !passed }'
 
 clean:
 	rm -rf bin dist

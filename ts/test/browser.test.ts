@@ -1,6 +1,7 @@
 /**
- * The package in browsers: Debian's Chromium and Firefox open a page of another origin than the
- * gateway, which verifies the cluster, sends requests and streams through OpenAI's SDK.
+ * The package in browsers: Debian's Chromium and Firefox, and with COHORT_FULL=1 WebKitGTK's
+ * MiniBrowser, open a page of another origin than the gateway, which verifies the cluster, sends
+ * requests and streams through OpenAI's SDK.
  * `go test ./internal/systest -run TypeScript` starts the cluster, see cluster.test.ts.
  */
 
@@ -14,6 +15,7 @@ import { type Browser, chromium, firefox, type Page } from "playwright-core";
 import { rollup } from "rollup";
 import { hex } from "../src/bytes.js";
 import { authorityOverTls } from "./node.js";
+import { inWebKit, webKitInstalled } from "./webdriver.js";
 
 interface Dev {
   genesis: string;
@@ -26,14 +28,51 @@ interface Dev {
 const file = process.env["COHORT_DEV"];
 const here = new URL("../../", import.meta.url).pathname;
 
-const browsers = [
+/** What a browser returns for a page's function. */
+interface Seen {
+  got: Awaited<ReturnType<typeof inPage>>;
+  version: string;
+}
+
+const full = process.env["COHORT_FULL"] === "1";
+
+const browsers: { name: string; missing: string | false; run: (url: string, argument: Parameters<typeof inPage>[0]) => Promise<Seen> }[] = [
   {
     name: "Chromium",
-    path: "/usr/bin/chromium",
-    launch: () => chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-quic", "--disable-background-networking"] }),
+    missing: !existsSync("/usr/bin/chromium") && "/usr/bin/chromium is missing: make tools",
+    run: withPlaywright(() => chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-quic", "--disable-background-networking"] })),
   },
-  { name: "Firefox", path: "/usr/bin/firefox-esr", launch: () => firefox.launch({ channel: "moz-firefox", executablePath: "/usr/bin/firefox-esr" } as never) },
+  {
+    name: "Firefox",
+    missing: !existsSync("/usr/bin/firefox-esr") && "/usr/bin/firefox-esr is missing: make tools",
+    run: withPlaywright(() => firefox.launch({ channel: "moz-firefox", executablePath: "/usr/bin/firefox-esr" } as never)),
+  },
+  {
+    name: "WebKitGTK",
+    missing: full ? !webKitInstalled() && "WebKitGTK's MiniBrowser is missing: make tools-full" : "only with COHORT_FULL=1",
+    run: (url, argument) => inWebKit(url, inPage, argument),
+  },
 ];
+
+/** Returns a function that opens the page in a browser which Playwright drives. */
+function withPlaywright(launch: () => Promise<Browser>): (typeof browsers)[number]["run"] {
+  return async (url, argument) => {
+    const browser = await launch();
+    try {
+      const page: Page = await browser.newPage();
+      const lines: string[] = [];
+      page.on("console", (message) => lines.push(message.text()));
+      page.on("pageerror", (error) => lines.push(String(error)));
+      await page.goto(url);
+      const got = await page.evaluate(inPage, argument).catch((e: unknown) => {
+        throw new Error(`${String(e)}\n${lines.join("\n")}`);
+      });
+      return { got, version: browser.version() };
+    } finally {
+      await browser.close();
+    }
+  };
+}
 
 /** Bundles a module for pages. */
 async function bundled(entry: string): Promise<string> {
@@ -159,26 +198,16 @@ if (!file) {
 } else {
   const dev = JSON.parse(readFileSync(file, "utf8")) as Dev;
   const server = await serve(dev);
-  const opened: Browser[] = [];
-  after(async () => {
+  after(() => {
     server.close();
     server.closeAllConnections();
-    await Promise.all(opened.map((browser) => browser.close()));
   });
   const status = (await fetch(`${dev.gateway}/.well-known/cohort/trust?task=${dev.task}`)).status;
-  for (const { name, path, launch } of browsers) {
-    test(`${name}: a page verifies the cluster and streams`, existsSync(path) ? {} : { skip: `SKIPPED: ${path} is missing: make tools` }, async () => {
-      const browser = await launch();
-      opened.push(browser);
-      const page: Page = await browser.newPage();
-      const lines: string[] = [];
-      page.on("console", (message) => lines.push(message.text()));
-      page.on("pageerror", (error) => lines.push(String(error)));
-      await page.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
-      const got = await page.evaluate(inPage, { ...dev, through: status === 200 }).catch((e: unknown) => {
-        throw new Error(`${String(e)}\n${lines.join("\n")}`);
-      });
-      console.log(`# ${name} ${browser.version()}: trust ${got.trustMs.toFixed(0)} ms, open ${got.openMs.toFixed(0)} ms, a request ${got.requestMs.toFixed(1)} ms; completions ${got.completions}`);
+  for (const { name, missing, run } of browsers) {
+    test(`${name}: a page verifies the cluster and streams`, missing === false ? {} : { skip: `SKIPPED: ${missing}` }, async () => {
+      const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
+      const { got, version } = await run(url, { ...dev, through: status === 200 });
+      console.log(`# ${name} ${version}: trust ${got.trustMs.toFixed(0)} ms, open ${got.openMs.toFixed(0)} ms, a request ${got.requestMs.toFixed(1)} ms; completions ${got.completions}`);
       assert.deepEqual(got.verified, ["hardware", "code", "policy", "authority", "key"]);
       assert.ok(got.tokens >= 12 && got.text.length > 12, JSON.stringify(got));
       assert.ok([400, 413].includes(got.upload), String(got.upload));

@@ -2,7 +2,7 @@
  * Fuzzing of parsers: a seeded mutator. A parser may return, or throw a Refusal; another error and
  * an input that takes a second of the processor are faults. A fault prints the seed of the run and the input.
  *
- *	COHORT_FULL=1           a hundred times as many inputs
+ *	COHORT_FUZZ_SECONDS=N   10,000,000 inputs, or as many as take N seconds (`make fuzz-ts`)
  *	COHORT_FUZZ_SEED=N      repeats a run
  */
 
@@ -25,14 +25,18 @@ const maxInput = 1 << 16, maxKept = 512;
 export function fuzz(name: string, seeds: readonly Uint8Array[], parse: (input: Uint8Array) => unknown, options: FuzzOptions = {}): void {
   test(`fuzz: ${name}`, async (t) => {
     const seed = Number(process.env["COHORT_FUZZ_SEED"] ?? randomBytes(4).readUInt32LE());
-    const runs = (options.runs ?? 100_000) * (process.env["COHORT_FULL"] === "1" ? 100 : 1);
+    const seconds = Number(process.env["COHORT_FUZZ_SECONDS"] ?? 0);
+    const runs = seconds > 0 ? 10_000_000 : (options.runs ?? 100_000);
+    const end = seconds > 0 ? performance.now() + seconds * 1000 : Infinity;
+    // Before the inputs, so that a run that does not end shows its seed.
     t.diagnostic(`COHORT_FUZZ_SEED=${seed}, ${runs} inputs`);
     const random = generator(seed);
     const corpus = seeds.filter((s) => s.length <= maxInput);
     const given = corpus.length;
     if (given === 0) throw new Error(`fuzz: ${name}: no seed of at most ${maxInput} bytes`);
     const seen = new Set<string>();
-    for (let run = 0; run < runs; run++) {
+    let run = 0;
+    for (; run < runs && performance.now() < end; run++) {
       // The seeds themselves come first, and the empty input last.
       const input = run < given ? corpus[run]!.slice() : run === runs - 1 ? new Uint8Array(0) : mutate(corpus, random);
       const begin = process.cpuUsage();
@@ -54,6 +58,7 @@ export function fuzz(name: string, seeds: readonly Uint8Array[], parse: (input: 
         corpus.push(input);
       }
     }
+    if (run < runs) t.diagnostic(`${run} inputs in ${seconds} s`);
   });
 }
 
