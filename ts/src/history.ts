@@ -9,9 +9,8 @@ import { type Bytes, digestText, equal, fromBase64, sha256, text, utf8 } from ".
 import { frame, hash, unframe } from "./frame.js";
 import { type Digest, digestBytes, zeroDigest } from "./policy/digest.js";
 import { type Document, maxHistory, type Owners, parseDocument } from "./policy/document.js";
-import { addStatement, assign, checkStepRoom, nextGroups, noRecords } from "./policy/group.js";
-import { cutsByPolicy, cutsByStatement, knowsHead, noCuts, type Policy } from "./policy/policy.js";
-import { isStatement } from "./policy/roster.js";
+import { isStatement, noRecords } from "./policy/group.js";
+import { knowsHead, noCuts, type Policy } from "./policy/policy.js";
 import { verifySshSignature } from "./policy/sshsig.js";
 import { refuse } from "./refusal.js";
 
@@ -134,6 +133,9 @@ async function replay(genesis: Digest, from: Policy | undefined, steps: readonly
   return policy!;
 }
 
+/** Loads what steps after the first and groups need. */
+const loadSteps = () => import("./policy/steps.js");
+
 /** Approves the first policy: its digest is the pin, and a quorum of its own owners signed it. */
 async function firstPolicy(genesis: Digest, step: Step, verifies: boolean): Promise<Policy> {
   const digest = digestText(await sha256(step.policy));
@@ -141,7 +143,7 @@ async function firstPolicy(genesis: Digest, step: Step, verifies: boolean): Prom
   const d = await parseDocument(step.policy);
   if (d.sequence !== 1) throw refuse("sequence", "genesis: sequence", d.sequence, 1);
   if (verifies) await checkQuorum(d.owners, step);
-  return { ...d, genesis, founded: d.created, ...emptyChain, groupStates: await nextGroups(new Map(), d, genesis), records: noRecords, cuts: noCuts };
+  return { ...d, genesis, founded: d.created, ...emptyChain, groupStates: d.groups.size === 0 ? new Map() : await (await loadSteps()).nextGroups(new Map(), d, genesis), records: noRecords, cuts: noCuts };
 }
 
 /** The chain of a policy before its step is appended. */
@@ -152,6 +154,7 @@ async function nextPolicy(now: Policy, step: Step, verifies: boolean): Promise<P
   if (verifies) await checkQuorum(now.owners, step);
   const d = await parseDocument(step.policy, now.genesis);
   checkSuccessor(now, d);
+  const { assign, checkStepRoom, cutsByPolicy, nextGroups } = await loadSteps();
   checkStepRoom(now.steps, now.records, 1);
   const { records, groups } = assign(now.records, now.steps, await nextGroups(now.groupStates, d, now.genesis));
   const cuts = cutsByPolicy(now.cuts, now.steps, now, d, now.groupStates, groups);
@@ -160,6 +163,7 @@ async function nextPolicy(now: Policy, step: Step, verifies: boolean): Promise<P
 
 async function afterStatement(now: Policy, step: Step, verifies: boolean): Promise<Policy> {
   const place = { document: now, genesis: now.genesis, groups: now.groupStates, records: now.records, steps: now.steps };
+  const { addStatement, cutsByStatement } = await loadSteps();
   const { records, groups } = await addStatement(place, step.policy, step.signatures, verifies);
   return { ...now, groupStates: groups, records, cuts: cutsByStatement(now.cuts, now.steps, now.groupStates, groups) };
 }

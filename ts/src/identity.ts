@@ -9,7 +9,7 @@ import { compare, digestText, equal, hex, parseDigest, sha256, utf8 } from "./by
 import { type Measurement, encodeMeasurement } from "./evidence/measurement.js";
 import { type Fields, type GroupMember, type Kind, type LeafKind, extensionId, parseFields } from "./extension.js";
 import { hash } from "./frame.js";
-import { type Digest, type Facts, type GroupState, type KeyMode, type Policy, approvedUntil, consents, cutOff, zeroDigest } from "./policy/policy.js";
+import { type Digest, type Facts, type KeyMode, type Policy, cutOff, zeroDigest } from "./policy/policy.js";
 import { type Reason, refuse } from "./refusal.js";
 import { type Certificate, KeyUsage, type PublicKey, extension, verifySignedBy } from "./x509.js";
 
@@ -119,7 +119,7 @@ export async function check(chain: readonly Certificate[], authorityRoot: Certif
   let groupRoot = zeroDigest;
   let above: Fields | undefined;
   if (leaf.kind === "group" || (leaf.kind === "authority" && (expect.group ?? "") !== "")) {
-    above = await verifyGroupChain(chain, authorityRoot, leaf, expect);
+    above = await (await loadGroups()).verifyGroupChain(chain, authorityRoot, leaf, expect);
     groupRoot = await keyDigest(chain[1]!);
   } else if (leaf.kind === "authority") {
     await verifyAuthorityChain(chain, authorityRoot);
@@ -150,31 +150,11 @@ export async function checkRoot(root: Certificate, cross: Certificate, authority
   }
 }
 
-/**
- * Verifies the root of a group as {@link check} does in a chain: self-signed, of a roster in force,
- * and the root that its parties approve. Of `expect` it uses policy, group, at, ids and approvers.
- */
-export async function checkGroupRoot(root: Certificate, expect: Omit<Expect, "kinds" | "use">): Promise<void> {
-  if ((expect.group ?? "") === "") throw refuse("group", "expect: group", "not set", "a value");
-  const own = await verifySelfSigned(root, "group-root", expect);
-  findApprovedGroup(own, await keyDigest(root), expect);
-  verifyPins(own, expect);
-}
-
-/**
- * Refuses, as `party`, a roster in which no party has one of the keys, and a group root that a party
- * with one of the keys does not approve. Without keys it refuses nothing.
- */
-export function checkApprovers(state: GroupState, root: Digest, keys: readonly Digest[], at: number): void {
-  const trusted = state.roster.parties.filter((party) => keys.includes(party.key));
-  for (const party of trusted) consents(state, root, party.key, at);
-  if (keys.length > 0 && trusted.length === 0) {
-    throw refuse("party", `group ${state.roster.group}: party that is trusted`, keys, "the key of a party of the roster");
-  }
-}
+/** Loads the checks of groups. */
+const loadGroups = () => import("./groupidentity.js");
 
 /** What the checks of single certificates need. */
-type Under = Omit<Expect, "kinds" | "use">;
+export type Under = Omit<Expect, "kinds" | "use">;
 
 function validate(expect: Expect): void {
   const missing = (reason: Reason, member: string) => refuse(reason, `expect: ${member}`, "not set", "a value");
@@ -210,7 +190,7 @@ async function verifyLeaf(certificate: Certificate, expect: Expect): Promise<Fie
     if (leaf.task !== group) throw refuse("group", "leaf: group of an authority", leaf.task, group);
     path = "/authority";
   } else if (kind === "group") {
-    verifyMember(certificate, leaf, expect);
+    (await loadGroups()).verifyMember(certificate, leaf, expect);
     path = `/group/${leaf.task}/role/${leaf.role}`;
   }
   const want = `spiffe://${expect.policy.trustDomain}${path}`;
@@ -241,18 +221,6 @@ async function verifyUse(certificate: Certificate, leaf: Fields, { use }: Expect
   }
 }
 
-/** Verifies the group fields of a leaf. */
-function verifyMember(certificate: Certificate, leaf: Fields, expect: Expect): void {
-  const domain = certificate.uris.length === 1 ? /^[^:/]*:\/\/([^/]*)/.exec(certificate.uris[0]!)?.[1] ?? "" : undefined;
-  const want = expect.policy.trustDomain;
-  if (domain !== undefined && domain !== want) throw refuse("trust-domain", "leaf: trust domain", domain, want);
-  if (leaf.task !== expect.group) throw refuse("group", "leaf: group", leaf.task, expect.group);
-  if (!expect.roles?.includes(leaf.role)) throw refuse("role", "leaf: role", leaf.role, expect.roles);
-  if (leaf.ends === undefined || expect.at > leaf.ends) {
-    throw refuse("expired", "leaf: approval of the parties", timeText(expect.at), `before ${timeText(leaf.ends ?? 0)}`);
-  }
-}
-
 async function verifyAuthorityChain(chain: readonly Certificate[], root: Certificate): Promise<void> {
   if (chain.length > 2 || (chain.length === 2 && !equal(chain[1]!.raw, root.raw))) {
     throw refuse("chain", "chain: certificates of an authority", chain.length, "leaf alone, or leaf and authority root");
@@ -278,51 +246,8 @@ async function verifyCross(certificate: Certificate, authorityRoot: Certificate,
   return cross;
 }
 
-/** Verifies the rest of a chain in a group, and returns the extension of the group root. */
-async function verifyGroupChain(chain: readonly Certificate[], authorityRoot: Certificate, leaf: Fields, expect: Expect): Promise<Fields> {
-  const [certificate, root, bus] = chain;
-  if (!certificate || !root || chain.length > 3) {
-    throw refuse("chain", "chain: certificates in a group", chain.length, "leaf and group root, optionally a group-bus certificate");
-  }
-  const own = await verifySelfSigned(root, "group-root", expect);
-  await verifySignedBy(certificate, root);
-  if (leaf.id !== own.id || leaf.task !== own.task) throw refuse("identity", "leaf: identity", leaf.id, own.id);
-  if (bus) {
-    const fields = verifyCA(bus, "group-bus", expect);
-    if (fields.id !== own.id || !equal(bus.key.spki, root.key.spki)) throw refuse("identity", "group-bus certificate: identity and key", fields.id, own.id);
-    await verifySignedBy(bus, authorityRoot);
-  }
-  const state = findApprovedGroup(own, await keyDigest(root), expect);
-  if (leaf.kind === "group") verifyParty(state, leaf, expect);
-  return own;
-}
-
-/** Returns the group's state for the roster of a root, in force or continued by that, whose parties approve the root. */
-function findApprovedGroup(root: Fields, digest: Digest, expect: Under): GroupState {
-  const name = expect.group ?? "";
-  const newest = expect.policy.groupStates.get(name);
-  if (!newest) throw refuse("not-found", "group", name, "a group of the policy");
-  const state = newest.id === root.id ? newest : newest.predecessor;
-  if (!state || state.id !== root.id) throw refuse("roster", `group ${name}: identity`, root.id, newest.id);
-  approvedUntil(state, digest, expect.at);
-  checkApprovers(state, digest, expect.approvers ?? [], expect.at);
-  return state;
-}
-
-/** Refuses, as `party`, a leaf whose party is not one that the caller pinned for its role. */
-function verifyParty({ roster }: GroupState, leaf: Fields, expect: Expect): void {
-  const pins = expect.parties?.get(leaf.role);
-  if (!pins) return;
-  const members = roster.roles.filter((r) => r.name === leaf.role).flatMap((r) => r.members.map((m) => m.party));
-  for (const { name, key } of roster.parties) {
-    // A leaf that all units of the role share names no party.
-    const concerned = members.includes(name) && (!leaf.member || leaf.member.party === key);
-    if (concerned && !pins.includes(key)) throw refuse("party", `leaf: key of the party of role ${leaf.role}`, key, pins);
-  }
-}
-
 /** Refuses an identity outside the caller's pins. */
-function verifyPins(identity: Fields, { ids, measurements }: Under): void {
+export function verifyPins(identity: Fields, { ids, measurements }: Under): void {
   if (ids?.length && !ids.includes(identity.id)) throw refuse("identity", "identity", identity.id, ids);
   if (!measurements?.length) return;
   const pins = measurements.map((m) => hex(encodeMeasurement(m)));
@@ -332,14 +257,14 @@ function verifyPins(identity: Fields, { ids, measurements }: Under): void {
   }
 }
 
-async function verifySelfSigned(certificate: Certificate, kind: Kind, expect: Under): Promise<Fields> {
+export async function verifySelfSigned(certificate: Certificate, kind: Kind, expect: Under): Promise<Fields> {
   const fields = verifyCA(certificate, kind, expect);
   await verifySignedBy(certificate, certificate);
   return fields;
 }
 
 /** Verifies everything in a CA certificate but its signature. */
-function verifyCA(certificate: Certificate, kind: Kind, expect: Under): Fields {
+export function verifyCA(certificate: Certificate, kind: Kind, expect: Under): Fields {
   const fields = verifyProfile(certificate, expect);
   if (fields.kind !== kind) throw refuse("kind", "ca: kind", fields.kind, kind);
   if (!certificate.isCA || certificate.pathLength !== pathLengths.get(kind) || certificate.keyUsage !== KeyUsage.CertSign) {
@@ -382,10 +307,10 @@ function peerOf(leaf: Fields & { kind: LeafKind }, certificate: Certificate, mea
   };
 }
 
-async function keyDigest(certificate: Certificate): Promise<Digest> {
+export async function keyDigest(certificate: Certificate): Promise<Digest> {
   return digestText(await sha256(certificate.key.spki));
 }
 
-function timeText(at: number): string {
+export function timeText(at: number): string {
   return Number.isFinite(at) && Math.abs(at) <= 8.64e15 ? new Date(at).toISOString() : String(at);
 }

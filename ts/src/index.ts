@@ -23,7 +23,9 @@ export {
 } from "./open.js";
 export { type Closed, type Clock, NotExecuted, OutcomeUnknown, Unreachable } from "./channel/transport.js";
 export { ClosedError } from "./channel/session.js";
-export { encodeRecord, parseRecord, type Receipt, type Record, type Unit } from "./channel/unit.js";
+export type { Receipt } from "./channel/receipt.js";
+export { encodeRecord, parseRecord, type Record } from "./channel/record.js";
+export type { Unit } from "./channel/unit.js";
 export { servedBy, type Fetch } from "./fetch.js";
 export type { Fact } from "./info.js";
 export { fetchTrust, Trust, type PinnedIdentity, type TrustOptions, type TrustPin, type TrustStorage } from "./trust.js";

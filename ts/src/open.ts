@@ -5,9 +5,11 @@
 
 import { base64, digestText, fromBase64, parseDigest } from "./bytes.js";
 import { appraiseUnit } from "./channel/appraise.js";
+import type { Receipt } from "./channel/receipt.js";
+import type { Record } from "./channel/record.js";
 import type { Session as ChannelSession } from "./channel/session.js";
 import { type CallResponse, type Clock, type Closed, Transport, type TrustSource } from "./channel/transport.js";
-import { checkUnitChain, type Pin, type Receipt, type Record, type UnitTrust, verifyReceipt } from "./channel/unit.js";
+import { checkUnitChain, type Pin, type UnitTrust } from "./channel/unit.js";
 import type { Appraiser, Result } from "./evidence/evidence.js";
 import { type Fetch, makeCall, makeResponse, checkTarget } from "./fetch.js";
 import { makeGateways } from "./gateways.js";
@@ -412,13 +414,14 @@ export async function oneoff(options: OneOffOptions): Promise<OneOff> {
  * Verifies a record of a receipt offline, by trust that is there, at the time of the response in
  * milliseconds. See docs/spec/channel.md, section 5.
  */
-export function verifyRecord(record: Record, trust: Trust, at: number): Promise<Receipt> {
+export async function verifyRecord(record: Record, trust: Trust, at: number): Promise<Receipt> {
   const { genesis, task, id, group, role } = trust.pin;
   const source: UnitTrust = {
     policy: trust.policy,
     history: trust.history,
     checkChain: (chain, pin, policy, time) => checkUnitChain({ root: trust.authorityRoot, approvers: trust.pin.partyKeys }, chain, pin, policy, time),
   };
+  const { verifyReceipt } = await import("./channel/receipt.js");
   return verifyReceipt(record, source, { genesis, task, group, role, id: id ?? (task || group ? undefined : trust.identities[0]?.id) }, at);
 }
 

@@ -8,8 +8,8 @@ import { type Appraiser, type Evidence, type Result, appraise, evidenceOf } from
 import { type Measurement, encodeMeasurement } from "./evidence/measurement.js";
 import { type ProvedHead, checkProvedHead, maxHead } from "./head.js";
 import { type History, parseSteps } from "./history.js";
-import { check, checkApprovers, checkGroupRoot, checkRoot } from "./identity.js";
-import { type Digest, type GroupState, type Policy, admitAuthority, groupRoots, inForce, zeroDigest } from "./policy/policy.js";
+import { check, checkRoot } from "./identity.js";
+import { type Digest, type GroupState, type Policy, admitAuthority, checkApprovers, groupRoots, inForce, zeroDigest } from "./policy/policy.js";
 import { type Refusal, reasonOf, refuse } from "./refusal.js";
 import { type Fetch, type Source, member } from "./source.js";
 import { checkTrustStatement, nonceSize, timedReportData, trustReportData } from "./statement.js";
@@ -290,6 +290,7 @@ async function findIdentity(config: Config, unverified: readonly ResponseIdentit
   if (!found) throw refuse("identity", "trust: identity", "not in the response", want.id);
   const root = parseCertificate(found.root);
   if (want.group) {
+    const { checkGroupRoot } = await import("./groupidentity.js");
     await checkGroupRoot(root, { policy, at, group: want.group, ids: [want.id], approvers: config.partyKeys ?? [] });
     return { ...want, root };
   }

@@ -1,11 +1,11 @@
 /**
- * X.509 certificates and revocation lists (RFC 5280): a strict reader, and signatures by WebCrypto.
+ * X.509 certificates (RFC 5280): a strict reader, and signatures by WebCrypto.
  * It trusts no certificate: which keys, names and extensions are accepted, the caller decides. It
  * reads ECDSA on P-256 and P-384 and RSA; certificates with other keys or signatures are parsed,
  * and refused where they must verify something.
  */
 
-import { compare, equal, fromBase64, hex, text as utf8Text } from "./bytes.js";
+import { compare, equal, hex, text as utf8Text } from "./bytes.js";
 import { DerReader, type Element, Tag, onlyElement, unsigned } from "./der.js";
 import { type DigestSize, type PublicKey, type SignatureAlgorithm, identifier, parsePublicKey, verifySignature, wholeBits } from "./publickey.js";
 import { refuse } from "./refusal.js";
@@ -61,21 +61,6 @@ export interface Certificate {
   unknownCritical: string[];
 }
 
-/** A parsed revocation list. Nothing in it is verified. */
-export interface RevocationList {
-  raw: Uint8Array;
-  /** The signed part, TBSCertList. */
-  tbs: Uint8Array;
-  issuer: Uint8Array;
-  thisUpdate: Date;
-  nextUpdate: Date | undefined;
-  /** Serial numbers as in {@link Certificate}, with the time of revocation. */
-  revoked: Map<string, Date>;
-  algorithm: SignatureAlgorithm;
-  signature: Uint8Array;
-  extensions: Extension[];
-}
-
 /** Parses one certificate in DER. Every other encoding is refused as malformed. */
 export function parseCertificate(der: Uint8Array): Certificate {
   const { tbs, algorithm, signature, outer } = signedParts(der);
@@ -102,58 +87,6 @@ export function parseCertificate(der: Uint8Array): Certificate {
   return certificate;
 }
 
-/** Parses one revocation list in DER. Every other encoding is refused as malformed. */
-export function parseRevocationList(der: Uint8Array): RevocationList {
-  const { tbs, algorithm, signature, outer } = signedParts(der);
-  const reader = onlyElement(tbs, Tag.Sequence);
-  const version = small(reader.read(Tag.Integer));
-  if (version !== 1) throw refuse("malformed", "revocation list: version", version + 1, 2);
-  checkSameAlgorithm(reader.read(Tag.Sequence), outer);
-  const issuer = reader.read(Tag.Sequence).raw;
-  commonName(issuer);
-  const thisUpdate = time(reader.read());
-  const next = reader.peek();
-  const nextUpdate = next === Tag.UtcTime || next === Tag.GeneralizedTime ? time(reader.read()) : undefined;
-  const revoked = new Map<string, Date>();
-  if (reader.peek() === Tag.Sequence) {
-    for (const list = reader.enter(Tag.Sequence); !list.done; ) {
-      const entry = list.enter(Tag.Sequence);
-      const serial = serialOf(entry.read(Tag.Integer));
-      const at = time(entry.read());
-      // What an extension says of an entry makes no revoked certificate a good one.
-      if (!entry.done) parseExtensionList(entry.enter(Tag.Sequence));
-      entry.end();
-      revoked.set(serial, at);
-    }
-  }
-  const extensions = reader.done ? [] : parseExtensions(reader.enter(0xa0));
-  reader.end();
-  return { raw: der, tbs, issuer, thisUpdate, nextUpdate, revoked, algorithm, signature, extensions };
-}
-
-/**
- * Reads at most `most` certificates in PEM (RFC 7468). White space is allowed anywhere but in the
- * lines that begin and end a certificate; all other text is refused as malformed.
- */
-export function parsePem(of: string, text: string, most: number): Certificate[] {
-  const begin = "-----BEGIN CERTIFICATE-----";
-  const end = "-----END CERTIFICATE-----";
-  const certificates: Certificate[] = [];
-  for (let at = skipSpace(text, 0); at < text.length; ) {
-    const stop = text.startsWith(begin, at) ? text.indexOf(end, at + begin.length) : -1;
-    if (stop < 0) throw refuse("malformed", of, "text outside certificates", "certificates in PEM and nothing else");
-    if (certificates.length === most) throw refuse("malformed", of, "more certificates", most);
-    certificates.push(parseCertificate(fromBase64(text.slice(at + begin.length, stop).replace(/[ \t\r\n]/g, ""))));
-    at = skipSpace(text, stop + end.length);
-  }
-  return certificates;
-}
-
-function skipSpace(text: string, at: number): number {
-  while (at < text.length && " \t\r\n".includes(text[at]!)) at++;
-  return at;
-}
-
 /** Returns the value of an extension, or undefined. */
 export function extension(of: { extensions: Extension[] }, id: string): Uint8Array | undefined {
   return of.extensions.find((e) => e.id === id)?.value;
@@ -178,7 +111,7 @@ export function isSignedBy(of: { tbs: Uint8Array; algorithm: SignatureAlgorithm;
 }
 
 /** Splits what is signed from its signature. */
-function signedParts(der: Uint8Array) {
+export function signedParts(der: Uint8Array) {
   if (der.length > maxEncoding) throw refuse("malformed", "certificate: size in bytes", der.length, maxEncoding);
   const reader = onlyElement(der, Tag.Sequence);
   const tbs = reader.read(Tag.Sequence).raw;
@@ -188,7 +121,7 @@ function signedParts(der: Uint8Array) {
   return { tbs, outer, signature, algorithm: signatureAlgorithm(outer) };
 }
 
-function checkSameAlgorithm(inner: Element, outer: Uint8Array): void {
+export function checkSameAlgorithm(inner: Element, outer: Uint8Array): void {
   if (compare(inner.raw, outer) !== 0) {
     throw refuse("malformed", "certificate: signature algorithm", "two different ones", "the same inside and outside the signed part");
   }
@@ -248,14 +181,14 @@ function digestOf(reader: DerReader): DigestSize | undefined {
   return Object.hasOwn(digests, id) ? digests[id] : undefined;
 }
 
-function serialOf(element: Element): string {
+export function serialOf(element: Element): string {
   if (element.content.length > 32) throw refuse("malformed", "certificate: size of a serial number", element.content.length, "at most 32 bytes");
   unsigned(element.content); // refuses other forms
   return hex(element.content);
 }
 
 /** Returns a number below 2^31. */
-function small(element: Element): number {
+export function small(element: Element): number {
   if (element.content.length > 4) throw refuse("malformed", "DER: integer", `${element.content.length} bytes`, "a small number");
   return Number(unsigned(element.content));
 }
@@ -267,13 +200,13 @@ function smallIn(reader: DerReader): number {
   return value;
 }
 
-function parseExtensions(wrapper: DerReader): Extension[] {
+export function parseExtensions(wrapper: DerReader): Extension[] {
   const list = wrapper.enter(Tag.Sequence);
   wrapper.end();
   return parseExtensionList(list);
 }
 
-function parseExtensionList(list: DerReader): Extension[] {
+export function parseExtensionList(list: DerReader): Extension[] {
   const extensions = new Map<string, Extension>();
   while (!list.done) {
     const reader = list.enter(Tag.Sequence);
@@ -352,7 +285,7 @@ function ascii(bytes: Uint8Array): string {
 }
 
 /** Checks the form of a name and returns its last common name in a usual string type. */
-function commonName(der: Uint8Array): string {
+export function commonName(der: Uint8Array): string {
   let common = "";
   for (const name = onlyElement(der, Tag.Sequence); !name.done; ) {
     for (const set = name.enter(Tag.Set); !set.done; ) {
@@ -369,7 +302,7 @@ function commonName(der: Uint8Array): string {
 }
 
 /** Reads a time as RFC 5280 section 4.1.2.5 writes it: to the second, in UTC. */
-function time({ tag, content }: Element): Date {
+export function time({ tag, content }: Element): Date {
   const digits = ascii(content);
   const form = tag === Tag.UtcTime ? /^\d{12}Z$/ : tag === Tag.GeneralizedTime ? /^\d{14}Z$/ : undefined;
   if (!form?.test(digits)) throw refuse("malformed", "certificate: time", digits.slice(0, 40), "UTCTime or GeneralizedTime to the second");

@@ -6,7 +6,8 @@ import { inspect, type Platform, type Rules } from "../src/evidence/evidence.js"
 import { parsePck, parseQuote } from "../src/evidence/dcap.js";
 import { parseReport } from "../src/evidence/snp.js";
 import { parseQeIdentity, parseTcbInfo } from "../src/evidence/tcb.js";
-import { extension, parsePem } from "../src/x509.js";
+import { parsePem } from "../src/evidence/crl.js";
+import { extension } from "../src/x509.js";
 import { Refusal } from "../src/refusal.js";
 import { amdRoots, intelRoot, load, missing, subjects, testCaptured } from "./captured.js";
 import { fuzz } from "./fuzz.js";

@@ -5,7 +5,9 @@ import { base64url, concat, digestText, fromHex, hex, parseDigest, sha256, utf8 
 import { ByteReader, ChunkReader, aesKey, pad } from "../src/channel/chunk.js";
 import { finishHandshake, parseOpenResponse, startHandshake } from "../src/channel/handshake.js";
 import { makeKemKeys } from "../src/channel/kem.js";
-import { encodeRecord, parseRecord, verifyFields, verifyReceipt } from "../src/channel/unit.js";
+import { verifyReceipt } from "../src/channel/receipt.js";
+import { encodeRecord, parseRecord } from "../src/channel/record.js";
+import { verifyFields } from "../src/channel/unit.js";
 import { frame, hkdfExpand, unframe } from "../src/frame.js";
 import { reasonOf } from "../src/refusal.js";
 import { parsePublicKey } from "../src/x509.js";

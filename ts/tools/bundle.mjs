@@ -26,7 +26,9 @@ export async function chunks(entry, inline, plugins = []) {
   };
   // Calls at import of a dependency that make what is not used here.
   const treeshake = { preset: "smallest", manualPureFunctions: ["QSF", "ecdhKem", "createKitchenSink"] };
-  const bundle = await rollup({ input: entry, plugins: [...plugins, nodeResolve({ browser: true, modulePaths: [join(root, "node_modules")] })], treeshake, onwarn });
+  const plugin = nodeResolve({ browser: true, modulePaths: [join(root, "node_modules")] });
+  const preserveEntrySignatures = inline ? "exports-only" : "allow-extension";
+  const bundle = await rollup({ input: entry, preserveEntrySignatures, plugins: [...plugins, plugin], treeshake, onwarn });
   const { output } = await bundle.generate({ format: "es", inlineDynamicImports: inline, chunkFileNames: "[name].js" });
   await bundle.close();
   return Promise.all(

@@ -11,8 +11,10 @@ import { reasonOf, Refusal, refuse, type Reason } from "../refusal.js";
 import { ByteReader } from "./chunk.js";
 import { BeforeCut, finishHandshake, type Handshake, maxOpenResponse, parseOpenResponse, startHandshake } from "./handshake.js";
 import { type Attempt, Budget, decide, type Hint, hintOf, Times } from "./hints.js";
+import type { Receipt } from "./receipt.js";
+import type { Record } from "./record.js";
 import { ClientRequest, ClosedError, Flag, maxSmall, Session } from "./session.js";
-import { checkPin, checkSkew, lastCutOf, type Pin, type Receipt, type Record, type UnitTrust, verifyReceipt } from "./unit.js";
+import { checkPin, checkSkew, lastCutOf, type Pin, type UnitTrust } from "./unit.js";
 
 /** The time: `now` in milliseconds since 1970, and pauses. */
 export interface Clock {
@@ -539,6 +541,7 @@ export class Transport {
     if (!record.receipt) throw refuse("evidence-missing", "response: receipt", "no receipt after the content", "that of the unit");
     const whole = record as Record;
     const { pin, trust } = this.options;
+    const { verifyReceipt } = await import("./receipt.js");
     let receipt: Receipt;
     try {
       receipt = await verifyReceipt(whole, trust.current(), pin, at);

@@ -7,22 +7,21 @@
  * 5 minutes from the client's, and each signature that does not have the lower s.
  */
 
-import { base64, compare, digestText, equal, fromBase64, fromU64, hex, parseDigest, sha256, utf8 } from "../bytes.js";
+import { digestText, fromU64, hex, parseDigest, utf8 } from "../bytes.js";
 import { onlyElement, Tag, unsigned } from "../der.js";
 import { frame, unframe } from "../frame.js";
 import type { Result } from "../evidence/evidence.js";
 import type { History } from "../history.js";
 import { check, type Expect, liveIds, type Peer } from "../identity.js";
-import { type Digest, type Facts, type Policy, cutOff, indexOfHead, lastCut, lastCutOfHeirs, zeroDigest } from "../policy/policy.js";
-import { Refusal, refuse } from "../refusal.js";
+import { type Digest, type Facts, type Policy, indexOfHead, lastCut, lastCutOfHeirs, zeroDigest } from "../policy/policy.js";
+import { refuse } from "../refusal.js";
 import { type Certificate, parseCertificate, type PublicKey, verifySignature } from "../x509.js";
 
 /** The largest difference between the clocks of two honest machines, in milliseconds. */
 export const maxSkew = 5 * 60_000;
 
-/** Largest certificate chain and receipt in bytes. */
+/** Largest certificate chain in bytes. */
 export const maxChain = 16 << 10;
-const maxReceipt = maxChain + 1024;
 
 /** A session is at most this long, in seconds. */
 const maxSession = 3600;
@@ -230,104 +229,4 @@ export async function checkSigner(trust: UnitTrust, chain: Uint8Array, pin: Pin,
 
 function checkKnown(policy: Policy, head: Digest, rule: string): void {
   if (indexOfHead(policy, head) === undefined) throw refuse("behind", rule, head, "a head of the known history");
-}
-
-/** Proves to any verifier, offline, which unit made a response: the plaintexts as they were sealed, and the unit's receipt. */
-export interface Record {
-  request: Uint8Array;
-  response: Uint8Array;
-  receipt: Uint8Array;
-}
-
-/** Encodes a record as JSON, which `cohort verify --receipt` reads. */
-export function encodeRecord(record: Record): string {
-  const { request, response, receipt } = record;
-  return JSON.stringify({ request: base64(request), response: base64(response), receipt: base64(receipt) });
-}
-
-/** Reads a record as encodeRecord writes it. */
-export function parseRecord(json: string): Record {
-  let value: unknown;
-  try {
-    value = JSON.parse(json);
-  } catch (e) {
-    throw refuse("malformed", "record: JSON", e, "request, response and receipt in base64");
-  }
-  const member = (of: string): Uint8Array => {
-    const text = typeof value === "object" && value !== null && Object.hasOwn(value, of) ? (value as { [k: string]: unknown })[of] : undefined;
-    if (typeof text !== "string") throw refuse("malformed", "record: " + of, typeof text, "base64");
-    return fromBase64(text);
-  };
-  return { request: member("request"), response: member("response"), receipt: member("receipt") };
-}
-
-/** A receipt that was verified. */
-export interface Receipt {
-  /** Session id in hexadecimal, and the number of the request in it. */
-  session: string;
-  number: number;
-  unit: Unit;
-  /** On the unit's clock at the end of the response, in milliseconds. */
-  at: number;
-  /** Policy head that the unit had got to. */
-  head: Digest;
-  /** The first later step that cuts the unit off; undefined: none is known. A party's statement has no time. */
-  later: { head: Digest; statement: boolean; sequence: number; created: number; cause: Refusal } | undefined;
-}
-
-/**
- * Verifies a record at the time of its response, under the policy at the receipt's head and each later
- * one. Reasons: malformed, too-large, behind, those of identity.md, signature, clock, digest,
- * identity, and cut-off where a later policy cuts the unit off and the receipt is not older than it.
- */
-export async function verifyReceipt(record: Record, trust: UnitTrust, pin: Pin, at: number): Promise<Receipt> {
-  if (record.receipt.length > maxReceipt) throw refuse("too-large", "receipt: size in bytes", record.receipt.length, maxReceipt);
-  const fields = unframe("cohort receipt v1", record.receipt, 9);
-  const [session, number, request, response, unitId, time, headBytes, chain, signature] = fields as Tuple9;
-  if (session.length !== 24 || number.length !== 8 || time.length !== 8 || headBytes.length !== 32) {
-    throw refuse("malformed", "receipt: sizes", [session, number, time, headBytes].map((f) => f.length), "24, 8, 8 and 32 bytes");
-  }
-  const made = parseTime(time);
-  const head = digestText(headBytes);
-  const then = head === zeroDigest ? undefined : await trust.history.at(head);
-  if (!then) throw refuse("behind", "receipt: policy head", head, "a head of the known history");
-  const unit = await trust.checkChain(chain, pin, then, made);
-  await verifyFields(unit.key, signature, "cohort receipt v1", ...fields.slice(0, 7));
-  checkSkew(made, at);
-  if (!equal(request, await sha256(record.request)) || !equal(response, await sha256(record.response))) {
-    throw refuse("digest", "receipt: SHA-256 of request and response", "others", `${hex(request)} and ${hex(response)}, as the unit signed`);
-  }
-  if (hex(unitId) !== unit.unit) throw refuse("identity", "receipt: unit", hex(unitId), unit.unit);
-  const later = await cutLater(trust, head, unit, made);
-  return { session: hex(session), number: Number(fromU64(number)), unit, at: made, head, later };
-}
-
-type B = Uint8Array;
-type Tuple9 = [B, B, B, B, B, B, B, B, B];
-
-/** Returns the first step after a head that cuts the signer of a receipt off. */
-async function cutLater(trust: UnitTrust, head: Digest, unit: Unit, made: number): Promise<Receipt["later"]> {
-  let first: Receipt["later"];
-  for (const next of trust.policy.heads.slice(indexOfHead(trust.policy, head)! + 1)) {
-    const then = (await trust.history.at(next))!;
-    try {
-      cutOff(then, unit.facts, made);
-    } catch (cause) {
-      if (!(cause instanceof Refusal)) throw cause;
-      const statement = isStatement(trust.history.steps[then.steps - 1]!.policy);
-      if (!statement && made >= then.created) {
-        throw refuse(cause.reason, "receipt: time", isoTime(made), `before policy ${then.sequence} of ${isoTime(then.created)}, which cuts the unit off`, cause);
-      }
-      first ??= { head: next, statement, sequence: then.sequence, created: then.created, cause };
-    }
-  }
-  return first;
-}
-
-/** Reports whether a step is a party's statement, which begins with the line of its schema (docs/spec/trust.md, section 3). */
-function isStatement(step: Uint8Array): boolean {
-  return ["approve", "withdraw"].some((verb) => {
-    const line = utf8(`schema = "cohort/${verb}/v1"\n`);
-    return compare(step.subarray(0, line.length), line) === 0;
-  });
 }

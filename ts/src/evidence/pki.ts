@@ -5,7 +5,8 @@
 
 import { equal, own } from "../bytes.js";
 import { refuse } from "../refusal.js";
-import { type Certificate, type SignatureAlgorithm, isSignedBy, KeyUsage, parsePem, parseRevocationList } from "../x509.js";
+import { type Certificate, type SignatureAlgorithm, isSignedBy, KeyUsage } from "../x509.js";
+import { parsePem, parseRevocationList } from "./crl.js";
 
 /** How one vendor signs certificates and revocation lists. The name begins its refusals. */
 export interface Vendor {

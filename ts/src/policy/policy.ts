@@ -8,17 +8,16 @@ import { checkDevices, type Result } from "../evidence/evidence.js";
 import { match, type Measurement, type ReferenceValue } from "../evidence/measurement.js";
 import { equal } from "../bytes.js";
 import { refuse, Refusal } from "../refusal.js";
-import { tightened } from "./compare.js";
 import { type Digest, zeroDigest } from "./digest.js";
 import type { Custody, Document, Release, Task } from "./document.js";
-import { approvedRoot, approvedUntil, chainsOf, consents, type GroupRecords, type Groups, type GroupState, inForce, isTakenBack, keyOf, membersOf } from "./group.js";
+import { approvedRoot, approvedUntil, chainsOf, consents, type GroupRecords, type Groups, type GroupState, inForce, keyOf, membersOf } from "./group.js";
 import { chipRefused, platforms } from "./platforms.js";
 
 export type { Authority, Custody, Document, Group, KeyMode, Machines, Member, Owner, Owners, Party, Release, Role, Task } from "./document.js";
 export { releaseId } from "./document.js";
 export { type Digest, digestBytes, isDigest, zeroDigest } from "./digest.js";
 export type { ApprovalStatus, GroupState, Roster, RosterMember, RosterParty, RosterRole, SignedStatement } from "./group.js";
-export { approvalStatus, approvedRoot, approvedUntil, consents, groupRoots, inForce, keyOf, membersOf, signedStatements } from "./group.js";
+export { approvalStatus, approvedRoot, approvedUntil, checkApprovers, consents, groupRoots, inForce, keyOf, membersOf, signedStatements } from "./group.js";
 
 /** The newest policy that the owners approved, and the history that led to it. It is immutable. */
 export interface Policy extends Document {
@@ -56,73 +55,13 @@ export interface Cuts {
 export const noCuts: Cuts = { last: new Map(), heirs: new Map(), whole: new Map(), floors: new Map() };
 
 /** Names the units that share a leaf: those of a release, of a role in a group, or of all its roles. */
-function holderOf(identity: Digest, role: string): string {
+export function holderOf(identity: Digest, role: string): string {
   return `${identity} ${role}`;
 }
 
 /** Returns the releases of a document by their identities. */
-function programsOf(d: Document): Map<Digest, Grant> {
+export function programsOf(d: Document): Map<Digest, Grant> {
   return new Map([...d.tasks.values()].flatMap((task) => [...task.releases.values()].map((release): [Digest, Grant] => [release.id, { task, release }])));
-}
-
-/** Returns the identities of the releases that a release continues, directly or through others. */
-function continuedBy({ task, release }: Grant): Digest[] {
-  const ids: Digest[] = [];
-  for (let r = task.releases.get(release.continues); r !== undefined; r = task.releases.get(r.continues)) ids.push(r.id);
-  return ids; // no release leads back to itself
-}
-
-/** Returns the cuts after a step of an index at which a policy follows another. */
-export function cutsByPolicy(cuts: Cuts, index: number, old: Document, next: Document, before: Groups, after: Groups): Cuts {
-  const now = { last: new Map(cuts.last), heirs: new Map(cuts.heirs), whole: new Map(cuts.whole), floors: new Map(cuts.floors) };
-  const { narrowed, raised } = tightened(old, next);
-  for (const name of raised) now.floors.set(name, index);
-  const live = programsOf(next), cut = new Set<Digest>();
-  for (const [id, was] of programsOf(old)) {
-    const is = live.get(id);
-    if (is === undefined || demandsMore(was.release, is.release)) {
-      now.whole.set(id, index);
-    } else if (!runsOn(is.release, narrowed) && is.task.cutUnits.every((u) => was.task.cutUnits.includes(u))) {
-      continue;
-    }
-    cut.add(id);
-    now.last.set(holderOf(id, ""), index);
-    for (const heir of continuedBy(was)) now.heirs.set(heir, index);
-  }
-  const kept = new Set(chainsOf(after).map((p) => p.id));
-  for (const p of chainsOf(before)) {
-    for (const role of p.roster.roles) {
-      if (!kept.has(p.id) || role.members.some((m) => cut.has(m.identity))) cutRole(now.last, p.id, role.name, index);
-    }
-  }
-  return now;
-}
-
-function cutRole(last: Map<string, number>, group: Digest, role: string, index: number): void {
-  last.set(holderOf(group, role), index);
-  last.set(holderOf(group, ""), index);
-}
-
-/** Returns the cuts after a party's statement: of each group that the party approves less than before. */
-export function cutsByStatement(cuts: Cuts, index: number, before: Groups, after: Groups): Cuts {
-  const last = new Map(cuts.last);
-  const now = chainsOf(after);
-  for (const p of chainsOf(before)) {
-    const q = now.find((x) => x.id === p.id);
-    if (q === undefined || !p.roster.parties.some(({ key }) => isTakenBack(p.newest.get(key), q.newest.get(key)))) continue;
-    for (const role of p.roster.roles) cutRole(last, p.id, role.name, index);
-  }
-  return { ...cuts, last };
-}
-
-/** Reports whether a release demands more of its units than before in what their leaves do not record. */
-function demandsMore(was: Release, is: Release): boolean {
-  return (was.dynamic && !is.dynamic) || [...is.devices].some(([name, count]) => count > (was.devices.get(name) ?? 0));
-}
-
-/** Reports whether units of a release are on one of the platforms, or have devices of it. */
-function runsOn(r: Release, names: ReadonlySet<string>): boolean {
-  return [...r.devices.keys()].some((name) => names.has(name)) || r.references.some((v) => names.has(v.platform));
 }
 
 /** The fields of a unit's certificate that cutOff checks. */

@@ -8,6 +8,7 @@ import { frame, unframe } from "../frame.js";
 import { refuse } from "../refusal.js";
 import { type Digest, digestBytes, isDigest, zeroDigest } from "./digest.js";
 import { compareMembers, confusable, isName, isReleaseName, isTrustDomain, type KeyMode, type Member, parseAuthorityLine } from "./document.js";
+import { isStatement, withdrawLine } from "./group.js";
 import { keyDigest, type Namespace, verifySshSignature } from "./sshsig.js";
 
 /** A party of a roster and the SHA-256 of its SSH key. */
@@ -180,14 +181,6 @@ export interface Statement {
 
 /** The most bytes of a statement. */
 const maxStatement = 4096;
-
-const approveLine = 'schema = "cohort/approve/v1"\n';
-const withdrawLine = 'schema = "cohort/withdraw/v1"\n';
-
-/** Reports whether a step of a history is a statement of a party, and not a policy. */
-export function isStatement(step: Uint8Array): boolean {
-  return [approveLine, withdrawLine].some((line) => equal(step.subarray(0, line.length), utf8(line)));
-}
 
 const digestPattern = '"(sha256:[0-9a-f]{64})"';
 const statementPattern = new RegExp(
