@@ -7,10 +7,11 @@
  */
 
 import { KEM_MLKEM768_X25519 } from "@panva/hpke-noble";
-import { AEAD_AES_128_GCM, AEAD_AES_256_GCM, CipherSuite, KDF_HKDF_SHA256, KEM_DHKEM_X25519_HKDF_SHA256, type Key } from "hpke";
+import { KEM_DHKEM_X25519_HKDF_SHA256, type Key } from "hpke";
 import { type Parse, type Parsed, varint } from "./bhttp.js";
 import { type Bytes, concat, own, utf8 } from "./bytes.js";
 import { aesKey, type ByteReader, type ChunkSource, maxPlaintext, type OpenedChunk } from "./channel/chunk.js";
+import { Aead, readPublicKey, sendTo, type Suite } from "./hpke.js";
 import { refuse } from "./refusal.js";
 
 /** One of the two forms of messages. */
@@ -60,22 +61,21 @@ const kems = [
 export interface PublicKey {
   /** Key id, KEM, KDF and AEAD: 7 bytes. */
   header: Bytes;
-  suite: CipherSuite;
+  suite: Suite;
   key: Key;
   /** Size in bytes of the AEAD's key, and of the response nonce. */
   keySize: 16 | 32;
 }
 
 /** Returns the HPKE suite of a header, for both sides. */
-export function suiteOf(header: Uint8Array): { suite: CipherSuite; keySize: 16 | 32 } {
+export function suiteOf(header: Uint8Array): { suite: Suite; keySize: 16 | 32 } {
   const view = new DataView(header.buffer, header.byteOffset, 7);
   const kem = kems.find((k) => k.id === view.getUint16(1));
   const aead = view.getUint16(5);
-  if (!kem || view.getUint16(3) !== kdf || (aead !== 1 && aead !== 2)) {
+  if (!kem || view.getUint16(3) !== kdf || (aead !== Aead.aes128 && aead !== Aead.aes256)) {
     throw refuse("ohttp-key", "one-off: algorithms", "others", "those of a key configuration");
   }
-  const suite = new CipherSuite(kem.factory, KDF_HKDF_SHA256, aead === 1 ? AEAD_AES_128_GCM : AEAD_AES_256_GCM);
-  return { suite, keySize: aead === 1 ? 16 : 32 };
+  return { suite: { kem: kem.factory(), aead }, keySize: aead === Aead.aes128 ? 16 : 32 };
 }
 
 /**
@@ -109,11 +109,11 @@ async function parseKey(bytes: Uint8Array): Promise<PublicKey | undefined> {
   }
   for (let at = pairsAt; at < bytes.length; at += 4) {
     const aead = view.getUint16(at + 2);
-    if (view.getUint16(at) !== kdf || (aead !== 1 && aead !== 2)) continue;
+    if (view.getUint16(at) !== kdf || (aead !== Aead.aes128 && aead !== Aead.aes256)) continue;
     const header = concat(bytes.subarray(0, 3), bytes.subarray(at, at + 4));
     const { suite, keySize } = suiteOf(header);
     try {
-      return { header, suite, keySize, key: await suite.DeserializePublicKey(own(bytes.subarray(3, 3 + kem.keySize))) };
+      return { header, suite, keySize, key: await readPublicKey(suite, bytes.subarray(3, 3 + kem.keySize)) };
     } catch (e) {
       throw refuse("malformed", "one-off key", e, "a public key", e);
     }
@@ -143,13 +143,8 @@ export interface Encapsulated {
 
 /** Encapsulates a secret for a public key. */
 export async function encapsulate(form: Form, to: PublicKey): Promise<Encapsulated> {
-  const { encapsulatedSecret, ctx } = await to.suite.SetupSender(to.key, { info: hpkeInfo(form, to.header) });
-  return {
-    prefix: concat(to.header, encapsulatedSecret),
-    enc: own(encapsulatedSecret),
-    seal: (data, plaintext) => ctx.Seal(plaintext, data),
-    export: (label, size) => ctx.Export(label, size),
-  };
+  const { enc, context } = await sendTo(to.suite, to.key, hpkeInfo(form, to.header));
+  return { prefix: concat(to.header, enc), enc, seal: await crypt(context, "seal"), export: context.export };
 }
 
 /** Derives what opens (or seals) the chunks of one response from its nonce and its request. */
@@ -165,11 +160,16 @@ export async function responseCrypt(
     const parameters = { name: "HKDF", hash: "SHA-256", salt: concat(of.enc, nonce), info: utf8(info) };
     return new Uint8Array(await crypto.subtle.deriveBits(parameters, base, 8 * size));
   };
-  const key = await aesKey(await derive("key", of.keySize));
-  const start = new DataView((await derive("nonce", 12)).buffer);
+  return crypt({ key: await derive("key", of.keySize), nonce: await derive("nonce", 12) }, use);
+}
+
+/** Returns what seals or opens messages one after the other: the number of each is added to the nonce by XOR. */
+async function crypt(with_: { key: Uint8Array; nonce: Bytes }, use: "open" | "seal"): Promise<Crypt> {
+  const key = await aesKey(with_.key);
+  const start = new DataView(with_.nonce.buffer, with_.nonce.byteOffset, 12);
   let count = 0n;
   return async (additionalData, bytes) => {
-    const iv = new Uint8Array(start.buffer.slice(0));
+    const iv = with_.nonce.slice();
     new DataView(iv.buffer).setBigUint64(4, start.getBigUint64(4) ^ count++);
     const parameters = { name: "AES-GCM", iv, additionalData: own(additionalData) };
     const method = use === "open" ? crypto.subtle.decrypt : crypto.subtle.encrypt;

@@ -12,7 +12,7 @@ const { sizes, integrity } = (await import(here + "tools/bundle.mjs")) as {
 };
 
 /** Bounds in bytes of gzip. The sources of tests are the same as those of the package. */
-const bounds = { core: 70 << 10, all: 110 << 10 };
+const bounds = { core: 60 << 10, all: 110 << 10 };
 
 test("a page loads little", async (t) => {
   const measured = await sizes(here + "build/src/index.js");

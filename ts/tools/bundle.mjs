@@ -33,7 +33,7 @@ export async function chunks(entry, inline, plugins = []) {
   await bundle.close();
   return Promise.all(
     output.map(async (chunk) => {
-      const { code } = await minify(chunk.code, { module: true, compress: { passes: 2, unsafe_arrows: true }, ecma: 2022 });
+      const { code } = await minify(chunk.code, { module: true, compress: { passes: 3, unsafe_arrows: true, inline: 1, sequences: false }, ecma: 2022 });
       return { name: chunk.fileName, code, isEntry: chunk.isEntry, imports: chunk.imports };
     }),
   );

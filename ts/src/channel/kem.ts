@@ -4,9 +4,10 @@
  */
 
 import { KEM_MLKEM768_X25519 } from "@panva/hpke-noble";
-import { AEAD_EXPORT_ONLY, CipherSuite, KDF_HKDF_SHA256, type KeyPair } from "hpke";
+import type { KeyPair } from "hpke";
 import { type Bytes, own, utf8 } from "../bytes.js";
 import { frame } from "../frame.js";
+import { Aead, readPublicKey, receive, sendTo, type Suite } from "../hpke.js";
 import { refuse } from "../refusal.js";
 
 /** The only suite (one byte): MLKEM768-X25519, HKDF-SHA256, AES-256-GCM, ECDSA on P-256 with SHA-256. */
@@ -19,8 +20,8 @@ export const encapsulatedSize = 1120;
 const label = "cohort session kem v1";
 const info = frame(label, suite);
 
-function hpke(): CipherSuite {
-  return new CipherSuite(KEM_MLKEM768_X25519, KDF_HKDF_SHA256, AEAD_EXPORT_ONLY);
+function hpke(): Suite {
+  return { kem: KEM_MLKEM768_X25519(), aead: Aead.exportOnly };
 }
 
 /** A key pair for one open request, with the bytes of its public key. */
@@ -31,14 +32,15 @@ export interface KemKeys {
 
 /** Makes a key pair: random, or derived from 32 bytes for vectors. */
 export async function makeKemKeys(seed?: Uint8Array): Promise<KemKeys> {
-  const pair = seed ? await hpke().DeriveKeyPair(seed) : await hpke().GenerateKeyPair();
-  return { pair, publicBytes: own(await hpke().SerializePublicKey(pair.publicKey)) };
+  const { kem } = hpke();
+  const pair = (seed ? await kem.DeriveKeyPair(seed, false) : await kem.GenerateKeyPair(false)) as KeyPair;
+  return { pair, publicBytes: own(await kem.SerializePublicKey(pair.publicKey)) };
 }
 
 /** Returns the secret, 32 bytes, in a KEM ciphertext. One that does not open is refused as malformed. */
 export async function decapsulate(keys: KemKeys, ciphertext: Uint8Array): Promise<Bytes> {
   try {
-    return own(await hpke().ReceiveExport(keys.pair, ciphertext, utf8(label), 32, { info }));
+    return await (await receive(hpke(), keys.pair, ciphertext, info)).export(utf8(label), 32);
   } catch (e) {
     throw refuse("malformed", "session response: KEM ciphertext", e, "a ciphertext for this client", e);
   }
@@ -46,7 +48,6 @@ export async function decapsulate(keys: KemKeys, ciphertext: Uint8Array): Promis
 
 /** Makes a secret, 32 bytes, and its ciphertext for the key of a client: the unit's side. */
 export async function encapsulate(publicBytes: Uint8Array): Promise<{ enc: Bytes; secret: Bytes }> {
-  const key = await hpke().DeserializePublicKey(publicBytes);
-  const sent = await hpke().SendExport(key, utf8(label), 32, { info });
-  return { enc: own(sent.encapsulatedSecret), secret: own(sent.exportedSecret) };
+  const { enc, context } = await sendTo(hpke(), await readPublicKey(hpke(), publicBytes), info);
+  return { enc, secret: await context.export(utf8(label), 32) };
 }
