@@ -38,6 +38,8 @@ export async function makeCall(input: RequestInfo | URL, init: Init | undefined,
   const url = new URL(request.url);
   check(url);
   const headers = new Headers(rest.headers ?? (target instanceof Request ? target.headers : undefined));
+  const affinity = headers.get("cohort-affinity");
+  headers.delete("cohort-affinity"); // only gateways receive a key
   const type = request.headers.get("content-type");
   if (type !== null && !headers.has("content-type")) headers.set("content-type", type);
   const signal = rest.signal ?? (target instanceof Request ? target.signal : undefined) ?? undefined;
@@ -48,6 +50,7 @@ export async function makeCall(input: RequestInfo | URL, init: Init | undefined,
       authority: url.host,
       path: url.pathname + url.search,
       fields: [...headers] as Fields,
+      affinity,
       body: stream ? streamed(stream) : await contentOf(request, body, target),
       signal,
     },

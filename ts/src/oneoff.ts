@@ -5,6 +5,7 @@
  * policy allows that.
  */
 
+import { blind } from "./affinity.js";
 import { Content, encodeRequest, parseResponse, type RequestHead, responseLength, varint } from "./bhttp.js";
 import { concat, digestText, equal, fromU64, hex, parseDigest, sha256 } from "./bytes.js";
 import { ByteReader, ChunkPlaintext, type ChunkSource, pad } from "./channel/chunk.js";
@@ -77,6 +78,7 @@ export interface OneOffConfig {
 
 /** Sends one-off requests. */
 export class OneOffTransport {
+  private readonly affinitySecret = crypto.getRandomValues(new Uint8Array(32));
   private keys: SignedKeys | undefined;
   private fetching: Promise<SignedKeys> | undefined;
 
@@ -168,6 +170,7 @@ export class OneOffTransport {
     const stream = !form.chunked || small ? sealAll(form, sealed, head, body?.open()) : sealStream(sealed, head, body.open());
     const query = `id=${keys.unit.facts.identity.replace("sha256:", "")}` + (pin.task ? "&task=" + encodeURIComponent(pin.task) : "");
     const headers: { [name: string]: string } = { "content-type": form.requestType };
+    if (request.affinity) headers["cohort-affinity"] = await blind(this.affinitySecret, request.affinity);
     const init: RequestInit & { duplex?: "half" } = { method: "POST", headers, signal: signal ?? null };
     if (gateways.streams && form.chunked && !small) {
       init.body = toStream(stream);

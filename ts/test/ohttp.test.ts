@@ -102,7 +102,7 @@ async function oneOffCluster() {
     const one = concat(Uint8Array.of(seed.id, 0x64, 0x7a), publicKey, fromHex("000400010002"));
     return concat(Uint8Array.of(one.length >> 8, one.length & 255), one);
   };
-  const state = { fetched: 0, sent: 0, refuse: undefined as Response | undefined, types: [] as (string | null)[], form: undefined as Form | undefined, cut: 0 };
+  const state = { fetched: 0, sent: 0, refuse: undefined as Response | undefined, types: [] as (string | null)[], affinity: [] as (string | null)[], form: undefined as Form | undefined, cut: 0 };
   const sign = async (changes: { pin?: Uint8Array; expiry?: number; head?: string; plain?: Uint8Array } = {}) => {
     const plain = changes.plain ?? (await configuration());
     const expiry = u64(changes.expiry ?? Math.floor(cluster.now / 1000) + 3600);
@@ -120,6 +120,7 @@ async function oneOffCluster() {
       state.sent++;
       const type = new Headers(init.headers).get("content-type");
       state.types.push(type);
+      state.affinity.push(new Headers(init.headers).get("cohort-affinity"));
       const form = [whole, chunks].find((f) => f.requestType === type)!;
       if (state.refuse) return state.refuse;
       const message = new Uint8Array(await new Response(init.body as BodyInit).arrayBuffer());
@@ -129,6 +130,7 @@ async function oneOffCluster() {
       }
       const { reader, of } = await openRequest(form, { seed: seed.value }, message);
       const { head, rest, final } = await reader.head(parseRequest);
+      assert.ok(!head.fields.some(([name]) => name === "cohort-affinity"));
       const content = new Content(new ChunkPlaintext(final ? { next: async () => undefined } : reader), head.length, rest);
       let size = 0;
       for (let piece = await content.read(); piece; piece = await content.read()) size += piece.length;
@@ -170,6 +172,18 @@ test("one-off requests in both forms, and both forms of responses", async () => 
   }
   assert.ok(state.types.includes("message/ohttp-req") && state.types.includes("message/ohttp-chunked-req"));
   assert.equal(state.fetched, 4);
+});
+
+test("gateways receive an affinity key with a one-off request that names something", async () => {
+  const { state, transport, send } = await oneOffCluster();
+  const of = transport();
+  const named = { headers: { "cohort-affinity": "user@example.com" } };
+  for (const init of [named, named, { headers: { "cohort-affinity": "another" } }, {}]) await (await send(of, "/", init)).text();
+  await (await send(transport(), "/", named)).text();
+  const [one, same, other, none, elsewhere] = state.affinity;
+  for (const key of [one, other, elsewhere]) assert.match(key!, /^[A-Za-z0-9_-]{22}$/);
+  assert.deepEqual([same, none], [one, null]);
+  assert.equal(new Set([one, other, elsewhere]).size, 3);
 });
 
 test("what one-off requests refuse without sending it", async () => {

@@ -4,7 +4,9 @@ import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fromBase64, utf8 } from "../src/bytes.js";
 import { frame } from "../src/frame.js";
-import type { Result } from "../src/evidence/evidence.js";
+import type { Appraiser, Result } from "../src/evidence/evidence.js";
+import { appraiseUnit } from "../src/channel/appraise.js";
+import type { Unit } from "../src/channel/unit.js";
 import { History, parseSteps, type Step } from "../src/history.js";
 import { noRecords } from "../src/policy/group.js";
 import { addStatement, nextGroups } from "../src/policy/steps.js";
@@ -428,6 +430,45 @@ test("results are admitted", async () => {
   await refused("quorum", () => admitMember(p, "trial", "scorer", resultOf("5"), keyDigestOf("east"), start));
   await refused("not-found", () => admitMember(p, "trial", "clerk", resultOf("4"), keyDigestOf("north"), start));
   await refused("expired", () => admitMember(p, "trial", "holder", resultOf("4"), keyDigestOf("north"), trial(h).roster.until));
+});
+
+test("fresh evidence in a group", async () => {
+  const h = await heard(await found(), "north", ["south", { notAfter: "2026-12-01T00:00:00Z" }]);
+  const old = trial(h).id;
+  const reportData = new Uint8Array(64).fill(1);
+  const program = (digit: string): Appraiser => ({
+    platform: "soft",
+    appraise: async () => ({
+      reportData, chip: "0123456789abcdef", debug: false, dynamic: false, notVerified: [], details: {},
+      measurement: {
+        platform: "soft",
+        registers: [
+          { name: "agent", value: new Uint8Array(0) }, { name: "program", value: new Uint8Array(Buffer.from(digit.repeat(64), "hex")) },
+          { name: "args", value: new Uint8Array(createHash("sha256").update(Buffer.from("\x13cohort arguments v1")).digest()) },
+        ],
+      },
+    }),
+  });
+  const appraised = (policy: Policy, identity: string, change: Partial<Facts> = {}, digit = "4") => {
+    const unit = { facts: { group: "trial", role: "holder", party: keyDigestOf("north"), identity, task: "keys", ...change } } as Unit;
+    return appraiseUnit(policy, utf8('["application/vnd.cohort.soft-evidence","AAAA"]'), reportData, unit, start, new Map([["soft", program(digit)]]));
+  };
+  assert.equal((await appraised(h.policy, old)).chip, "0123456789abcdef");
+  await refused("roster", () => appraised(h.policy, digestOf("7")));
+  await refused("party", () => appraised(h.policy, old, { party: keyDigestOf("south") }));
+  await refused("role", () => appraised(h.policy, old, { role: "scorer" }));
+  await refused("measurement", () => appraised(h.policy, old, {}, "9"));
+
+  // The state that admits the result is that in force: until the parties approve a group, the one that it continues.
+  const edits: [string, string][] = [[', { party = "south", task = "scoring", release = "2" } ]', " ]"], ["quorum = 2\nuntil", `continues = "${old}"\nquorum = 2\nuntil`]];
+  const waiting = await adopt(h, ...edits);
+  const next = trial(waiting).id;
+  assert.notEqual(next, old);
+  await appraised(waiting.policy, old);
+  await refused("roster", () => appraised(waiting.policy, next));
+  const approved = await heard(waiting, "north", "south");
+  await appraised(approved.policy, next);
+  await refused("roster", () => appraised(approved.policy, old));
 });
 
 test("a long history", async () => {

@@ -71,6 +71,8 @@ export interface CallRequest {
   authority: string;
   path: string;
   fields: Fields;
+  /** What the caller names as belonging together, any text: see affinity.ts. Empty: nothing. */
+  affinity?: string | null | undefined;
   /** undefined: no content. */
   body: Body | undefined;
   signal: AbortSignal | undefined;
@@ -173,6 +175,7 @@ export class Transport {
   /** The newest hint named a unit that is cut off: a request that is not bound may reach it. */
   private wary = false;
   private readonly refused: string[] = [];
+  private readonly affinitySecret = crypto.getRandomValues(new Uint8Array(32));
   private closed = false;
   /** Number of sessions opened so far. */
   opens = 0;
@@ -369,12 +372,13 @@ export class Transport {
     this.units = this.units.filter((id) => id !== unit);
   }
 
-  /** Returns the unit to bind an attempt to: an untried one of the hint, then the opener, then the one that was tried the longest ago. */
-  private chooseUnit(active: ActiveSession, tried: string[]): string {
+  /** Returns the unit to bind an attempt to: an untried one of the hint, the first for the affinity key or a random one, then the opener, then the one that was tried the longest ago. */
+  private async chooseUnit(active: ActiveSession, { tried, affinity }: Call): Promise<string> {
     const opener = active.session.facts.unit.unit;
+    const units = affinity ? await (await import("../affinity.js")).order(affinity, this.units) : shuffled(this.units);
     let unit = opener;
     let when = tried.length;
-    for (const id of [...shuffled(this.units), opener]) {
+    for (const id of [...units, opener]) {
       const last = tried.lastIndexOf(id);
       if (last < when) [unit, when] = [id, last];
     }
@@ -392,7 +396,8 @@ export class Transport {
    * where it certainly was not executed: else OutcomeUnknown.
    */
   async call(request: CallRequest): Promise<CallResponse> {
-    const call = new Call(request);
+    const { affinity } = request;
+    const call = new Call(request, affinity ? await (await import("../affinity.js")).blind(this.affinitySecret, affinity) : "");
     try {
       for (;;) {
         const outcome = await this.attempt(call);
@@ -419,10 +424,11 @@ export class Transport {
       return fail(e);
     }
     const { session } = failure.active;
-    const target = this.target(call, failure.active);
+    let target: string | undefined;
     let outgoing: Outgoing;
     let sealed: ClientRequest;
     try {
+      target = await this.target(call, failure.active);
       if (target) call.tried.push(target);
       sealed = session.newRequest({
         target,
@@ -441,9 +447,9 @@ export class Transport {
     try {
       // A stream cannot be sent again; a unit that wanted the ticket wants it again.
       const withTicket = outgoing.stream !== undefined || call.budget.isSpent("ticket-wanted");
-      let outer = await this.send(session, outgoing, withTicket, failure, request.signal, target);
+      let outer = await this.send(session, outgoing, withTicket, failure, call, target);
       if (!outer && failure.hint?.reason === "ticket-wanted" && !session.facts.alone && !outgoing.stream && call.budget.allow("ticket-wanted")) {
-        outer = await this.send(session, outgoing, true, failure, request.signal, target);
+        outer = await this.send(session, outgoing, true, failure, call, target);
       }
       if (outer) return { response: await this.open(call, sealed, outer, failure) };
     } catch (e) {
@@ -456,12 +462,12 @@ export class Transport {
   }
 
   /** Returns the unit that the next attempt is bound to; undefined: none. */
-  private target(call: Call, active: ActiveSession): string | undefined {
+  private async target(call: Call, active: ActiveSession): Promise<string | undefined> {
     const { unit, alone } = active.session.facts;
     if (alone) return unit.unit;
     // The opener certainly has the new session.
     if (call.budget.isSpent("rekey") && !call.tried.includes(unit.unit)) return unit.unit;
-    return isSafe(call.request.method) && !this.wary ? undefined : this.chooseUnit(active, call.tried);
+    return isSafe(call.request.method) && !this.wary ? undefined : this.chooseUnit(active, call);
   }
 
   /** Sends one outer request. Returns its response if that contains an inner one, else the hint is in `failure`. */
@@ -470,7 +476,7 @@ export class Transport {
     outgoing: Outgoing,
     withTicket: boolean,
     failure: Failure,
-    signal: AbortSignal | undefined,
+    { request: { signal }, affinity }: Call,
     target: string | undefined,
   ): Promise<globalThis.Response | undefined> {
     const headers: { [name: string]: string } = { "content-type": typeRequest };
@@ -480,6 +486,7 @@ export class Transport {
       session.sentHead = head;
       headers["cohort-head"] = base64url(head);
     }
+    if (affinity) headers["cohort-affinity"] = affinity;
     failure.hint = { reason: "unavailable" };
     const init: RequestInit & { duplex?: "half" } = { method: "POST", headers, body: (outgoing.stream ?? outgoing.bytes) as BodyInit, signal: signal ?? null };
     if (outgoing.stream) init.duplex = "half";
@@ -659,7 +666,11 @@ class Call {
   turn: Turn | undefined;
   private taken = false;
 
-  constructor(readonly request: CallRequest) {}
+  constructor(
+    readonly request: CallRequest,
+    /** The affinity key; empty: none. */
+    readonly affinity: string,
+  ) {}
 
   /** Whether the content can be sent, for the first time or again. */
   get whole(): boolean {
