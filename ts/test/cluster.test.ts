@@ -201,7 +201,8 @@ test("a unit that the owners cut off is refused within seconds, in a response th
     const reading = stream.text().then(() => undefined, (e: unknown) => e);
     adopt((policy) => policy.replace(`[task.${dev().task}]\n`, `[task.${dev().task}]\ncut_units = [${JSON.stringify(cut)}]\n`));
     const begin = Date.now();
-    assert.equal(reasonOf(await reading), "cut-off");
+    // "truncated" where the unit has the step before the client, and ends the response itself.
+    assert.match(reasonOf(await reading) ?? "", /^(cut-off|truncated)$/);
     assert.ok(Date.now() - begin < 10_000);
     for (let i = 0; i < 20; i++) {
       const response = await session.fetch("/");
