@@ -135,7 +135,7 @@ export class FakeUnit {
   }
 
   get chain(): Uint8Array {
-    return frame("cohort chain v1", fromHex(this.id), utf8("cross-certificate"));
+    return this.cluster.chains?.(this) ?? frame("cohort chain v1", fromHex(this.id), utf8("cross-certificate"));
   }
 
   async open(body: Uint8Array, now: number): Promise<Uint8Array> {
@@ -183,7 +183,11 @@ export class FakeUnit {
     });
     const header = parseHeader(raw);
     if (/[^0]/.test(header.target) && header.target !== this.id) throw refuse("misdirected", "request: target", header.target, this.id);
-    if (!this.sessions.has(header.session) && ticket) await this.join(fromBase64url(ticket));
+    if (!this.sessions.has(header.session) && ticket) {
+      await this.join(fromBase64url(ticket)).catch((e: unknown) => {
+        throw e instanceof Refusal && (e.reason === "ring" || e.reason === "identity") ? refuse("rekey", e.rule, e.got, e.want) : e;
+      });
+    }
     const session = this.sessions.get(header.session);
     if (!session) throw refuse("ticket-wanted", "request: session", header.session, "one of the unit");
     const closes = (header.flags & 2) !== 0;
@@ -272,7 +276,9 @@ const statuses: Record<string, number> = {
 /** Units behind a gateway. `fetch` is the gateway. */
 export class FakeCluster {
   readonly units: FakeUnit[];
-  readonly ring = new Ring(sum(utf8("ring")));
+  ring = new Ring(sum(utf8("ring")));
+  /** Makes the chains of units, where they are no placeholders. */
+  chains: ((unit: FakeUnit) => Uint8Array) | undefined;
   identity: string;
   readonly genesis: string;
   readonly root: string;
@@ -291,7 +297,8 @@ export class FakeCluster {
   readonly log: { path: string; unit: string; target?: string; ticket?: boolean }[] = [];
   private turn = 0;
 
-  private constructor(
+  /** Makes a cluster of so many units, under the newest policy of a history. */
+  constructor(
     count: number,
     readonly history: History,
   ) {

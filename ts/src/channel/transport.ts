@@ -284,7 +284,7 @@ export class Transport {
       // A unit that left its group, or whose release did, sends heartbeats until its certificate ends.
       const left = !unreached && (reason === "role" || reason === "identity") && attempt < openWrongUnits;
       const repeat = unreached || error instanceof BeforeCut || error instanceof CutUnit || reason === "expired" || left;
-      if (!repeat || attempt === openTries || signal.aborted) throw signal.aborted ? signal.reason : error;
+      if (!repeat || attempt === openTries || signal.aborted) throw signal.aborted ? signal.reason : error instanceof CutUnit ? error.cause : error;
       again = result.again ?? {};
       if (again.cookie !== undefined || left) continue;
       if (unreached && shared && result.behind && !this.active) {
@@ -569,6 +569,12 @@ export class Transport {
     const { signal } = call.request;
     if (signal?.aborted) throw signal.reason;
     const { error } = f;
+    let reason: Reason = f.hint?.reason ?? "unavailable";
+    if (f.attempt.notExecuted) reason = "not-executed";
+    else if (isCut(error)) reason = "cut-off";
+    else if (f.active?.session.facts.alone && (reason === "misdirected" || reason === "ticket-wanted")) reason = "rekey";
+    // Also where this call ends: the next one would meet the same.
+    if (f.active && ["rekey", "ticket-wanted", "cut-off"].includes(reason)) this.drop(f.active);
     switch (decide(f.attempt)) {
       case "outcome-unknown":
         throw new OutcomeUnknown("outcome-unknown", "call", "cut off after it was sent: " + String(error), "a response", { cause: error });
@@ -576,20 +582,14 @@ export class Transport {
         throw error;
     }
     if (!f.active || error instanceof ClosedError) throw error;
-    let reason: Reason = f.hint?.reason ?? "unavailable";
-    if (f.attempt.notExecuted) reason = "not-executed";
-    else if (isCut(error)) reason = "cut-off";
-    else if (f.active.session.facts.alone && (reason === "misdirected" || reason === "ticket-wanted")) reason = "rekey";
     const allowed = call.budget.allow(reason);
     switch (reason) {
       case "rekey":
       case "ticket-wanted":
-        this.drop(f.active);
         call.tried.length = 0; // no unit was tried with the next session
         if (!allowed) throw refuse("rekey", "call", "a session that no unit opens", "a session that the cluster has", error);
         return;
       case "cut-off":
-        this.drop(f.active);
         if (!allowed) throw error;
         return;
       case "misdirected":
