@@ -33,6 +33,7 @@ after(() => browser?.close());
 async function visit(url: string, options: BrowserContextOptions = {}): Promise<{ page: Page; requests: URL[]; faults: string[] }> {
   browser ??= await chromium.launch({ executablePath: path, args: ["--no-sandbox", "--disable-quic", "--disable-background-networking"] });
   const page = await (await browser.newContext(options)).newPage();
+  page.setDefaultTimeout(120_000); // tests of other packages may run at the same time
   const requests: URL[] = [];
   const faults: string[] = [];
   page.on("request", (request) => requests.push(new URL(request.url())));
@@ -50,7 +51,7 @@ async function chat(options: BrowserContextOptions = {}) {
 }
 
 async function state(page: Page, text: string): Promise<void> {
-  await page.locator("#state", { hasText: text }).waitFor({ timeout: 20_000 });
+  await page.locator("#state", { hasText: text }).waitFor();
 }
 
 /** The element that has the focus: its id, or its text. */
@@ -76,7 +77,7 @@ test("the chat page by keyboard alone: it verifies, streams, stops, and reaches 
   await page.keyboard.press("Control+A");
   await page.keyboard.type("The keeper of the harbour");
   await page.keyboard.press("Enter");
-  await page.locator("#log .foot").waitFor({ timeout: 20_000 });
+  await page.locator("#log .foot").waitFor();
   assert.match((await page.locator("#log .foot").textContent())!, /^\d+ tokens of unit [0-9a-f]{8}$/);
   assert.ok((await page.locator("#log .theirs").textContent())!.length > "The keeper of the harbour".length + 40);
   assert.equal(await focused(page), "prompt");
@@ -97,7 +98,7 @@ test("the chat page by keyboard alone: it verifies, streams, stops, and reaches 
   assert.ok(await page.locator("#stop").isHidden());
   await page.keyboard.type("The tide");
   await page.keyboard.press("Enter");
-  await page.locator("#log .foot").nth(1).waitFor({ timeout: 20_000 });
+  await page.locator("#log .foot").nth(1).waitFor();
 
   assert.deepEqual(new Set(requests.map((url) => url.origin)), new Set([origin(dev!.page), origin(dev!.gateway)]));
   assert.deepEqual(faults, []);
@@ -177,7 +178,7 @@ for (const width of [390, 1280]) {
       await page.locator("#checks").evaluate((e: HTMLDetailsElement) => (e.open = true));
       for (const details of await page.locator(".branch details").all()) await details.evaluate((e: HTMLDetailsElement) => (e.open = true));
       await page.locator("#prompt").press("Enter");
-      await page.locator("#log .foot").waitFor({ timeout: 20_000 });
+      await page.locator("#log .foot").waitFor();
       await accessible(page, "connected");
       await page.locator("#settings").evaluate((e: HTMLDetailsElement) => (e.open = true));
       await page.locator("#genesis").fill("ab".repeat(32));
