@@ -107,13 +107,6 @@ func (c *call) nextAttempt(f failure) error {
 		f.attempt.Whole = false
 		f.err = errors.Join(f.err, context.Cause(ctx))
 	}
-	reason := f.reason()
-	switch reason {
-	case wire.Rekey, wire.TicketWanted, wire.CutOff:
-		if f.session != nil {
-			c.t.dropSession(f.session) // also where this call ends: the next one would meet the same
-		}
-	}
 	switch decide(f.attempt) {
 	case outcomeUnknown:
 		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, f.err)
@@ -123,26 +116,21 @@ func (c *call) nextAttempt(f failure) error {
 	if f.session == nil || errors.Is(f.err, channel.ErrClosed) {
 		return f.err
 	}
-	return c.prepareRetry(f, reason)
+	return c.prepareRetry(f)
 }
 
-// reason returns what a further attempt depends on: the hint, or what the client knows itself.
-func (f failure) reason() wire.Reason {
+// prepareRetry prepares a further attempt according to the hint. It returns the call's error
+// when the call has used up its attempts.
+func (c *call) prepareRetry(f failure) error {
 	reason := f.hint.Reason
 	switch {
 	case f.attempt.NotExecuted:
-		return wire.NotExecuted
+		reason = wire.NotExecuted
 	case isCut(f.err):
-		return wire.CutOff
-	case (reason == wire.Misdirected || reason == wire.TicketWanted) && f.session.Alone():
-		return wire.Rekey // no other unit has the session
+		reason = wire.CutOff
+	case f.session.Alone() && (reason == wire.Misdirected || reason == wire.TicketWanted):
+		reason = wire.Rekey // no other unit has the session
 	}
-	return reason
-}
-
-// prepareRetry prepares a further attempt for a reason. It returns the call's error when the call
-// has used up its attempts.
-func (c *call) prepareRetry(f failure, reason wire.Reason) error {
 	allowed := c.budget.allow(reason)
 	switch reason {
 	case wire.Misdirected:
@@ -150,11 +138,13 @@ func (c *call) prepareRetry(f failure, reason wire.Reason) error {
 			return fmt.Errorf("%w: %w", errMisdirected, f.err)
 		}
 	case wire.Rekey, wire.TicketWanted:
+		c.t.dropSession(f.session)
 		c.tried = nil // no unit was tried with the next session
 		if !allowed {
 			return fmt.Errorf("%w: %w", errRekey, f.err)
 		}
 	case wire.CutOff:
+		c.t.dropSession(f.session)
 		if !allowed {
 			return f.err
 		}

@@ -132,27 +132,3 @@ func (c *retryCase) run(t *testing.T, code int, method, key string) {
 	}
 	c.Seconds = time.Since(begin).Seconds()
 }
-
-// TestSessionThatNoUnitHas: a call that may not be repeated ends where no unit has its session, and
-// the next one opens another session, so that a program with such calls alone goes on.
-func TestSessionThatNoUnitHas(t *testing.T) {
-	for _, code := range []int{http.StatusGone, http.StatusPreconditionRequired} {
-		bubble.Test(t, func(t *testing.T) {
-			cluster := newCluster(t, 3, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-			rt := cluster.client(cluster.byTask(), 0)
-			testworld.Must(rt.Session(t.Context()))
-			cluster.tampers = func(r *http.Request) (*http.Response, error) {
-				if r.URL.Path != wire.PathRequest || rt.Opens() > 1 {
-					return nil, nil
-				}
-				return status(code), nil
-			}
-			if _, err := say(t, rt, http.MethodPost, "/", "content"); wire.ReasonOf(err) != wire.OutcomeUnknown {
-				t.Errorf("%d: got %v, want %s", code, err, wire.OutcomeUnknown)
-			}
-			if _, err := say(t, rt, http.MethodPost, "/", "content"); err != nil || rt.Opens() != 2 {
-				t.Errorf("%d: the next call: got %v, and %d sessions", code, err, rt.Opens())
-			}
-		})
-	}
-}
