@@ -216,7 +216,7 @@ func RowsOf(tables string) string { return strings.TrimPrefix(filepath.Base(tabl
 func (f Flags) FindPrograms(ctx context.Context, b Binaries, self, dir string) (Binaries, error) {
 	b.Example = f.Example
 	var err error
-	if f.Example.Page != "" {
+	if f.Example.Page != "" && !f.Checking {
 		if b.Page, err = f.Example.findProgram(ctx, f.Example.Page, self, dir); err != nil {
 			return b, err
 		}

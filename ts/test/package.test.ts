@@ -74,4 +74,15 @@ test("the packed package is installed into an empty project, and its types are f
     console.log(await no({ gateway: "https://gateway.example", genesis: "11".repeat(32) }), await no({ genesis: "xx", task: "chat", gateway: "https://gateway.example" }));`;
   writeFileSync(join(project, "run.mjs"), program);
   assert.equal(run("node", ["run.mjs"], project).trim(), "request malformed");
+
+  const description = process.env["COHORT_DEV"];
+  if (description === undefined) return;
+  const { gateway, genesis, task } = JSON.parse(readFileSync(description, "utf8")) as Record<string, string>;
+  const pins = JSON.stringify({ gateway, genesis, task });
+  const session = `import { open } from "@cohort/client";
+    const session = await open(${pins});
+    console.log((await (await session.fetch("/")).json()).service);
+    await session.close();`;
+  writeFileSync(join(project, "session.mjs"), session);
+  assert.equal(run("node", ["session.mjs"], project).trim(), "chat");
 });
