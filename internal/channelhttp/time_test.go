@@ -190,3 +190,33 @@ func TestTimeHints(t *testing.T) {
 		})
 	}
 }
+
+// TestClientSleeps: the machine of a client sleeps, so no timer of the client runs, while units renew
+// their certificates and have new ring keys. The first request afterwards waits for another session,
+// and each request is executed once, also if it may not be repeated.
+func TestClientSleeps(t *testing.T) {
+	for _, slept := range []time.Duration{time.Hour, 25 * time.Hour} {
+		for _, first := range []string{"GET", "POST"} {
+			t.Run(fmt.Sprint(slept, ", then ", first), func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
+					c := newCluster(t, 3, echo)
+					rt := testworld.Must(NewTransport(TransportConfig{Gateway: noGateway, Inner: c, Pin: c.byTask(), Trust: c.world, Clock: c.clock.Now}))
+					defer rt.Close(context.Background())
+					testworld.Must(say(t, rt, "POST", "/", "x"))
+					c.clock.Advance(slept)
+					c.drawRings()
+					for _, u := range c.units {
+						c.renewed(u.Host, "1")
+					}
+					before := c.outer
+					for _, method := range []string{first, "GET", "POST"} {
+						testworld.Must(say(t, rt, method, "/", "x"))
+					}
+					if rt.Opens() != 2 || c.outer-before > 4 {
+						t.Errorf("got %d sessions and %d outer requests after the sleep, want 2, and 1 beside one for each call", rt.Opens(), c.outer-before)
+					}
+				})
+			})
+		}
+	}
+}
