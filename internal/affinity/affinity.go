@@ -4,7 +4,7 @@
 // the same order. When a unit leaves, only the keys that preferred it move.
 //
 // A key is a hint of an unknown client. No secret and no decision of trust depends on it. It may
-// be chosen so that it prefers any unit; whoever uses the order bounds what it concentrates on
+// be chosen so that it prefers any unit; the user of the order bounds what it concentrates on
 // one unit. A client sends a key only after a [Blinder] has hidden what its user named.
 package affinity
 

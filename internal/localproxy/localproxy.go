@@ -2,7 +2,7 @@
 // plain HTTP requests to it, and it sends them to a cluster over a transport that verifies every
 // unit: a session, one-offs, or TLS with fail-over (package client).
 //
-// It trusts the programs that its listener admits: whoever can send requests to it uses the
+// It trusts the programs that its listener admits: any program that can send requests to it uses the
 // cluster in the name of its user. So it forwards only requests that are addressed to the listener
 // itself (DNS rebinding), and none of a page in a browser but of the allowed origins. A listener
 // that other machines reach demands a token. It trusts nothing of the network behind it; that is

@@ -5,7 +5,7 @@
 // A [Statement] is the authority's signature over evidence of itself. A [Check] verifies a
 // response. It trusts policy and nothing in the response. A response counts when it came over a
 // connection to the authority that the caller has verified ([Check.Verify]), or when the authority
-// signed it, whoever passed it on ([Check.VerifyRelayed]). A check refuses evidence that was made
+// signed it, whatever relay passed it on ([Check.VerifyRelayed]). A check refuses evidence that was made
 // for another nonce, time, root or policy head, code that policy does not name for the authority,
 // and identity roots that the authority root or the parties of a group did not certify.
 //

@@ -247,7 +247,7 @@ test("one roster succeeds another", async () => {
   let h = await heard(await found(), "north", "south");
   const old = trial(h).id;
   const change: [string, string] = [', { party = "south", task = "scoring", release = "2" } ]', " ]"];
-  // Another identity, under which nobody approves yet: with continues the former remains.
+  // Another identity, which no party approves yet: with continues the former remains.
   await refused("policy", () => adopt(h, change, ["quorum = 2\nuntil", `continues = "${digestOf("9")}"\nquorum = 2\nuntil`]));
   const continued = await adopt(h, change, ["quorum = 2\nuntil", `continues = "${old}"\nquorum = 2\nuntil`]);
   assert.notEqual(trial(continued).id, old);
