@@ -106,7 +106,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// events yields the events of an answer up to the last; a stream that ends
+// events yields the events of a response up to the last; a stream that ends
 // before it is an error.
 func events(t *testing.T, resp *http.Response) func(func(string, map[string]any) bool) {
 	return func(yield func(string, map[string]any) bool) {

@@ -43,7 +43,7 @@ func handler(m *model) http.Handler {
 
 // describe says what the model is and what may be asked of it.
 func describe(w http.ResponseWriter, m *model) {
-	answer(w, http.StatusOK, map[string]any{
+	writeJSON(w, http.StatusOK, map[string]any{
 		"service": "chat", "model": "harbour", "tokens": m.tokens, "digest": "sha256:" + m.digest,
 		"max_tokens": maxTokens, "max_prompt": maxPrompt, "max_delay_ms": maxDelay,
 	})
@@ -53,13 +53,13 @@ func describe(w http.ResponseWriter, m *model) {
 func serveChat(w http.ResponseWriter, r *http.Request, m *model) {
 	q, status, err := readQuestion(w, r)
 	if err != nil {
-		answer(w, status, map[string]string{"error": err.Error()})
+		writeJSON(w, status, map[string]string{"error": err.Error()})
 		return
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx holds streams back otherwise
-	// An error here is a client that has gone: nobody to tell.
+	// An error means that the client has disconnected.
 	_ = stream(r.Context(), w, m, q)
 }
 
@@ -119,8 +119,8 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// readQuestion reads a bounded, strict body. With an error it gives the status to
-// answer.
+// readQuestion reads a bounded, strict body. With an error it returns the status of
+// the response.
 func readQuestion(w http.ResponseWriter, r *http.Request) (question, int, error) {
 	var q question
 	if status, err := readJSON(w, r, func(body *json.Decoder) error {
@@ -184,8 +184,8 @@ func end(d *json.Decoder) error {
 	return errors.New("something follows the JSON value")
 }
 
-// answer writes JSON. A client that has gone is nobody to tell.
-func answer(w http.ResponseWriter, status int, body any) {
+// writeJSON writes a response. An error means that the client has disconnected.
+func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(body)

@@ -85,14 +85,14 @@ type completionUsage struct {
 
 // serveModels lists the one model.
 func serveModels(w http.ResponseWriter, _ *http.Request) {
-	answer(w, http.StatusOK, map[string]any{"object": "list", "data": []map[string]any{{"id": modelName, "object": "model", "created": 0, "owned_by": "cohort"}}})
+	writeJSON(w, http.StatusOK, map[string]any{"object": "list", "data": []map[string]any{{"id": modelName, "object": "model", "created": 0, "owned_by": "cohort"}}})
 }
 
 // serveCompletion continues the newest message of the user, as OpenAI's SDKs expect it.
 func serveCompletion(w http.ResponseWriter, r *http.Request, m *model) {
 	q, stream, status, err := readCompletion(w, r)
 	if err != nil {
-		answer(w, status, map[string]any{"error": map[string]any{"message": err.Error(), "type": "invalid_request_error", "param": nil, "code": nil}})
+		writeJSON(w, status, map[string]any{"error": map[string]any{"message": err.Error(), "type": "invalid_request_error", "param": nil, "code": nil}})
 		return
 	}
 	c := completion{ID: fmt.Sprintf("chatcmpl-%x", q.Seed), Created: time.Now().Unix(), Model: modelName}
@@ -118,7 +118,7 @@ func serveCompletion(w http.ResponseWriter, r *http.Request, m *model) {
 	c.Choices = []completionChoice{{Message: &completionMessage{"assistant", text.String()}, FinishReason: &reason}}
 	c.Usage = &completionUsage{Prompt: len(tokens(q.Prompt)), Output: sent}
 	c.Usage.Total = c.Usage.Prompt + sent
-	answer(w, http.StatusOK, c)
+	writeJSON(w, http.StatusOK, c)
 }
 
 // streamCompletion writes one event for each token, and the end that SDKs wait for.

@@ -7,6 +7,7 @@ import { compare, digestText, fromU64, hex, text } from "./bytes.js";
 import { DerReader, Tag } from "./der.js";
 import { type Measurement, encodeMeasurement, parseMeasurement } from "./evidence/measurement.js";
 import { unframe } from "./frame.js";
+import { isName, isReleaseName } from "./policy/document.js";
 import { type Digest, type KeyMode, zeroDigest } from "./policy/policy.js";
 import { refuse } from "./refusal.js";
 
@@ -154,7 +155,7 @@ function checkShape(f: Fields): void {
   const wantsUnit = shape.unit === true || (shape.role === true && unit);
   const wantsIdentity = shape.identity === true || (shape.identity === "optional" && f.id !== zeroDigest);
   const wantsMember = shape.role === true && unit;
-  const named = (name: string, wanted: boolean) => (wanted ? validName(name) : name === "");
+  const named = (name: string, wanted: boolean) => (wanted ? isName(name) : name === "");
   const encoded = f.measurements.map(encodeMeasurement);
   const rules: [string, unknown, boolean][] = [
     ["identity", f.id, (f.id !== zeroDigest) === wantsIdentity],
@@ -166,18 +167,9 @@ function checkShape(f: Fields): void {
     ["chip", f.chip, f.chip === "" || wantsUnit],
     ["measurements", encoded.length, (encoded.length > 0) === (shape.measurements === true) && encoded.every((m, i) => i === 0 || compare(encoded[i - 1]!, m) < 0)],
     ["role", f.role, named(f.role, shape.role === true)],
-    ["member", f.member?.task, wantsMember ? !!f.member && validName(f.member.task) && validReleaseName(f.member.release) && f.member.party !== zeroDigest : !f.member],
+    ["member", f.member?.task, wantsMember ? !!f.member && isName(f.member.task) && isReleaseName(f.member.release) && f.member.party !== zeroDigest : !f.member],
   ];
   for (const [name, got, ok] of rules) {
     if (!ok) throw broken(name, `${String(got)} in kind ${f.kind}`);
   }
-}
-
-/** Reports whether a text is a name as in policy: 1 to 63 of a-z, 0-9 and "-". */
-export function validName(name: string): boolean {
-  return /^[a-z0-9-]{1,63}$/.test(name);
-}
-
-function validReleaseName(name: string): boolean {
-  return /^[a-z0-9.-]{1,63}$/.test(name);
 }

@@ -5,15 +5,14 @@
  * nothing else. The first check that fails is thrown as a refusal.
  */
 
-import { compare, digestText, equal, hex, parseDigest, sha256, utf8 } from "./bytes.js";
+import { digestText, equal, hex, sha256 } from "./bytes.js";
 import { type Measurement, encodeMeasurement } from "./evidence/measurement.js";
 import { type Fields, type GroupMember, type Kind, type LeafKind, extensionId, parseFields } from "./extension.js";
-import { hash } from "./frame.js";
-import { type Digest, type Facts, type KeyMode, type Policy, cutOff, zeroDigest } from "./policy/policy.js";
+import { type Digest, type Facts, type KeyMode, type Policy, cutOff, releaseId as idOf, zeroDigest } from "./policy/policy.js";
 import { type Reason, refuse } from "./refusal.js";
 import { type Certificate, KeyUsage, type PublicKey, extension, verifySignedBy } from "./x509.js";
 
-export { type GroupMember, type LeafKind, validName } from "./extension.js";
+export { type GroupMember, type LeafKind } from "./extension.js";
 
 /** What a leaf is verified for: TLS, or signatures of statements such as reports and sessions. */
 export type Use = "tls" | "signing";
@@ -88,8 +87,7 @@ const pathLengths: ReadonlyMap<string, number> = new Map([["authority-root", 1],
 
 /** Returns the identity id of code as a task: a digest over the pinned policy and all of its measurements, each once, in any order. */
 export function releaseId(policy: Policy, task: string, measurements: readonly Measurement[]): Promise<Digest> {
-  const encoded = measurements.map(encodeMeasurement).sort(compare).filter((m, i, all) => i === 0 || !equal(m, all[i - 1]!));
-  return hash("cohort identity v1", utf8(policy.trustDomain), parseDigest(policy.authority.root), parseDigest(policy.genesis), utf8(task), ...encoded).then(digestText);
+  return idOf({ trustDomain: policy.trustDomain, root: policy.authority.root, genesis: policy.genesis }, task, measurements);
 }
 
 /** Returns the identity ids of all releases of a task, by the names of the releases. An unknown task is refused as `not-found`. */

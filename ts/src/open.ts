@@ -314,8 +314,8 @@ export class Session {
     const call = await makeCall(input, init, cluster.base, cluster.check);
     cluster.keepFresh();
     call.request.receipt = receipt;
-    const answer = await this.transport.call(call.request);
-    return { response: await makeResponse(call, failed ? reporting(answer, failed) : answer) };
+    const received = await this.transport.call(call.request);
+    return { response: await makeResponse(call, failed ? reporting(received, failed) : received) };
   }
 
   private signed(record: Record, receipt: Receipt): SignedReceipt {

@@ -3,8 +3,9 @@
  * Other keys and algorithms are read, and verify nothing.
  */
 
-import { type Bytes, base64url, concat, hex, own } from "./bytes.js";
+import { type Bytes, base64url, concat, own } from "./bytes.js";
 import { type DerReader, type Element, Tag, oid, onlyElement, unsigned } from "./der.js";
+import { curves, onCurve } from "./curve.js";
 import { refuse } from "./refusal.js";
 
 /** A signature algorithm, or "other". RSA-PSS has a salt as long as the digest. */
@@ -65,7 +66,7 @@ export function parsePublicKey(spki: Uint8Array): PublicKey {
     const curve = arcs(parameters.content);
     const kind = curve === "1.2.840.10045.3.1.7" ? "P-256" : curve === "1.3.132.0.34" ? "P-384" : undefined;
     if (!kind) return { spki, kind: "other" };
-    checkPoint(kind, bits);
+    if (!onCurve(curves[kind], bits)) throw refuse("malformed", "public key", "no uncompressed point of the curve", kind);
     return { spki, kind, point: bits };
   }
   if (id === "1.2.840.113549.1.1.1") {
@@ -75,30 +76,6 @@ export function parsePublicKey(spki: Uint8Array): PublicKey {
     return { spki, kind: "RSA", modulus, exponent };
   }
   return { spki, kind: "other" };
-}
-
-/** The curves y² = x³ - 3x + b over the prime field of p. */
-const curves = {
-  "P-256": {
-    size: 32,
-    p: 2n ** 256n - 2n ** 224n + 2n ** 192n + 2n ** 96n - 1n,
-    b: 0x5ac635d8aa3a93e7b3ebbd55769886bc651d06b0cc53b0f63bce3c3e27d2604bn,
-  },
-  "P-384": {
-    size: 48,
-    p: 2n ** 384n - 2n ** 128n - 2n ** 96n + 2n ** 32n - 1n,
-    b: 0xb3312fa7e23ee7e4988e056be3f82d19181d9c6efe8141120314088f5013875ac656398d8a2ed19d2a85c8edd3ec2aefn,
-  },
-} as const;
-
-function checkPoint(kind: keyof typeof curves, point: Uint8Array): void {
-  const { size, p, b } = curves[kind];
-  const inField = point.length === 1 + 2 * size && point[0] === 4;
-  const x = inField ? BigInt("0x" + hex(point.subarray(1, 1 + size))) : p;
-  const y = inField ? BigInt("0x" + hex(point.subarray(1 + size))) : p;
-  if (x >= p || y >= p || (y * y - (x * x * x - 3n * x + b)) % p !== 0n) {
-    throw refuse("malformed", "public key", "no uncompressed point of the curve", kind);
-  }
 }
 
 /** Returns r and s of an ECDSA signature in `size` bytes each, or undefined. */

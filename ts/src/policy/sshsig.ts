@@ -5,6 +5,7 @@
  */
 
 import { type Bytes, base64, concat, digestText, equal, fromBase64, hex, own, sha256, sha512, utf8 } from "../bytes.js";
+import { type Curve as Shape, curves as shape, onCurve } from "../curve.js";
 import { framedField } from "../frame.js";
 import { refuse } from "../refusal.js";
 import type { Digest } from "./digest.js";
@@ -30,29 +31,17 @@ const maxSignature = 8192;
 /** The only application of hardware keys: OpenSSH's default. */
 const application = "ssh:";
 
-interface Curve {
+interface Curve extends Shape {
+  /** In WebCrypto. */
   name: string;
   hash: string;
-  /** Bytes of one coordinate. */
-  size: number;
-  p: bigint;
-  b: bigint;
 }
 
-/** The curves of SEC 2, by their names in SSH. On each y² = x³ - 3x + b modulo p. */
+/** The curves by their names in SSH. */
 const curves: Readonly<Record<string, Curve>> = {
-  nistp256: {
-    name: "P-256", hash: "SHA-256", size: 32, p: 2n ** 256n - 2n ** 224n + 2n ** 192n + 2n ** 96n - 1n,
-    b: 0x5ac635d8aa3a93e7b3ebbd55769886bc651d06b0cc53b0f63bce3c3e27d2604bn,
-  },
-  nistp384: {
-    name: "P-384", hash: "SHA-384", size: 48, p: 2n ** 384n - 2n ** 128n - 2n ** 96n + 2n ** 32n - 1n,
-    b: 0xb3312fa7e23ee7e4988e056be3f82d19181d9c6efe8141120314088f5013875ac656398d8a2ed19d2a85c8edd3ec2aefn,
-  },
-  nistp521: {
-    name: "P-521", hash: "SHA-512", size: 66, p: 2n ** 521n - 1n,
-    b: 0x0051953eb9618e1c9a1f929a21a0b68540eea2da725b99b315f3b8b489918ef109e156193951ec7e937b1652c0bd3bb1bf073573df883d2c34f1ef451fd46b503f00n,
-  },
+  nistp256: { ...shape["P-256"], name: "P-256", hash: "SHA-256" },
+  nistp384: { ...shape["P-384"], name: "P-384", hash: "SHA-384" },
+  nistp521: { ...shape["P-521"], name: "P-521", hash: "SHA-512" },
 };
 
 /** The types that owners may have, with the curve of each. */
@@ -126,17 +115,6 @@ function checkEdwardsPoint(point: Uint8Array): void {
   if (smallOrder.includes(hex(y))) throw refuse("signature", "SSH key: order of the point", `small: ${hex(point)}`, "a key that ssh-keygen makes");
   const reduced = y[31] !== 0x7f || y[0]! < 0xed || y.subarray(1, 31).some((b) => b !== 0xff);
   if (!reduced) throw refuse("signature", "SSH key: coordinate", `not below 2^255 - 19: ${hex(point)}`, "its one encoding");
-}
-
-/** Reports whether bytes are an uncompressed point of a curve. */
-function onCurve(curve: Curve, point: Uint8Array): boolean {
-  if (point.length !== 1 + 2 * curve.size || point[0] !== 4) return false;
-  const x = number(point.subarray(1, 1 + curve.size)), y = number(point.subarray(1 + curve.size));
-  return x < curve.p && y < curve.p && (y * y - (x * x * x - 3n * x + curve.b)) % curve.p === 0n;
-}
-
-function number(bytes: Uint8Array): bigint {
-  return BigInt("0x" + hex(bytes));
 }
 
 /**
